@@ -1,0 +1,53 @@
+"""dyrate: visual-token reduction in vision-language models.
+
+Names are imported on first use, so that `import dyrate` and the command line stay fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyrate.methods.downsample import Downsample
+    from dyrate.methods.fastv import FastV
+    from dyrate.methods.none import NoReduction
+    from dyrate.methods.random import RandomTokens
+    from dyrate.methods.text_only import TextOnly
+    from dyrate.methods.uniform import UniformStride
+    from dyrate.methods.vtw import VTW
+    from dyrate.reduction import ReductionMethod, Run
+    from dyrate.registry import load_method
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Downsample": "dyrate.methods.downsample",
+    "FastV": "dyrate.methods.fastv",
+    "NoReduction": "dyrate.methods.none",
+    "RandomTokens": "dyrate.methods.random",
+    "ReductionMethod": "dyrate.reduction",
+    "Run": "dyrate.reduction",
+    "TextOnly": "dyrate.methods.text_only",
+    "UniformStride": "dyrate.methods.uniform",
+    "VTW": "dyrate.methods.vtw",
+    "load_method": "dyrate.registry",
+}
+
+__all__ = [
+    "VTW",
+    "Downsample",
+    "FastV",
+    "NoReduction",
+    "RandomTokens",
+    "ReductionMethod",
+    "Run",
+    "TextOnly",
+    "UniformStride",
+    "__version__",
+    "load_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'dyrate' has no attribute {name!r}; it has {', '.join(__all__)}")
