@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make report` and `make test`.
+PYTHON ?= python3
+CORES  ?= all
+VENV   := .venv
+TORCH  := 2.13.0
+READY  := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: report test test-fast lint format lock clean distclean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+# torch comes first and pinned; everything else is pinned in the lock and installed without resolving, because
+# lmms-eval's own requirements would pull torchvision and a dozen packages that no benchmark here imports.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("dyrate needs Python 3.11 or newer; try: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+report: $(READY) ## build the environment, run the whole testbed study, leave reports/testbed/index.html
+	snakemake --cores $(CORES)
+	@echo "open reports/testbed/index.html"
+
+test: $(READY) ## every test
+	python -m pytest -n 2 --dist worksteal
+
+test-fast: $(READY) ## the fast tier (under five minutes on two cores)
+	python -m pytest -n 2 --dist worksteal -m "not slow"
+
+lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(READY) ## rewrite the sources in the house style
+	ruff check --fix-only .
+	ruff format .
+	snakefmt Snakefile workflow
+
+lock: ## pin what is installed in .venv now
+	(sed -n 1p requirements.lock; $(VENV)/bin/python -m pip freeze --all --exclude dyrate --exclude torch --exclude pip) > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## remove what the pipeline made
+	rm -rf results/*/ reports/*/ data .snakemake logs
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
