@@ -1,0 +1,259 @@
+"""A study: its config file read and checked, its jobs listed, and where each result stands.
+
+Torch-free, so that Snakemake parses in a second; how a job is evaluated is `dyrate.evaluation`'s business.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from dyrate import registry
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS
+
+SCHEMA_FILE = Path(__file__).with_name("study.schema.yaml")
+SOURCES = ("testbed", "hub")
+NONE = "none"
+
+
+class StudyError(DyrateError):
+    """A study's config names something that does not exist, or twice, or in the wrong type."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint (folder or hub id) under the name that the tables print."""
+
+    name: str
+    path: str
+    published: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weights and settings of a local checkpoint, as paths; none for a hub id."""
+        folder = Path(self.path)
+        found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]
+        return tuple(sorted(str(path) for path in found))
+
+    @property
+    def content(self) -> str:
+        """A hash of a local checkpoint's files, or the hub id: the same after a fresh clone, whatever the times."""
+        return _content(self.files) if self.files else self.path
+
+
+@dataclass(frozen=True)
+class Method:
+    """One `methods:` entry: the method's own spec, and what the study says about it."""
+
+    spec: Mapping[str, Any]
+    models: tuple[str, ...]
+    published: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name, or path/to/file.py:Class, as the config writes it."""
+        return str(self.spec["name"])
+
+    @cached_property
+    def slug(self) -> str:
+        """The method's folder name: its name and hyperparameters."""
+        return registry.slug(self.spec)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: a model with a method under a decoding strategy, on all benchmarks of the study."""
+
+    study: str
+    model: Model
+    method: Method
+    decoding: Mapping[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """Path of the job's files, without suffix."""
+        return f"results/{self.study}/{self.model.name}/{self.method.slug}/{self.decoding['name']}"
+
+    @property
+    def result(self) -> str:
+        """Path of the result JSON."""
+        return f"{self.stem}.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study config; `config` is the resolved mapping, defaults filled in."""
+
+    config: Mapping[str, Any]
+    models: tuple[Model, ...]
+    methods: tuple[Method, ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], source: str = "config") -> Self:
+        """Check a config mapping; raises `StudyError` with one line per problem, naming `source` and the key."""
+        _refuse(source, _schema_problems(config))
+        defaults = {
+            key: rule["default"] for key, rule in _schema()["properties"].items() if "default" in rule
+        }
+        resolved = {**defaults, **config}
+        models = tuple(Model(**entry) for entry in resolved["models"])
+        names = tuple(model.name for model in models)
+        methods = tuple(_method(entry, names) for entry in resolved["methods"])
+        study = cls(resolved, models, methods)
+        _refuse(source, study._problems())
+        return study
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a study from a YAML or JSON file."""
+        try:
+            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StudyError(f"no study config at {path}; try config/testbed.yaml") from None
+        except yaml.YAMLError as error:
+            raise StudyError(f"{path} is not YAML: {error}") from None
+        if not isinstance(config, dict):
+            raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
+        return cls.of(config, str(path))
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return str(self.config["study"])
+
+    @property
+    def tasks(self) -> str:
+        """Where the benchmarks come from: testbed, hub, or a folder of task files."""
+        return str(self.config["tasks"])
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of the benchmarks, in the config's order."""
+        return tuple(self.config["benchmarks"])
+
+    @property
+    def external(self) -> tuple[str, ...]:
+        """Result files that other producers write."""
+        return tuple(self.config["external"])
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every job, in the order of models, methods and decodings."""
+        return tuple(
+            Job(self.name, model, method, decoding)
+            for model in self.models
+            for method in self.methods
+            if model.name in method.models
+            for decoding in self.config["decodings"]
+        )
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Every result file of the study: its jobs', then the external ones."""
+        return tuple(job.result for job in self.jobs) + self.external
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The parquet files that the testbed's rule builds; none for other sources."""
+        if self.tasks != "testbed":
+            return ()
+        return tuple(f"{self.config['data']}/{name}.parquet" for name in self.benchmarks)
+
+    def job(self, model: str, slug: str, decoding: str) -> Job:
+        """The job at results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if the study has none there."""
+        key = (model, slug, decoding)
+        for job in self.jobs:
+            if (job.model.name, job.method.slug, job.decoding["name"]) == key:
+                return job
+        raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
+
+    def baseline(self, job: Job) -> str | None:
+        """The unpruned result that a job is compared with: same model and decoding; None for `none` itself."""
+        if job.method.name == NONE:
+            return None
+        for other in self.jobs:
+            if (other.model, other.method.name, other.decoding) == (job.model, NONE, job.decoding):
+                return other.result
+        return None
+
+    def to_json(self) -> str:
+        """The resolved config as JSON, the same text for the same study."""
+        return json.dumps(self.config, indent=2, ensure_ascii=False)
+
+    def _problems(self) -> Iterator[str]:
+        names = [model.name for model in self.models]
+        yield from (f"models: {name!r} is listed twice" for name in _repeated(names))
+        for entry, method in zip(self.config["methods"], self.methods, strict=True):
+            for name in method.models:
+                if name not in names:
+                    yield f"methods: {entry} runs on {name!r}, which is no model of the study{_meant(name, names)}"
+        for name in self.benchmarks:
+            if name not in BENCHMARKS:
+                yield f"benchmarks: {name!r} is unknown{_meant(name, BENCHMARKS)}"
+        if self.tasks not in SOURCES and not Path(self.tasks).is_dir():
+            yield f"tasks: {self.tasks!r} is neither one of {', '.join(SOURCES)} nor a folder{_meant(self.tasks, SOURCES)}"
+        yield from (f"two jobs would write {path}" for path in _repeated(job.result for job in self.jobs))
+
+
+def _method(entry: Mapping[str, Any], models: tuple[str, ...]) -> Method:
+    spec = {key: value for key, value in entry.items() if key not in ("models", "published")}
+    return Method(spec, tuple(entry.get("models", models)), entry.get("published", {}))
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return schema
+
+
+def _schema_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    errors = Draft202012Validator(_schema()).iter_errors(config)
+    for error in sorted(errors, key=lambda error: list(map(str, error.absolute_path))):
+        yield from _explain(error)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    where = ".".join(str(step) for step in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        for key in error.instance:
+            if key not in known:
+                yield f"{f'{where}.' if where else ''}{key} is no key of a study{_meant(str(key), known)}"
+    else:
+        yield f"{where or 'the config'}: {error.message}"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _refuse(source: str, problems: Iterable[str]) -> None:
+    lines = list(problems)
+    if lines:
+        raise StudyError(f"{source}: " + f"\n{source}: ".join(lines))
+
+
+@cache
+def _content(files: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(Path(path).name.encode())
+        with Path(path).open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
