@@ -1,0 +1,243 @@
+"""The result files: what one (study, model, method, decoding) leaves behind, read, checked and written here.
+
+Four files lie beside each other, all named after the decoding strategy: `greedy.json` (the result; a pure function
+of its inputs, so no times and no dates), `greedy.run.json` (when, where and how fast), `greedy.answers.parquet` (one
+line per sample) and `greedy.log.jsonl` (the response log). This module knows the first two; it imports no torch.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, cast
+
+from dyrate.errors import DyrateError
+
+SCHEMA = "dyrate.result"
+VERSION = 1
+RUN_SCHEMA = "dyrate.run"
+
+
+class ResultError(DyrateError):
+    """A result file that is not one: the message has one line per problem, each naming file and key."""
+
+
+class Score(TypedDict):
+    """One metric of one benchmark."""
+
+    value: float  # as lmms-eval's own aggregation gives it, in `unit`
+    low: float | None  # 95% percentile bootstrap; null where no interval is computed (METEOR, BLEU)
+    high: float | None
+    unit: str  # "percent", "points" (MME), "x100" (caption metrics times 100)
+    higher_is_better: bool | None  # null where neither end is better (POPE's yes ratio)
+
+
+class Difference(TypedDict):
+    """A metric minus the baseline's, paired: both evaluated on the same resampled units."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class VisualTokens(TypedDict):
+    """True means of visual tokens per decoder layer, over the samples that carry an image."""
+
+    total: float  # visual tokens that the vision tower hands over, mean over samples
+    prefill: list[float]  # kept on entering each layer at prefill
+    decode: list[float] | None  # attended per layer, over samples and decode steps; null if no step was made
+
+
+class BenchmarkResult(TypedDict):
+    """One benchmark of a result."""
+
+    task: str  # lmms-eval task name
+    samples: int
+    units: NotRequired[int]  # what the bootstrap resamples: samples, MME pairs, MMB circular groups
+    primary: str  # key in `scores` that the tables show
+    scores: dict[str, Score]
+    difference: dict[str, Difference] | None  # null when there is no baseline
+    visual_tokens: VisualTokens | None  # null where the producer does not know
+
+
+class Hashes(TypedDict, total=False):
+    """sha256 of what the result depends on."""
+
+    weights: str  # weights, configuration and tokenizer of the checkpoint
+    data: dict[str, str]  # per benchmark: its parquet file, or the dataset's fingerprint
+    code: str  # the runtime, the method's own file and the evaluation
+
+
+class Meta(TypedDict):
+    """How a result came about; nothing here depends on time."""
+
+    command: str  # reproduces the file
+    seed: int
+    device: str  # "cpu" or the accelerator's name
+    dtype: str
+    batch_size: NotRequired[int]
+    samples: NotRequired[int | None]  # the limit per benchmark that was asked for; null for all
+    commit: NotRequired[str | None]  # null outside a git checkout
+    versions: NotRequired[dict[str, str]]
+    hashes: NotRequired[Hashes]
+    bootstrap: NotRequired[dict[str, Any]]  # level, resamples, seed
+
+
+class Result(TypedDict):
+    """One evaluated (study, model, method, decoding)."""
+
+    schema: str  # "dyrate.result"
+    version: int
+    study: str
+    model: str
+    method: dict[str, Any]  # {"name": ..., hyperparameters}
+    label: str  # "FastV (K=2, R=0.5)"
+    decoding: dict[str, Any]  # {"name": ..., generation arguments}
+    benchmarks: dict[str, BenchmarkResult]
+    meta: Meta
+
+
+class RunInformation(TypedDict):
+    """Time and place of a run: everything that may differ when the result does not."""
+
+    schema: str  # "dyrate.run"
+    version: int
+    date: str  # ISO 8601, UTC
+    wall_seconds: float  # of the whole job, start-up included
+    generate_seconds: float  # in the model
+    samples: int
+    samples_per_second: float  # samples generated in this run / generate_seconds; 0 if all came from the log
+    reused_samples: int  # answers that came from the response log
+    seconds: dict[str, float]  # generation per benchmark
+    stages: dict[str, float]  # wall seconds: load, tasks, generate, score
+    host: dict[str, Any]  # system, processor, cores, threads, device
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """The four files of one result in `directory`."""
+
+    directory: Path
+    decoding: str
+
+    @property
+    def result(self) -> Path:
+        """The scores."""
+        return self.directory / f"{self.decoding}.json"
+
+    @property
+    def run(self) -> Path:
+        """Time and place."""
+        return self.directory / f"{self.decoding}.run.json"
+
+    @property
+    def answers(self) -> Path:
+        """One line per sample."""
+        return self.directory / f"{self.decoding}.answers.parquet"
+
+    @property
+    def log(self) -> Path:
+        """The response log."""
+        return self.directory / f"{self.decoding}.log.jsonl"
+
+    @classmethod
+    def beside(cls, result: Path) -> "ResultFiles":
+        """The files that lie beside a result JSON."""
+        return cls(result.parent, result.name.removesuffix(".json"))
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of a result file."""
+    text = resources.files(__package__).joinpath("result.schema.json").read_text("utf-8")
+    return cast(dict[str, Any], json.loads(text))
+
+
+def problems(result: object) -> Iterator[str]:
+    """Yield one line, `key: what is wrong`, for each way in which `result` is not a valid result."""
+    import jsonschema
+
+    if isinstance(result, Mapping):
+        if result.get("schema") != SCHEMA:
+            yield f"schema: is {result.get('schema')!r}, should be {SCHEMA!r}"
+            return
+        if result.get("version") != VERSION:
+            yield f"version: is {result.get('version')!r}; this dyrate reads version {VERSION}"
+            return
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema()).iter_errors(result), key=lambda e: list(map(str, e.path))
+    )
+    for error in errors:
+        yield f"{'.'.join(map(str, error.path)) or '(top level)'}: {error.message}"
+    if errors:
+        return
+    for name, benchmark in cast(Result, result)["benchmarks"].items():
+        if benchmark["primary"] not in benchmark["scores"]:
+            yield (
+                f"benchmarks.{name}.primary: {benchmark['primary']!r} is not in scores, "
+                f"which has {', '.join(benchmark['scores'])}"
+            )
+        for kind, intervals in (
+            ("scores", benchmark["scores"]),
+            ("difference", benchmark["difference"] or {}),
+        ):
+            for metric, interval in intervals.items():
+                low, high = interval["low"], interval["high"]  # type: ignore[index]
+                if (low is None) != (high is None) or (low is not None and low > high):
+                    yield f"benchmarks.{name}.{kind}.{metric}: [{low}, {high}] is not an interval"
+
+
+def _check(path: Path, result: object) -> None:
+    if lines := [f"{path}: {line}" for line in problems(result)]:
+        raise ResultError("\n".join(lines))
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{path}: not JSON: {error}") from None
+
+
+def read(path: str | Path) -> Result:
+    """Read and check a result file; raises `ResultError` with one line per problem."""
+    path = Path(path)
+    result = _load(path)
+    _check(path, result)
+    return cast(Result, result)
+
+
+def write(path: str | Path, result: Result) -> None:
+    """Check a result and write it atomically; equal results give equal bytes."""
+    path = Path(path)
+    _check(path, result)
+    _write_json(path, result)
+
+
+def read_run(path: str | Path) -> RunInformation:
+    """Read the run information beside a result; raises `ResultError`."""
+    path = Path(path)
+    run = _load(path)
+    if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
+        raise ResultError(f"{path}: schema: should be {RUN_SCHEMA!r}")
+    if missing := sorted(RunInformation.__required_keys__ - run.keys()):
+        raise ResultError(f"{path}: {', '.join(missing)}: missing")
+    return cast(RunInformation, run)
+
+
+def write_run(path: str | Path, run: RunInformation) -> None:
+    """Write the run information atomically."""
+    _write_json(Path(path), run)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", "utf-8")
+    temporary.replace(path)
