@@ -1,8 +1,9 @@
 """The result files: what one (study, model, method, decoding) leaves behind, read, checked and written here.
 
-Four files lie beside each other, all named after the decoding strategy: `greedy.json` (the result; a pure function
-of its inputs, so no times and no dates), `greedy.run.json` (when, where and how fast), `greedy.answers.parquet` (one
-line per sample) and `greedy.log.jsonl` (the response log). This module knows the first two; it imports no torch.
+Four files lie beside each other, all named after the decoding strategy: `greedy.json` (the result; a pure
+function of its inputs, so no times and no dates), `greedy.run.json` (when, where and how fast),
+`greedy.answers.parquet` (one line per sample) and `greedy.log.jsonl` (the response log). This module knows the
+first two; it imports no torch.
 """
 
 import json
@@ -167,9 +168,8 @@ def problems(result: object) -> Iterator[str]:
         if result.get("version") != VERSION:
             yield f"version: is {result.get('version')!r}; this dyrate reads version {VERSION}"
             return
-    errors = sorted(
-        jsonschema.Draft202012Validator(schema()).iter_errors(result), key=lambda e: list(map(str, e.path))
-    )
+    validator = jsonschema.Draft202012Validator(schema())
+    errors = sorted(validator.iter_errors(result), key=lambda error: [str(key) for key in error.path])
     for error in errors:
         yield f"{'.'.join(map(str, error.path)) or '(top level)'}: {error.message}"
     if errors:
@@ -180,14 +180,14 @@ def problems(result: object) -> Iterator[str]:
                 f"benchmarks.{name}.primary: {benchmark['primary']!r} is not in scores, "
                 f"which has {', '.join(benchmark['scores'])}"
             )
-        for kind, intervals in (
-            ("scores", benchmark["scores"]),
-            ("difference", benchmark["difference"] or {}),
-        ):
-            for metric, interval in intervals.items():
-                low, high = interval["low"], interval["high"]  # type: ignore[index]
-                if (low is None) != (high is None) or (low is not None and low > high):
-                    yield f"benchmarks.{name}.{kind}.{metric}: [{low}, {high}] is not an interval"
+        intervals: dict[str, Score | Difference] = {
+            **{f"scores.{metric}": score for metric, score in benchmark["scores"].items()},
+            **{f"difference.{metric}": value for metric, value in (benchmark["difference"] or {}).items()},
+        }
+        for key, interval in intervals.items():
+            low, high = interval["low"], interval["high"]
+            if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+                yield f"benchmarks.{name}.{key}: [{low}, {high}] is not an interval"
 
 
 def _check(path: Path, result: object) -> None:
