@@ -2,8 +2,8 @@
 
 Four files lie beside each other, all named after the decoding strategy: `greedy.json` (the result; a pure
 function of its inputs, so no times and no dates), `greedy.run.json` (when, where and how fast),
-`greedy.answers.parquet` (one line per sample) and `greedy.log.jsonl` (the response log). This module knows the
-first two; it imports no torch.
+`greedy.answers.parquet` (one line per sample) and `greedy.log.jsonl` (the response log). This module knows
+the first two; it imports no torch.
 """
 
 import json

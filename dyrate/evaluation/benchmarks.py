@@ -1,0 +1,201 @@
+"""The benchmarks: what each is called here, in lmms-eval and in the paper's tables, and how it is scored.
+
+A plain table, free of torch and lmms-eval: the report and the pipeline read it as well.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from dyrate.errors import DyrateError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a benchmark, as result files name it.
+
+    `harness` are lmms-eval's metrics that add up to it (none: dyrate computes it); `scale` turns lmms-eval's number
+    into `unit`.
+    """
+
+    name: str
+    harness: tuple[str, ...]
+    unit: str
+    scale: float
+    higher_is_better: bool | None = True
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    `kind` chooses how samples are scored and resampled (`dyrate.evaluation.scoring`). A limit on samples keeps rows
+    of equal `unit` together (for `modulo`, the column's remainder), and draws evenly from the values of `stratum`.
+    """
+
+    name: str
+    title: str
+    group: str  # the tables' column groups: vqa, short, caption
+    kind: str  # match, yes_no, circular, pairs, caption
+    hub_task: str
+    hub_folder: str  # under lmms_eval/tasks
+    metrics: tuple[Metric, ...]  # the first is the primary one
+    chance: str
+    unit: str | None = None
+    modulo: int | None = None
+    stratum: str | None = None
+    hub_new_tokens: int | None = None  # where lmms-eval's task sets no limit and would generate 1,024
+
+    @property
+    def testbed_task(self) -> str:
+        """Name of the local task file; never one of lmms-eval's, whose names would win."""
+        return f"{self.name}_testbed"
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that the tables show."""
+        return self.metrics[0]
+
+
+def _percent(name: str, *harness: str, scale: float = 100.0) -> Metric:
+    return Metric(name, harness, "percent", scale)
+
+
+_MATCH = (_percent("exact_match", "exact_match"),)
+
+
+def _caption_metrics(prefix: str) -> tuple[Metric, ...]:
+    names = ("CIDEr", "METEOR", "ROUGE_L", "Bleu_4", "Bleu_3", "Bleu_2", "Bleu_1")
+    return tuple(Metric(name, (f"{prefix}_{name}",), "x100", 100.0) for name in names)
+
+
+_OPEN = "open answers: no fixed level; the best constant answer, and `text_only`, show what the prior gives"
+_CAPTION = "0: a caption that shares no word pair with the references"
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("gqa", "GQA", "vqa", "match", "gqa", "gqa", _MATCH, _OPEN),
+        Benchmark(
+            "vizwiz",
+            "VizWiz",
+            "vqa",
+            "match",
+            "vizwiz_vqa_val",
+            "vizwiz_vqa",
+            _MATCH,
+            _OPEN,
+            hub_new_tokens=16,
+        ),
+        Benchmark(
+            "sqa",
+            "ScienceQA-IMG",
+            "vqa",
+            "match",
+            "scienceqa_img",
+            "scienceqa",
+            _MATCH,
+            "25 to 50, by the number of options",
+        ),
+        Benchmark("vqav2", "VQAv2", "vqa", "match", "vqav2_val", "vqav2", _MATCH, _OPEN),
+        Benchmark(
+            "textvqa",
+            "TextVQA",
+            "vqa",
+            "match",
+            "textvqa_val",
+            "textvqa",
+            _MATCH,
+            "0: the answer is printed in the image",
+            hub_new_tokens=16,
+        ),
+        Benchmark(
+            "pope",
+            "POPE",
+            "short",
+            "yes_no",
+            "pope",
+            "pope",
+            (
+                _percent("accuracy", "pope_accuracy"),
+                _percent("precision", "pope_precision"),
+                _percent("recall", "pope_recall"),
+                _percent("f1", "pope_f1_score"),
+                Metric("yes_ratio", (), "percent", 100.0, higher_is_better=None),
+            ),
+            "50: half of the answers are yes",
+        ),
+        Benchmark(
+            "mmb",
+            "MMBench",
+            "short",
+            "circular",
+            "mmbench_en_dev_static",
+            "mmbench",
+            (_percent("accuracy", "gpt_eval_score", scale=1.0),),
+            "0.4 for four options: a guess must be right in every rotation; a constant letter scores 0",
+            unit="index",
+            modulo=1_000_000,
+        ),
+        Benchmark(
+            "mme",
+            "MME",
+            "short",
+            "pairs",
+            "mme",
+            "mme",
+            (
+                Metric("score", ("mme_perception_score", "mme_cognition_score"), "points", 1.0),
+                Metric("perception", ("mme_perception_score",), "points", 1.0),
+                Metric("cognition", ("mme_cognition_score",), "points", 1.0),
+            ),
+            "75 per category for guesses, 50 for a constant answer: each pair has one yes and one no",
+            unit="question_id",
+            stratum="category",
+        ),
+        Benchmark(
+            "nocaps",
+            "NoCaps",
+            "caption",
+            "caption",
+            "nocaps_val",
+            "nocaps",
+            _caption_metrics("nocaps"),
+            _CAPTION,
+        ),
+        Benchmark(
+            "flickr30k",
+            "Flickr30k",
+            "caption",
+            "caption",
+            "flickr30k_test",
+            "flickr30k",
+            _caption_metrics("flickr"),
+            _CAPTION,
+        ),
+        Benchmark(
+            "coco2017",
+            "COCO2017",
+            "caption",
+            "caption",
+            "coco2017_cap_val",
+            "coco_cap",
+            _caption_metrics("coco"),
+            _CAPTION,
+        ),
+    )
+}
+
+
+def select(names: Iterable[str]) -> tuple[Benchmark, ...]:
+    """The benchmarks of the given names, in that order; raises `DyrateError` for an unknown or repeated one."""
+    chosen: dict[str, Benchmark] = {}
+    for name in names:
+        if name not in BENCHMARKS:
+            close = get_close_matches(name, BENCHMARKS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(BENCHMARKS)}"
+            raise DyrateError(f"--benchmarks: unknown benchmark {name!r}; {hint}")
+        if name in chosen:
+            raise DyrateError(f"--benchmarks: {name!r} is given twice")
+        chosen[name] = BENCHMARKS[name]
+    return tuple(chosen.values())
