@@ -1,0 +1,579 @@
+"""Questions about a scene, one function per kind: referents are unique, answers follow from the scene.
+
+How questions become prompts is left to `prompts`, which kinds a benchmark asks to `benchmarks`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dyrate.testbed.draw import Draw
+from dyrate.testbed.facts import Description, Facts
+from dyrate.testbed.scenes import SIDE, Thing
+from dyrate.testbed.vocabulary import (
+    COLORS,
+    HELD_OUT,
+    LOOKALIKES,
+    SETTINGS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+    with_article,
+)
+
+UNANSWERABLE = "unanswerable"
+MAX_COUNT = 6
+CLEARLY = 14
+"""Pixels by which centres must differ before one thing is left of or above another, or off the middle."""
+
+_COLORS, _SETTINGS, _SIZES = tuple(COLORS), tuple(SETTINGS), tuple(SIZES)
+_COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
+_YES_NO = ("yes", "no")
+_QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+
+
+class Question(NamedTuple):
+    """One question with its answer; `wrong` are other answers that could be options, the likeliest first."""
+
+    kind: str
+    text: str
+    answer: str
+    wrong: tuple[str, ...]
+    hint: str = ""
+
+
+Asker = Callable[[Facts, Draw, str | None], Question | None]
+
+
+def ask(kind: str, facts: Facts, draw: Draw, answer: str | None = None) -> Question | None:
+    """Return a random question of the kind, None when the scene allows none.
+
+    `answer`, where the kind's answers can be chosen (yes/no kinds, count), is the answer it shall have.
+    """
+    return ASKERS[kind](facts, draw, answer)
+
+
+def _existence(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    answer = answer or draw.pick(_YES_NO)
+    if answer == "yes":
+        thing = draw.pick(facts.scene.things)
+        key = draw.pick(facts.keys[thing])
+    else:
+        found = absent(facts, draw, draw.weighted({"random": 0.35, "adversarial": 0.65}))
+        if found is None:
+            return None
+        key = found
+    return existence_question(draw, key, answer)
+
+
+def existence_question(draw: Draw, description: Description, answer: str) -> Question:
+    """Return a yes/no question whether something in the picture fits the description."""
+    text = draw.pick(
+        (
+            "Is there {} in the image?",
+            "Is there {} in the picture?",
+            "Do you see {}?",
+            "Can you see {} in this photo?",
+            "Does the image contain {}?",
+        )
+    ).format(description.a_noun)
+    return _yes_no("existence", text, answer)
+
+
+def absent(facts: Facts, draw: Draw, strategy: str) -> Description | None:
+    """Return a (shape, colour) that nothing in the scene has, chosen as POPE chooses its negatives.
+
+    `random`: any; `popular`: the scene's most frequent shape or colour in another combination;
+    `adversarial`: both occur in the scene, but not together, or a present shape in a look-alike colour.
+    """
+    things = facts.scene.things
+    for _ in range(12):
+        color, shape = draw.pick(_COLORS), draw.pick(SHAPES)
+        if strategy == "popular":
+            colors = [thing.color for thing in things]
+            shapes = [thing.shape for thing in things]
+            if draw.chance(0.5):
+                color = max(colors, key=colors.count)
+            else:
+                shape = max(shapes, key=shapes.count)
+        elif strategy == "adversarial":
+            thing = draw.pick(things)
+            shape = thing.shape
+            color = draw.pick(things).color if draw.chance(0.6) else draw.pick(LOOKALIKES[thing.color])
+        key = Description(shape, color)
+        if (color, shape) not in HELD_OUT and not facts.count(key):
+            return key
+    return None
+
+
+def _color(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    found = facts.referable(draw, hide="color")
+    if found is None:
+        return None
+    thing, reference = found
+    text = draw.pick(("What color is {}?", "What is the color of {}?", "Which color does {} have?"))
+    return Question("color", text.format(reference), thing.color, _wrong_colors(facts, draw, thing.color))
+
+
+def _shape(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    found = facts.referable(draw, hide="shape")
+    if found is None:
+        return None
+    thing, reference = found
+    text = draw.pick(("What shape is {}?", "What is the shape of {}?", "Which shape does {} have?"))
+    return Question("shape", text.format(reference), thing.shape, _wrong_shapes(facts, draw, thing.shape))
+
+
+def _texture(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    patterned = draw.shuffled([texture for texture in TEXTURES if texture != "plain"])
+    for texture in ("plain",) if draw.chance(1 / len(TEXTURES)) else patterned:
+        things = [t for t in facts.scene.things if t.texture == texture and t.size != "small"]
+        for thing in draw.shuffled(things):
+            reference = facts.reference(draw, thing, hide="texture")
+            if reference:
+                text = draw.pick(
+                    ("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?")
+                )
+                others = draw.shuffled([t for t in TEXTURES if t != texture])
+                return Question("texture", text.format(reference), texture, tuple(others))
+    return None
+
+
+def _size(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    for size in draw.shuffled(_SIZES):
+        for thing in draw.shuffled([t for t in facts.scene.things if t.size == size]):
+            reference = facts.reference(draw, thing, hide="size")
+            if reference:
+                text = draw.pick(("How big is {}?", "What size is {}?", "Is {} small, medium or large?"))
+                others = draw.shuffled([s for s in _SIZES if s != size])
+                return Question("size", text.format(reference), size, tuple(others))
+    return None
+
+
+def _count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    target = int(answer) if answer else draw.below(MAX_COUNT + 1)
+    if target == 0:
+        key = draw.pick((Description(draw.pick(SHAPES)), Description(None, draw.pick(_COLORS))))
+        if facts.count(key):
+            key = absent(facts, draw, "adversarial") or key
+        counted = [key] if not facts.count(key) else []
+    else:
+        counted = [
+            key for key, things in facts.groups.items() if len(things) == target and key.texture != "plain"
+        ]
+        if answer is None and not counted:
+            sizes = {len(things) for key, things in facts.groups.items() if key.texture != "plain"}
+            target = draw.pick(sorted(size for size in sizes if size <= MAX_COUNT))
+            counted = [
+                key
+                for key, things in facts.groups.items()
+                if len(things) == target and key.texture != "plain"
+            ]
+    if not counted:
+        return None
+    key = draw.pick(counted)
+    text = draw.pick(
+        ("How many {} are there?", "How many {} can you see?", "What is the number of {}?", "Count the {}.")
+    )
+    number = facts.count(key)
+    near = sorted((n for n in range(MAX_COUNT + 1) if n != number), key=lambda n: abs(n - number))
+    return Question("count", text.format(key.nouns), str(number), tuple(map(str, near)))
+
+
+def _position(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    middle = SIDE // 2
+    found = facts.referable(draw)
+    if found is None:
+        return None
+    thing, reference = found
+    across, along = thing.x - middle, thing.y - middle
+    side, height = "left" if across < 0 else "right", "top" if along < 0 else "bottom"
+    forms: list[tuple[str, str, tuple[str, ...]]] = []
+    if abs(across) >= CLEARLY:
+        forms.append(("Is {} on the left or on the right?", side, ("left", "right")))
+        forms.append(("On which side of the image is {}, left or right?", side, ("left", "right")))
+    if abs(along) >= CLEARLY:
+        forms.append(("Is {} at the top or at the bottom?", height, ("top", "bottom")))
+    if len(forms) == 3:
+        for text in ("Where in the image is {}?", "In which part of the picture is {}?", "Where is {}?"):
+            forms.append((text, f"{height} {side}", _QUADRANTS))
+    if not forms:
+        return None
+    text, answer, answers = draw.pick(forms)
+    return Question("position", text.format(reference), answer, _others(draw, answers, answer))
+
+
+def _quadrant(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    for _ in range(3):
+        question = _position(facts, draw, answer)
+        if question and question.answer in _QUADRANTS:
+            return question
+    return None
+
+
+def _place(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    """Ask whether a thing is in the half of the image that is named."""
+    found = facts.referable(draw)
+    if found is None:
+        return None
+    thing, reference = found
+    across, along = thing.x - SIDE // 2, thing.y - SIDE // 2
+    halves = []
+    if abs(across) >= CLEARLY:
+        halves.append(("on the left side", across < 0))
+        halves.append(("on the right side", across > 0))
+    if abs(along) >= CLEARLY:
+        halves.append(("in the upper half", along < 0))
+        halves.append(("in the lower half", along > 0))
+    wanted = (answer or draw.pick(_YES_NO)) == "yes"
+    halves = [half for half in halves if half[1] == wanted]
+    if not halves:
+        return None
+    text = draw.pick(("Is {} {} of the image?", "Can you see {} {} of the picture?"))
+    return _yes_no("place", text.format(reference, draw.pick(halves)[0]), _YES_NO[not wanted])
+
+
+_DIRECTIONS = {
+    "to the left of": (-1, 0),
+    "to the right of": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}
+
+
+def _offset(direction: str, thing: Thing, other: Thing) -> tuple[int, int]:
+    """Return how far `thing` lies in the direction from `other`, and how far off to the side, in pixels."""
+    dx, dy = _DIRECTIONS[direction]
+    across, along = thing.x - other.x, thing.y - other.y
+    return across * dx + along * dy, abs(across * dy) + abs(along * dx)
+
+
+def _relation(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    first, second = facts.referable(draw), facts.referable(draw)
+    if first is None or second is None or first[0] == second[0]:
+        return None
+    answer = answer or draw.pick(_YES_NO)
+    sign = 1 if answer == "yes" else -1
+    directions = [d for d in _DIRECTIONS if sign * _offset(d, first[0], second[0])[0] >= CLEARLY]
+    if not directions:
+        return None
+    text = f"Is {first[1]} {draw.pick(directions)} {second[1]}?"
+    return _yes_no("relation", text, answer)
+
+
+def _neighbor(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask for the colour or shape of what is nearest in a direction, within 45 degrees to either side."""
+    found = facts.referable(draw)
+    if found is None:
+        return None
+    centre, reference = found
+    for direction in draw.shuffled(tuple(_DIRECTIONS)):
+        inside = []
+        for thing in facts.scene.things:
+            ahead, aside = _offset(direction, thing, centre)
+            # things on the border of the sector would make the answer a matter of opinion
+            if ahead >= CLEARLY and aside <= ahead + 10:
+                inside.append((ahead * ahead + aside * aside, aside <= ahead - 4, thing))
+        if not inside:
+            continue
+        inside.sort(key=lambda entry: entry[0])
+        distance, certain, thing = inside[0]
+        if not certain or (len(inside) > 1 and inside[1][0] < 1.5 * distance):
+            continue
+        if draw.chance(0.5):
+            text = draw.pick(
+                ("What color is the closest thing {} {}?", "Which color is the nearest thing {} {}?")
+            )
+            wrong, answer = _wrong_colors(facts, draw, thing.color), thing.color
+        else:
+            text = draw.pick(
+                ("What shape is the closest thing {} {}?", "Which shape is the nearest thing {} {}?")
+            )
+            wrong, answer = _wrong_shapes(facts, draw, thing.shape), thing.shape
+        return Question("neighbor", text.format(direction, reference), answer, wrong)
+    return None
+
+
+def _compare(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    shapes = {key: len(things) for key, things in facts.groups.items() if key == Description(key.shape)}
+    colors = {key: len(things) for key, things in facts.groups.items() if key == Description(None, key.color)}
+    counts = draw.pick((shapes, colors))
+    more, fewer = draw.pick(tuple(counts)), draw.pick(tuple(counts))
+    if counts[more] == counts[fewer]:
+        return None
+    if counts[more] < counts[fewer]:
+        more, fewer = fewer, more
+    answer, word = answer or draw.pick(_YES_NO), draw.pick(("more", "more", "fewer"))
+    first, second = (more, fewer) if (word == "more") == (answer == "yes") else (fewer, more)
+    return _yes_no("compare", f"Are there {word} {first.nouns} than {second.nouns}?", answer)
+
+
+def _scene(facts: Facts, draw: Draw, _: str | None) -> Question:
+    text = draw.pick(
+        ("What is in the background?", "What is the background made of?", "What is behind the things?")
+    )
+    setting = facts.scene.setting
+    return Question("scene", text, setting, _others(draw, _SETTINGS, setting))
+
+
+def _setting(facts: Facts, draw: Draw, answer: str | None) -> Question:
+    answer = answer or draw.pick(_YES_NO)
+    named = facts.scene.setting
+    if answer == "no":
+        named = draw.pick([setting for setting in _SETTINGS if setting != named])
+    text = draw.pick(
+        ("Is the background {}?", "Is there {} in the background?", "Was this photo taken over {}?")
+    )
+    return _yes_no("setting", text.format(named), answer)
+
+
+_USES = {
+    "Could you build a snowman here?": {"snow"},
+    "Could you swim here?": {"water"},
+    "Is this a place where plants grow?": {"grass"},
+    "Could you build a sandcastle here?": {"sand"},
+    "Was this made by a bricklayer?": {"brick"},
+    "Was this made by a carpenter?": {"wood"},
+    "Would a boat be useful here?": {"water"},
+    "Would you need warm clothes here?": {"snow"},
+    "Is the background something that grew on trees?": {"wood"},
+    "Does this look like a meadow?": {"grass"},
+    "Does this look like a wall?": {"brick"},
+    "Does this look like a beach or a desert?": {"sand"},
+}
+
+
+def _commonsense(facts: Facts, draw: Draw, answer: str | None) -> Question:
+    answer = answer or draw.pick(_YES_NO)
+    texts = [text for text, fits in _USES.items() if (facts.scene.setting in fits) == (answer == "yes")]
+    return _yes_no("commonsense", draw.pick(texts), answer)
+
+
+def _word(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    found = facts.sign(draw, number=False)
+    if found is None:
+        return None
+    sign, reference = found
+    text = draw.pick(
+        ("What does {} say?", "What is written on {}?", "What word is on {}?", "Which word is printed on {}?")
+    )
+    return Question("word", text.format(reference), sign.text, _wrong_words(draw, sign.text))
+
+
+def _number(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    found = facts.sign(draw, number=True)
+    if found is None:
+        return None
+    sign, reference = found
+    text = draw.pick(("What number is on {}?", "Which number is printed on {}?", "What is the number on {}?"))
+    return Question("number", text.format(reference), sign.text, _wrong_numbers(draw, sign.text))
+
+
+def _reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    """Ask whether a sign says what is named."""
+    found = facts.sign(draw, number=bool(facts.numbers) and (not facts.words or draw.chance(0.3)))
+    if found is None:
+        return None
+    sign, reference = found
+    answer = answer or draw.pick(_YES_NO)
+    named = sign.text
+    if answer == "no":
+        named = draw.pick((_wrong_numbers if sign.is_number else _wrong_words)(draw, sign.text))
+    noun = "number" if sign.is_number else "word"
+    text = draw.pick(('Is the {} on {} "{}"?', 'Is the {} printed on {} "{}"?'))
+    return _yes_no("reading", text.format(noun, reference, named), answer)
+
+
+def _arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    found = facts.sign(draw, number=True)
+    if found is None:
+        return None
+    sign, reference = found
+    number, answer = int(sign.text), answer or draw.pick(_YES_NO)
+    bounds = {"greater": [n for n in (5, 10, 20, 50, 100, 200, 500) if n != number]}
+    larger = draw.chance(0.5)
+    fits = [n for n in bounds["greater"] if ((number > n) == larger) == (answer == "yes")]
+    if not fits:
+        return None
+    near = sorted(fits, key=lambda n: abs(n - number))[:2]
+    word = "greater" if larger else "smaller"
+    return _yes_no("arithmetic", f"Is the number on {reference} {word} than {draw.pick(near)}?", answer)
+
+
+def _verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    hide = draw.pick(("color", "color", "texture", "size", "shape"))
+    found = facts.referable(draw, hide=hide)
+    if found is None or (hide == "texture" and found[0].size == "small"):
+        return None
+    thing, reference = found
+    answer = answer or draw.pick(_YES_NO)
+    named: str = getattr(thing, hide)
+    if answer == "no":
+        named = draw.pick(_alternatives(facts, draw, hide, thing))
+    named = with_article(named) if hide == "shape" else named
+    return _yes_no("verify", f"Is {reference} {named}?", answer)
+
+
+def _choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    hide = draw.pick(("color", "color", "texture", "shape"))
+    found = facts.referable(draw, hide=hide)
+    if found is None or (hide == "texture" and found[0].size == "small"):
+        return None
+    thing, reference = found
+    answer: str = getattr(thing, hide)
+    wrong = _alternatives(facts, draw, hide, thing)
+    first, second = draw.shuffled((answer, draw.pick(wrong[:3])))
+    if hide == "shape":
+        first, second = with_article(first), with_article(second)
+    return Question("choose", f"Is {reference} {first} or {second}?", answer, tuple(wrong))
+
+
+_PEOPLE = ("Kim", "Bo", "Ana", "Max", "Lea", "Tom", "Zoe", "Ben")
+
+
+def _hint(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask which thing a person would choose; only the hint says what the person likes."""
+    for attribute in draw.shuffled(("color", "shape", "texture")):
+        values = sorted({getattr(thing, attribute) for thing in facts.scene.things if thing.size != "small"})
+        other = draw.pick(
+            {"color": ("shape", "shape"), "shape": ("color",), "texture": ("shape", "color")}[attribute]
+        )
+        for value in draw.shuffled(values):
+            likes = {thing for thing in facts.scene.things if getattr(thing, attribute) == value}
+            answers = sorted({getattr(thing, other) for thing in likes})
+            rest = {getattr(thing, other) for thing in facts.scene.things} - set(answers)
+            if len(answers) != 1 or len(rest) < 2 or len(values) < 2:
+                continue
+            people = draw.sample(_PEOPLE, 2)
+            liked = [value, draw.pick([v for v in values if v != value])]
+            sentences = [_likes(p, attribute, v) for p, v in zip(people, liked, strict=True)]
+            wrong = draw.shuffled(sorted(rest))
+            noun = "shape" if other == "shape" else "color"
+            text = draw.pick(("Which {} would {} choose?", "What {} is the thing that {} likes?"))
+            return Question(
+                "hint",
+                text.format(noun, people[0]),
+                answers[0],
+                tuple(wrong),
+                " ".join(draw.shuffled(sentences)),
+            )
+    return None
+
+
+def _likes(person: str, attribute: str, value: str) -> str:
+    return f"{person} likes {Description(**{attribute: value}).nouns}."
+
+
+def _unanswerable(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask about a thing or a sign that is not there."""
+    if not facts.scene.signs and draw.chance(0.4):
+        text = draw.pick(
+            ("What does the sign say?", "What is written on the sign?", "What number is on the sign?")
+        )
+    else:
+        shape = Description(draw.pick(SHAPES))
+        key = shape if not facts.count(shape) else absent(facts, draw, "adversarial")
+        if key is None:
+            return None
+        attribute = "What color is the {}?" if key.color is None else "Where is the {}?"
+        text = draw.pick((attribute, "How big is the {}?", "What pattern does the {} have?")).format(key.noun)
+    return Question("unanswerable", text, UNANSWERABLE, ())
+
+
+def blind_question(draw: Draw) -> Question:
+    """Return a question to which a photo that shows nothing has no answer."""
+    text = draw.pick(
+        (
+            "What does the sign say?",
+            "What number is on the sign?",
+            "What is in the background?",
+            f"What color is the {draw.pick(SHAPES)}?",
+            f"What shape is the {draw.pick(_COLORS)} thing?",
+            f"How many {Description(draw.pick(SHAPES)).nouns} are there?",
+        )
+    )
+    return Question("unanswerable", text, UNANSWERABLE, ())
+
+
+def _yes_no(kind: str, text: str, answer: str) -> Question:
+    return Question(kind, text, answer, ("no",) if answer == "yes" else ("yes",))
+
+
+def _others(draw: Draw, answers: Sequence[str], answer: str) -> tuple[str, ...]:
+    return tuple(draw.shuffled([other for other in answers if other != answer]))
+
+
+def _alternatives(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
+    """Return other values of the thing's attribute, without naming a held-out (colour, shape)."""
+    match attribute:
+        case "color":
+            return tuple(
+                c for c in _wrong_colors(facts, draw, thing.color) if (c, thing.shape) not in HELD_OUT
+            )
+        case "shape":
+            return tuple(
+                s for s in _wrong_shapes(facts, draw, thing.shape) if (thing.color, s) not in HELD_OUT
+            )
+        case "texture":
+            return _others(draw, TEXTURES, thing.texture)
+        case _:
+            return _others(draw, _SIZES, thing.size)
+
+
+def _wrong_colors(facts: Facts, draw: Draw, color: str) -> tuple[str, ...]:
+    """Return the other colours: first a look-alike, then those in the scene, then the rest."""
+    first = draw.pick(LOOKALIKES[color])
+    present = draw.shuffled(sorted({thing.color for thing in facts.scene.things} - {color, first}))[:3]
+    rest = draw.shuffled([c for c in _COLORS if c not in (color, first, *present)])
+    return (first, *present, *rest)
+
+
+def _wrong_shapes(facts: Facts, draw: Draw, shape: str) -> tuple[str, ...]:
+    present = draw.shuffled(sorted({thing.shape for thing in facts.scene.things} - {shape}))[:2]
+    rest = draw.shuffled([s for s in SHAPES if s != shape and s not in present])
+    return (*present, *rest)
+
+
+def _wrong_words(draw: Draw, word: str) -> tuple[str, ...]:
+    """Return other words, those that begin alike or are as long first."""
+    alike = [w for w in WORDS if w != word and (w[0] == word[0] or len(w) == len(word))]
+    return tuple(draw.sample(alike, 4))
+
+
+def _wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
+    """Return other numbers of as many digits, one digit changed each."""
+    wrong: list[str] = []
+    while len(wrong) < 4:
+        at = draw.below(len(number))
+        changed = number[:at] + str(draw.between(0 if at else 1, 9)) + number[at + 1 :]
+        if changed != number and changed not in wrong:
+            wrong.append(changed)
+    return tuple(wrong)
+
+
+ASKERS: dict[str, Asker] = {
+    "existence": _existence,
+    "verify": _verify,
+    "choose": _choose,
+    "color": _color,
+    "shape": _shape,
+    "texture": _texture,
+    "size": _size,
+    "count": _count,
+    "position": _position,
+    "quadrant": _quadrant,
+    "place": _place,
+    "relation": _relation,
+    "neighbor": _neighbor,
+    "compare": _compare,
+    "scene": _scene,
+    "setting": _setting,
+    "commonsense": _commonsense,
+    "word": _word,
+    "number": _number,
+    "reading": _reading,
+    "arithmetic": _arithmetic,
+    "hint": _hint,
+    "unanswerable": _unanswerable,
+}
+"""The function that asks each kind of question."""
