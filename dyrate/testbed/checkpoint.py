@@ -1,0 +1,62 @@
+"""One file from which a training run continues: weights and optimiser tensors, and its progress as JSON beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dyrate.errors import DyrateError
+
+_KEY = "progress"
+FILE_NAME = "checkpoint.safetensors"
+
+
+def save(directory: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any]) -> None:
+    """Write the run's state; a crash while writing leaves the previous checkpoint whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model/{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{name}/{key}"] = value.detach().contiguous()
+    partial = directory / f"{FILE_NAME}.partial"
+    save_file(tensors, partial, metadata={_KEY: json.dumps(progress, sort_keys=True)})
+    partial.replace(directory / FILE_NAME)
+
+
+def load(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return (progress, tensors) of the checkpoint in a directory, or None where there is none.
+
+    Raises:
+        DyrateError: if the file there is not a checkpoint of this module.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if _KEY not in metadata:
+            raise DyrateError(f"{path} holds no training progress; move it away or name another --checkpoint")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return json.loads(metadata[_KEY]), tensors
+
+
+def restore(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put a checkpoint's tensors back into a model and its optimiser."""
+    weights = {
+        name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")
+    }
+    model.load_state_dict(weights)
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer/{name}/"
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if state:
+            # The fused optimiser keeps its step counters on the device, the plain one on the CPU.
+            fused = bool(optimizer.defaults.get("fused"))
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) if fused or key != "step" else value
+                for key, value in state.items()
+            }

@@ -1,0 +1,177 @@
+"""`dyrate testbed`: build the local benchmarks, train the stand-in models, write their cards, accept them."""
+
+import argparse
+from pathlib import Path
+
+_Subparsers = argparse._SubParsersAction  # the type has no public name
+
+
+def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `dyrate testbed` with its sub-commands; imports nothing heavy."""
+    testbed = subparsers.add_parser(
+        "testbed",
+        help="the synthetic world: benchmarks, models, acceptance",
+        description="The embedded study's world: local benchmarks in the schema of the real ones, and two small\n"
+        "LLaVA models trained on it. Stand-ins for testing methods, no substitutes for real models.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    steps = testbed.add_subparsers(dest="step", metavar="STEP", required=True)
+    _register_build(steps)
+    _register_train(steps)
+    _register_card(steps)
+    _register_accept(steps)
+
+
+def _add(
+    steps: "_Subparsers[argparse.ArgumentParser]", name: str, help_text: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    return steps.add_parser(
+        name,
+        help=help_text,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _register_build(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        steps,
+        "build",
+        "write the local benchmarks as parquet files",
+        "Write benchmarks of the synthetic world, each in the schema of its real counterpart.\n"
+        "The same seed gives the same bytes.",
+        "dyrate testbed build --benchmarks gqa pope --samples 100 --output data/testbed",
+    )
+    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help="which ones (default: all)")
+    parser.add_argument(
+        "--samples", type=int, default=500, metavar="N", help="rows per benchmark (default: 500)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.set_defaults(run=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from dyrate.testbed import benchmarks
+
+    names = arguments.benchmarks or list(benchmarks.BENCHMARKS)
+    benchmarks.build(names, arguments.samples, arguments.seed, arguments.output)
+    return 0
+
+
+def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        steps,
+        "train",
+        "train a testbed model from nothing",
+        "Train a small LLaVA on the synthetic world and save it in Hugging Face format, in half precision.\n"
+        "A killed run continues from its last checkpoint when the same command is given again.\n"
+        "With --minutes, the learning rate decays over the last 30% of the time; the steps that this gave are\n"
+        "recorded in training.json, and --steps with --decay-start repeats them without a clock.",
+        "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --workers 15 --device cuda",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="testbed-s, testbed-m, or testbed-tiny (smoke)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="directory of the finished model"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: checkpoints/NAME")
+    parser.add_argument("--seed", type=int, help="of the weights and the data (default: the recipe's, 0)")
+    parser.add_argument("--steps", type=int, metavar="N", help="length of the run (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="end after so long, even before the last step"
+    )
+    parser.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps, to be continued")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=15, metavar="N", help="processes making data (default: 15)"
+    )
+    parser.add_argument(
+        "--no-compile", action="store_true", help="do not compile the layers (never done on a CPU)"
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from dyrate.testbed.model import size_of
+    from dyrate.testbed.training import RECIPES, Machine, train
+
+    size_of(arguments.model)
+    given = {"seed": arguments.seed, "steps": arguments.steps, "batch_size": arguments.batch_size}
+    recipe = replace(
+        RECIPES[arguments.model], **{key: value for key, value in given.items() if value is not None}
+    )
+    machine = Machine(
+        device=arguments.device,
+        workers=arguments.workers,
+        compile=arguments.device.startswith("cuda") and not arguments.no_compile,
+        minutes=arguments.minutes,
+    )
+    checkpoint = arguments.checkpoint or Path("checkpoints") / arguments.model
+    record = train(recipe, machine, checkpoint, arguments.output, stop_after=arguments.stop_after)
+    if record is None:
+        print(f"to be continued from {checkpoint}")
+    else:
+        held_out = record["held_out"]
+        print(f"{arguments.output}: {held_out['questions']:.1%} of the held-out questions right")
+        for kind, (right, asked) in held_out["exact"].items():
+            print(f"  {kind:24} {right / asked:6.1%} of {asked}")
+    return 0
+
+
+def _register_card(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        steps,
+        "card",
+        "write a model's card",
+        "Write README.md beside a trained testbed model: what it is and is not, recipe, curve, accuracy.",
+        "dyrate testbed card --model models/testbed-s --acceptance results/testbed/acceptance/acceptance.json",
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="directory with training.json"
+    )
+    parser.add_argument(
+        "--acceptance", type=Path, metavar="FILE", help="JSON written by `dyrate testbed accept`"
+    )
+    parser.set_defaults(run=_card)
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from dyrate.testbed.card import write_card
+
+    print(write_card(arguments.model, arguments.acceptance))
+    return 0
+
+
+def _register_accept(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        steps,
+        "accept",
+        "check that the models make the benchmarks informative",
+        "Evaluate models with and without visual tokens, and print how their scores stand between chance and\n"
+        "the attainable: each benchmark must leave room in both directions.",
+        "dyrate testbed accept --models models/testbed-s models/testbed-m --output results/testbed/acceptance",
+    )
+    parser.add_argument("--models", type=Path, nargs="+", required=True, metavar="DIR", help="testbed models")
+    parser.add_argument("--samples", type=int, default=500, metavar="N", help="per benchmark (default: 500)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/acceptance"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.set_defaults(run=_accept)
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    from dyrate.evaluation import acceptance
+
+    status: int = acceptance.run(arguments)
+    return status

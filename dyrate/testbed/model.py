@@ -1,0 +1,123 @@
+"""The testbed's models: LLaVA's architecture and processor in small, in Hugging Face format."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from dyrate.errors import DyrateError
+
+IMAGE_SIZE = 168
+PATCH_SIZE = 14
+VISUAL_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+
+# LLaVA-1.5's conversation, with the contents given as a string (the image token already in it) or as typed parts.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'].upper() + ': ' }}"
+    "{% if message['content'] is string %}{{ message['content'] + ' ' }}"
+    "{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Depth and width of a testbed model: a CLIP vision tower and a Llama text model with 32-wide heads."""
+
+    vision_layers: int
+    vision_width: int
+    text_layers: int
+    text_width: int
+    text_feed_forward: int
+
+
+SIZES = {
+    "testbed-tiny": Size(1, 32, 2, 32, 64),
+    "testbed-s": Size(5, 160, 8, 192, 512),
+    "testbed-m": Size(6, 192, 12, 256, 608),
+}
+HEAD_WIDTH = 32
+
+
+def size_of(name: str) -> Size:
+    """Return the `Size` of a testbed model by name.
+
+    Raises:
+        DyrateError: for a name that is not in `SIZES`.
+    """
+    if name not in SIZES:
+        raise DyrateError(f"unknown testbed model {name!r}; there are {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Return the processor: 168x168 pixels through Pillow (the same on every machine), 144 image tokens."""
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # the class token, which "default" takes away again
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+    """Return a model of this size with random float32 weights drawn from `seed`."""
+    vision = CLIPVisionConfig(
+        hidden_size=size.vision_width,
+        intermediate_size=4 * size.vision_width,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_width // HEAD_WIDTH,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        projection_dim=size.vision_width,
+    )
+    text = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,  # matrix units like multiples of 64
+        hidden_size=size.text_width,
+        intermediate_size=size.text_feed_forward,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=size.text_width // HEAD_WIDTH,
+        num_key_value_heads=size.text_width // HEAD_WIDTH,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=VISUAL_TOKENS,
+        vision_feature_layer=-1,  # the paper's -2 would leave the last layer of a small tower unused
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
