@@ -46,7 +46,7 @@ class Model:
 
     @property
     def content(self) -> str:
-        """A hash of a local checkpoint's files, or the hub id: the same after a fresh clone, whatever the times."""
+        """A hash of a local checkpoint's files (times do not matter), or the hub id."""
         return _content(self.files) if self.files else self.path
 
 
@@ -99,7 +99,7 @@ class Study:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], source: str = "config") -> Self:
-        """Check a config mapping; raises `StudyError` with one line per problem, naming `source` and the key."""
+        """Check a config mapping; raises `StudyError` with a line per problem, naming `source` and key."""
         _refuse(source, _schema_problems(config))
         defaults = {
             key: rule["default"] for key, rule in _schema()["properties"].items() if "default" in rule
@@ -169,7 +169,7 @@ class Study:
         return tuple(f"{self.config['data']}/{name}.parquet" for name in self.benchmarks)
 
     def job(self, model: str, slug: str, decoding: str) -> Job:
-        """The job at results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if the study has none there."""
+        """The job of results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if there is none."""
         key = (model, slug, decoding)
         for job in self.jobs:
             if (job.model.name, job.method.slug, job.decoding["name"]) == key:
@@ -177,13 +177,41 @@ class Study:
         raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
 
     def baseline(self, job: Job) -> str | None:
-        """The unpruned result that a job is compared with: same model and decoding; None for `none` itself."""
+        """The unpruned result that a job is compared with (same model, same decoding); None for `none`."""
         if job.method.name == NONE:
             return None
         for other in self.jobs:
             if (other.model, other.method.name, other.decoding) == (job.model, NONE, job.decoding):
                 return other.result
         return None
+
+    def arguments(self, job: Job) -> list[str]:
+        """What a job's `dyrate evaluate` is called with; CPU threads are the workflow's to add."""
+        config = self.config
+        folder = job.result.rpartition("/")[0]
+        options = {
+            "--study": self.name,
+            "--model": job.model.path,
+            "--model-name": job.model.name,
+            "--method": json.dumps(job.method.spec),
+            "--decoding": json.dumps(job.decoding),
+            "--tasks": self.tasks,
+            "--data": config["data"] if self.tasks == "testbed" else None,
+            "--samples": config["samples"],
+            "--batch-size": config["batch_size"],
+            "--device": config["device"],
+            "--dtype": config["dtype"],
+            "--seed": config["seed"],
+            "--baseline": self.baseline(job),
+            "--output": folder,
+        }
+        given = [part for key, value in options.items() if value is not None for part in (key, str(value))]
+        return ["--benchmarks", *self.benchmarks, *given]
+
+    def code(self, job: Job) -> str:
+        """A hash of the code that a job runs: the evaluation's and the method's own, not the other methods'."""
+        module, file = registry.source(job.method.spec)
+        return fingerprint(["dyrate.evaluation.commands", *module], file)
 
     def to_json(self) -> str:
         """The resolved config as JSON, the same text for the same study."""
@@ -195,12 +223,12 @@ class Study:
         for entry, method in zip(self.config["methods"], self.methods, strict=True):
             for name in method.models:
                 if name not in names:
-                    yield f"methods: {entry} runs on {name!r}, which is no model of the study{_meant(name, names)}"
+                    yield f"methods: {entry}: {name!r} is no model of the study{_meant(name, names)}"
         for name in self.benchmarks:
             if name not in BENCHMARKS:
                 yield f"benchmarks: {name!r} is unknown{_meant(name, BENCHMARKS)}"
         if self.tasks not in SOURCES and not Path(self.tasks).is_dir():
-            yield f"tasks: {self.tasks!r} is neither one of {', '.join(SOURCES)} nor a folder{_meant(self.tasks, SOURCES)}"
+            yield f"tasks: {self.tasks!r} is no folder and none of {', '.join(SOURCES)}"
         yield from (f"two jobs would write {path}" for path in _repeated(job.result for job in self.jobs))
 
 

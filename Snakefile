@@ -1,0 +1,43 @@
+# A study from its config to its report: `snakemake --cores all` runs the testbed.
+# What to run, on what, and where it lands is decided in dyrate/study.py; the rules only say how.
+import shlex
+import sys
+
+sys.path.insert(0, str(workflow.current_basedir))
+
+from dyrate.fingerprint import fingerprint
+from dyrate.study import Study
+
+
+# A config file named on the command line replaces the default one instead of being merged into it; values given
+# without a study (`--config samples=20`) change the default.
+if "study" not in config:
+
+    configfile: "config/testbed.yaml"
+
+
+study = Study.of(config)
+dyrate = f"{shlex.quote(sys.executable)} -m dyrate.cli"
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    model="[^/]+",
+    method="[^/]+",
+    decoding="[^/.]+",
+
+
+include: "workflow/rules/testbed.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        study.results,
+        rules.tables.output,
+        rules.report.output,

@@ -1,0 +1,63 @@
+"""`dyrate tables` and `dyrate report`: result files in, CSV and HTML out."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study>/study.json"
+
+
+def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Add the two commands to `dyrate`."""
+    tables = subparsers.add_parser(
+        "tables",
+        help="Tables I and II of a study, as CSV and HTML",
+        description="Reads the result files of a study and writes table1.csv, table2.csv and their HTML twins: "
+        "measured figures with intervals beside the ones that the paper prints.",
+        epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tables.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
+    tables.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the four files")
+    tables.set_defaults(run=_tables)
+
+    report = subparsers.add_parser(
+        "report",
+        help="the report page of a study",
+        description="Reads the result files of a study and writes one self-contained HTML page: tables, figures, "
+        "sample answers, and the command behind each row.",
+        epilog="example:\n  dyrate report --study config/testbed.yaml --output reports/testbed/index.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
+    report.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page to write")
+    report.set_defaults(run=_report)
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    from dyrate.report import tidy
+    from dyrate.report.measured import load
+    from dyrate.report.page import table_page
+    from dyrate.report.tables import table1, table2
+    from dyrate.study import Study
+
+    study = Study.read(arguments.study)
+    measurements = load(study.results)
+    for table in (table1(study, measurements), table2(study, measurements)):
+        tidy.write(table, arguments.output / f"{table.key}.csv")
+        page = arguments.output / f"{table.key}.html"
+        page.write_text(table_page(table, study, measurements), encoding="utf-8")
+        print(f"wrote {page.with_suffix('.csv')} and {page}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from dyrate.report.measured import load
+    from dyrate.report.page import report_page
+    from dyrate.study import Study
+
+    study = Study.read(arguments.study)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(report_page(study, load(study.results)), encoding="utf-8")
+    print(f"wrote {arguments.output}")
+    return 0

@@ -1,0 +1,53 @@
+"""Where the measured figures come from: the page's header, gathered from the results themselves."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dyrate.report.measured import Measurement
+from dyrate.study import Study
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the header."""
+
+    name: str
+    value: str
+
+
+def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]:
+    """Study, models, samples, seeds, device, versions, commit and dates; differing values are all named."""
+    metas = [m.result["meta"] for m in measurements]
+    counts = [b["samples"] for m in measurements for b in m.result["benchmarks"].values()]
+    versions = sorted({f"{name} {v}" for meta in metas for name, v in meta.get("versions", {}).items()})
+    dates = sorted(m.run["date"] for m in measurements if m.run)
+    wall = sum(m.run["wall_seconds"] for m in measurements if m.run)
+    found = {
+        "Study": study.name,
+        "Models": _each(m.model for m in measurements),
+        "Decoding": _each(m.decoding for m in measurements),
+        "Samples per benchmark": _span(counts),
+        "Seed": _each(meta["seed"] for meta in metas),
+        "Device": _each(f"{meta['device']}, {meta['dtype']}" for meta in metas),
+        "Measured on": _dates(dates),
+        "Compute": f"{wall / 60:.0f} min in {len(measurements)} jobs" if dates else "",
+        "Commit": _each((meta.get("commit") or "")[:12] for meta in metas),
+        "Versions": ", ".join(versions),
+    }
+    return tuple(Fact(name, value) for name, value in found.items() if value)
+
+
+def _each(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if str(value)))
+
+
+def _span(counts: Sequence[int]) -> str:
+    if not counts:
+        return ""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def _dates(dates: Sequence[str]) -> str:
+    days = sorted({datetime.fromisoformat(date).date().isoformat() for date in dates})
+    return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

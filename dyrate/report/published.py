@@ -1,0 +1,62 @@
+"""The paper's figures, as printed: reads the CSV files in `published/`."""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("published")
+TABLE1_MODEL = "LLaVA-1.5-7B"  # Table I's token-reduction rows are of this model
+TABLE1_GROUPS = ("Independently designed", "LLaVA-derived", "Token reduction")
+# The notes on the paper name the groups but not their boundaries: these rows are read as each group's last.
+LAST_ROWS = ("Qwen-VL-Chat", "LLaVA v1.5", "DyRate")
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One printed row: `values` by CSV column, as printed (None for a dash), and the `bold` columns."""
+
+    group: str
+    name: str
+    values: dict[str, str | None]
+    bold: frozenset[str]
+    llm: str = ""
+    resolution: str = ""
+
+
+@cache
+def table1() -> tuple[PublishedRow, ...]:
+    """Table I, visual question answering and short answers, in print order."""
+    bold = {(line["model"], line["column"]) for line in _lines("table1_bold.csv")}
+    group = 0
+    rows = []
+    for line in _lines("table1_vqa_short.csv"):
+        name, llm, resolution = line.pop("model"), line.pop("llm"), line.pop("resolution")
+        printed_bold = _bold(bold, (name,), line)
+        rows.append(PublishedRow(TABLE1_GROUPS[group], name, _values(line), printed_bold, llm, resolution))
+        group += name in LAST_ROWS
+    return tuple(rows)
+
+
+@cache
+def table2() -> tuple[PublishedRow, ...]:
+    """Table II, captioning CIDEr, in print order; `group` is the model."""
+    bold = {(line["model"], line["method"], line["column"]) for line in _lines("table2_bold.csv")}
+    rows = []
+    for line in _lines("table2_captioning.csv"):
+        model, method = line.pop("model"), line.pop("method")
+        rows.append(PublishedRow(model, method, _values(line), _bold(bold, (model, method), line)))
+    return tuple(rows)
+
+
+def _lines(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _values(line: dict[str, str]) -> dict[str, str | None]:
+    return {column: text or None for column, text in line.items()}
+
+
+def _bold(bold: set[tuple[str, ...]], row: tuple[str, ...], line: dict[str, str]) -> frozenset[str]:
+    return frozenset(column for column in line if (*row, column) in bold)

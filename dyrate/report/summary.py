@@ -1,0 +1,60 @@
+"""The results in a few words and signs: who loses against the unpruned model, on how many benchmarks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dyrate.report.measured import NONE, Budget, Measurement, budget, primary, verdict
+
+Verdict = Literal["better", "worse", "open"] | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measurement's verdicts, in the benchmarks' order (None: not measured, or no unpruned result)."""
+
+    measurement: Measurement
+    verdicts: tuple[Verdict, ...]
+    budget: Budget
+
+    def count(self, which: Verdict) -> int:
+        """How many benchmarks got that verdict."""
+        return self.verdicts.count(which)
+
+    @property
+    def compared(self) -> int:
+        """On how many benchmarks it was compared with the unpruned model."""
+        return sum(v is not None for v in self.verdicts)
+
+    @property
+    def sentence(self) -> str:
+        """The line in words."""
+        if not self.compared:
+            return "was not compared with the unpruned model"
+        worse, better = self.count("worse"), self.count("better")
+        parts = [f"scores lower on {worse} of {self.compared} benchmarks" if worse else "shows no loss"]
+        if better:
+            parts.append(f"higher on {better}")
+        shares = [
+            f"{100 * share:.0f}% at {phase}"
+            for phase, share in (("prefill", self.budget.prefill), ("decode", self.budget.decode))
+            if share is not None
+        ]
+        tail = f"; its layers see {' and '.join(shares)} of the visual tokens" if shares else ""
+        return " and ".join(parts) + tail
+
+
+def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
+    """Verdicts of every measurement but the unpruned ones, by model."""
+    by_model: dict[str, list[Line]] = {}
+    for m in measurements:
+        if m.method != NONE:
+            verdicts = tuple(_verdict(m, name) for name in benchmarks)
+            line = Line(m, verdicts, budget(m, benchmarks, measurements))
+            by_model.setdefault(m.model, []).append(line)
+    return {model: tuple(found) for model, found in by_model.items()}
+
+
+def _verdict(m: Measurement, name: str) -> Verdict:
+    benchmark = m.benchmark(name)
+    return verdict(*primary(benchmark)) if benchmark else None

@@ -1,0 +1,162 @@
+"""Plausible result files of a study, made up: for tests of what reads them."""
+
+import io
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.results import ResultFiles, write, write_run
+from dyrate.study import Job, Study
+
+LEVEL = {"none": 1.0, "fastv": 0.93, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8}
+LAYERS, V = {"testbed-s": 8, "testbed-m": 12}, 144.0
+
+
+def label(spec: Mapping[str, Any]) -> str:
+    fields = {"layer": "K", "rate": "R"}
+    inside = ", ".join(f"{fields.get(k, k)}={v}" for k, v in spec.items() if k != "name")
+    name = {"fastv": "FastV", "vtw": "VTW", "none": "Unpruned"}.get(spec["name"], spec["name"])
+    return f"{name} ({inside})" if inside else name
+
+
+def tokens(spec: Mapping[str, Any], layers: int) -> list[float]:
+    kept = V * (1 - spec.get("rate", 0.0 if spec["name"] == "none" else 1.0))
+    first = spec.get("layer", 0)
+    return [V] * first + [kept] * (layers - first)
+
+
+def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) -> dict[str, Any]:
+    spec, model = dict(job.method.spec), job.model.name
+    chance = random.Random(f"{spec} {model}")
+    found = {}
+    for name in benchmarks or study.benchmarks:
+        benchmark = BENCHMARKS[name]
+        top = {"points": 1450.0, "x100": 118.0}.get(benchmark.primary.unit, 84.0)
+        top *= random.Random(name).uniform(0.85, 1.1) * (1.06 if model == "testbed-m" else 1.0)
+        share = LEVEL.get(spec["name"], 0.4) * chance.uniform(0.94, 1.03) if spec["name"] != "none" else 1.0
+        value, half, loss = top * share, top * 0.07, top * (share - 1)
+        kept = tokens(spec, LAYERS.get(model, 4))
+        found[name] = {
+            "task": benchmark.testbed_task,
+            "samples": 100,
+            "primary": benchmark.primary.name,
+            "scores": {
+                benchmark.primary.name: {
+                    "value": round(value, 4),
+                    "low": round(value - half, 4),
+                    "high": round(value + half, 4),
+                    "unit": benchmark.primary.unit,
+                    "higher_is_better": True,
+                }
+            },
+            "difference": None
+            if spec["name"] == "none"
+            else {
+                benchmark.primary.name: {
+                    "value": round(loss, 4),
+                    "low": round(loss - half / 2, 4),
+                    "high": round(loss + half / 2, 4),
+                }
+            },
+            "visual_tokens": {"total": V, "prefill": kept, "decode": kept},
+        }
+    return {
+        "schema": "dyrate.result",
+        "version": 1,
+        "study": study.name,
+        "model": model,
+        "method": spec,
+        "label": label(spec),
+        "decoding": {"num_beams": 1, "do_sample": False, **job.decoding},
+        "benchmarks": found,
+        "meta": {
+            "command": f"dyrate evaluate --model {job.model.path} --method '{json.dumps(spec)}' --samples 100",
+            "seed": 0,
+            "device": "cpu",
+            "dtype": "float32",
+            "batch_size": 16,
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0", "lmms-eval": "0.7.3"},
+        },
+    }
+
+
+def run(seconds: float = 41.5, date: str = "2026-01-15T10:00:00+00:00") -> dict[str, Any]:
+    return {
+        "schema": "dyrate.run",
+        "version": 1,
+        "date": date,
+        "wall_seconds": seconds,
+        "generate_seconds": seconds * 0.7,
+        "samples": 1100,
+        "samples_per_second": 37.0,
+        "reused_samples": 0,
+        "seconds": {},
+        "stages": {},
+        "host": {},
+    }
+
+
+QUESTIONS = {
+    "gqa": ("What colour is the thing left of the star?", "teal"),
+    "pope": ("Is there a triangle in the image?", "yes"),
+    "nocaps": (
+        "Provide a one-sentence caption for the provided image.",
+        "a snowy field with two large striped squares, a small navy circle on the right and a sign that reads HARBOUR",
+    ),
+}
+
+
+def answers(job: Job, study: Study) -> list[dict[str, Any]]:
+    rows = []
+    for name in study.benchmarks:
+        question, reference = QUESTIONS.get(name, ("How many stars are there?", "3"))
+        for doc in range(3):
+            right = random.Random(f"{job.stem} {name} {doc}").random() < LEVEL.get(job.method.name, 0.3)
+            rows.append(
+                {
+                    "benchmark": name,
+                    "doc_id": doc,
+                    "prompt": f"<image>\n{question}\nAnswer the question using a single word or phrase.",
+                    "answer": reference if right else " ".join(reversed(reference.split())) + " maroon",
+                    "reference": json.dumps([reference]),
+                    "score": None if name in ("nocaps", "flickr30k", "coco2017") else float(right),
+                }
+            )
+    return rows
+
+
+def write_job(job: Job, study: Study, root: Path, **changes: Any) -> ResultFiles:
+    files = ResultFiles.beside(root / job.result)
+    write(files.result, {**result(job, study), **changes})
+    write_run(files.run, run())
+    pq.write_table(pa.Table.from_pylist(answers(job, study)), files.answers)
+    return files
+
+
+def write_study(study: Study, root: Path, images: bool = True) -> None:
+    for job in study.jobs:
+        write_job(job, study, root)
+    for path in study.data_files if images else ():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"image": {"bytes": scene(f"{path}{i}"), "path": None}} for i in range(3)]
+        pq.write_table(pa.Table.from_pylist(rows), root / path)
+
+
+def scene(seed: str) -> bytes:
+    dice = random.Random(seed)
+    image = Image.new("RGB", (168, 168), (225, 220, 205))
+    draw = ImageDraw.Draw(image)
+    for _ in range(7):
+        x, y, r = dice.randrange(20, 148), dice.randrange(20, 148), dice.randrange(8, 24)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(dice.randrange(256) for _ in range(3)))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

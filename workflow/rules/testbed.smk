@@ -1,0 +1,26 @@
+# The testbed's benchmarks, all of the study's in one job.
+
+
+if study.data_files:
+
+    rule build_benchmarks:
+        output:
+            study.data_files,
+        log:
+            f"results/{study.name}/logs/build_benchmarks.log",
+        benchmark:
+            f"results/{study.name}/timings/build_benchmarks.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            benchmarks=study.benchmarks,
+            samples=study.config["samples"],
+            seed=study.config["seed"],
+            output=study.config["data"],
+            code=fingerprint(["dyrate.testbed.benchmarks"]),
+        threads: 1
+        message:
+            "Drawing {params.samples} samples for each of {params.benchmarks}"
+        shell:
+            "{dyrate} testbed build --benchmarks {params.benchmarks} --samples {params.samples}"
+            " --seed {params.seed} --output {params.output:q} > {log:q} 2>&1"
