@@ -1,4 +1,4 @@
-"""One file from which a training run continues: weights and optimiser tensors, and its progress as JSON beside them."""
+"""One file from which a training run continues: weights, optimiser tensors, and its progress as JSON."""
 
 import json
 from pathlib import Path

@@ -11,8 +11,8 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     testbed = subparsers.add_parser(
         "testbed",
         help="the synthetic world: benchmarks, models, acceptance",
-        description="The embedded study's world: local benchmarks in the schema of the real ones, and two small\n"
-        "LLaVA models trained on it. Stand-ins for testing methods, no substitutes for real models.",
+        description="The embedded study's world: local benchmarks in the schema of the real ones, and two\n"
+        "small LLaVA models trained on it. Stand-ins for testing methods, no substitutes for real models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = testbed.add_subparsers(dest="step", metavar="STEP", required=True)
@@ -69,9 +69,9 @@ def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
         "train a testbed model from nothing",
         "Train a small LLaVA on the synthetic world and save it in Hugging Face format, in half precision.\n"
         "A killed run continues from its last checkpoint when the same command is given again.\n"
-        "With --minutes, the learning rate decays over the last 30% of the time; the steps that this gave are\n"
-        "recorded in training.json, and --steps with --decay-start repeats them without a clock.",
-        "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --workers 15 --device cuda",
+        "With --minutes, the learning rate decays over the last 30% of the time; the steps that this\n"
+        "gave are recorded in training.json, and --steps with --decay-steps repeats them without a clock.",
+        "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --device cuda",
     )
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="testbed-s, testbed-m, or testbed-tiny (smoke)"
@@ -82,6 +82,7 @@ def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: checkpoints/NAME")
     parser.add_argument("--seed", type=int, help="of the weights and the data (default: the recipe's, 0)")
     parser.add_argument("--steps", type=int, metavar="N", help="length of the run (default: the recipe's)")
+    parser.add_argument("--decay-steps", type=int, metavar="N", help="last steps, in which the rate decays")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="end after so long, even before the last step"
@@ -101,10 +102,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from dyrate.testbed.model import size_of
-    from dyrate.testbed.training import RECIPES, Machine, train
+    from dyrate.testbed.training import DECAY_SHARE, RECIPES, Machine, train
 
     size_of(arguments.model)
-    given = {"seed": arguments.seed, "steps": arguments.steps, "batch_size": arguments.batch_size}
+    given = {key: getattr(arguments, key) for key in ("seed", "steps", "decay_steps", "batch_size")}
+    if given["steps"] is not None and given["decay_steps"] is None:
+        given["decay_steps"] = round(DECAY_SHARE * given["steps"])
     recipe = replace(
         RECIPES[arguments.model], **{key: value for key, value in given.items() if value is not None}
     )
@@ -132,7 +135,7 @@ def _register_card(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
         "card",
         "write a model's card",
         "Write README.md beside a trained testbed model: what it is and is not, recipe, curve, accuracy.",
-        "dyrate testbed card --model models/testbed-s --acceptance results/testbed/acceptance/acceptance.json",
+        "dyrate testbed card --model models/testbed-s --acceptance results/acceptance/acceptance.json",
     )
     parser.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="directory with training.json"
@@ -155,9 +158,9 @@ def _register_accept(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
         steps,
         "accept",
         "check that the models make the benchmarks informative",
-        "Evaluate models with and without visual tokens, and print how their scores stand between chance and\n"
-        "the attainable: each benchmark must leave room in both directions.",
-        "dyrate testbed accept --models models/testbed-s models/testbed-m --output results/testbed/acceptance",
+        "Evaluate models with and without visual tokens, and print how their scores stand between\n"
+        "chance and the attainable: each benchmark must leave room in both directions.",
+        "dyrate testbed accept --models models/testbed-s models/testbed-m --samples 500",
     )
     parser.add_argument("--models", type=Path, nargs="+", required=True, metavar="DIR", help="testbed models")
     parser.add_argument("--samples", type=int, default=500, metavar="N", help="per benchmark (default: 500)")

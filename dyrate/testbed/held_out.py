@@ -1,7 +1,7 @@
 """Accuracy on held-out questions, by the exact match that greedy decoding would reach.
 
-Greedy decoding writes the reference exactly if, and only if, at each of its positions the reference's next token
-is the most probable one given the reference so far. So one teacher-forced forward tells, without decoding.
+Greedy decoding writes the reference exactly if, and only if, at each of its positions the reference's next
+token is the most probable one given the reference so far. So one teacher-forced forward tells it.
 """
 
 from collections import Counter

@@ -20,7 +20,7 @@ IMAGE_SIZE = 168
 PATCH_SIZE = 14
 VISUAL_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
-# LLaVA-1.5's conversation, with the contents given as a string (the image token already in it) or as typed parts.
+# LLaVA-1.5's conversation; a message's content is a string with the image token in it, or typed parts.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'].upper() + ': ' }}"

@@ -1,8 +1,8 @@
-"""Packs an image and all its questions into one sequence in which every question stands as if it were the only one.
+"""Packs an image and its questions into one sequence in which each question stands as if it were alone.
 
-One prefix (`<s>USER: ` and the visual tokens) is shared; each question with its answer is a branch that sees the
-prefix and itself, at the positions that it has at inference. So one forward trains on ten single-turn
-conversations for little more than the price of one, and learns nothing that inference does not show.
+One prefix (`<s>USER: ` and the visual tokens) is shared; each question with its answer is a branch that sees
+the prefix and itself, at the positions that it has at inference. So one forward trains on ten single-turn
+conversations for little more than the price of one, and shows the model nothing that inference does not.
 """
 
 from collections.abc import Iterable
@@ -58,9 +58,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device, copying in the background where memory is pinned."""
-        return Batch(
-            *(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self)
-        )
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name, part in self._asdict().items()
+            if isinstance(part, Tensor)
+        }
+        return self._replace(**moved)
 
 
 class Packer:
@@ -81,7 +84,7 @@ class Packer:
         return ids
 
     def pack(self, example: Example) -> tuple[NDArray[np.int64], list[Turn]]:
-        """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that found a place."""
+        """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that fitted in."""
         prefix = len(self._prefix)
         row = np.empty((4, self.length), dtype=np.int64)
         row[0], row[1], row[2], row[3] = self._pad, NO_TARGET, 0, PADDING_SEGMENT
@@ -148,15 +151,15 @@ def branch_mask(segments: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return pixel values, float [B, 3, H, W], of uint8 images [B, H, W, 3], as the image processor makes them."""
+    """Return the image processor's pixel values, float [B, 3, H, W], of uint8 images [B, H, W, 3]."""
     return (images.permute(0, 3, 1, 2).float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 def packed_logits(model: LlavaForConditionalGeneration, batch: Batch, pixel_values: Tensor) -> Tensor:
     """Return the stock model's logits, [B, S, vocabulary], on a packed batch.
 
-    The visual tokens stand at the same place in every row, so their features are put there by slicing: no search
-    for placeholders, hence no wait for the GPU.
+    The visual tokens stand at the same place in every row, so their features are put there by slicing: no
+    search for placeholders, hence no wait for the GPU.
     """
     core = model.model
     features = core.multi_modal_projector(

@@ -1,8 +1,8 @@
 """The learning rate as a function of the step: warm-up, plateau, linear decay to zero.
 
-A plateau rather than a cosine, because a run may be given minutes instead of steps: when most of the time is spent,
-the decay starts, over the steps that the rest of the time affords. The plan is then two integers, so it is
-resumable, and a later run given those steps repeats it without a clock.
+A plateau rather than a cosine, because a run may be given minutes instead of steps: when most of the time
+is spent, the decay starts, over the steps that the rest of the time affords. The plan is then two integers,
+so it is resumable, and a later run given those integers repeats it without a clock.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,10 @@ class Plan:
     decay_start: int
     steps: int
 
-    @classmethod
-    def of(cls, steps: int, decay_share: float) -> "Plan":
-        """Plan a run of `steps`, the last `decay_share` of which decay."""
-        return cls(decay_start=steps - round(steps * decay_share), steps=steps)
-
     def within(
         self, step: int, seconds: float, budget: float, steps_per_second: float, decay_share: float
     ) -> "Plan":
-        """Return the plan to follow after `step` steps and `seconds`, so that the run ends within `budget` seconds.
+        """Return the plan to follow after `step` steps and `seconds`, to end within `budget` seconds.
 
         Nothing changes before (1 - decay_share) of the budget is spent, nor once the decay has begun.
         """

@@ -15,8 +15,8 @@ _PIECES = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of at most `vocabulary_size` tokens; the same texts give the same tokenizer.
 
-    Digits stand alone, unseen text falls back to bytes, padding is on the left, `<s>` opens every sequence, and
-    decoding drops the blank before the first word, as the Llama tokenizer does.
+    Digits stand alone, unseen text falls back to bytes, padding is on the left, `<s>` opens every sequence,
+    and decoding drops the blank before the first word, as the Llama tokenizer does.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

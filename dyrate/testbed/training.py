@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from dyrate.testbed.schedule import Plan
 from dyrate.testbed.tokenizer import train_tokenizer
 
 SHARD_SIZE = "14MB"
+DECAY_SHARE = 0.3  # of the time, where time decides
 LOOK_EVERY = 20  # steps between looks at the clock and the loss; a look waits for the GPU
 TOKENIZER_SEED = 0  # one tokenizer for every testbed model, whatever seed it is trained with
 
@@ -41,12 +43,12 @@ class Recipe:
 
     model: str
     seed: int = 0
-    steps: int = 20_000
+    steps: int = 20_000  # more than nine minutes afford: the clock decides
+    decay_steps: int = 6_000
     batch_size: int = 384
     pack_length: int = 512
     peak_learning_rate: float = 1e-3
     warmup_steps: int = 300
-    decay_share: float = 0.3
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     precision: str = "bfloat16"  # of the arithmetic; weights and optimiser are float32
@@ -55,7 +57,13 @@ class Recipe:
 
 RECIPES = {
     "testbed-tiny": Recipe(
-        "testbed-tiny", steps=20, batch_size=8, warmup_steps=2, precision="float32", tokenizer_examples=100
+        "testbed-tiny",
+        steps=20,
+        decay_steps=6,
+        batch_size=8,
+        warmup_steps=2,
+        precision="float32",
+        tokenizer_examples=100,
     ),
     "testbed-s": Recipe("testbed-s"),
     "testbed-m": Recipe("testbed-m"),
@@ -113,7 +121,7 @@ class Trainer:
         self.packer = Packer(self.tokenizer, recipe.pack_length)
         self.model = build_model(size, self.tokenizer, recipe.seed).to(self.device)
         self.optimizer = _optimizer(self.model, recipe)
-        self.progress = Progress(Plan.of(recipe.steps, recipe.decay_share))
+        self.progress = Progress(Plan(recipe.steps - recipe.decay_steps, recipe.steps))
         self._mean = torch.tensor(self.processor.image_processor.image_mean, device=self.device)
         self._std = torch.tensor(self.processor.image_processor.image_std, device=self.device)
         self._resume()
@@ -158,7 +166,7 @@ class Trainer:
             group["lr"] = rate
         batch = batch.to(self.device)
         loss = packed_loss(self.logits(batch), batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -176,8 +184,9 @@ class Trainer:
         meter = _Meter(progress)
         last = None if stop_after is None else progress.step + stop_after
         batches = self._batches()
+        interval = 0.5 if sys.stderr.isatty() else 20.0
         self.model.train()
-        with tqdm(total=progress.plan.steps, initial=progress.step, unit="step", mininterval=1.0) as bar:
+        with tqdm(total=progress.plan.steps, initial=progress.step, unit="step", mininterval=interval) as bar:
             while progress.step < progress.plan.steps and progress.step != last and not self._late():
                 meter.add(self.advance(meter.waiting_for(batches)))
                 bar.update()
@@ -214,7 +223,7 @@ class Trainer:
                 self.progress.seconds,
                 self.machine.minutes * 60,
                 meter.steps_per_second(),
-                self.recipe.decay_share,
+                DECAY_SHARE,
             )
 
     def _late(self) -> bool:
@@ -317,7 +326,7 @@ class _Meter:
         return self.steps_per_second() * recipe.batch_size
 
     def report(self) -> tuple[float, float]:
-        """Return (mean loss, share of the time spent waiting for data) since the last report, and start anew."""
+        """Return (mean loss, share of the time spent waiting for data) since the last report; start anew."""
         loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0
         wait = self._waited / max(self.since_report(), 1e-9)
         self._losses, self._waited, self._reported = [], 0.0, time.perf_counter()
@@ -366,12 +375,12 @@ def train(
     held_out_examples: int = 1024,
     stop_after: int | None = None,
 ) -> dict[str, Any] | None:
-    """Train (or go on training) a testbed model and save it, in half precision, with its processor and record.
+    """Train, or go on training, a testbed model; save it in half precision with its processor and record.
 
     Args:
         recipe: what to train.
         machine: on what, and for how long.
-        checkpoint_directory: where the run's state is kept; a run of the same recipe found there is continued.
+        checkpoint_directory: where the run's state is kept; one of the same recipe is continued.
         output: directory of the finished model in Hugging Face format, and of `training.json`.
         held_out_examples: validation images of the final score, each with all its questions.
         stop_after: end after so many steps and leave the rest to a later call.
