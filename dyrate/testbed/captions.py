@@ -7,8 +7,10 @@ from dyrate.testbed.facts import Description
 from dyrate.testbed.scenes import SIDE, Scene, Sign, Thing
 from dyrate.testbed.vocabulary import NUMBER_WORDS, SIZES
 
-_SIZE_RANK = {size: rank for rank, size in enumerate(reversed(SIZES))}
+TEMPLATES = 5
 
+_SIZE_RANK = {size: rank for rank, size in enumerate(reversed(SIZES))}
+_COLUMNS = ("on the left", "in the middle", "on the right")
 _ON = {
     "grass": "on the grass",
     "sand": "on the sand",
@@ -28,7 +30,7 @@ _A_SETTING = {
 
 
 class Group(NamedTuple):
-    """Things of one shape and colour, and how a caption names them."""
+    """Things of one shape and colour, and how a caption names them and the place of the first."""
 
     things: tuple[Thing, ...]
     phrase: str
@@ -40,25 +42,30 @@ def salient(scene: Scene) -> list[Group]:
     by_pair: dict[tuple[str, str], list[Thing]] = {}
     for thing in sorted(scene.things, key=_salience):
         by_pair.setdefault((thing.color, thing.shape), []).append(thing)
-    return [Group(tuple(things), _phrase(things), _place(things[0])) for things in by_pair.values()]
+    return [
+        Group(tuple(things), _phrase(things), _COLUMNS[things[0].x * 3 // SIDE])
+        for things in by_pair.values()
+    ]
 
 
 def caption(scene: Scene, draw: Draw, template: int | None = None) -> str:
-    """Return a one-sentence caption of 15 to 45 words; the template is random unless named (0 to 4)."""
-    template = draw.below(5) if template is None else template
+    """Return a one-sentence caption, mostly of 20 to 45 words; the template (0 to 4) can be named."""
+    template = draw.below(TEMPLATES) if template is None else template
     groups = salient(scene)
     most = 3 if scene.signs else 4
     on, setting = _ON[scene.setting], _A_SETTING[scene.setting]
     match template:
         case 0:
-            text = f"a photo of {_listed(groups, most)} {on}{_signs(scene, 'with', 'that says')}"
+            lead = draw.pick(("a photo of", "a picture of", "an image of"))
+            text = f"{lead} {_listed(groups, most)} {on}{_signs(scene, 'with', 'that says')}"
         case 1:
-            text = f"{_listed(groups, most)} can be seen {on}{_signs(scene, 'beside', 'that says')}"
+            verb = draw.pick(("can be seen", "are visible"))
+            text = f"{_listed(groups, most)} {verb} {on}{_signs(scene, 'beside', 'that says')}"
         case 2:
             text = f"{setting} with {_listed(groups, most + 1)}{_signs(scene, 'and', 'that says')}"
         case 3:
-            total = NUMBER_WORDS[len(scene.things)]
-            text = f"there are {total} things {on}, including {_listed(groups, most)}"
+            total = f"{NUMBER_WORDS[len(scene.things)]} {draw.pick(('things', 'objects'))}"
+            text = f"there are {total} {on}, including {_listed(groups, most)}"
             text += _signs(scene, "and", "that reads")
         case 4:
             first, rest = groups[0], groups[1:]
@@ -67,13 +74,15 @@ def caption(scene: Scene, draw: Draw, template: int | None = None) -> str:
                 f"{first.phrase} {first.place} of the picture {on}{near}{_signs(scene, 'with', 'that says')}"
             )
         case _:
-            raise ValueError(f"there is no caption template {template}; they are numbered 0 to 4")
+            raise ValueError(
+                f"there is no caption template {template}; they are numbered 0 to {TEMPLATES - 1}"
+            )
     return text[0].upper() + text[1:] + "."
 
 
 def references(scene: Scene, draw: Draw) -> list[str]:
     """Return the five captions of a benchmark's image, one per template, in a random order."""
-    return [caption(scene, draw, template) for template in draw.shuffled(range(5))]
+    return [caption(scene, draw, template) for template in draw.shuffled(range(TEMPLATES))]
 
 
 def _salience(thing: Thing) -> tuple[int, int, int]:
@@ -89,25 +98,16 @@ def _phrase(things: list[Thing]) -> str:
     return Description(first.shape, first.color, texture, size).a_noun
 
 
-def _place(thing: Thing) -> str:
-    return ("on the left", "in the middle", "on the right")[thing.x * 3 // SIDE]
-
-
 def _listed(groups: list[Group], most: int) -> str:
     phrases = [group.phrase for group in groups[:most]]
-    if len(phrases) == 1:
-        return phrases[0]
-    return ", ".join(phrases[:-1]) + " and " + phrases[-1]
+    return ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
 
 
 def _signs(scene: Scene, link: str, verb: str) -> str:
     if not scene.signs:
         return ""
-    return f", {link} " + " and ".join(_sign(sign, verb) for sign in sorted(scene.signs, key=_reading_order))
-
-
-def _sign(sign: Sign, verb: str) -> str:
-    return f"a {sign.plate} sign {verb} {sign.text}"
+    signs = sorted(scene.signs, key=_reading_order)
+    return f", {link} " + " and ".join(f"a {sign.plate} sign {verb} {sign.text}" for sign in signs)
 
 
 def _reading_order(sign: Sign) -> tuple[int, int]:

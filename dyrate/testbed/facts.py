@@ -1,10 +1,13 @@
 """What is true of one scene: which things share a description, and how to refer to one of them alone."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dyrate.testbed.draw import Draw
 from dyrate.testbed.scenes import Scene, Sign, Thing
-from dyrate.testbed.vocabulary import plural, with_article
+from dyrate.testbed.vocabulary import SIZES, TEXTURES, plural, with_article
+
+_SIZE_NAMES = tuple(SIZES)
 
 
 class Description(NamedTuple):
@@ -86,8 +89,19 @@ class Facts:
         return f"the {draw.pick(unique).noun}" if unique else None
 
     def referable(self, draw: Draw, hide: str = "") -> tuple[Thing, str] | None:
-        """Return a random thing with a reference to it, None when no thing has one."""
-        for thing in draw.shuffled(self.scene.things):
+        """Return a random thing with a reference to it that leaves the attribute `hide` open.
+
+        A hidden texture or size is each as likely as the others, however rare in the scene; None when no
+        thing that has it can be referred to. Small things show no texture.
+        """
+        things: Sequence[Thing] = self.scene.things
+        if hide == "texture":
+            texture = draw.pick(TEXTURES)
+            things = [thing for thing in things if thing.texture == texture and thing.size != "small"]
+        elif hide == "size":
+            size = draw.pick(_SIZE_NAMES)
+            things = [thing for thing in things if thing.size == size]
+        for thing in draw.shuffled(things):
             reference = self.reference(draw, thing, hide)
             if reference:
                 return thing, reference

@@ -13,6 +13,7 @@ from dyrate.testbed.vocabulary import (
     COLORS,
     HELD_OUT,
     LOOKALIKES,
+    NUMBER_WORDS,
     SETTINGS,
     SHAPES,
     SIZES,
@@ -29,6 +30,7 @@ CLEARLY = 14
 _COLORS, _SETTINGS, _SIZES = tuple(COLORS), tuple(SETTINGS), tuple(SIZES)
 _COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 _YES_NO = ("yes", "no")
+_VALUES = {"shape": SHAPES, "color": _COLORS, "texture": TEXTURES, "size": _SIZES}
 _QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -48,22 +50,42 @@ Asker = Callable[[Facts, Draw, str | None], Question | None]
 def ask(kind: str, facts: Facts, draw: Draw, answer: str | None = None) -> Question | None:
     """Return a random question of the kind, None when the scene allows none.
 
-    `answer`, where the kind's answers can be chosen (yes/no kinds, count), is the answer it shall have.
+    `answer` is the answer it shall have, which the scene may not allow either.
     """
-    return ASKERS[kind](facts, draw, answer)
+    question = ASKERS[kind](facts, draw, answer)
+    return question if question and answer in (None, question.answer) else None
+
+
+_EXISTENCE_FORMS = (
+    ("shape",),
+    ("shape", "color"),
+    ("shape", "texture"),
+    ("shape", "size"),
+    ("color", "texture"),
+)
 
 
 def _existence(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    # The form comes before the answer, so that the form does not give the answer away.
+    form = draw.pick((*_EXISTENCE_FORMS, ("shape", "color"), ("shape", "color")))
     answer = answer or draw.pick(_YES_NO)
-    if answer == "yes":
-        thing = draw.pick(facts.scene.things)
-        key = draw.pick(facts.keys[thing])
-    else:
-        found = absent(facts, draw, draw.weighted({"random": 0.35, "adversarial": 0.65}))
-        if found is None:
-            return None
-        key = found
-    return existence_question(draw, key, answer)
+    thing = draw.pick(facts.scene.things)
+    present = Description(**{attribute: getattr(thing, attribute) for attribute in form})
+    key = present if answer == "yes" else _absent_like(facts, draw, present, form)
+    return existence_question(draw, key, answer) if key else None
+
+
+def _absent_like(facts: Facts, draw: Draw, key: Description, form: Sequence[str]) -> Description | None:
+    """Return a description that differs in one attribute and fits nothing."""
+    for _ in range(8):
+        attribute = draw.pick(form)
+        value = draw.pick(_VALUES[attribute])
+        if attribute == "color" and key.color and draw.chance(0.4):
+            value = draw.pick(LOOKALIKES[key.color])
+        other = key._replace(**{attribute: value})
+        if not facts.count(other) and (other.color, other.shape) not in HELD_OUT:
+            return other
+    return None
 
 
 def existence_question(draw: Draw, description: Description, answer: str) -> Question:
@@ -125,29 +147,21 @@ def _shape(facts: Facts, draw: Draw, _: str | None) -> Question | None:
 
 
 def _texture(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    patterned = draw.shuffled([texture for texture in TEXTURES if texture != "plain"])
-    for texture in ("plain",) if draw.chance(1 / len(TEXTURES)) else patterned:
-        things = [t for t in facts.scene.things if t.texture == texture and t.size != "small"]
-        for thing in draw.shuffled(things):
-            reference = facts.reference(draw, thing, hide="texture")
-            if reference:
-                text = draw.pick(
-                    ("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?")
-                )
-                others = draw.shuffled([t for t in TEXTURES if t != texture])
-                return Question("texture", text.format(reference), texture, tuple(others))
-    return None
+    found = facts.referable(draw, hide="texture")
+    if found is None:
+        return None
+    thing, reference = found
+    text = draw.pick(("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?"))
+    return Question("texture", text.format(reference), thing.texture, _others(draw, TEXTURES, thing.texture))
 
 
 def _size(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    for size in draw.shuffled(_SIZES):
-        for thing in draw.shuffled([t for t in facts.scene.things if t.size == size]):
-            reference = facts.reference(draw, thing, hide="size")
-            if reference:
-                text = draw.pick(("How big is {}?", "What size is {}?", "Is {} small, medium or large?"))
-                others = draw.shuffled([s for s in _SIZES if s != size])
-                return Question("size", text.format(reference), size, tuple(others))
-    return None
+    found = facts.referable(draw, hide="size")
+    if found is None:
+        return None
+    thing, reference = found
+    text = draw.pick(("How big is {}?", "What size is {}?", "Is {} small, medium or large?"))
+    return Question("size", text.format(reference), thing.size, _others(draw, _SIZES, thing.size))
 
 
 def _count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
@@ -178,6 +192,19 @@ def _count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     number = facts.count(key)
     near = sorted((n for n in range(MAX_COUNT + 1) if n != number), key=lambda n: abs(n - number))
     return Question("count", text.format(key.nouns), str(number), tuple(map(str, near)))
+
+
+def _quantity(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    """Ask whether there are as many things as named."""
+    counts = {key: len(things) for key, things in facts.groups.items() if key.texture != "plain"}
+    number = draw.pick(sorted({count for count in counts.values() if count <= MAX_COUNT}))
+    key = draw.pick([key for key, count in counts.items() if count == number])
+    answer, named = answer or draw.pick(_YES_NO), number
+    if answer == "no":
+        named = draw.pick([n for n in (number - 2, number - 1, number + 1, number + 2) if n >= 1])
+    if named == 1:
+        return _yes_no("quantity", f"Is there only one {key.noun} in this image?", answer)
+    return _yes_no("quantity", f"Are there {NUMBER_WORDS[named]} {key.nouns} in this image?", answer)
 
 
 def _position(facts: Facts, draw: Draw, _: str | None) -> Question | None:
@@ -401,9 +428,16 @@ def _arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | None
 
 
 def _verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
-    hide = draw.pick(("color", "color", "texture", "size", "shape"))
+    return _verify_attribute(facts, draw, answer, draw.pick(("color", "color", "texture", "size", "shape")))
+
+
+def _verify_color(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    return _verify_attribute(facts, draw, answer, "color")
+
+
+def _verify_attribute(facts: Facts, draw: Draw, answer: str | None, hide: str) -> Question | None:
     found = facts.referable(draw, hide=hide)
-    if found is None or (hide == "texture" and found[0].size == "small"):
+    if found is None:
         return None
     thing, reference = found
     answer = answer or draw.pick(_YES_NO)
@@ -417,7 +451,7 @@ def _verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
 def _choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     hide = draw.pick(("color", "color", "texture", "shape"))
     found = facts.referable(draw, hide=hide)
-    if found is None or (hide == "texture" and found[0].size == "small"):
+    if found is None:
         return None
     thing, reference = found
     answer: str = getattr(thing, hide)
@@ -442,7 +476,7 @@ def _hint(facts: Facts, draw: Draw, _: str | None) -> Question | None:
             likes = {thing for thing in facts.scene.things if getattr(thing, attribute) == value}
             answers = sorted({getattr(thing, other) for thing in likes})
             rest = {getattr(thing, other) for thing in facts.scene.things} - set(answers)
-            if len(answers) != 1 or len(rest) < 2 or len(values) < 2:
+            if len(answers) != 1 or len(rest) < 3 or len(values) < 2:
                 continue
             people = draw.sample(_PEOPLE, 2)
             liked = [value, draw.pick([v for v in values if v != value])]
@@ -554,12 +588,14 @@ def _wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
 ASKERS: dict[str, Asker] = {
     "existence": _existence,
     "verify": _verify,
+    "verify_color": _verify_color,
     "choose": _choose,
     "color": _color,
     "shape": _shape,
     "texture": _texture,
     "size": _size,
     "count": _count,
+    "quantity": _quantity,
     "position": _position,
     "quadrant": _quadrant,
     "place": _place,
@@ -577,3 +613,29 @@ ASKERS: dict[str, Asker] = {
     "unanswerable": _unanswerable,
 }
 """The function that asks each kind of question."""
+
+_YES_NO_KINDS = (
+    "existence",
+    "verify",
+    "verify_color",
+    "quantity",
+    "place",
+    "relation",
+    "compare",
+    "setting",
+    "commonsense",
+    "reading",
+    "arithmetic",
+)
+
+ANSWERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_YES_NO_KINDS, _YES_NO),
+    "color": _COLORS,
+    "shape": SHAPES,
+    "texture": TEXTURES,
+    "size": _SIZES,
+    "count": _COUNTS,
+    "scene": _SETTINGS,
+    "quadrant": _QUADRANTS,
+}
+"""The answers of the kinds that have few; a benchmark asks for all of them equally often."""

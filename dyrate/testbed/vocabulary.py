@@ -57,93 +57,23 @@ PLATES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 }
 """Colour of a sign to the RGB of its plate and of its letters."""
 
+# fmt: off
 WORDS = (
-    # fmt: off
-    "apple",
-    "bank",
-    "bear",
-    "bird",
-    "boat",
-    "book",
-    "bread",
-    "bus",
-    "cafe",
-    "cake",
-    "camp",
-    "car",
-    "cat",
-    "city",
-    "coffee",
-    "cold",
-    "dance",
-    "dog",
-    "door",
-    "exit",
-    "farm",
-    "film",
-    "fire",
-    "fish",
-    "food",
-    "free",
-    "fruit",
-    "game",
-    "gate",
-    "gift",
-    "glass",
-    "home",
-    "hot",
-    "hotel",
-    "ice",
-    "juice",
-    "king",
-    "lake",
-    "lamp",
-    "market",
-    "milk",
-    "mail",
-    "music",
-    "north",
-    "open",
-    "park",
-    "pizza",
-    "post",
-    "rain",
-    "road",
-    "sale",
-    "salt",
-    "school",
-    "shop",
-    "south",
-    "stop",
-    "sugar",
-    "taxi",
-    "tea",
-    "train",
-    # fmt: on
+    "apple", "bank", "bear", "bird", "boat", "book", "bread", "bus", "cafe", "cake", "camp", "car", "cat",
+    "city", "coffee", "cold", "dance", "dog", "door", "exit", "farm", "film", "fire", "fish", "food", "free",
+    "fruit", "game", "gate", "gift", "glass", "home", "hot", "hotel", "ice", "juice", "king", "lake", "lamp",
+    "market", "milk", "mail", "music", "north", "open", "park", "pizza", "post", "rain", "road", "sale",
+    "salt", "school", "shop", "south", "stop", "sugar", "taxi", "tea", "train",
 )
+# fmt: on
 """The words that signs carry."""
 
+# fmt: off
 NUMBER_WORDS = (
-    # fmt: off
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    # fmt: on
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen",
 )
+# fmt: on
 
 _COLOR_NAMES = tuple(COLORS)
 

@@ -13,10 +13,11 @@ from dyrate.testbed.questions import Question, ask, blind_question
 from dyrate.testbed.render import render
 from dyrate.testbed.scenes import DEFAULT, Scene, Split, sample_scene
 
-ShortKinds = dict[str, float]
+Kinds = dict[str, float]
+"""Weights of question kinds."""
 
 SHORT_TURNS = 5
-SHORT_KINDS: ShortKinds = {
+SHORT_KINDS: Kinds = {
     "existence": 1.6,
     "verify": 1.0,
     "choose": 0.6,
@@ -24,24 +25,25 @@ SHORT_KINDS: ShortKinds = {
     "shape": 0.8,
     "texture": 0.7,
     "size": 0.5,
-    "count": 1.3,
+    "count": 1.2,
+    "quantity": 0.6,
     "position": 0.7,
     "place": 0.5,
     "relation": 0.9,
     "neighbor": 1.2,
-    "compare": 0.6,
+    "compare": 0.9,
     "scene": 0.4,
     "setting": 0.3,
     "commonsense": 0.5,
     "reading": 0.8,
-    "arithmetic": 0.6,
+    "arithmetic": 1.0,
 }
 """Weights of the kinds asked in the style of GQA, VQAv2, POPE and MME."""
 
-READING_KINDS: ShortKinds = {"word": 1.0, "number": 1.0}
+READING_KINDS: Kinds = {"word": 1.0, "number": 1.0}
 """Weights in the style of TextVQA."""
 
-VIZWIZ_KINDS: ShortKinds = {
+VIZWIZ_KINDS: Kinds = {
     "color": 1.0,
     "shape": 0.6,
     "texture": 0.4,
@@ -52,7 +54,7 @@ VIZWIZ_KINDS: ShortKinds = {
     "unanswerable": 1.3,
 }
 
-OPTION_KINDS: ShortKinds = {
+OPTION_KINDS: Kinds = {
     "color": 1.0,
     "shape": 0.8,
     "texture": 0.6,
@@ -62,13 +64,12 @@ OPTION_KINDS: ShortKinds = {
     "scene": 0.5,
     "word": 0.8,
     "number": 0.4,
+    "hint": 0.8,
 }
 """Weights of the kinds asked with lettered options, in the style of ScienceQA and MMBench."""
 
 HINT_SHARE = 0.6
 """Share of ScienceQA's questions that need their hint."""
-
-ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def turns_of(scene: Scene, draw: Draw) -> list[Turn]:
     return draw.shuffled(turns)
 
 
-def draw_question(facts: Facts, draw: Draw, kinds: ShortKinds, asked: set[str]) -> Question:
+def draw_question(facts: Facts, draw: Draw, kinds: Kinds, asked: set[str]) -> Question:
     """Return a question of a random kind that the scene allows and that is not yet among `asked`."""
     while True:
         question = ask(draw.weighted(kinds), facts, draw)
@@ -143,7 +144,8 @@ def options(question: Question, draw: Draw, n: int) -> tuple[list[str], int]:
 
 def _mmbench_turn(question: Question, draw: Draw) -> Turn:
     choices, right = options(question, draw, 4)
-    return Turn(prompts.mmbench_prompt(question.text, choices), prompts.LETTERS[right], "choice")
+    prompt = prompts.mmbench_prompt(question.text, choices, question.hint)
+    return Turn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")
 
 
 def _scienceqa_turn(question: Question, draw: Draw) -> Turn:
