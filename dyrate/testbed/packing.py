@@ -58,12 +58,19 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device, copying in the background where memory is pinned."""
-        moved = {
-            name: part.to(device, non_blocking=True)
-            for name, part in self._asdict().items()
-            if isinstance(part, Tensor)
-        }
-        return self._replace(**moved)
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=True)
+
+        return Batch(
+            images=moved(self.images),
+            input_ids=moved(self.input_ids),
+            targets=moved(self.targets),
+            weights=moved(self.weights),
+            position_ids=moved(self.position_ids),
+            segments=moved(self.segments),
+            first_visual_token=self.first_visual_token,
+        )
 
 
 class Packer:

@@ -1,0 +1,181 @@
+"""Claims: packed turns are what inference sees, and the processor is that of the real models."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from dyrate.testbed import world
+from dyrate.testbed.held_out import HeldOut
+from dyrate.testbed.model import SIZES, VISUAL_TOKENS, build_model, build_processor
+from dyrate.testbed.packing import NO_TARGET, Packer, branch_mask, normalise, packed_logits
+from dyrate.testbed.training import world_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return world_tokenizer(200)
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    return build_processor(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return build_model(SIZES["testbed-tiny"], tokenizer, seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [world.training_example(7, index) for index in range(3)]
+
+
+def conversation(processor, prompt):
+    messages = [{"role": "user", "content": [{"type": "text", "text": prompt}, {"type": "image"}]}]
+    return processor.apply_chat_template(messages, add_generation_prompt=True)
+
+
+def pixels(processor, batch):
+    images = processor.image_processor
+    return normalise(batch.images, torch.tensor(images.image_mean), torch.tensor(images.image_std))
+
+
+def test_packed_logits_are_those_of_each_turn_alone(tokenizer, processor, model, examples):
+    batch, placed = Packer(tokenizer, 512).batch(examples)
+    with torch.inference_mode():
+        packed = packed_logits(model, batch, pixels(processor, batch))
+    compared = 0
+    for row, (example, turns) in enumerate(zip(examples, placed, strict=True)):
+        for number, turn in enumerate(turns, start=1):
+            text = f"{conversation(processor, turn.prompt)} {turn.answer}</s>"
+            inputs = processor(text=text, images=Image.fromarray(example.image), return_tensors="pt")
+            here = (batch.segments[row] == number).nonzero().flatten()
+            assert inputs["input_ids"][0, -len(here) :].tolist() == batch.input_ids[row, here].tolist()
+            with torch.inference_mode():
+                alone = model(**inputs).logits[0, -len(here) :]
+            torch.testing.assert_close(packed[row, here], alone, atol=1e-4, rtol=0)
+            compared += 1
+    assert compared >= 20
+
+
+def test_pixels_are_the_processors(tokenizer, processor, examples):
+    batch, _ = Packer(tokenizer, 512).batch(examples)
+    expected = processor.image_processor(
+        [Image.fromarray(example.image) for example in examples], return_tensors="pt"
+    )["pixel_values"]
+    torch.testing.assert_close(pixels(processor, batch), expected, atol=1e-6, rtol=0)
+
+
+def test_targets_are_the_answers_and_nothing_else(tokenizer, examples):
+    batch, placed = Packer(tokenizer, 512).batch(examples)
+    for row, turns in enumerate(placed):
+        expected = [
+            token
+            for turn in turns
+            for token in [
+                *tokenizer(f" {turn.answer}", add_special_tokens=False).input_ids,
+                tokenizer.eos_token_id,
+            ]
+        ]
+        targets = batch.targets[row]
+        assert targets[targets != NO_TARGET].tolist() == expected
+
+
+def test_an_answer_of_n_tokens_weighs_the_root_of_n(tokenizer, examples):
+    batch, placed = Packer(tokenizer, 512).batch(examples)
+    for row, turns in enumerate(placed):
+        for number, turn in enumerate(turns, start=1):
+            length = len(tokenizer(f" {turn.answer}", add_special_tokens=False).input_ids) + 1
+            weight = batch.weights[row][batch.segments[row] == number].sum().item()
+            assert weight == pytest.approx(length**0.5)
+
+
+def test_a_turn_sees_the_prefix_and_its_own_past_only():
+    mask = branch_mask(torch.tensor([[0, 0, 1, 1, 2, 2, -1]]))[0, 0].int().tolist()
+    assert mask[:6] == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+    ]
+
+
+def test_turns_that_do_not_fit_are_left_out(tokenizer, examples):
+    full = Packer(tokenizer, 512).batch(examples)[1]
+    batch, placed = Packer(tokenizer, 256).batch(examples)
+    assert batch.input_ids.shape == (3, 256)
+    assert all(0 < len(few) < len(many) for few, many in zip(placed, full, strict=True))
+
+
+def test_the_default_length_holds_every_turn(tokenizer):
+    packer = Packer(tokenizer, 512)
+    for index in range(100):
+        example = world.training_example(3, index)
+        assert packer.pack(example)[1] == list(example.turns)
+
+
+def test_held_out_accuracy_is_the_exact_match_of_greedy_decoding(tokenizer, processor, model):
+    """With answers replaced by what the model itself writes, all are right; with others, none is."""
+    example = world.validation_example(0, 0)
+    turns = []
+    for turn in example.turns[:4]:
+        text = conversation(processor, turn.prompt)
+        inputs = processor(text=text, images=Image.fromarray(example.image), return_tensors="pt")
+        config = GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        written = model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :]
+        turns.append((turn, written.tolist()))
+    packer = Packer(tokenizer, 512)
+    held_out = HeldOut(packer, [example], batch_size=1)
+    batch, placed = held_out.batches[0]
+    own = dict(turns)
+    for number, turn in enumerate(placed[0], start=1):
+        here = ((batch.segments[0] == number) & (batch.targets[0] != NO_TARGET)).nonzero().flatten()
+        # Shorten the answer to its first token, and let it be the model's own or another.
+        batch.targets[0, here[1:]] = NO_TARGET
+        batch.targets[0, here[0]] = own[turn][0] if turn in own else (own[turns[0][0]][0] + 1) % 100
+    accuracy = held_out.score(lambda b: packed_logits(model, b, pixels(processor, b)))
+    assert sum(right for right, _ in accuracy.exact.values()) >= len(turns)
+
+
+@pytest.mark.parametrize("text", ["naïve 你好 🙂\t\n x", "312", " red", "a  b   c", "<s> is not </s>"])
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    ids = tokenizer(f"x{text}", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == f"x{text}"
+    assert tokenizer.unk_token_id not in ids
+
+
+def test_digits_stand_alone_and_common_words_are_whole(tokenizer):
+    assert [piece.strip("Ġ") for piece in tokenizer.tokenize("3120") if piece != "Ġ"] == ["3", "1", "2", "0"]
+    assert len(tokenizer.tokenize("Answer the question using a single word or phrase.")) == 10
+
+
+def test_decoding_drops_the_blank_before_an_answer(tokenizer):
+    ids = [*tokenizer(" red", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "red"
+
+
+def test_the_tokenizer_is_a_function_of_the_world(tokenizer):
+    assert world_tokenizer(200).get_vocab() == tokenizer.get_vocab()
+
+
+def test_prompts_as_strings_and_as_parts_are_one(processor):
+    """lmms-eval's llava_hf gives strings with the image token in them; LLaVA's own template wants parts."""
+    as_string = processor.tokenizer.apply_chat_template if processor.tokenizer.chat_template else None
+    messages = [{"role": "user", "content": "<image>\nWhat is this?"}]
+    expected = "USER: <image>\nWhat is this? ASSISTANT:"
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
+    assert conversation(processor, "What is this?") == expected
+    assert as_string is None or as_string(messages, tokenize=False, add_generation_prompt=True) == expected
+
+
+def test_an_image_becomes_144_tokens(processor):
+    image = Image.fromarray(np.zeros((168, 168, 3), dtype=np.uint8))
+    inputs = processor(text=conversation(processor, "x"), images=image, return_tensors="pt")
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == VISUAL_TOKENS == 144
+    assert inputs["input_ids"][0, 0] == processor.tokenizer.bos_token_id
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
