@@ -1,0 +1,154 @@
+"""The attention of a model under token reduction: SDPA on each layer's own tokens, and the statistics of one
+query.
+
+One name is registered with transformers, as an attention function and as a mask function. The forward pass
+carries a `Step` down to it as a keyword, so nothing is global.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from dyrate.cache import Stage, gather_tokens, with_generated
+from dyrate.errors import DyrateError
+
+ATTENTION = "dyrate"
+STEP_KEYWORD = "dyrate_step"
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What the newest query of each row looks at in one layer, in float32."""
+
+    class_mass: Tensor
+    """FloatTensor [batch, heads, 4]: attention mass on sys, img, ins, res; sums to 1."""
+    scores: Tensor
+    """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not held.
+    """
+
+    def select_rows(self, rows: Tensor) -> "Statistics":
+        """Return the statistics of the batch made of `rows` of this one."""
+        return Statistics(self.class_mass[rows], self.scores[rows])
+
+
+class Step:
+    """One forward pass: what each layer attends to, and the statistics it leaves behind."""
+
+    def __init__(self, index: int, stages: Sequence[Stage], generated: int, observed: Collection[int]):
+        self.index = index
+        """0 is the prefill, t >= 1 the t-th decode step."""
+        self.stages = list(stages)
+        """Per layer: the prompt tokens it attends to."""
+        self.generated = generated
+        """Generated tokens in the cache during this pass, the incoming one included."""
+        self.observed = frozenset(observed)
+        """Layers whose statistics are wanted."""
+        self.statistics: dict[int, Statistics] = {}
+        """Statistics of the observed layers that have run."""
+        self._masks: dict[Stage, Tensor | None] = {}
+        self._columns: dict[Stage, Tensor] = {}
+
+    def attend(self, first_layer: int, stage: Stage) -> None:
+        """From `first_layer` on attend to `stage`, which those layers hold."""
+        self.stages[first_layer:] = [stage] * (len(self.stages) - first_layer)
+
+    def select(self, first_layer: int, held: Sequence[Stage], keep: Tensor) -> None:
+        """From `first_layer` on attend only to the visual tokens in `keep` (BoolTensor [batch, V]) of those
+        held.
+        """
+        selected: dict[Stage, Stage] = {}
+        for layer in range(first_layer, len(self.stages)):
+            stage = held[layer]
+            if stage not in selected:
+                selected[stage], columns = stage.restrict(keep)
+                if columns is not None:
+                    self._columns[selected[stage]] = with_generated(columns, stage.width, self.generated)
+            self.stages[layer] = selected[stage]
+
+    def mask(self, stage: Stage) -> Tensor | None:
+        """Return the attention mask of the layers that attend to `stage`, None where SDPA needs none."""
+        if not stage.padded:
+            return None
+        if stage not in self._masks:
+            self._masks[stage] = stage.decode_mask(self.generated) if self.index else stage.prefill_mask
+        return self._masks[stage]
+
+    def columns(self, stage: Stage) -> Tensor | None:
+        """Return the cache columns [batch, n] that a selection picks, None where all of the layer's cache is
+        used.
+        """
+        return self._columns.get(stage)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dyrate_step: Step | None = None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as this layer's stage says; query [batch, heads, queries, dim], key and value [batch, kv heads,
+    n, dim].
+    """
+    if dyrate_step is None:
+        raise DyrateError(
+            "a forward pass reached the attention without passing the hooks: call the whole model, "
+            "model(...) or model.generate(...), not model.forward(...) or its language model"
+        )
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    stage = dyrate_step.stages[layer]
+    columns = dyrate_step.columns(stage)
+    if columns is not None:
+        key, value = gather_tokens(key, columns), gather_tokens(value, columns)
+    mask = dyrate_step.mask(stage)
+    if layer in dyrate_step.observed:
+        last_mask = None if mask is None else mask[:, :, -1:]
+        dyrate_step.statistics[layer] = last_query_statistics(
+            query[:, :, -1:], key, last_mask, scaling, stage
+        )
+    output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+    return output, None
+
+
+def last_query_statistics(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, stage: Stage
+) -> Statistics:
+    """Recompute one attention row: query [batch, heads, 1, dim], key [batch, kv heads, n, dim], mask [batch,
+    1, 1, n].
+
+    The keys are those of `stage`, then those of generated tokens.
+    """
+    batch, heads, _, width = query.shape
+    kv_heads = key.shape[1]
+    # The heads that share keys become rows of one product, so that keys are not repeated.
+    grouped = query.float().reshape(batch, kv_heads, heads // kv_heads, width)
+    logits = grouped @ key.float().transpose(-1, -2) * scaling
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    weights = logits.softmax(dim=-1).reshape(batch, heads, -1)
+    prompt, generated = weights[..., : stage.width], weights[..., stage.width :]
+    class_mass = torch.cat([prompt @ stage.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
+    scores = prompt.mean(dim=1).gather(1, stage.visual_slots.clamp_min(0))
+    return Statistics(class_mass, scores.masked_fill(~stage.present, float("-inf")))
+
+
+def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:
+    """Stand in for transformers' mask builder: masks depend on the layer, so `attention_forward` makes them."""
+    if attention_mask is not None:
+        raise DyrateError(
+            "a forward pass reached the text model without passing the hooks: call the whole model, "
+            "model(...) or model.generate(...)"
+        )
+
+
+AttentionInterface.register(ATTENTION, attention_forward)
+AttentionMaskInterface.register(ATTENTION, no_mask)

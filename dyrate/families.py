@@ -1,0 +1,79 @@
+"""Where each supported model family keeps the parts that token reduction hooks into."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dyrate.errors import DyrateError
+
+# Text models whose decoder layers hand unknown keywords down to the attention function, and are tested here.
+TEXT_MODELS = ("llama", "mistral", "qwen2")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The parts of one loaded model."""
+
+    name: str
+    layers: Sequence[nn.Module]
+    """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
+    text_config: Any
+    """The config object that the attention modules read `_attn_implementation` from."""
+    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
+    vision_tower: nn.Module
+    """Called with `pixel_values` [images, channels, height, width]."""
+    projector: nn.Module
+    """Returns visual features [images, tokens, hidden]."""
+    patch_size: int
+    image_token_id: int
+
+
+def _llava(model: Any) -> Family:
+    text = model.model.language_model
+    return Family(
+        name="llava",
+        layers=tuple(text.layers),
+        text_config=text.config,
+        rotary=text.rotary_emb,
+        vision_tower=model.model.vision_tower,
+        projector=model.model.multi_modal_projector,
+        patch_size=model.config.vision_config.patch_size,
+        image_token_id=model.config.image_token_id,
+    )
+
+
+_ADAPTERS: dict[str, Callable[[Any], Family]] = {"LlavaForConditionalGeneration": _llava}
+
+
+def family_of(model: nn.Module) -> Family:
+    """Return the parts of `model`; a `DyrateError` names the supported families and text models otherwise."""
+    adapter = _ADAPTERS.get(type(model).__name__)
+    if adapter is None:
+        raise DyrateError(
+            f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "
+            "A wrapped model (PEFT, DDP) must be unwrapped first"
+        )
+    family = adapter(model)
+    config = family.text_config
+    if config.model_type not in TEXT_MODELS:
+        raise DyrateError(
+            f"{type(model).__name__} with a text model of type {config.model_type!r} is not supported; "
+            f"supported text models: {', '.join(TEXT_MODELS)}"
+        )
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    if set(layer_types) != {"full_attention"} or (
+        config.model_type == "mistral" and config.sliding_window is not None
+    ):
+        raise DyrateError(
+            "the text model uses sliding-window attention; supported is full attention in every layer"
+        )
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise DyrateError(
+            f"the model is spread over {', '.join(sorted(map(str, devices)))}; load it onto one device "
+            "(device_map={'': device})"
+        )
+    return family

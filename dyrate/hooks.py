@@ -1,0 +1,288 @@
+"""Attaches a reduction method to a stock model by hooks, for the length of a `with` block, and drives it."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial, wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from dyrate.attention import ATTENTION, STEP_KEYWORD, Statistics, Step
+from dyrate.cache import ReducedCache, gather_tokens
+from dyrate.errors import DyrateError
+from dyrate.families import family_of
+from dyrate.images import EncodedImages, row_seeds
+from dyrate.limits import check_decode, check_forward, check_generate, check_prefill_cache
+from dyrate.record import Run
+from dyrate.tokens import TokenLayout
+from dyrate.view import View
+
+if TYPE_CHECKING:
+    from dyrate.reduction import ReductionMethod
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Attachment:
+    """`with Attachment(method, model) as run:` every forward of `model` is one of a reduced model.
+
+    A forward without a reduced cache is a prefill, one with the cache of the last prefill is a decode step.
+    Logits are those of the tokens that reach the last layer; the newest token is always last.
+    """
+
+    def __init__(self, method: "ReductionMethod", model: nn.Module, record: Iterable[int] = ()):
+        self.method = method
+        self.model = model
+        self.family = family_of(model)
+        num_layers = len(self.family.layers)
+        self.prune_layers = frozenset(method.prune_layers(num_layers))
+        statistics = tuple(method.statistics_layers(num_layers))
+        self.observed = frozenset(statistics) | frozenset(record)
+        for layer in self.prune_layers | self.observed:
+            if not 0 <= layer < num_layers:
+                raise DyrateError(
+                    f"{method}: there is no layer {layer}; the model has layers 0..{num_layers - 1}"
+                )
+        self.run = Run(max(statistics, default=None))
+        self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
+        self._undo = ExitStack()
+        self._images: EncodedImages | None = None
+        self._resized: tuple[Tensor, int, int] | None = None
+        self._cache: ReducedCache | None = None
+        self._replaced: Any = None
+        self._step: Step | None = None
+        self._previous: dict[int, Statistics] = {}
+        self._state: dict[str, Tensor] = {}
+        self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
+        self._row_seeds: Callable[[int], list[int]] = _no_seeds_at_decode
+
+    def __enter__(self) -> Run:
+        config = self.family.text_config
+        if config._attn_implementation == ATTENTION:
+            raise DyrateError(
+                "the model is already inside a with block of a reduction method; blocks cannot be nested"
+            )
+        undo = self._undo
+        undo.callback(self.run.close)
+        undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+        config._attn_implementation = ATTENTION
+        self._guard_generate()
+        hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        undo.callback(hook.remove)
+        undo.callback(self.model.register_forward_hook(self._after_forward).remove)
+        hook = self.family.vision_tower.register_forward_pre_hook(self._before_vision_tower, with_kwargs=True)
+        undo.callback(hook.remove)
+        undo.callback(self.family.projector.register_forward_hook(self._after_projector).remove)
+        first = min(
+            {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
+        )
+        if first is not None:
+            for index, layer in enumerate(self.family.layers[first:], start=first):
+                hook = layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
+                undo.callback(hook.remove)
+        return self.run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+        self._cache = self._replaced = self._step = self._images = self._resized = None
+        self._previous, self._state = {}, {}
+
+    def _guard_generate(self) -> None:
+        """Check the arguments of `generate()`, some of which leave no trace in the forwards that it makes."""
+        model: Any = self.model
+        generate = model.generate
+
+        @wraps(generate)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            bound = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
+            check_generate({**bound, **bound.get("kwargs", {})}, model.generation_config)
+            return generate(*args, **kwargs)
+
+        model.generate = guarded
+        self._undo.callback(delattr, model, "generate")
+
+    def _before_vision_tower(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Inputs:
+        pixels: Tensor = args[0] if args else kwargs.pop("pixel_values")
+        patch = self.family.patch_size
+        resized = self.method.resize(pixels, patch)
+        self._resized = pixels, resized.shape[-2] // patch, resized.shape[-1] // patch
+        if resized is not pixels:
+            kwargs["interpolate_pos_encoding"] = True
+        return (resized, *args[1:]), kwargs
+
+    def _after_projector(self, module: nn.Module, args: tuple[Any, ...], features: Tensor) -> Tensor | None:
+        if self._resized is None:
+            return None
+        pixels, rows, columns = self._resized
+        patch = self.family.patch_size
+        grid = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
+        # What the tower adds to the grid of patches: one class token, where the checkpoint keeps it.
+        placeholders = grid + features.shape[1] - rows * columns
+        reduced = self.method.encode(features)
+        if reduced.dim() != 3 or len(reduced) != len(features) or reduced.shape[1] > placeholders:
+            raise DyrateError(
+                f"{self.method}: visual features of shape {tuple(reduced.shape)} do not fit {len(features)} "
+                f"images of at most {placeholders} tokens"
+            )
+        self._images = EncodedImages(pixels, placeholders, reduced.shape[1])
+        self._resized = None
+        if reduced.shape[1] == placeholders:
+            return reduced
+        return pad(reduced, (0, 0, 0, placeholders - reduced.shape[1]))
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
+        check_forward(inputs)
+        cache = inputs.get("past_key_values")
+        if self._cache is not None and cache is self._cache:
+            check_decode(inputs["input_ids"], inputs.get("attention_mask"), self._cache)
+            self._begin_decode(self._cache)
+        else:
+            check_prefill_cache(cache, self._replaced)
+            self._replaced = cache
+            self._begin_prefill(inputs["input_ids"], inputs.get("attention_mask"))
+        # Padding is the stages' business, and positions are already made; the model needs no mask of its own.
+        inputs |= {"past_key_values": self._cache, "use_cache": True, "attention_mask": None}
+        inputs[STEP_KEYWORD] = self._step
+        return (), inputs
+
+    def _begin_prefill(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        layout = TokenLayout.from_prompt(input_ids, attention_mask, self.family.image_token_id)
+        self._cache = ReducedCache(len(self.family.layers), layout, self._move_rows)
+        self._step = Step(0, self._cache.stages, 0, self.observed)
+        self._previous, self._state, self._positions = {}, {}, None
+        self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self._images)
+        self.run.begin(self._cache)
+
+    def _begin_decode(self, cache: ReducedCache) -> None:
+        assert self._step is not None
+        cache.incoming = 1
+        self._previous = self._step.statistics
+        self._step = Step(self._step.index + 1, cache.stages, cache.generated + 1, self.observed)
+        self._positions = None
+
+    def _before_layer(
+        self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Inputs | None:
+        assert self._step is not None
+        assert self._cache is not None
+        if self._step.index:
+            self._enter_at_decode(layer, args[0], self._step, self._cache)
+        else:
+            args = (self._enter_at_prefill(layer, args[0], kwargs, self._step, self._cache), *args[1:])
+        if self._positions is not None:
+            kwargs["position_embeddings"], kwargs["position_ids"] = self._positions
+        return args, kwargs
+
+    def _enter_at_prefill(
+        self, layer: int, hidden: Tensor, kwargs: dict[str, Any], step: Step, cache: ReducedCache
+    ) -> Tensor:
+        """Ask the method what to keep from this layer on, and return the hidden states of just that."""
+        stage = cache.stages[layer]
+        if not stage.layout.num_visual:
+            return hidden
+        keep = None
+        if layer == 0 and self.method.reduces_encoder:
+            if self._images is None:
+                raise DyrateError(
+                    f"{self.method} works on the vision encoder, but the visual features of this prompt were not "
+                    "made inside the with block; pass pixel_values"
+                )
+            keep = self._images.filled(stage.layout)
+        if layer in self.prune_layers:
+            view = self._view(layer, hidden)
+            chosen = self.method.prefill(view)
+            if chosen is not None:
+                self._check_keep(chosen, stage.present)
+                keep = chosen & (stage.present if keep is None else keep)
+                features = self.method.merge(view, keep)
+                if features is not None:
+                    hidden = hidden.clone()
+                    rows, tokens = stage.present.nonzero(as_tuple=True)
+                    hidden[rows, stage.visual_slots[rows, tokens]] = features[rows, tokens].to(hidden.dtype)
+        if keep is None:
+            return hidden
+        renumber = self.method.position_policy == "contiguous"
+        reduced, columns = stage.restrict(keep, renumber=renumber)
+        if reduced is stage:
+            return hidden
+        cache.hold(layer, reduced)
+        step.attend(layer, reduced)
+        if columns is not None:
+            hidden = gather_tokens(hidden, columns)
+        if renumber:
+            self._positions = self.family.rotary(hidden, reduced.position_ids), reduced.position_ids
+        else:
+            # The model hands every layer the positions of the whole prompt.
+            slots, batch = reduced.slots.clamp_min(0), len(hidden)
+            cos, sin = (part.expand(batch, -1, -1) for part in kwargs["position_embeddings"])
+            position_ids = kwargs["position_ids"].expand(batch, -1).gather(1, slots)
+            self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
+        return hidden
+
+    def _enter_at_decode(self, layer: int, hidden: Tensor, step: Step, cache: ReducedCache) -> None:
+        """Ask the method what this step may see from this layer on."""
+        if layer not in self.prune_layers and layer:
+            return
+        stage = cache.stages[layer]
+        if self.method.decode_mode != "none" and layer in self.prune_layers and stage.layout.num_visual:
+            keep = self.method.decode(self._view(layer, hidden))
+            if keep is not None:
+                self._check_keep(keep, stage.present)
+                if self.method.decode_mode == "evict":
+                    cache.evict(layer, keep)
+                    step.stages[layer:] = cache.stages[layer:]
+                else:
+                    step.select(layer, cache.stages, keep)
+        if stage.next_position is not None:
+            position_ids = (stage.next_position + step.generated - 1)[:, None]
+            self._positions = self.family.rotary(hidden, position_ids), position_ids
+
+    def _view(self, layer: int, hidden: Tensor) -> View:
+        assert self._step is not None
+        assert self._cache is not None
+        return View(
+            layer=layer,
+            step=self._step.index,
+            stage=self._cache.stages[layer],
+            hidden_states=hidden,
+            statistics=self._step.statistics,
+            previous=self._previous,
+            state=self._state,
+            row_seeds=self._row_seeds,
+        )
+
+    def _check_keep(self, keep: Tensor, present: Tensor) -> None:
+        if keep.dtype != present.dtype or keep.shape != present.shape:
+            raise DyrateError(
+                f"{self.method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; a mask of the "
+                f"visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
+            )
+
+    def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        assert self._step is not None
+        assert self._cache is not None
+        if not self._step.index:
+            # What belongs to the prompt alone is not needed any more.
+            self._images, self._row_seeds = None, _no_seeds_at_decode
+        self.run.finish_step(self._step, [stage.present for stage in self._cache.stages])
+
+    def _move_rows(self, rows: Tensor) -> None:
+        """Follow a change of rows between two steps (beam search)."""
+        assert self._step is not None
+        self._step.statistics = {
+            layer: found.select_rows(rows) for layer, found in self._step.statistics.items()
+        }
+        self._state.update({name: value[rows] for name, value in self._state.items()})
+        self.run.move_rows(rows)
+
+
+def _no_seeds_at_decode(seed: int) -> list[int]:
+    raise RuntimeError("row seeds exist at prefill only: keep what you need of them in view.state")

@@ -1,0 +1,1 @@
+"""The built-in reduction methods, one file each."""

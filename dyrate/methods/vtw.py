@@ -1,0 +1,42 @@
+"""VTW: withdraw all visual tokens in the deeper layers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dyrate.reduction import Positions, ReductionMethod, View, hyperparameter
+
+
+@dataclass(frozen=True)
+class VTW(ReductionMethod):
+    """Withdraw all visual tokens on entering layer K.
+
+    Text keeps its positions by default; the official code (lzhxmu/VTW, `pe_type`) also has a mode that
+    numbers it without gaps. It finds K by a search: `dyrate search-vtw` (arXiv:2405.05803, section 3.3).
+    """
+
+    name: ClassVar[str] = "vtw"
+    title: ClassVar[str] = "VTW"
+    paper: ClassVar[str] = "arXiv:2405.05803"
+
+    layer: int = hyperparameter("prune layer K: the first layer without visual tokens", default=15, minimum=1)
+    positions: str = hyperparameter(
+        "RoPE positions of text from layer K on: `original`, or `contiguous` (numbered without gaps)",
+        default="original",
+        choices=("original", "contiguous"),
+    )
+
+    @property
+    def position_policy(self) -> Positions:
+        """The field `positions`."""
+        return "contiguous" if self.positions == "contiguous" else "original"
+
+    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Layer K."""
+        return (self.layer,)
+
+    def prefill(self, view: View) -> Tensor:
+        """Keep no visual token."""
+        return torch.zeros_like(view.present)

@@ -1,0 +1,168 @@
+"""What a run leaves behind: kept tokens, cache lengths, and one line per row and step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dyrate.attention import Step
+from dyrate.cache import ReducedCache
+from dyrate.errors import DyrateError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(eq=False)
+class _Generation:
+    """The record of one prefill and the decode steps after it; tensors stay on their device."""
+
+    cache: ReducedCache | None
+    visual_tokens: Tensor
+    kept: list[Tensor] = field(default_factory=list)
+    """Per layer, BoolTensor [batch, V]."""
+    class_mass: list[dict[int, Tensor]] = field(default_factory=list)
+    """Per step, by layer, FloatTensor [batch, heads, 4]."""
+    attended: list[list[Tensor]] = field(default_factory=list)
+    """Per step and layer, LongTensor [batch]."""
+    moves: dict[int, Tensor] = field(default_factory=dict)
+    """By step: after it, row i continued row moves[step][i]."""
+    kv: tuple[Tensor, int] | None = None
+    """Lengths and bytes of the cache, once it has been let go."""
+
+    def measure_cache(self) -> tuple[Tensor, int]:
+        if self.cache is not None:
+            return self.cache.lengths(), self.cache.nbytes()
+        assert self.kv is not None
+        return self.kv
+
+
+class Run:
+    """The record of the last generation inside a `with method(model) as run:` block; each prefill starts a
+    new one.
+
+    Rows are those of the model's batch: with beams or several returned sequences, batch x copies. Under beam
+    search a row is a running beam as it stood after the last step, with the history of the beams that it came
+    from. A row that ended before others goes on being fed padding by `generate()`, and its steps go on being
+    recorded.
+    """
+
+    def __init__(self, statistics_layer: int | None = None) -> None:
+        self._statistics_layer = statistics_layer
+        self._generation: _Generation | None = None
+
+    @property
+    def kept(self) -> dict[int, list[Tensor]]:
+        """{layer: [LongTensor per row]}: visual indices (0..V-1, ascending) kept on entering a layer at
+        prefill.
+        """
+        rows = self._rows(0)
+        return {
+            layer: [row.nonzero().flatten() for row in kept[rows]]
+            for layer, kept in enumerate(self._last().kept)
+        }
+
+    @property
+    def kv_lengths(self) -> Tensor:
+        """LongTensor [layers, batch]: tokens held in the KV cache after the last step, padding not counted."""
+        return self._last().measure_cache()[0]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of memory behind the KV cache after the last step, padding included."""
+        return self._last().measure_cache()[1]
+
+    @property
+    def visual_tokens(self) -> Tensor:
+        """LongTensor [batch]: V of each row, before any reduction."""
+        return self._last().visual_tokens[self._rows(0)]
+
+    @property
+    def decode_tokens(self) -> Tensor:
+        """FloatTensor [layers]: visual tokens attended to per decode step, mean over rows and steps; NaN if
+        none.
+        """
+        steps = range(1, len(self._last().attended))
+        counts = [torch.stack(self._last().attended[step])[:, self._rows(step)] for step in steps]
+        if not counts:
+            return torch.full((len(self._last().kept),), float("nan"))
+        return torch.stack(counts).double().mean(dim=(0, 2)).float()
+
+    @property
+    def class_mass(self) -> dict[int, Tensor]:
+        """{layer: FloatTensor [steps, batch, heads, 4]} for the statistics layers and those named in
+        `record=`.
+        """
+        recorded = self._last().class_mass
+        return {
+            layer: torch.stack([by_layer[layer][self._rows(step)] for step, by_layer in enumerate(recorded)])
+            for layer in sorted(recorded[0])
+        }
+
+    @property
+    def steps(self) -> "pd.DataFrame":
+        """One line per (row, step): mass_sys, mass_img, mass_ins, mass_res, rate, retained.
+
+        The class mass is that of the method's statistics layer, averaged over heads, NaN for a method without
+        one. `rate` is the share of the row's visual tokens that the last layer did not attend to, `retained`
+        is 1 - rate; both are NaN for a row without visual tokens.
+        """
+        import pandas as pd
+
+        generation = self._last()
+        steps = len(generation.attended)
+        rows = [self._rows(step) for step in range(steps)]
+        attended = torch.stack([generation.attended[step][-1][rows[step]] for step in range(steps)], dim=1)
+        retained = (attended.double() / self.visual_tokens[:, None].double()).cpu()
+        if self._statistics_layer is None:
+            mass = torch.full((*retained.shape, 4), float("nan"))
+        else:
+            mass = self.class_mass[self._statistics_layer].mean(dim=2).transpose(0, 1).cpu()
+        columns = {
+            f"mass_{name}": mass[..., index].flatten()
+            for index, name in enumerate(("sys", "img", "ins", "res"))
+        }
+        row, step = torch.meshgrid(torch.arange(len(retained)), torch.arange(steps), indexing="ij")
+        columns = {"row": row.flatten(), "step": step.flatten(), **columns}
+        columns |= {"rate": 1 - retained.flatten(), "retained": retained.flatten()}
+        return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+
+    def begin(self, cache: ReducedCache) -> None:
+        """Forget the last generation and start the record of a new one."""
+        self._generation = _Generation(cache, cache.layout.visual_tokens)
+
+    def finish_step(self, step: Step, held: Iterable[Tensor]) -> None:
+        """Record a forward pass; `held` are BoolTensors [batch, V] per layer: the visual tokens held at its
+        end.
+        """
+        generation = self._last()
+        if not step.index:
+            generation.kept = list(held)
+        generation.class_mass.append({layer: found.class_mass for layer, found in step.statistics.items()})
+        generation.attended.append([stage.visual_counts for stage in step.stages])
+
+    def move_rows(self, rows: Tensor) -> None:
+        """Record that row i now continues row `rows[i]`."""
+        moves, last_step = self._last().moves, len(self._last().attended) - 1
+        moves[last_step] = moves[last_step][rows] if last_step in moves else rows
+
+    def close(self) -> None:
+        """Let go of the KV cache; what it measured stays."""
+        if self._generation is not None:
+            self._generation.kv = self._generation.measure_cache()
+            self._generation.cache = None
+
+    def _last(self) -> _Generation:
+        if self._generation is None:
+            raise DyrateError("the run is empty: call model.generate(...) inside the with block first")
+        return self._generation
+
+    def _rows(self, step: int) -> Tensor | slice:
+        """Index that puts a tensor recorded at `step` into the order of the rows after the last step."""
+        rows: Tensor | slice = slice(None)
+        moves = self._last().moves
+        for moved in sorted((at for at in moves if at >= step), reverse=True):
+            rows = moves[moved][rows]
+        return rows

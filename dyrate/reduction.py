@@ -1,0 +1,177 @@
+"""The base class of every reduction method: its hyperparameters are its fields, what it overrides is its
+algorithm.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from torch import Tensor, nn
+
+from dyrate.errors import DyrateError
+from dyrate.hooks import Attachment
+from dyrate.record import Run
+from dyrate.view import View
+
+__all__ = ["DecodeMode", "Positions", "ReductionMethod", "Run", "View", "hyperparameter"]
+
+DecodeMode = Literal["none", "evict", "select"]
+Positions = Literal["original", "contiguous"]
+
+_SYMBOLS = {"layer": "K", "rate": "R"}
+
+
+def hyperparameter(
+    doc: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """Declare a field of a method with one line of documentation and the values that make sense."""
+    bounds = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    metadata = {"doc": doc} | {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReductionMethod:
+    """A way to lower the number of visual tokens; `with method(model) as run:` applies it to every
+    generation.
+
+    Subclasses are frozen dataclasses. They override what they need of: `prune_layers`, `statistics_layers`,
+    `prefill`, `merge`, `decode` (with `decode_mode`), `resize`, `encode`. Rows are handled together and may
+    keep different numbers of tokens. Sizes: B rows, V the largest number of visual tokens of a row.
+    """
+
+    name: ClassVar[str] = ""
+    """The name in configs; a method given as `path/to/file.py:Class` gets that."""
+    title: ClassVar[str] = ""
+    """The name in tables."""
+    paper: ClassVar[str] = ""
+    """Where the method was published, e.g. "arXiv:2403.06764"."""
+    decode_mode: ClassVar[DecodeMode] = "none"
+    """What `decode` returns means: `evict` removes the other tokens from the KV cache for good, `select`
+    attends to these at this step only.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _checked(type(self).__name__, field, hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers (0-based) on entering which tokens may leave; `prefill` and `decode` are asked
+        there.
+        """
+        return ()
+
+    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers whose last query's attention the method reads; a prune layer sees those above it."""
+        return ()
+
+    def prefill(self, view: View) -> Tensor | None:
+        """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all that are
+        present.
+        """
+        return None
+
+    def merge(self, view: View, keep: Tensor) -> Tensor | None:
+        """Return new hidden states of the visual tokens at this prune layer (FloatTensor [B, V, hidden]), or
+        None.
+
+        Called after `prefill`, whose answer is `keep`; only those of kept tokens have any effect.
+        """
+        return None
+
+    def decode(self, view: View) -> Tensor | None:
+        """Return which visual tokens this step sees from this layer on (BoolTensor [B, V]); None leaves all
+        as it is.
+
+        With `evict` the others leave the KV cache of this layer and all deeper ones. With `select` the choice
+        is among those the layer holds, and stands until the next prune layer that makes one.
+        """
+        return None
+
+    def resize(self, pixel_values: Tensor, patch_size: int) -> Tensor:
+        """Return the images (FloatTensor [images, channels, height, width]) in the size the vision tower gets
+        them.
+        """
+        return pixel_values
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Return fewer projected features [images, V', hidden] than the given [images, V, hidden], in prompt
+        order.
+
+        They take the places of the first V' visual tokens of their image; the other places leave at layer 0.
+        """
+        return features
+
+    @property
+    def position_policy(self) -> Positions:
+        """Whether tokens after dropped ones keep their `original` RoPE position or are numbered without gaps."""
+        return "original"
+
+    @property
+    def reduces_encoder(self) -> bool:
+        """Whether fewer features than placeholders come from the encoder."""
+        cls = type(self)
+        return cls.resize is not ReductionMethod.resize or cls.encode is not ReductionMethod.encode
+
+    def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
+        """Attach to `model`; `record` names more layers whose class mass `run.class_mass` shall hold.
+
+        Raises `DyrateError` for an unsupported model and for layers it does not have.
+        """
+        return Attachment(self, model, record)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the method as a JSON-able dict, as configs and result files write it; `load_method` reads
+        it.
+        """
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    @property
+    def label(self) -> str:
+        """The method in a table: `FastV (K=2, R=0.5)`; fields other than layer and rate only where not the
+        default.
+        """
+        shown = [
+            f"{_SYMBOLS.get(field.name, field.name)}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.name in _SYMBOLS or getattr(self, field.name) != field.default
+        ]
+        title = self.title or type(self).__name__
+        return f"{title} ({', '.join(shown)})" if shown else title
+
+
+def _checked(owner: str, field: "dataclasses.Field[Any]", kind: Any, value: Any) -> Any:
+    """Return `value` of a field, an int as a float where one is declared; raise `DyrateError` for an unfit
+    one.
+    """
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    bounds = field.metadata
+    if isinstance(kind, type) and (
+        not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+    ):
+        wrong = f"a value of type {kind.__name__}"
+    elif "choices" in bounds and value not in bounds["choices"]:
+        wrong = f"one of {', '.join(map(repr, bounds['choices']))}"
+    elif ("minimum" in bounds and not value >= bounds["minimum"]) or (
+        "maximum" in bounds and not value <= bounds["maximum"]
+    ):
+        low, high = bounds.get("minimum"), bounds.get("maximum")
+        wrong = (
+            f"at least {low}"
+            if high is None
+            else f"at most {high}"
+            if low is None
+            else f"from {low} to {high}"
+        )
+    else:
+        return value
+    raise DyrateError(f"{owner}({field.name}={value!r}): expected {wrong}")

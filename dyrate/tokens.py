@@ -1,0 +1,99 @@
+"""Where the four token classes stand in each row of a prompt, and which of its columns are visual tokens."""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+
+
+class TokenClass(IntEnum):
+    """The classes whose attention mass is measured, and padding, which has none."""
+
+    PADDING = -1
+    SYS = 0
+    IMG = 1
+    INS = 2
+    RES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """The prompt of a batch, as far as token reduction must know it.
+
+    A column is a position of the padded prompt [batch, columns]. Text before a row's first image token is
+    `SYS`, all other text is `INS`, also between two images and in a row that has no image.
+    """
+
+    classes: Tensor
+    """LongTensor [batch, columns] of `TokenClass` values."""
+    visual_index: Tensor
+    """LongTensor [batch, columns]: which visual token of its row a column is (0..V-1), -1 for text and
+    padding.
+    """
+    visual_tokens: Tensor
+    """LongTensor [batch]: V of each row."""
+    num_visual: int
+    """The largest V of the batch: the width of every [batch, V] tensor."""
+    padded: bool
+    """Whether any column of any row is padding."""
+
+    @classmethod
+    def from_prompt(
+        cls, input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int
+    ) -> "TokenLayout":
+        """Read the layout off token ids [batch, columns] and a mask of the same shape (1 = token, 0 =
+        padding).
+
+        Raises `DyrateError` for a mask of another shape, and for right padding, under which the newest token
+        is not in the last column.
+        """
+        if attention_mask is None:
+            valid = torch.ones_like(input_ids, dtype=torch.bool)
+        elif attention_mask.shape == input_ids.shape:
+            valid = attention_mask.bool()
+        else:
+            raise DyrateError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, the prompt "
+                f"{tuple(input_ids.shape)}; a 2-D mask of the prompt's shape is expected (4-D masks are not supported)"
+            )
+        image = (input_ids == image_token_id) & valid
+        seen = image.cumsum(dim=1)
+        visual_tokens = seen[:, -1]
+        num_visual, complete, last = torch.stack(
+            [visual_tokens.max(), valid.all().long(), valid[:, -1].all().long()]
+        ).tolist()
+        if not last:
+            raise DyrateError(
+                "the last column of attention_mask has padding: pad on the left "
+                "(tokenizer.padding_side = 'left')"
+            )
+        before_image = (seen == 0) & (visual_tokens > 0)[:, None]
+        classes = torch.full_like(input_ids, TokenClass.INS)
+        classes.masked_fill_(before_image, TokenClass.SYS)
+        classes.masked_fill_(image, TokenClass.IMG)
+        classes.masked_fill_(~valid, TokenClass.PADDING)
+        return cls(
+            classes=classes,
+            visual_index=torch.where(image, seen - 1, -1),
+            visual_tokens=visual_tokens,
+            num_visual=num_visual,
+            padded=not complete,
+        )
+
+    @property
+    def valid(self) -> Tensor:
+        """BoolTensor [batch, V]: which entries of a [batch, V] tensor stand for a visual token of that row."""
+        indices = torch.arange(self.num_visual, device=self.visual_tokens.device)
+        return indices < self.visual_tokens[:, None]
+
+    def select_rows(self, rows: Tensor) -> "TokenLayout":
+        """Return the layout of the batch made of `rows` (LongTensor [new batch]) of this one."""
+        return replace(
+            self,
+            classes=self.classes[rows],
+            visual_index=self.visual_index[rows],
+            visual_tokens=self.visual_tokens[rows],
+        )

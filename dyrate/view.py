@@ -1,0 +1,75 @@
+"""What a reduction method sees when it is asked which visual tokens to keep."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dyrate.attention import Statistics
+from dyrate.cache import Stage, gather_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The state of a batch on entering one layer; B rows, V the largest number of visual tokens of a row."""
+
+    layer: int
+    """The layer being entered."""
+    step: int
+    """0 at prefill, t >= 1 at the t-th decode step."""
+    stage: Stage
+    """The tokens that this layer holds."""
+    hidden_states: Tensor
+    """FloatTensor [B, slots, hidden] at prefill, [B, 1, hidden] at decode: the input of this layer."""
+    statistics: Mapping[int, Statistics]
+    """Statistics of this step, by layer: those of the method's statistics layers that have run."""
+    previous: Mapping[int, Statistics]
+    """Statistics of all of the method's statistics layers at the step before; empty at prefill."""
+    state: dict[str, Tensor]
+    """Whatever the method wants to remember until the next call: tensors [B, ...], which follow their rows in
+    beam search. Emptied at each prefill.
+    """
+    row_seeds: Callable[[int], list[int]]
+    """At prefill: seed -> one seed per row, which depends on the row's own tokens and pixels, not on its
+    batch.
+    """
+
+    @property
+    def present(self) -> Tensor:
+        """BoolTensor [B, V]: the visual tokens that this layer holds."""
+        return self.stage.present
+
+    @property
+    def valid(self) -> Tensor:
+        """BoolTensor [B, V]: which entries stand for a visual token at all."""
+        return self.stage.layout.valid
+
+    @property
+    def visual_tokens(self) -> Tensor:
+        """LongTensor [B]: V of each row, before any reduction."""
+        return self.stage.layout.visual_tokens
+
+    @property
+    def scores(self) -> Tensor:
+        """FloatTensor [B, V]: the newest query's attention, averaged over heads, in the deepest statistics
+        layer that has run; -inf where a token is not present.
+        """
+        return self._nearest().scores.masked_fill(~self.present, float("-inf"))
+
+    @property
+    def class_mass(self) -> Tensor:
+        """FloatTensor [B, 4]: the newest query's mass on sys, img, ins, res in the same layer, averaged over
+        heads.
+        """
+        return self._nearest().class_mass.mean(dim=1)
+
+    @property
+    def visual_states(self) -> Tensor:
+        """FloatTensor [B, V, hidden], at prefill: hidden states of the visual tokens; 0 where one is not
+        present.
+        """
+        states = gather_tokens(self.hidden_states, self.stage.visual_slots.clamp_min(0))
+        return states.masked_fill(~self.present[:, :, None], 0)
+
+    def _nearest(self) -> Statistics:
+        return self.statistics[max(self.statistics)]
