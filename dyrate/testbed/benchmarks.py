@@ -50,10 +50,10 @@ BENCHMARKS: dict[str, Plan] = {
             "scene": 0.3,
             "word": 1.2,
             "number": 1.0,
-            "unanswerable": 0.9,
+            "unanswerable": 0.8,
         },
-        difficulty=replace(DEFAULT, mild=0.4, strong=0.1, noise=(6, 14), signs={0: 0.3, 1: 0.5, 2: 0.2}),
-        crowd=Crowd(strays=0.15, contested=0.12, gives_up=0.4),
+        difficulty=replace(DEFAULT, mild=0.4, strong=0.08, noise=(6, 14), signs={0: 0.3, 1: 0.5, 2: 0.2}),
+        crowd=Crowd(strays=0.12, contested=0.12, gives_up=0.2),
     ),
     "sqa": Plan(
         kinds={

@@ -59,10 +59,14 @@ class Difficulty:
     """Weights of the number of signs in a scene."""
     numbers: float = 0.4
     """Share of signs that carry a number, not a word."""
-    noise: tuple[int, int] = (3, 14)
+    noise: tuple[int, int] = (3, 18)
     """Lowest and highest standard deviation of pixel noise, in 1/255."""
-    mild: float = 0.12
-    """Share of photos that are somewhat blurred or dark, and still answerable."""
+    mild: float = 0.16
+    """Share of photos that are somewhat blurred or dark, half of them each, and still answerable."""
+    blurs: tuple[float, ...] = (0.8, 1.2, 1.6, 2.0)
+    """Radii in pixels of the blur in such photos."""
+    dark: tuple[int, int] = (60, 130)
+    """Lowest and highest brightness of such photos, in 1/256."""
     strong: float = 0.04
     """Share of photos too blurred or dark to answer anything."""
 
@@ -238,9 +242,9 @@ def _photo(draw: Draw, difficulty: Difficulty) -> Photo:
             light, noise = draw.between(3, 7), max(noise, 8)
     elif fate < difficulty.strong + difficulty.mild:
         if draw.chance(0.5):
-            blur = draw.pick((0.8, 1.2, 1.6))
+            blur = draw.pick(difficulty.blurs)
         else:
-            light = draw.between(80, 130)
+            light = draw.between(*difficulty.dark)
     return Photo(noise, draw.below(1 << 20), draw.below(1 << 20), light, blur, readable)
 
 
