@@ -142,7 +142,9 @@ def last_query_statistics(
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:
-    """Stand in for transformers' mask builder: masks depend on the layer, so `attention_forward` makes them."""
+    """Stand in for transformers' mask builder: masks depend on the layer, so `attention_forward` makes
+    them.
+    """
     if attention_mask is not None:
         raise DyrateError(
             "a forward pass reached the text model without passing the hooks: call the whole model, "

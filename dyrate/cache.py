@@ -1,4 +1,6 @@
-"""A KV cache whose layers and rows may hold different tokens, and the bookkeeping of which tokens these are."""
+"""A KV cache whose layers and rows may hold different tokens, and the bookkeeping of which tokens these
+are.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

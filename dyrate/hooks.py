@@ -141,9 +141,9 @@ class Attachment:
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
         check_forward(inputs)
         cache = inputs.get("past_key_values")
-        if self._cache is not None and cache is self._cache:
-            check_decode(inputs["input_ids"], inputs.get("attention_mask"), self._cache)
-            self._begin_decode(self._cache)
+        if isinstance(cache, ReducedCache) and cache is self._cache:
+            check_decode(inputs["input_ids"], inputs.get("attention_mask"), cache)
+            self._begin_decode(cache)
         else:
             check_prefill_cache(cache, self._replaced)
             self._replaced = cache
@@ -192,8 +192,8 @@ class Attachment:
         if layer == 0 and self.method.reduces_encoder:
             if self._images is None:
                 raise DyrateError(
-                    f"{self.method} works on the vision encoder, but the visual features of this prompt were not "
-                    "made inside the with block; pass pixel_values"
+                    f"{self.method} works on the vision encoder, but the visual features of this prompt were "
+                    "not made inside the with block; pass pixel_values"
                 )
             keep = self._images.filled(stage.layout)
         if layer in self.prune_layers:

@@ -24,7 +24,9 @@ class EncodedImages:
     """Visual features that each image really has; they fill its first placeholders."""
 
     def of_rows(self, layout: TokenLayout) -> list[range]:
-        """Return the images of each row of the prompt, whose rows may be copies of the encoded batch's rows."""
+        """Return the images of each row of the prompt, whose rows may be copies of the encoded batch's
+        rows.
+        """
         counts: list[int] = layout.visual_tokens.tolist()
         copies, rest = divmod(sum(counts), len(self.pixels) * self.placeholders)
         if rest or copies == 0 or any(count % self.placeholders for count in counts):

@@ -44,13 +44,13 @@ def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
         )
     if requested("cache_implementation") not in _DYNAMIC_CACHES:
         raise DyrateError(
-            f"generate(cache_implementation={requested('cache_implementation')!r}) is not supported under "
-            "token reduction: layers and rows hold different tokens, so leave it out"
+            f"generate(cache_implementation={requested('cache_implementation')!r}) is not supported "
+            "under token reduction: layers and rows hold different tokens, so leave it out"
         )
     if arguments.get("past_key_values") is not None:
         raise DyrateError(
-            "generate(past_key_values=...) is not supported under token reduction: pass the whole prompt without "
-            "a cache; a reduced cache cannot be continued by a second generate()"
+            "generate(past_key_values=...) is not supported under token reduction: pass the whole prompt "
+            "without a cache; a reduced cache cannot be continued by a second generate()"
         )
 
 
@@ -89,8 +89,8 @@ def check_prefill_cache(cache: Any, replaced: Any) -> None:
     offloading = bool(getattr(cache, "offloading", False))
     if type(cache) is not DynamicCache or offloading:
         raise DyrateError(
-            f"a KV cache of type {type(cache).__name__}{' with offloading' * offloading} is not supported under token "
-            "reduction; pass none, and a reduced cache is made"
+            f"a KV cache of type {type(cache).__name__}{' with offloading' * offloading} is not supported "
+            "under token reduction; pass none, and a reduced cache is made"
         )
     if cache.get_seq_length() > 0:
         raise DyrateError(
@@ -100,7 +100,9 @@ def check_prefill_cache(cache: Any, replaced: Any) -> None:
 
 
 def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: ReducedCache) -> None:
-    """Raise `DyrateError` unless a forward with `cache` is one decode step of the batch that was prefilled."""
+    """Raise `DyrateError` unless a forward with `cache` is one decode step of the batch that was
+    prefilled.
+    """
     if getattr(cache, "_is_user_defined", False):
         raise DyrateError(
             "a reduced KV cache cannot be continued by a second generate(); pass the whole prompt anew"
@@ -108,8 +110,8 @@ def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: Reduce
     rows = len(cache.layout.classes)
     if tuple(input_ids.shape) != (rows, 1):
         raise DyrateError(
-            f"input_ids of shape {tuple(input_ids.shape)} with a reduced KV cache of {rows} rows: only one new "
-            "token per row can follow the prefill (no prefill chunking, no assisted decoding, no second prompt)"
+            f"input_ids of shape {tuple(input_ids.shape)} with a reduced KV cache of {rows} rows: only one "
+            "new token per row can follow the prefill (no prefill chunking, no assisted decoding)"
         )
     if attention_mask is not None and tuple(attention_mask.shape) != (rows, cache.seen + 1):
         raise DyrateError(

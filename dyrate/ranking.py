@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 def kept_counts(visual_tokens: Tensor, rate: float | Tensor) -> Tensor:
-    """LongTensor [batch]: round((1 - rate) V), halves to even as Python rounds; `rate` is one or one per row."""
+    """LongTensor [batch]: round((1 - rate) V), halves to even as Python rounds; `rate` is one or one per
+    row.
+    """
     return torch.round(visual_tokens.double() * (1 - rate)).long()
 
 

@@ -66,7 +66,9 @@ class Run:
 
     @property
     def kv_lengths(self) -> Tensor:
-        """LongTensor [layers, batch]: tokens held in the KV cache after the last step, padding not counted."""
+        """LongTensor [layers, batch]: tokens held in the KV cache after the last step, padding not
+        counted.
+        """
         return self._last().measure_cache()[0]
 
     @property

@@ -70,7 +70,9 @@ class ReductionMethod:
         return ()
 
     def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers whose last query's attention the method reads; a prune layer sees those above it."""
+        """Return the layers whose last query's attention the method reads; a prune layer sees those above
+        it.
+        """
         return ()
 
     def prefill(self, view: View) -> Tensor | None:
@@ -112,7 +114,9 @@ class ReductionMethod:
 
     @property
     def position_policy(self) -> Positions:
-        """Whether tokens after dropped ones keep their `original` RoPE position or are numbered without gaps."""
+        """Whether tokens after dropped ones keep their `original` RoPE position or are numbered without
+        gaps.
+        """
         return "original"
 
     @property

@@ -57,7 +57,7 @@ class TokenLayout:
         else:
             raise DyrateError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, the prompt "
-                f"{tuple(input_ids.shape)}; a 2-D mask of the prompt's shape is expected (4-D masks are not supported)"
+                f"{tuple(input_ids.shape)}; a 2-D mask of the prompt's shape is expected, not a 4-D one"
             )
         image = (input_ids == image_token_id) & valid
         seen = image.cumsum(dim=1)
@@ -85,7 +85,9 @@ class TokenLayout:
 
     @property
     def valid(self) -> Tensor:
-        """BoolTensor [batch, V]: which entries of a [batch, V] tensor stand for a visual token of that row."""
+        """BoolTensor [batch, V]: which entries of a [batch, V] tensor stand for a visual token of that
+        row.
+        """
         indices = torch.arange(self.num_visual, device=self.visual_tokens.device)
         return indices < self.visual_tokens[:, None]
 
