@@ -54,13 +54,13 @@ license: apache-2.0
 ---
 # {name}
 
-A very small vision-language model in LLaVA-1.5's architecture (`LlavaForConditionalGeneration`), trained from
-random weights on synthetic scenes. It stands in for a real model where none can be downloaded, so that
+A very small vision-language model in LLaVA-1.5's architecture (`LlavaForConditionalGeneration`), trained
+from random weights on synthetic scenes. It stands in for a real model where none can be downloaded, so that
 visual-token reduction can be run, tested and compared anywhere, in minutes.
 
-It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its own world of coloured shapes and
-printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of the real
-ones but not their content: never quote them as results on GQA, COCO and the like, nor as those of LLaVA.
+It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its own world of coloured shapes
+and printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of
+the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as LLaVA's.
 
 {record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
 ({size["vision_layers"]} layers, width {size["vision_width"]}, patches of 14 pixels), a two-layer projector, and a
@@ -80,12 +80,12 @@ def _recipe(record: dict[str, Any]) -> str:
     ended = "" if record["completed"] else f" The run was ended early, at step {record['curve'][-1]['step']}."
     return f"""## Training
 
-Every step takes {recipe["batch_size"]} images, made while training by `dyrate.testbed.world.training_example`
-(seed {recipe["seed"]}; no image is seen twice), each with all its questions packed into one sequence of
-{recipe["pack_length"]} tokens in which a question sees the image and itself only. Loss on the answers alone, those
-of n tokens weighted by the square root of n. AdamW, learning rate {recipe["peak_learning_rate"]:g} after
-{recipe["warmup_steps"]} steps of warm-up, linear decay to zero from step {plan["decay_start"]} to {plan["steps"]},
-weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at {recipe["clip_norm"]:g},
+Every step takes {recipe["batch_size"]} images, made while training by
+`dyrate.testbed.world.training_example` (seed {recipe["seed"]}; none is shown twice), each with all its
+questions packed into one sequence of {recipe["pack_length"]} tokens in which a question sees the image and
+itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n). AdamW, learning rate
+{recipe["peak_learning_rate"]:g} after {recipe["warmup_steps"]} steps of warm-up, linear decay to zero from
+step {plan["decay_start"]} to {plan["steps"]}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at {recipe["clip_norm"]:g},
 {recipe["precision"]} arithmetic on float32 weights.{ended}
 
 {record["images"]:,} images in {record["seconds"] / 60:.1f} minutes on one {machine["hardware"]} with
@@ -95,8 +95,8 @@ weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at {r
 
 The same schedule without a clock:
 `dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {plan["steps"]} \
---decay-steps {plan["steps"] - plan["decay_start"]} --output DIR`. A GPU does not repeat its sums to the last bit, so
-the weights will be close, not equal."""
+--decay-steps {plan["steps"] - plan["decay_start"]} --output DIR`. A GPU does not repeat its sums to the last
+bit, so the weights will be alike, not equal."""
 
 
 def _curve(record: dict[str, Any]) -> str:
@@ -125,11 +125,10 @@ def _accuracy(record: dict[str, Any]) -> str:
     ]
     right, asked = held_out["caption_tokens"]
     return (
-        f"## Accuracy by kind of question\n\nOn {held_out['examples']} held-out images (validation split), exact "
-        f"match of the greedy answer, of the weights stored here. All questions: "
-        f"{100 * held_out['questions']:.1f}%. Tokens of captions, given the words before: "
-        f"{100 * right / max(asked, 1):.1f}%; one image has several right captions, so an exact match of the whole "
-        f"sentence is rare even for a model that sees everything.\n\n"
+        f"## Accuracy by kind of question\n\nExact match of the greedy answer on {held_out['examples']} held-out "
+        f"images (validation split), of the weights stored here. All questions: {100 * held_out['questions']:.1f}%. Tokens of captions, given the words before: "
+        f"{100 * right / max(asked, 1):.1f}%; one image has several right captions, so an exact match of the "
+        f"whole sentence is rare even for a model that sees everything.\n\n"
         + _table(["kind", "right, %", "asked"], rows)
     )
 
@@ -149,6 +148,6 @@ def _acceptance(name: str, content: dict[str, Any]) -> str:
         raise DyrateError(f"the acceptance table has no rows of {name!r}")
     header = ["benchmark", "score", "attainable", "share, %", "no image", "chance", "within bounds"]
     return (
-        "## Acceptance\n\nUnpruned scores on the testbed's benchmarks, and those of the same model given no visual "
-        "token.\n\n" + _table(header, rows)
+        "## Acceptance\n\nUnpruned scores on the testbed's benchmarks, and those of the same model given no "
+        "visual token.\n\n" + _table(header, rows)
     )

@@ -200,7 +200,8 @@ class Trainer:
                     )
                     if meter.since_report() > self.machine.report_seconds:
                         tqdm.write(self._report(meter, held_out))
-            tqdm.write(self._report(meter, held_out))
+            if meter.steps:
+                tqdm.write(self._report(meter, held_out))
         return progress.step == progress.plan.steps or self._late()
 
     def _batches(self) -> Iterator[Batch]:
@@ -313,6 +314,11 @@ class _Meter:
     def seconds(self) -> float:
         return self._before + time.perf_counter() - self._start
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last report."""
+        return len(self._losses)
+
     def since_report(self) -> float:
         return time.perf_counter() - self._reported
 
@@ -327,7 +333,7 @@ class _Meter:
 
     def report(self) -> tuple[float, float]:
         """Return (mean loss, share of the time spent waiting for data) since the last report; start anew."""
-        loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0
+        loss = float(torch.stack(self._losses).mean())
         wait = self._waited / max(self.since_report(), 1e-9)
         self._losses, self._waited, self._reported = [], 0.0, time.perf_counter()
         return loss, wait

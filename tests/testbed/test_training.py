@@ -1,4 +1,4 @@
-"""Claims: training learns, resumes to the byte, follows its clock, and leaves a model that any LLaVA code loads."""
+"""Claims: training learns, resumes to the byte, keeps to its clock, and leaves an ordinary LLaVA behind."""
 
 import json
 from dataclasses import replace
