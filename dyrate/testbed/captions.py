@@ -52,7 +52,7 @@ def caption(scene: Scene, draw: Draw, template: int | None = None) -> str:
     """Return a one-sentence caption, mostly of 20 to 45 words; the template (0 to 4) can be named."""
     template = draw.below(TEMPLATES) if template is None else template
     groups = salient(scene)
-    most = 3 if scene.signs else 4
+    most = (3 if scene.signs else 4) - draw.chance(0.3)
     on, setting = _ON[scene.setting], _A_SETTING[scene.setting]
     match template:
         case 0:

@@ -417,14 +417,12 @@ def _arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | None
         return None
     sign, reference = found
     number, answer = int(sign.text), answer or draw.pick(_YES_NO)
-    bounds = {"greater": [n for n in (5, 10, 20, 50, 100, 200, 500) if n != number]}
     larger = draw.chance(0.5)
-    fits = [n for n in bounds["greater"] if ((number > n) == larger) == (answer == "yes")]
-    if not fits:
-        return None
-    near = sorted(fits, key=lambda n: abs(n - number))[:2]
+    # Bounds lie on both sides of the number alike, so that the bound alone tells nothing.
+    distance = draw.between(1, max(1, number * 6 // 10))
+    bound = number - distance if larger == (answer == "yes") else number + distance
     word = "greater" if larger else "smaller"
-    return _yes_no("arithmetic", f"Is the number on {reference} {word} than {draw.pick(near)}?", answer)
+    return _yes_no("arithmetic", f"Is the number on {reference} {word} than {bound}?", answer)
 
 
 def _verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
