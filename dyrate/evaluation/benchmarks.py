@@ -14,8 +14,8 @@ from dyrate.errors import DyrateError
 class Metric:
     """One number of a benchmark, as result files name it.
 
-    `harness` are lmms-eval's metrics that add up to it (none: dyrate computes it); `scale` turns lmms-eval's number
-    into `unit`.
+    `harness` are lmms-eval's metrics that add up to it (none: dyrate computes it); `scale` turns lmms-eval's
+    number into `unit`.
     """
 
     name: str
@@ -29,8 +29,9 @@ class Metric:
 class Benchmark:
     """One benchmark.
 
-    `kind` chooses how samples are scored and resampled (`dyrate.evaluation.scoring`). A limit on samples keeps rows
-    of equal `unit` together (for `modulo`, the column's remainder), and draws evenly from the values of `stratum`.
+    `kind` chooses how samples are scored and resampled (`dyrate.evaluation.scoring`). A limit on samples
+    keeps rows of equal `unit` together (with `modulo`, of equal remainder), and draws evenly from the values
+    of `stratum`.
     """
 
     name: str
@@ -188,7 +189,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def select(names: Iterable[str]) -> tuple[Benchmark, ...]:
-    """The benchmarks of the given names, in that order; raises `DyrateError` for an unknown or repeated one."""
+    """The benchmarks of the given names, in that order; an unknown or repeated one is a `DyrateError`."""
     chosen: dict[str, Benchmark] = {}
     for name in names:
         if name not in BENCHMARKS:

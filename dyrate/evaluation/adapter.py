@@ -1,0 +1,321 @@
+"""The lmms-eval model `dyrate`: batched generation under a reduction method, with a response log.
+
+On the command line, every hyperparameter in `model_args`:
+
+    python -m lmms_eval --model dyrate --tasks gqa --batch_size 16 \\
+        --model_args 'pretrained=llava-hf/llava-1.5-7b-hf,method=fastv,layer=2,rate=0.5,decoding=beam-2'
+
+or as an instance, so that one loaded model sweeps many methods: `simple_evaluate(model=adapter, ...)`.
+Prompts and answers are those of lmms-eval's own `llava_hf` (tested); like it, they are not cut at `until`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from loguru import logger
+from PIL import Image
+from tqdm import tqdm
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation import checkpoint
+from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seeded_sampling
+from dyrate.evaluation.log import ResponseLog, TokenSums, content_key
+from dyrate.evaluation.prompts import PromptStyle
+from dyrate.evaluation.provenance import answering_code
+from dyrate.registry import load_method
+
+MANIFEST = ModelManifest(model_id="dyrate", simple_class_path="dyrate.evaluation.adapter.DyrateModel")
+
+_DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
+
+
+@dataclass
+class TaskRecord:
+    """What happened while one task was answered."""
+
+    seconds: float = 0.0  # in generation
+    generated: int = 0  # answers made now
+    reused: int = 0  # answers found in the log
+    tokens: list[TokenSums] = field(default_factory=list)  # per batch
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request as lmms-eval asks it."""
+
+    context: str
+    arguments: str  # generation arguments as JSON, so that equal ones group
+    doc_to_visual: Any
+    doc_id: int
+    task: str
+    split: str
+
+
+@dataclass(frozen=True)
+class _Query:
+    """One request as the model gets it."""
+
+    prompt: str
+    images: Sequence[Image.Image]
+    key: str  # content hash: finds the answer in a log
+    stream: str  # content hash without method and weights: seeds sampling
+
+
+class DyrateModel(lmms):  # type: ignore[misc]
+    """A checkpoint of a supported family with a reduction method and a decoding strategy.
+
+    `pretrained` is a folder or a hub id; `method` a name, a spec with `name`, or the spec as JSON, and
+    further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        method: str | Mapping[str, Any] = "none",
+        decoding: str | Mapping[str, Any] = "greedy",
+        device: str | None = None,
+        dtype: str = "float32",
+        batch_size: int | str = 1,
+        revision: str = "main",
+        chat_template: str | None = None,
+        log: str | Path | None = None,
+        max_batch_size: int | str | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        super().__init__()
+        self._device = checkpoint.choose_device(device or "auto")
+        self.dtype = dtype
+        self.batch_size = _positive("batch_size", max_batch_size or batch_size)
+        folder = checkpoint.locate(pretrained, revision)
+        self.weights_hash = checkpoint.content_hash(folder)
+        self.processor = checkpoint.load_processor(folder)
+        self.model = checkpoint.load_model(folder, self._device, dtype)
+        self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
+        self.configure(method, decoding, log, **hyperparameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model stands."""
+        return self._device
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def configure(
+        self,
+        method: str | Mapping[str, Any] = "none",
+        decoding: str | Mapping[str, Any] = "greedy",
+        log: str | Path | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        """Choose what the next evaluation runs with; the loaded model stays."""
+        self.method = load_method({**_as_spec(method, "method"), **hyperparameters})
+        self.decoding = decoding_spec(_as_spec(decoding, "decoding"))
+        self.log = Path(log) if log is not None else None
+        self.records: dict[str, TaskRecord] = {}
+        self._code = answering_code(self.method.spec())
+        self._chunk = self.batch_size
+
+    def clean(self) -> None:
+        """Keep the model: lmms-eval would delete it after each evaluation."""
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answer the requests, in their order.
+
+        The batches are laid out from all requests before the log is looked at, so that a resumed run computes
+        the same batches as an undisturbed one.
+        """
+        asked = [_request(instance.args) for instance in requests]
+        answers: list[str | None] = [None] * len(asked)
+        bar = tqdm(
+            total=len(asked), desc=self.method.label, unit="sample", mininterval=1, disable=self.rank != 0
+        )
+        with bar, self._open_log() as log:
+            for places in self._batches(asked):
+                for place, answer in zip(places, self._answer([asked[i] for i in places], log), strict=True):
+                    answers[place] = answer
+                bar.update(len(places))
+        return [answer for answer in answers if answer is not None]
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Refused: reduction methods are defined on generation."""
+        raise DyrateError("the dyrate model generates; tasks of output_type loglikelihood are not supported")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Refused: a second generation on a pruned cache would not see the first one's tokens."""
+        raise DyrateError("the dyrate model answers single-turn tasks; multi-round tasks are not supported")
+
+    def _open_log(self) -> ResponseLog:
+        path = self.log
+        if path is not None and self.world_size > 1:
+            path = path.with_name(f"{path.name}.{self.rank}")
+        return ResponseLog(path)
+
+    def _batches(self, asked: Sequence[_Request]) -> list[list[int]]:
+        """Indices of the requests by batch: each of one task and one set of arguments, longest text first."""
+        lengths = [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
+        groups: dict[tuple[str, str, str], list[int]] = {}
+        for index, one in enumerate(asked):
+            groups.setdefault((one.task, one.split, one.arguments), []).append(index)
+        batches = []
+        for group in groups.values():
+            group.sort(key=lambda index: (-lengths[index], index))
+            batches += [group[i : i + self.batch_size] for i in range(0, len(group), self.batch_size)]
+        return batches
+
+    def _answer(self, asked: Sequence[_Request], log: ResponseLog) -> list[str]:
+        record = self.records.setdefault(asked[0].task, TaskRecord())
+        new_tokens = json.loads(asked[0].arguments).get("max_new_tokens", _DEFAULT_NEW_TOKENS)
+        queries = [self._query(one, new_tokens) for one in asked]
+        keys = [query.key for query in queries]
+        batch = log.get(keys)
+        if batch is None:
+            started = perf_counter()
+            answers, tokens = self._generate(queries, new_tokens)
+            record.seconds += perf_counter() - started
+            record.generated += len(asked)
+            batch = log.append(keys, answers, tokens)
+        else:
+            record.reused += len(asked)
+        if "tokens" in batch:
+            record.tokens.append(batch["tokens"])
+        return batch["answers"]
+
+    def _query(self, one: _Request, new_tokens: int) -> _Query:
+        images = one.doc_to_visual(self.task_dict[one.task][one.split][one.doc_id]) or []
+        if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
+            raise DyrateError(f"task {one.task}: the dyrate model reads images, not {wrong[0]}")
+        prompt = self.style.render(one.context, len(images))
+        pixels = [part for image in images for part in (f"{image.mode}{image.size}", image.tobytes())]
+        content = content_key(prompt, *pixels)
+        numerics = f"{self.device.type} {self.dtype} torch {torch.__version__} {_transformers_version()}"
+        setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
+        method = json.dumps(self.method.spec(), sort_keys=True)
+        key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
+        return _Query(prompt, images, key, content)
+
+    def _generate(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+        """Answer one batch, in halves from the first time that it does not fit into memory."""
+        answers: list[str] = []
+        sums: TokenSums | None = None
+        while len(answers) < len(queries):
+            part = queries[len(answers) : len(answers) + self._chunk]
+            done = self._try(part, new_tokens)
+            if done is None:
+                self._chunk = len(part) // 2
+                logger.warning(
+                    "out of memory with {} samples at once: going on with {}", len(part), self._chunk
+                )
+                torch.cuda.empty_cache()
+                continue
+            answers += done[0]
+            sums = _add(sums, done[1])
+        return answers, sums
+
+    def _try(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None] | None:
+        """Answers and token sums, or None where memory is short and the batch can still be halved."""
+        try:
+            return self._run(queries, new_tokens)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if len(queries) == 1 or not _is_out_of_memory(error):
+                raise
+        return None
+
+    @torch.inference_mode()
+    def _run(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+        images = [image for query in queries for image in query.images]
+        inputs = self.processor(
+            text=[query.prompt for query in queries], images=images or None, padding=True, return_tensors="pt"
+        ).to(self.device, self.model.dtype)
+        ends = self.model.generation_config.eos_token_id
+        ends = self.tokenizer.eos_token_id if ends is None else ends
+        with self.method(self.model) as run:
+            ids = self.model.generate(
+                **inputs,
+                **generation_arguments(self.decoding),
+                logits_processor=seeded_sampling(self.decoding, [query.stream for query in queries]),
+                max_new_tokens=new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=ends,
+            )
+        made = ids[:, inputs["input_ids"].shape[1] :]
+        answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
+        return answers, _token_sums(run, _decode_steps(made, ends)) if images else None
+
+
+def _positive(name: str, value: int | str) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise DyrateError(f"{name} is {value!r}; it should be a whole number from 1 on")
+    return int(value)
+
+
+def _as_spec(value: str | Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A spec from a mapping, a name, or JSON text (as model_args carry it)."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not value.lstrip().startswith("{"):
+        return {"name": value}
+    try:
+        spec = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise DyrateError(f"{what} {value!r} is not JSON: {error}") from None
+    return dict(spec)
+
+
+def _request(arguments: tuple[Any, ...]) -> _Request:
+    context, generation, doc_to_visual, doc_id, task, split = arguments
+    return _Request(context, json.dumps(generation, sort_keys=True), doc_to_visual, doc_id, task, split)
+
+
+def _transformers_version() -> str:
+    import transformers
+
+    return f"transformers {transformers.__version__}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in texts
+    )
+
+
+def _decode_steps(made: torch.Tensor, ends: int | Sequence[int]) -> int:
+    """(row, step) pairs after the first token, up to each row's end."""
+    end = torch.isin(made, torch.as_tensor(ends, device=made.device))
+    before = (end.cumsum(1) == 0).sum(1)  # tokens before the end; feeding each gives one more step
+    return int(before.clamp(max=made.shape[1] - 1).sum())
+
+
+def _token_sums(run: Any, steps: int) -> TokenSums:
+    visual = run.visual_tokens
+    return {
+        "rows": len(visual),
+        "total": int(visual.sum()),
+        "prefill": [sum(len(row) for row in rows) for _, rows in sorted(run.kept.items())],
+        "decode": [float(mean) * steps for mean in run.decode_tokens] if steps else [0.0] * len(run.kept),
+        "decode_steps": steps,
+    }
+
+
+def _add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
+    if one is None or other is None:
+        return one or other
+    return {
+        "rows": one["rows"] + other["rows"],
+        "total": one["total"] + other["total"],
+        "prefill": [a + b for a, b in zip(one["prefill"], other["prefill"], strict=True)],
+        "decode": [a + b for a, b in zip(one["decode"], other["decode"], strict=True)],
+        "decode_steps": one["decode_steps"] + other["decode_steps"],
+    }

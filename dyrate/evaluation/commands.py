@@ -1,0 +1,210 @@
+"""`dyrate evaluate` and `dyrate benchmarks`. Imports nothing slow until a command runs."""
+
+import argparse
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS, select
+
+if TYPE_CHECKING:
+    from dyrate.evaluation.results import Result
+
+_STARTED = perf_counter()  # as near to the start of the process as this package sees
+
+_EVALUATE = """\
+Evaluate one model with one reduction method and one decoding strategy on some benchmarks.
+
+lmms-eval asks the questions and scores the answers; dyrate adds 95% intervals, paired differences to a
+baseline, and the visual tokens that each layer really worked on. Four files are written into --output:
+  greedy.json              scores: the same inputs give the same bytes
+  greedy.run.json          when, where and how fast
+  greedy.answers.parquet   every prompt, answer, reference and score
+  greedy.log.jsonl         the response log: a killed run, started again, goes on from it
+"""
+
+_EVALUATE_EXAMPLES = """\
+examples:
+  dyrate evaluate --model models/testbed-s --benchmarks gqa pope --samples 50 --output results/try/none
+  dyrate evaluate --model models/testbed-s --method '{"name": "fastv", "layer": 2, "rate": 0.5}' \\
+      --benchmarks gqa pope --samples 50 --baseline results/try/none/greedy.json --output results/try/fastv
+  dyrate evaluate --model llava-hf/llava-1.5-7b-hf --tasks hub --benchmarks pope --dtype bfloat16 \\
+      --method vtw --decoding beam-2 --batch-size 32 --output results/pope
+
+`dyrate methods` lists methods and their hyperparameters, `dyrate benchmarks` the benchmarks.
+"""
+
+_BENCHMARKS = "List the benchmarks: names, lmms-eval tasks, primary metric, and what guessing scores."
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-commands."""
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="evaluate a model with a reduction method on benchmarks",
+        description=_EVALUATE,
+        epilog=_EVALUATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_arguments(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    benchmarks = subparsers.add_parser(
+        "benchmarks",
+        help="list the benchmarks",
+        description=_BENCHMARKS,
+        epilog="example:\n  dyrate benchmarks --json | jq '.gqa'",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmarks.add_argument("--json", action="store_true", help="as JSON")
+    benchmarks.set_defaults(run=_list_benchmarks)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder or hub id")
+    what.add_argument(
+        "--method", default="none", metavar="SPEC", help="a name, or JSON with its hyperparameters (none)"
+    )
+    what.add_argument(
+        "--decoding", default="greedy", metavar="SPEC", help="greedy, beam-2, beam-5, top_p, or JSON"
+    )
+    what.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help=", ".join(BENCHMARKS))
+    what.add_argument(
+        "--samples", type=_positive, metavar="N", help="per benchmark; pairs and rotations stay whole"
+    )
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--tasks",
+        default="testbed",
+        metavar="WHERE",
+        help="testbed (local parquet), hub (lmms-eval's own data sets), or a folder of task files (testbed)",
+    )
+    data.add_argument("--data", type=Path, metavar="DIR", help="folder of the parquet files (data/testbed)")
+
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--batch-size", type=_positive, default=16, metavar="N", help="halved when memory is short (16)"
+    )
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
+    how.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(float32)"
+    )
+    how.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap and of sampling (0)")
+
+    result = parser.add_argument_group("result")
+    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the four files")
+    result.add_argument(
+        "--baseline", type=Path, metavar="JSON", help="result to take paired differences from"
+    )
+    result.add_argument("--study", default="adhoc", metavar="NAME", help="written into the result (adhoc)")
+    result.add_argument("--model-name", metavar="NAME", help="written into the result (the folder's name)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def spec_argument(text: str, option: str) -> dict[str, Any]:
+    """A spec from the command line: a name, or a JSON object."""
+    if not text.lstrip().startswith("{"):
+        return {"name": text}
+    try:
+        spec: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DyrateError(f"{option}: {text!r} is not JSON: {error}") from None
+    return spec
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    benchmarks = select(arguments.benchmarks)
+    method = spec_argument(arguments.method, "--method")
+    decoding = spec_argument(arguments.decoding, "--decoding")
+    if decoding.get("name") == "top_p":
+        decoding.setdefault("seed", arguments.seed)
+    quiet_libraries()
+    from dyrate.evaluation.evaluate import Evaluation, evaluate
+
+    job = Evaluation(
+        model=arguments.model,
+        benchmarks=benchmarks,
+        output=arguments.output,
+        method=method,
+        decoding=decoding,
+        model_name=arguments.model_name,
+        study=arguments.study,
+        tasks=arguments.tasks,
+        data=arguments.data,
+        samples=arguments.samples,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        seed=arguments.seed,
+        baseline=arguments.baseline,
+    )
+    result = evaluate(job, _STARTED)
+    print("\n".join(summary(result)))
+    print(f"\n{job.files.result}")
+    return 0
+
+
+def quiet_libraries() -> None:
+    """Leave warnings and errors of lmms-eval and datasets on stderr, not their progress."""
+    import os
+    import sys
+
+    from loguru import logger
+
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def summary(result: "Result") -> list[str]:
+    """The primary scores as lines of text."""
+    lines = [f"{result['model']}: {result['label']}, {result['decoding']['name']}", ""]
+    lines.append(
+        f"{'benchmark':<12}{'metric':<14}{'score':>8}   {'95% interval':<18}{'difference':>11}{'n':>7}"
+    )
+    for name, found in result["benchmarks"].items():
+        score = found["scores"][found["primary"]]
+        interval = "" if score["low"] is None else f"[{score['low']:.1f}, {score['high']:.1f}]"
+        change = (found["difference"] or {}).get(found["primary"])
+        moved = "" if change is None else f"{change['value']:+.1f}"
+        lines.append(
+            f"{name:<12}{found['primary']:<14}{score['value']:>8.1f}   {interval:<18}{moved:>11}{found['samples']:>7}"
+        )
+    return lines
+
+
+def _list_benchmarks(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        listing = {
+            benchmark.name: {
+                "title": benchmark.title,
+                "group": benchmark.group,
+                "primary": benchmark.primary.name,
+                "unit": benchmark.primary.unit,
+                "testbed_task": benchmark.testbed_task,
+                "hub_task": benchmark.hub_task,
+                "chance": benchmark.chance,
+            }
+            for benchmark in BENCHMARKS.values()
+        }
+        print(json.dumps(listing, indent=1))
+        return 0
+    for benchmark in BENCHMARKS.values():
+        print(
+            f"{benchmark.name:<11}{benchmark.title:<15}{benchmark.group:<9}{benchmark.primary.name}", end=""
+        )
+        print(f" ({benchmark.primary.unit})")
+        print(f"{'':<11}tasks: {benchmark.testbed_task}, {benchmark.hub_task}")
+        print(f"{'':<11}chance: {benchmark.chance}")
+    return 0

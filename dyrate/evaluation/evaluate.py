@@ -1,0 +1,249 @@
+"""One evaluation job: a model, a method and a decoding strategy on some benchmarks, into result files."""
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation import answers, provenance, results
+from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.intervals import LEVEL, RESAMPLES
+from dyrate.evaluation.results import BenchmarkResult, ResultFiles, VisualTokens
+from dyrate.evaluation.scoring import differences, scores
+from dyrate.evaluation.suite import LoadedTask, load_tasks
+
+if TYPE_CHECKING:
+    from dyrate.evaluation.adapter import DyrateModel
+    from dyrate.evaluation.log import TokenSums
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and into which folder; `dyrate evaluate`'s arguments."""
+
+    model: str
+    benchmarks: Sequence[Benchmark]
+    output: Path
+    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "none"})
+    decoding: Mapping[str, Any] = field(default_factory=lambda: {"name": "greedy"})
+    model_name: str | None = None
+    study: str = "adhoc"
+    tasks: str = "testbed"
+    data: Path | None = None
+    samples: int | None = None
+    batch_size: int = 16
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    seed: int = 0
+    baseline: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name in the result."""
+        return self.model_name or Path(self.model).name
+
+    @property
+    def files(self) -> ResultFiles:
+        """Where the result goes."""
+        return ResultFiles(self.output, str(self.decoding["name"]))
+
+    def command(self) -> str:
+        """The command line that reproduces the result; threads and folders of others do not change it."""
+        options: dict[str, Any] = {
+            "--study": self.study,
+            "--model": self.model,
+            "--model-name": self.name,
+            "--method": json.dumps(dict(self.method)),
+            "--decoding": json.dumps(dict(self.decoding)),
+            "--tasks": self.tasks,
+            "--data": self.data,
+            "--samples": self.samples,
+            "--batch-size": self.batch_size,
+            "--device": self.device,
+            "--dtype": self.dtype,
+            "--threads": self.threads,
+            "--seed": self.seed,
+            "--baseline": self.baseline,
+            "--output": self.output,
+        }
+        given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
+        names = [benchmark.name for benchmark in self.benchmarks]
+        return shlex.join(["dyrate", "evaluate", "--benchmarks", *names, *given])
+
+
+def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
+    """Run a job and write its result, run information, answers and response log; returns the result.
+
+    `started` is `perf_counter()` at the start of the process, for the wall time. A killed job goes on from
+    its response log. Raises `DyrateError` for unfit arguments, before anything slow.
+    """
+    clock = _Clock(started if started is not None else perf_counter())
+    decoding_spec(job.decoding)
+    if job.baseline is not None:
+        results.read(job.baseline)
+    model = load(job)
+    clock.lap("load")
+    tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
+    clock.lap("tasks")
+    return evaluate_loaded(job, model, tasks, clock)
+
+
+def load(job: Evaluation) -> "DyrateModel":
+    """Load the job's model, with its method and decoding."""
+    import torch
+
+    from dyrate.evaluation.adapter import DyrateModel
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    return DyrateModel(
+        job.model,
+        method=job.method,
+        decoding=job.decoding,
+        device=job.device,
+        dtype=job.dtype,
+        batch_size=job.batch_size,
+    )
+
+
+def evaluate_loaded(
+    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: "_Clock | None" = None
+) -> results.Result:
+    """`evaluate` with a loaded model and loaded tasks, so that a sweep loads them once."""
+    clock = clock or _Clock(perf_counter())
+    model.configure(job.method, job.decoding, job.files.log)
+    answered = run_harness(model, tasks)
+    generating = sum(record.seconds for record in model.records.values())
+    clock.lap("harness")
+    result = _result(job, model, tasks, answered)
+    answers.write(job.files.answers, {name: found.samples for name, found in answered.items()})
+    results.write(job.files.result, result)
+    clock.lap("score")
+    clock.stages["generate"] = generating
+    clock.stages["harness"] -= generating
+    results.write_run(job.files.run, _run_information(job, model, tasks, clock))
+    return result
+
+
+class _Clock:
+    """Wall seconds since a start, by stage."""
+
+    def __init__(self, started: float) -> None:
+        self.started = self._last = started
+        self.stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.stages[stage] = now - self._last
+        self._last = now
+
+
+def _result(
+    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], answered: Mapping[str, Answered]
+) -> results.Result:
+    baseline = answers.read(ResultFiles.beside(job.baseline).answers) if job.baseline is not None else None
+    benchmarks: dict[str, BenchmarkResult] = {}
+    for loaded in tasks:
+        benchmark, found = loaded.benchmark, answered[loaded.benchmark.name]
+        theirs = None
+        if baseline is not None:
+            if benchmark.name not in baseline:
+                raise DyrateError(f"--baseline {job.baseline}: has no benchmark {benchmark.name!r}")
+            theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
+        benchmarks[benchmark.name] = {
+            "task": loaded.name,
+            "samples": len(found.samples),
+            "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
+            "primary": benchmark.primary.name,
+            "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
+            "difference": theirs,
+            "visual_tokens": visual_tokens(model.records[loaded.name].tokens),
+        }
+    return {
+        "schema": results.SCHEMA,
+        "version": results.VERSION,
+        "study": job.study,
+        "model": job.name,
+        "method": model.method.spec(),
+        "label": model.method.label,
+        "decoding": model.decoding,
+        "benchmarks": benchmarks,
+        "meta": {
+            "command": job.command(),
+            "seed": job.seed,
+            "device": _device_name(model),
+            "dtype": job.dtype,
+            "batch_size": job.batch_size,
+            "samples": job.samples,
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "hashes": {
+                "weights": model.weights_hash,
+                "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
+                "code": provenance.result_code(model.method.spec()),
+            },
+            "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
+        },
+    }
+
+
+def visual_tokens(batches: Iterable["TokenSums"]) -> VisualTokens | None:
+    """True means per layer from the sums of all batches; None where no sample had an image."""
+    batches = list(batches)
+    rows = sum(batch["rows"] for batch in batches)
+    steps = sum(batch["decode_steps"] for batch in batches)
+    if not rows:
+        return None
+    prefill = [sum(column) / rows for column in zip(*(batch["prefill"] for batch in batches), strict=True)]
+    decode = [sum(column) for column in zip(*(batch["decode"] for batch in batches), strict=True)]
+    return {
+        "total": sum(batch["total"] for batch in batches) / rows,
+        "prefill": prefill,
+        "decode": [value / steps for value in decode] if steps else None,
+    }
+
+
+def _device_name(model: "DyrateModel") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+
+
+def _run_information(
+    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: _Clock
+) -> results.RunInformation:
+    import torch
+
+    records = {loaded.benchmark.name: model.records[loaded.name] for loaded in tasks}
+    generated = sum(record.generated for record in records.values())
+    seconds = sum(record.seconds for record in records.values())
+    return {
+        "schema": results.RUN_SCHEMA,
+        "version": results.VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": perf_counter() - clock.started,
+        "generate_seconds": seconds,
+        "samples": generated + sum(record.reused for record in records.values()),
+        "samples_per_second": generated / seconds if generated else 0.0,
+        "reused_samples": sum(record.reused for record in records.values()),
+        "seconds": {name: record.seconds for name, record in records.items()},
+        "stages": clock.stages,
+        "host": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": _device_name(model),
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,85 @@
+"""One call of lmms-eval for all benchmarks, and what is taken from it: samples and aggregates."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dyrate.evaluation.captions import caption_scoring, image_scores
+from dyrate.evaluation.scoring import Sample, sample_scores
+from dyrate.evaluation.suite import LoadedTask, harness_arguments
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A benchmark's samples and lmms-eval's aggregate of each metric."""
+
+    samples: list[Sample]
+    aggregates: Mapping[str, float]
+
+
+def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
+    """Let lmms-eval ask `model` (an `lmms`) all tasks and score its answers; by benchmark name."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    captions = any(loaded.benchmark.kind == "caption" for loaded in tasks)
+    with (
+        harness_arguments() as arguments,
+        caption_scoring() if captions else contextlib.nullcontext(),
+        contextlib.redirect_stdout(io.StringIO()),  # its caption metrics and MMBench print their progress
+    ):
+        found = simple_evaluate(
+            model=model,
+            tasks=[loaded.task for loaded in tasks],
+            bootstrap_iters=0,
+            log_samples=True,
+            cli_args=arguments,
+            verbosity="ERROR",
+            process_docs_parallel=1,
+        )
+    return {
+        loaded.benchmark.name: _answered(loaded, found["samples"][loaded.name], found["results"][loaded.name])
+        for loaded in tasks
+    }
+
+
+def _answered(
+    loaded: LoadedTask, logged: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
+) -> Answered:
+    samples = []
+    for line in logged:
+        row = loaded.rows[line["doc_id"]]
+        unit, stratum, numbers = sample_scores(loaded.benchmark, line)
+        samples.append(
+            Sample(
+                doc_id=row,
+                unit=str(row) if unit is None else unit,
+                stratum=stratum,
+                prompt=line["arguments"][0],
+                answer=line["filtered_resps"][0],
+                references=_references(loaded, line),
+                scores=numbers,
+            )
+        )
+    if loaded.benchmark.kind == "caption":
+        columns = image_scores([s.references for s in samples], [s.answer.strip() for s in samples])
+        for index, sample in enumerate(samples):
+            sample.scores = {name: float(column[index]) for name, column in columns.items()}
+    aggregates = {
+        key.partition(",")[0]: float(value)
+        for key, value in results.items()
+        if isinstance(value, int | float) and "_stderr" not in key
+    }
+    return Answered(samples, aggregates)
+
+
+def _references(loaded: LoadedTask, line: Mapping[str, Any]) -> list[str]:
+    """The references as the metric sees them: the captions, the annotators' answers, or the one answer."""
+    for metric in line.values():
+        if loaded.benchmark.kind == "caption" and isinstance(metric, Mapping) and "pred" in metric:
+            return [str(text) for text in metric["answer"]]
+    answers = line["doc"].get("answers")
+    if answers is not None:
+        return [str(one["answer"] if isinstance(one, Mapping) else one) for one in answers]
+    return [str(line["target"])]

@@ -1,0 +1,150 @@
+"""Loads the benchmarks as lmms-eval tasks: the local ones, lmms-eval's own, or a folder of task files."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.checkpoint import file_hash
+
+SOURCES = ("testbed", "hub")
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A benchmark's task, cut to the samples asked for."""
+
+    benchmark: Benchmark
+    task: Any  # lmms_eval.api.task.ConfigurableTask
+    rows: Sequence[int]  # doc_id -> row of the benchmark's data
+    data_hash: str
+
+    @property
+    def name(self) -> str:
+        """lmms-eval's name of the task."""
+        return str(self.task.config.task)
+
+
+def load_tasks(
+    benchmarks: Sequence[Benchmark], source: str, data: Path | None, samples: int | None
+) -> list[LoadedTask]:
+    """Load each benchmark's task and cut it to about `samples` rows, its units kept whole.
+
+    `source` is `testbed`, `hub`, or a folder whose task files carry the hub tasks' names. Relative
+    `data_files` stand under `data`, or under that folder. Raises `DyrateError` for a missing task, file, or
+    column.
+    """
+    from lmms_eval.tasks import TaskManager
+
+    folders, root = _folders(benchmarks, source, data)
+    manager = TaskManager("ERROR", include_path=[str(folder) for folder in folders], include_defaults=False)
+    return [_load(benchmark, source, root, samples, manager) for benchmark in benchmarks]
+
+
+def _folders(
+    benchmarks: Sequence[Benchmark], source: str, data: Path | None
+) -> tuple[list[Path], Path | None]:
+    if source == "testbed":
+        return [Path(str(resources.files(__package__))) / "tasks"], data or Path("data/testbed")
+    if source == "hub":
+        import lmms_eval.tasks
+
+        home = Path(lmms_eval.tasks.__file__).parent
+        return [home / benchmark.hub_folder for benchmark in benchmarks], data
+    folder = Path(source)
+    if not folder.is_dir():
+        raise DyrateError(f"--tasks {source}: no such folder, and not one of {', '.join(SOURCES)}")
+    return [folder], data or folder
+
+
+def _load(
+    benchmark: Benchmark, source: str, root: Path | None, samples: int | None, manager: Any
+) -> LoadedTask:
+    from lmms_eval.utils import load_yaml_config
+
+    name = benchmark.testbed_task if source == "testbed" else benchmark.hub_task
+    if name not in manager.task_index:
+        raise DyrateError(
+            f"--tasks {source}: no task file defines {name!r}, the task of benchmark {benchmark.name}"
+        )
+    config = load_yaml_config(manager.task_index[name]["yaml_path"], mode="full")
+    files = _data_files(config, root)
+    cut = _Cut(benchmark, samples, config.get("process_docs"))
+    override: dict[str, Any] = {"task": name, "process_docs": cut}
+    if files:
+        override["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": files}
+    if benchmark.hub_new_tokens and source != "testbed":
+        tokens = {"max_new_tokens": benchmark.hub_new_tokens}
+        override["generation_kwargs"] = {**tokens, **config["generation_kwargs"]}
+    task = manager.load_config(override)[name]
+    data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
+    return LoadedTask(benchmark, task, cut.rows, data_hash)
+
+
+def _data_files(config: Mapping[str, Any], root: Path | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for split, name in ((config.get("dataset_kwargs") or {}).get("data_files") or {}).items():
+        path = (root or Path()) / name
+        if not path.is_file():
+            raise DyrateError(f"{path}: no such file (data of task {config['task']}); see --data")
+        found[split] = str(path)
+    return found
+
+
+class _Cut:
+    """lmms-eval's `process_docs`: chooses the rows, then runs the task's own `process_docs` on them."""
+
+    def __init__(self, benchmark: Benchmark, samples: int | None, inner: Any) -> None:
+        self._benchmark, self._samples, self._inner = benchmark, samples, inner
+        self.rows: Sequence[int] = ()
+        self.fingerprint = ""
+
+    def __call__(self, dataset: Any) -> Any:
+        self.fingerprint = str(dataset._fingerprint)
+        self.rows = choose_rows(self._benchmark, dataset, self._samples)
+        if len(self.rows) < len(dataset):
+            dataset = dataset.select(self.rows)
+        return self._inner(dataset) if self._inner else dataset
+
+
+def choose_rows(benchmark: Benchmark, dataset: Any, samples: int | None) -> Sequence[int]:
+    """The rows that a limit of `samples` leaves, ascending.
+
+    Whole units only (at least one), in their order, taken in turn from the strata where there are some.
+    """
+    if samples is None or samples >= len(dataset):
+        return range(len(dataset))
+    if benchmark.unit is None:
+        return range(samples)
+    columns = [name for name in (benchmark.unit, benchmark.stratum) if name]
+    if missing := [name for name in columns if name not in dataset.column_names]:
+        raise DyrateError(f"the data of {benchmark.name} has no column {missing[0]!r}")
+    keys = dataset[benchmark.unit]
+    strata = dataset[benchmark.stratum] if benchmark.stratum else [""] * len(dataset)
+    units: dict[tuple[Any, Any], list[int]] = {}
+    for row, (key, stratum) in enumerate(zip(keys, strata, strict=True)):
+        units.setdefault((stratum, key % benchmark.modulo if benchmark.modulo else key), []).append(row)
+    turns: dict[Any, int] = {}
+    order = []
+    for (stratum, _), rows in units.items():
+        turns[stratum] = turns.get(stratum, -1) + 1
+        order.append((turns[stratum], rows[0], rows))
+    chosen: list[int] = []
+    for _, _, rows in sorted(order):
+        if chosen and len(chosen) + len(rows) > samples:
+            break
+        chosen += rows
+    return sorted(chosen)
+
+
+@contextmanager
+def harness_arguments() -> Iterator[SimpleNamespace]:
+    """The command line that lmms-eval's tasks look at: no media in scoring, submission files to nowhere."""
+    with tempfile.TemporaryDirectory(prefix="dyrate-submissions-") as folder:
+        yield SimpleNamespace(output_path=folder, process_with_media=False)
