@@ -17,6 +17,7 @@ if "study" not in config:
 
 
 study = Study.of(config)
+study.check_methods()
 dyrate = f"{shlex.quote(sys.executable)} -m dyrate.cli"
 
 

@@ -30,7 +30,7 @@ def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), packag
 
 
 def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path]:
-    """Source files of the modules and of all that they import inside the package, imports in functions included.
+    """Source files of the modules and of all that they import inside the package, in functions too.
 
     Raises ValueError for a module that the package does not have.
     """
@@ -61,7 +61,7 @@ def _source(module: str, package: Path) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """Yield what the file may import: `from a import b` gives both a and a.b, which may be a module or a name."""
+    """Yield what the file may import: `from a import b` gives a and a.b, which may be a module or a name."""
     inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in _walk(_tree(path, path.stat().st_mtime_ns)):
         if isinstance(node, ast.Import):
@@ -83,7 +83,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _data_files(closure: Iterable[Path], package: Path) -> list[Path]:
-    """Data files (task files, templates, schemas) of the packages in the closure, the top package excepted."""
+    """Data files (task files, templates, schemas) of the packages in the closure, but the top one."""
     folders = {path.parent for path in closure} - {package}
     return sorted({path for folder in folders for path in _data_below(folder)})
 

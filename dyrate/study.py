@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -19,10 +19,12 @@ from jsonschema.exceptions import ValidationError
 from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.fingerprint import PACKAGE, fingerprint
 
 SCHEMA_FILE = Path(__file__).with_name("study.schema.yaml")
 SOURCES = ("testbed", "hub")
 NONE = "none"
+EVALUATION = "dyrate.evaluation.commands"
 
 
 class StudyError(DyrateError):
@@ -209,9 +211,22 @@ class Study:
         return ["--benchmarks", *self.benchmarks, *given]
 
     def code(self, job: Job) -> str:
-        """A hash of the code that a job runs: the evaluation's and the method's own, not the other methods'."""
-        module, file = registry.source(job.method.spec)
-        return fingerprint(["dyrate.evaluation.commands", *module], file)
+        """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
+        file = registry.module_file(job.method.spec)
+        if file.is_relative_to(PACKAGE):
+            module = ".".join((PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts))
+            return fingerprint((EVALUATION, module))
+        return fingerprint((EVALUATION,), (file,))
+
+    def check_methods(self) -> None:
+        """Load the methods that have results to make, so that a wrong field is refused before any job runs.
+
+        Raises `DyrateError`. Needs torch where there is something to check, and takes its seconds.
+        """
+        for spec in {
+            job.method.slug: job.method.spec for job in self.jobs if not Path(job.result).exists()
+        }.values():
+            registry.load_method(spec)
 
     def to_json(self) -> str:
         """The resolved config as JSON, the same text for the same study."""
@@ -224,6 +239,11 @@ class Study:
             for name in method.models:
                 if name not in names:
                     yield f"methods: {entry}: {name!r} is no model of the study{_meant(name, names)}"
+        for method in self.methods:
+            try:
+                registry.module_file(method.spec)
+            except DyrateError as error:
+                yield f"methods: {error}"
         for name in self.benchmarks:
             if name not in BENCHMARKS:
                 yield f"benchmarks: {name!r} is unknown{_meant(name, BENCHMARKS)}"
@@ -251,11 +271,12 @@ def _schema_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     where = ".".join(str(step) for step in error.absolute_path)
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        for key in error.instance:
+    rule, value = cast("dict[str, Any]", error.schema), error.instance
+    if error.validator == "additionalProperties" and isinstance(value, dict):
+        place, known = f"{where}." if where else "", rule["properties"]
+        for key in value:
             if key not in known:
-                yield f"{f'{where}.' if where else ''}{key} is no key of a study{_meant(str(key), known)}"
+                yield f"{place}{key} is no key of a study{_meant(str(key), known)}"
     else:
         yield f"{where or 'the config'}: {error.message}"
 

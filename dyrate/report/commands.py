@@ -12,7 +12,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     tables = subparsers.add_parser(
         "tables",
         help="Tables I and II of a study, as CSV and HTML",
-        description="Reads the result files of a study and writes table1.csv, table2.csv and their HTML twins: "
+        description="Reads the result files of a study, writes table1.csv, table2.csv and their HTML twins: "
         "measured figures with intervals beside the ones that the paper prints.",
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -24,7 +24,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     report = subparsers.add_parser(
         "report",
         help="the report page of a study",
-        description="Reads the result files of a study and writes one self-contained HTML page: tables, figures, "
+        description="Reads a study's result files and writes one self-contained HTML page: tables, figures, "
         "sample answers, and the command behind each row.",
         epilog="example:\n  dyrate report --study config/testbed.yaml --output reports/testbed/index.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dyrate.report.measured import NONE, Measurement, budget, primary, unpruned, verdict
+from dyrate.report.tables import heading
 
 # Stand-ins in the drawing; the SVG text refers to the page's custom properties instead, so dark mode works.
 COLOURS = {
@@ -44,19 +45,32 @@ STYLE = {
 }
 
 
-def differences(
-    method: str, measurements: Sequence[Measurement], benchmarks: Sequence[str], name: str
-) -> str | None:
-    """Forest plot of one method (by label): difference to the unpruned model, in percent of its score.
+def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Measurements that share a panel: on each model, a method's first setting, its second one, and so on."""
+    groups: dict[tuple[str, str, int], list[Measurement]] = {}
+    for m in measurements:
+        if m.method != NONE:
+            nth = sum(
+                m.model in {other.model for other in group}
+                for key, group in groups.items()
+                if key[:2] == (m.method, m.decoding)
+            )
+            groups.setdefault((m.method, m.decoding, nth), []).append(m)
+    return list(groups.values())
 
-    One line per benchmark, one marker per model; a filled marker's 95% interval excludes zero. None if no
-    measurement of the method has a difference. `name` makes the SVG's ids unique on the page.
+
+def differences(
+    shown: Sequence[Measurement], measurements: Sequence[Measurement], benchmarks: Sequence[str], name: str
+) -> str | None:
+    """Forest plot of the shown measurements: difference to the unpruned model, in percent of its score.
+
+    One line per benchmark, one marker per model; a filled marker's 95% interval excludes zero. None if
+    nothing shown has a difference. `name` makes the SVG's ids unique on the page.
     """
     models = list(dict.fromkeys(m.model for m in measurements))
     points = [
         (benchmarks.index(benchmark), models.index(m.model), *point)
-        for m in measurements
-        if m.label == method
+        for m in shown
         for benchmark in benchmarks
         if (point := _relative_difference(m, benchmark, measurements))
     ]
@@ -79,7 +93,7 @@ def differences(
                 markersize=4.6,
                 markeredgewidth=1.1,
             )
-        axes.set_yticks(range(len(benchmarks)), list(benchmarks))
+        axes.set_yticks(range(len(benchmarks)), [heading(name) for name in benchmarks])
         axes.set_ylim(len(benchmarks) - 0.5, -0.5)
         axes.set_xlim(*_limits([value for _, _, *rest in points for value in rest[:3]]))
         axes.tick_params(length=0)
@@ -89,42 +103,42 @@ def differences(
 
 
 def tradeoff(
-    measurements: Sequence[Measurement], benchmarks: Sequence[str], phase: str, name: str
+    model: str, measurements: Sequence[Measurement], benchmarks: Sequence[str], phase: str, name: str
 ) -> str | None:
-    """Score kept (mean over benchmarks, percent of the unpruned model's) against visual tokens kept in a phase.
+    """Score kept, mean percentage of the unpruned model's, against visual tokens kept in a phase.
 
-    `phase` is "prefill" or "decode". None where no measurement has both.
+    `phase` is "prefill" or "decode". None where no measurement of the model has both.
     """
     models = list(dict.fromkeys(m.model for m in measurements))
     points = []
-    for m in measurements:
+    for m in (m for m in measurements if m.model == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
         kept = _kept(m, benchmarks, measurements)
         if share is not None and kept is not None:
-            points.append((100 * share, kept, models.index(m.model), m.label))
+            points.append((100 * share, kept, m.label))
     if not points:
         return None
-    with _figure(4.9, 3.6) as (figure, axes):
-        for x, y, model, _ in points:
-            colour = MODELS[model % len(MODELS)]
-            axes.plot(x, y, MARKERS[model % len(MARKERS)], color=colour, markersize=6)
-        for (x, y, model, label), (dx, dy, anchor) in zip(points, _placed(points), strict=True):
+    colour = MODELS[models.index(model) % len(MODELS)]
+    with _figure(3.5, 3.0) as (figure, axes):
+        low, high = min(0.0, *(y for _, y, _ in points)) - 3, max(105.0, *(y + 5 for _, y, _ in points))
+        axes.set_ylim(low, high)
+        axes.set_xlim(-4, 106)
+        for x, y, _ in points:
+            axes.plot(x, y, MARKERS[models.index(model) % len(MARKERS)], color=colour, markersize=6)
+        for x, y, at, label, right in _placed(points, line=0.05 * (high - low)):
             axes.annotate(
                 label,
                 (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=anchor,
+                xytext=(x + (3 if right else -3), at),
+                ha="left" if right else "right",
                 va="center",
                 fontsize=7,
-                color=MODELS[model % len(MODELS)],
+                arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
             )
-        axes.set_xlim(-4, 106)
-        axes.set_ylim(min(0, *(y for _, y, *_ in points)) - 3, max(105, *(y + 5 for _, y, *_ in points)))
         axes.set_xlabel(f"visual tokens per layer at {phase}, % of V")
         axes.set_title("score kept, % of unpruned", fontsize=8.5, color=MUTED)
-        axes.grid(color=LINE, linewidth=0.5)
+        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         return _svg(figure, name)
@@ -160,18 +174,22 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return min(-105.0, *values), max(25.0, *values)
 
 
-def _placed(points: Sequence[tuple[float, float, int, str]]) -> Iterator[tuple[float, float, str]]:
-    """Offset of each label from its point, moved down where an earlier label of that side is near."""
-    used: list[tuple[float, float, bool]] = []
-    for x, y, *_ in points:
-        right = x < 60
-        shift = 0.0
+def _placed(
+    points: Sequence[tuple[float, float, str]], line: float
+) -> Iterator[tuple[float, float, float, str, bool]]:
+    """Each point, its label's height (its own, or lower where labels would touch) and its label's side."""
+    taken: list[tuple[float, float, float]] = []
+    for x, y, label in sorted(points, key=lambda point: -point[1]):
+        right = x < 55
+        width = 1.9 * len(label)  # of a character, in percent of V
+        left = x + 3 if right else x - 3 - width
+        at = y
         while any(
-            side == right and abs(x - ux) < 30 and abs(y + shift - uy) < 4.2 for ux, uy, side in used
+            left < end and start < left + width and abs(at - other) < line for start, end, other in taken
         ):
-            shift -= 1.4
-        used.append((x, y + shift, right))
-        yield (7 if right else -7), shift * 1.8, ("left" if right else "right")
+            at -= line / 4
+        taken.append((left, left + width, at))
+        yield x, y, at, label, right
 
 
 @contextmanager

@@ -18,16 +18,16 @@ EDGE = 336  # longest side of a thumbnail, in pixels
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method answered; `score` is the sample's own score, 0 to 1, None where it has none."""
+    """An answer and the methods that gave it; `score` is the sample's own, 0 to 1, None where it has none."""
 
-    label: str
     text: str
     score: float | None
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question with its image (a data URI, or None), its references and every method's answer."""
+    """One question, its image (a data URI, or None), its references and its answers, equal ones joined."""
 
     benchmark: str
     question: str
@@ -72,10 +72,17 @@ def _first_disagreement(
                 benchmark=benchmark,
                 question=first["prompt"].replace("<image>", "").strip(),
                 references=_references(first["reference"]),
-                answers=tuple(Answer(m.label, row["answer"].strip(), _score(row)) for m, row in rows),
+                answers=_joined(rows),
                 image=_image(data, benchmark, key[1]),
             )
     return None
+
+
+def _joined(rows: Sequence[tuple[Measurement, dict[str, Any]]]) -> tuple[Answer, ...]:
+    labels: dict[tuple[str, float | None], list[str]] = {}
+    for m, row in rows:
+        labels.setdefault((row["answer"].strip(), _score(row)), []).append(m.label)
+    return tuple(Answer(text, score, tuple(found)) for (text, score), found in labels.items())
 
 
 def _references(text: str) -> tuple[str, ...]:

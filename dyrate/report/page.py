@@ -11,10 +11,10 @@ from markupsafe import Markup
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures
 from dyrate.report.gallery import samples
-from dyrate.report.measured import NONE, Measurement
+from dyrate.report.measured import Measurement
 from dyrate.report.provenance import facts
 from dyrate.report.summary import lines
-from dyrate.report.tables import Table, table1, table2
+from dyrate.report.tables import Table, heading, table1, table2
 from dyrate.study import Study
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def table_page(table: Table, study: Study, measurements: Sequence[Measurement]) -> str:
     """A self-contained page with one table: the HTML twin of its CSV."""
-    return _template("table_page.html").render(table=table, **_context(study, measurements))
+    return _render("table_page.html", table=table, **_context(study, measurements))
 
 
 def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
@@ -32,23 +32,24 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
         for caption in (False, True)
     )
-    methods = list(dict.fromkeys(m.label for m in measurements if m.method != NONE))
     model, gallery = samples(measurements, study.benchmarks, _data(study))
-    return _template("report.html").render(
+    return _render(
+        "report.html",
         tables=tables,
         summary=lines(measurements, study.benchmarks),
         differences=[
-            (label, Markup(svg))
-            for i, label in enumerate(methods)
-            if (svg := figures.differences(label, measurements, study.benchmarks, f"d{i}"))
+            (" / ".join(dict.fromkeys(m.label for m in shown)), Markup(svg))
+            for i, shown in enumerate(figures.panels(measurements))
+            if (svg := figures.differences(shown, measurements, study.benchmarks, f"d{i}"))
         ],
         tradeoffs=[
-            (title, Markup(svg))
+            (f"{title}, {m}", Markup(svg))
             for title, names, phase in (
-                ("Questions and short answers, prefill", questions, "prefill"),
-                ("Captions, decode", captions, "decode"),
+                ("Questions and short answers", questions, "prefill"),
+                ("Captions", captions, "decode"),
             )
-            if (svg := figures.tradeoff(measurements, names, phase, f"t{phase}"))
+            for i, m in enumerate(dict.fromkeys(m.model for m in measurements))
+            if (svg := figures.tradeoff(m, measurements, names, phase, f"{phase}{i}"))
         ],
         gallery=gallery,
         gallery_model=model,
@@ -62,7 +63,7 @@ def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any
         "comparable": study.tasks == "hub",
         "facts": facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),
-        "benchmarks": BENCHMARKS,
+        "heading": heading,
         "many_decodings": len({m.decoding for m in measurements}) > 1,
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     }
@@ -88,8 +89,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _template(name: str) -> Any:
-    return _environment().get_template(name)
+def _render(template: str, **context: Any) -> str:
+    return _environment().get_template(template).render(**context)
 
 
 def number(value: float, unit: str = "") -> str:

@@ -27,7 +27,7 @@ class PublishedRow:
 @cache
 def table1() -> tuple[PublishedRow, ...]:
     """Table I, visual question answering and short answers, in print order."""
-    bold = {(line["model"], line["column"]) for line in _lines("table1_bold.csv")}
+    bold: set[tuple[str, ...]] = {(line["model"], line["column"]) for line in _lines("table1_bold.csv")}
     group = 0
     rows = []
     for line in _lines("table1_vqa_short.csv"):
@@ -41,7 +41,9 @@ def table1() -> tuple[PublishedRow, ...]:
 @cache
 def table2() -> tuple[PublishedRow, ...]:
     """Table II, captioning CIDEr, in print order; `group` is the model."""
-    bold = {(line["model"], line["method"], line["column"]) for line in _lines("table2_bold.csv")}
+    bold: set[tuple[str, ...]] = {
+        (line["model"], line["method"], line["column"]) for line in _lines("table2_bold.csv")
+    }
     rows = []
     for line in _lines("table2_captioning.csv"):
         model, method = line.pop("model"), line.pop("method")

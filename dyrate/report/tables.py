@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import published
 from dyrate.report.measured import Budget, Measurement, budget, primary, verdict
 from dyrate.report.published import PublishedRow
@@ -105,6 +106,14 @@ TABLE1_NOTES = {
 }
 
 
+def heading(benchmark: str) -> str:
+    """How the tables head a benchmark."""
+    for column in (*TABLE1, *TABLE2):
+        if column.benchmark == benchmark:
+            return column.heading
+    return BENCHMARKS[benchmark].title
+
+
 def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table I: visual question answering and short answers."""
     mine = _standing_for(study, published.TABLE1_MODEL, measurements)
@@ -125,7 +134,9 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
             else ""
         )
         groups.append((f"On {name}{place}", _merge(TABLE1, [], {}, others, measurements)))
-    return _finish("table1", "Table I", "Visual question answering and short answers", TABLE1, groups, TABLE1_NOTES)
+    return _finish(
+        "table1", "Table I", "Visual question answering and short answers", TABLE1, groups, TABLE1_NOTES
+    )
 
 
 def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
@@ -162,13 +173,13 @@ def _by_model(
 
 
 def _pairs(study: Study, table: str, mine: Sequence[Measurement]) -> dict[str, Measurement]:
-    """Which measurement stands beside which printed row: the study's first one that names it."""
+    """Which measurement stands beside which printed row: the study's first job that names the row."""
+    by_path = {m.files.result.as_posix(): m for m in mine}
     pairs: dict[str, Measurement] = {}
-    for method in study.methods:
-        printed = method.published.get(table)
-        for m in mine:
-            if printed and m.result["method"] == method.spec and m.model in method.models:
-                pairs.setdefault(printed, m)
+    for job in study.jobs:
+        printed = job.method.published.get(table)
+        if printed and job.result in by_path:
+            pairs.setdefault(printed, by_path[job.result])
     return pairs
 
 
@@ -229,7 +240,9 @@ def _finish(
     groups: list[tuple[str, list[Row]]],
     notes: dict[str, str],
 ) -> Table:
-    table = Table(key, number, title, columns, tuple((name, tuple(rows)) for name, rows in groups if rows), notes)
+    table = Table(
+        key, number, title, columns, tuple((name, tuple(rows)) for name, rows in groups if rows), notes
+    )
     best = _best(table.rows, len(columns))
     return replace(
         table,

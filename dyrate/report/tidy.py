@@ -22,7 +22,9 @@ def write(table: Table, path: Path) -> None:
             for row in rows:
                 for column, cell in zip(table.columns, row.cells, strict=True):
                     if cell.measured or cell.published:
-                        writer.writerow({"group": group} | _published(row, column, cell) | _measured(row, column, cell))
+                        writer.writerow(
+                            {"group": group} | _published(row, column, cell) | _measured(row, column, cell)
+                        )
 
 
 def _published(row: Row, column: Column, cell: Cell) -> dict[str, object]:

@@ -15,7 +15,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
 from dyrate.study import Job, Study
 
-LEVEL = {"none": 1.0, "fastv": 0.93, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8}
+LEVEL = {"none": 1.0, "fastv": 0.985, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8}
 LAYERS, V = {"testbed-s": 8, "testbed-m": 12}, 144.0
 
 
@@ -40,7 +40,7 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
         benchmark = BENCHMARKS[name]
         top = {"points": 1450.0, "x100": 118.0}.get(benchmark.primary.unit, 84.0)
         top *= random.Random(name).uniform(0.85, 1.1) * (1.06 if model == "testbed-m" else 1.0)
-        share = LEVEL.get(spec["name"], 0.4) * chance.uniform(0.94, 1.03) if spec["name"] != "none" else 1.0
+        share = LEVEL.get(spec["name"], 0.4) * chance.uniform(0.92, 1.06) if spec["name"] != "none" else 1.0
         value, half, loss = top * share, top * 0.07, top * (share - 1)
         kept = tokens(spec, LAYERS.get(model, 4))
         found[name] = {
@@ -77,7 +77,7 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
         "decoding": {"num_beams": 1, "do_sample": False, **job.decoding},
         "benchmarks": found,
         "meta": {
-            "command": f"dyrate evaluate --model {job.model.path} --method '{json.dumps(spec)}' --samples 100",
+            "command": f"dyrate evaluate --model {job.model.path} --method '{json.dumps(spec)}'",
             "seed": 0,
             "device": "cpu",
             "dtype": "float32",
@@ -109,7 +109,7 @@ QUESTIONS = {
     "pope": ("Is there a triangle in the image?", "yes"),
     "nocaps": (
         "Provide a one-sentence caption for the provided image.",
-        "a snowy field with two large striped squares, a small navy circle on the right and a sign that reads HARBOUR",
+        "a snowy field with two large striped squares, a small navy circle and a sign that reads HARBOUR",
     ),
 }
 
