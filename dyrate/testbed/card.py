@@ -77,6 +77,7 @@ model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="floa
 
 def _recipe(record: dict[str, Any]) -> str:
     recipe, plan, machine, versions = (record[key] for key in ("recipe", "plan", "machine", "versions"))
+    start, steps = plan["decay_start"], plan["steps"]
     ended = "" if record["completed"] else f" The run was ended early, at step {record['curve'][-1]['step']}."
     return f"""## Training
 
@@ -85,18 +86,22 @@ Every step takes {recipe["batch_size"]} images, made while training by
 questions packed into one sequence of {recipe["pack_length"]} tokens in which a question sees the image and
 itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n). AdamW, learning rate
 {recipe["peak_learning_rate"]:g} after {recipe["warmup_steps"]} steps of warm-up, linear decay to zero from
-step {plan["decay_start"]} to {plan["steps"]}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at {recipe["clip_norm"]:g},
-{recipe["precision"]} arithmetic on float32 weights.{ended}
+step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at
+{recipe["clip_norm"]:g}, {recipe["precision"]} arithmetic on float32 weights.{ended}
 
 {record["images"]:,} images in {record["seconds"] / 60:.1f} minutes on one {machine["hardware"]} with
-{machine["workers"]} processes making the data ({record["resumed"]} resumed). Python {versions["python"]}, torch
-{versions["torch"]}, transformers {versions["transformers"]}. SHA-256 of the first 64 training examples:
-`{record["data_sha256"]}`.
+{machine["workers"]} processes making the data ({record["resumed"]} resumed). Python {versions["python"]},
+torch {versions["torch"]}, transformers {versions["transformers"]}. SHA-256 of the first 64 training
+examples: `{record["data_sha256"]}`.
 
 The same schedule without a clock:
-`dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {plan["steps"]} \
---decay-steps {plan["steps"] - plan["decay_start"]} --output DIR`. A GPU does not repeat its sums to the last
-bit, so the weights will be alike, not equal."""
+
+```
+dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {steps} \
+    --decay-steps {steps - start} --output DIR
+```
+
+A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
 
 
 def _curve(record: dict[str, Any]) -> str:
@@ -124,13 +129,14 @@ def _accuracy(record: dict[str, Any]) -> str:
         [kind, f"{100 * right / asked:.1f}", f"{asked}"] for kind, (right, asked) in held_out["exact"].items()
     ]
     right, asked = held_out["caption_tokens"]
-    return (
-        f"## Accuracy by kind of question\n\nExact match of the greedy answer on {held_out['examples']} held-out "
-        f"images (validation split), of the weights stored here. All questions: {100 * held_out['questions']:.1f}%. Tokens of captions, given the words before: "
-        f"{100 * right / max(asked, 1):.1f}%; one image has several right captions, so an exact match of the "
-        f"whole sentence is rare even for a model that sees everything.\n\n"
-        + _table(["kind", "right, %", "asked"], rows)
-    )
+    return f"""## Accuracy by kind of question
+
+Exact match of the greedy answer on {held_out["examples"]} held-out images (validation split), with the weights
+stored here. All questions: {100 * held_out["questions"]:.1f}%. Tokens of captions, given the words before:
+{100 * right / max(asked, 1):.1f}%; an image has several right captions, so that few are met word for word even
+by a model that sees everything.
+
+{_table(["kind", "right, %", "asked"], rows)}"""
 
 
 def _acceptance(name: str, content: dict[str, Any]) -> str:

@@ -102,7 +102,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from dyrate.testbed.model import size_of
-    from dyrate.testbed.training import DECAY_SHARE, RECIPES, Machine, train
+    from dyrate.testbed.recipe import DECAY_SHARE, RECIPES, Machine
+    from dyrate.testbed.training import train
 
     size_of(arguments.model)
     given = {key: getattr(arguments, key) for key in ("seed", "steps", "decay_steps", "batch_size")}

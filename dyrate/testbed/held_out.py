@@ -38,6 +38,7 @@ class HeldOut:
     """A fixed set of packed held-out examples."""
 
     def __init__(self, packer: Packer, examples: Sequence[Example], batch_size: int) -> None:
+        self.examples = len(examples)
         self.batches = [
             packer.batch(examples[first : first + batch_size])
             for first in range(0, len(examples), batch_size)

@@ -10,7 +10,7 @@ from dyrate.testbed import world
 from dyrate.testbed.held_out import HeldOut
 from dyrate.testbed.model import SIZES, VISUAL_TOKENS, build_model, build_processor
 from dyrate.testbed.packing import NO_TARGET, Packer, branch_mask, normalise, packed_logits
-from dyrate.testbed.training import world_tokenizer
+from dyrate.testbed.stream import world_tokenizer
 
 
 @pytest.fixture(scope="module")
