@@ -19,12 +19,11 @@ from jsonschema.exceptions import ValidationError
 from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.fingerprint import PACKAGE, fingerprint
+from dyrate.evaluation.provenance import result_code
 
 SCHEMA_FILE = Path(__file__).with_name("study.schema.yaml")
 SOURCES = ("testbed", "hub")
 NONE = "none"
-EVALUATION = "dyrate.evaluation.commands"
 
 
 class StudyError(DyrateError):
@@ -212,11 +211,7 @@ class Study:
 
     def code(self, job: Job) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
-        file = registry.module_file(job.method.spec)
-        if file.is_relative_to(PACKAGE):
-            module = ".".join((PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts))
-            return fingerprint((EVALUATION, module))
-        return fingerprint((EVALUATION,), (file,))
+        return result_code(job.method.spec)
 
     def check_methods(self) -> None:
         """Load the methods that have results to make, so that a wrong field is refused before any job runs.

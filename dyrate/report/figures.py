@@ -178,7 +178,7 @@ def _placed(
     points: Sequence[tuple[float, float, str]], line: float
 ) -> Iterator[tuple[float, float, float, str, bool]]:
     """Each point, its label's height (its own, or lower where labels would touch) and its label's side."""
-    taken: list[tuple[float, float, float]] = []
+    taken = [(x - 1.5, x + 1.5, y) for x, y, _ in points]
     for x, y, label in sorted(points, key=lambda point: -point[1]):
         right = x < 55
         width = 1.9 * len(label)  # of a character, in percent of V

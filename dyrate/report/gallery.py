@@ -2,31 +2,33 @@
 
 import base64
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dyrate.evaluation import answers
+from dyrate.evaluation.scoring import Sample
 from dyrate.report.measured import NONE, Measurement
 
 EDGE = 336  # longest side of a thumbnail, in pixels
+RIGHT = ("exact_match", "accuracy", "correct")  # a sample's own score, 0 to 1, by kind of benchmark
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and the methods that gave it; `score` is the sample's own, 0 to 1, None where it has none."""
+    """An answer and the methods that gave it; `right` is its score (0 to 1), `cider` a caption's, or None."""
 
     text: str
-    score: float | None
+    right: float | None
+    cider: float | None
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Sample:
+class Card:
     """One question, its image (a data URI, or None), its references and its answers, equal ones joined."""
 
     benchmark: str
@@ -36,63 +38,46 @@ class Sample:
     image: str | None
 
 
-def samples(
+def cards(
     measurements: Sequence[Measurement], benchmarks: Sequence[str], data: Path | None
-) -> tuple[str, tuple[Sample, ...]]:
+) -> tuple[str, tuple[Card, ...]]:
     """The model shown, and per benchmark the first sample on which the methods' answers differ.
 
     The model is the first whose unpruned answers are there. `data` holds <benchmark>.parquet with the images.
     """
     with_answers = [m for m in measurements if m.files.answers.exists()]
-    shown = next((m.model for m in with_answers if m.method == NONE), None)
-    if shown is None:
-        return "", ()
-    tables = [(m, _answers(m)) for m in with_answers if m.model == shown]
-    chosen = (_first_disagreement(name, tables, data) for name in benchmarks)
-    return shown, tuple(sample for sample in chosen if sample)
-
-
-Answers = dict[tuple[str, int], dict[str, Any]]
-
-
-def _answers(m: Measurement) -> Answers:
-    rows = pq.read_table(m.files.answers).to_pylist()
-    return {(row["benchmark"], row["doc_id"]): row for row in rows}
+    shown = next((m.model for m in with_answers if m.method == NONE), "")
+    found = [(m, answers.read(m.files.answers)) for m in with_answers if m.model == shown]
+    chosen = (_first_disagreement(name, found, data) for name in benchmarks) if shown else ()
+    return shown, tuple(card for card in chosen if card)
 
 
 def _first_disagreement(
-    benchmark: str, tables: Sequence[tuple[Measurement, Answers]], data: Path | None
-) -> Sample | None:
-    common = set.intersection(*({key for key in rows if key[0] == benchmark} for _, rows in tables))
-    for key in sorted(common):
-        rows = [(m, answers[key]) for m, answers in tables]
-        if len({row["answer"].strip() for _, row in rows}) > 1:
-            first = rows[0][1]
-            return Sample(
+    benchmark: str, found: Sequence[tuple[Measurement, Mapping[str, list[Sample]]]], data: Path | None
+) -> Card | None:
+    by_doc = [(m, {s.doc_id: s for s in samples[benchmark]}) for m, samples in found if benchmark in samples]
+    if not by_doc:
+        return None
+    for doc_id in sorted(set.intersection(*(set(samples) for _, samples in by_doc))):
+        given = [(m, samples[doc_id]) for m, samples in by_doc]
+        if len({sample.answer.strip() for _, sample in given}) > 1:
+            first = given[0][1]
+            return Card(
                 benchmark=benchmark,
-                question=first["prompt"].replace("<image>", "").strip(),
-                references=_references(first["reference"]),
-                answers=_joined(rows),
-                image=_image(data, benchmark, key[1]),
+                question=first.prompt.replace("<image>", "").strip(),
+                references=tuple(dict.fromkeys(first.references)),
+                answers=_joined(given),
+                image=_image(data, benchmark, doc_id),
             )
     return None
 
 
-def _joined(rows: Sequence[tuple[Measurement, dict[str, Any]]]) -> tuple[Answer, ...]:
-    labels: dict[tuple[str, float | None], list[str]] = {}
-    for m, row in rows:
-        labels.setdefault((row["answer"].strip(), _score(row)), []).append(m.label)
-    return tuple(Answer(text, score, tuple(found)) for (text, score), found in labels.items())
-
-
-def _references(text: str) -> tuple[str, ...]:
-    found = json.loads(text)
-    return tuple(dict.fromkeys(map(str, found))) if isinstance(found, list) else (str(found),)
-
-
-def _score(row: dict[str, Any]) -> float | None:
-    score = row.get("score")
-    return None if score is None else float(score)
+def _joined(given: Sequence[tuple[Measurement, Sample]]) -> tuple[Answer, ...]:
+    labels: dict[tuple[str, float | None, float | None], list[str]] = {}
+    for m, sample in given:
+        right = next((sample.scores[name] for name in RIGHT if name in sample.scores), None)
+        labels.setdefault((sample.answer.strip(), right, sample.scores.get("CIDEr")), []).append(m.label)
+    return tuple(Answer(*answer, tuple(names)) for answer, names in labels.items())
 
 
 def _image(data: Path | None, benchmark: str, row: int) -> str | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures
-from dyrate.report.gallery import samples
+from dyrate.report.gallery import cards
 from dyrate.report.measured import Measurement
 from dyrate.report.provenance import facts
 from dyrate.report.summary import lines
@@ -32,7 +32,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
         for caption in (False, True)
     )
-    model, gallery = samples(measurements, study.benchmarks, _data(study))
+    model, gallery = cards(measurements, study.benchmarks, _data(study))
     return _render(
         "report.html",
         tables=tables,

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
+from dyrate.evaluation.scoring import Sample
 from dyrate.study import Job, Study
 
 LEVEL = {"none": 1.0, "fastv": 0.985, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8}
@@ -114,30 +116,31 @@ QUESTIONS = {
 }
 
 
-def answers(job: Job, study: Study) -> list[dict[str, Any]]:
-    rows = []
+def answers(job: Job, study: Study) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
     for name in study.benchmarks:
         question, reference = QUESTIONS.get(name, ("How many stars are there?", "3"))
         for doc in range(3):
             right = random.Random(f"{job.stem} {name} {doc}").random() < LEVEL.get(job.method.name, 0.3)
-            rows.append(
-                {
-                    "benchmark": name,
-                    "doc_id": doc,
-                    "prompt": f"<image>\n{question}\nAnswer the question using a single word or phrase.",
-                    "answer": reference if right else " ".join(reversed(reference.split())) + " maroon",
-                    "reference": json.dumps([reference]),
-                    "score": None if name in ("nocaps", "flickr30k", "coco2017") else float(right),
-                }
+            kind = BENCHMARKS[name].group == "caption"
+            sample = Sample(
+                doc_id=doc,
+                unit=str(doc),
+                stratum="",
+                prompt=f"{question}\nAnswer the question using a single word or phrase.",
+                answer=reference if right else " ".join(reversed(reference.split())) + " maroon",
+                references=[reference],
+                scores={"CIDEr": 1.2 if right else 0.3} if kind else {"exact_match": float(right)},
             )
-    return rows
+            found.setdefault(name, []).append(sample)
+    return found
 
 
 def write_job(job: Job, study: Study, root: Path, **changes: Any) -> ResultFiles:
     files = ResultFiles.beside(root / job.result)
     write(files.result, {**result(job, study), **changes})
     write_run(files.run, run())
-    pq.write_table(pa.Table.from_pylist(answers(job, study)), files.answers)
+    write_answers(files.answers, answers(job, study))
     return files
 
 
