@@ -47,6 +47,10 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def _head(name: str, record: dict[str, Any]) -> str:
     size = record["size"]
+    vision = f"{size['vision_layers']} layers, width {size['vision_width']}"
+    text = (
+        f"{size['text_layers']} layers, width {size['text_width']}, feed-forward {size['text_feed_forward']}"
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -62,10 +66,9 @@ It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its ow
 and printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of
 the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as LLaVA's.
 
-{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
-({size["vision_layers"]} layers, width {size["vision_width"]}, patches of 14 pixels), a two-layer projector, and a
-Llama text model ({size["text_layers"]} layers, width {size["text_width"]}, feed-forward
-{size["text_feed_forward"]}; {record["tokens"]} tokens). Images are 168x168 pixels: 144 visual tokens.
+{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower ({vision}, patches of
+14 pixels), a two-layer projector, and a Llama text model ({text}; {record["tokens"]} tokens).
+Images are 168x168 pixels: 144 visual tokens.
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -129,12 +132,13 @@ def _accuracy(record: dict[str, Any]) -> str:
         [kind, f"{100 * right / asked:.1f}", f"{asked}"] for kind, (right, asked) in held_out["exact"].items()
     ]
     right, asked = held_out["caption_tokens"]
+    questions, caption_tokens = held_out["questions"], right / max(asked, 1)
     return f"""## Accuracy by kind of question
 
-Exact match of the greedy answer on {held_out["examples"]} held-out images (validation split), with the weights
-stored here. All questions: {100 * held_out["questions"]:.1f}%. Tokens of captions, given the words before:
-{100 * right / max(asked, 1):.1f}%; an image has several right captions, so that few are met word for word even
-by a model that sees everything.
+Exact match of the greedy answer on {held_out["examples"]} held-out images (validation split), with the
+weights stored here. All questions: {questions:.1%}. Tokens of captions, given the words before:
+{caption_tokens:.1%}; an image has several right captions, so that few are met word for word even by a model
+that sees everything.
 
 {_table(["kind", "right, %", "asked"], rows)}"""
 

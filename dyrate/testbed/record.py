@@ -25,7 +25,7 @@ def training_record(
     held_out: HeldOut,
     accuracy: Accuracy,
 ) -> dict[str, Any]:
-    """Return the content of `training.json`, JSON-able: what was trained, how, on what, and what came of it."""
+    """Return the content of `training.json`: what was trained, how, on what, and what came of it."""
     return {
         "schema": "dyrate.training",
         "version": 1,
