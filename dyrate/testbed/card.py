@@ -66,8 +66,9 @@ It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its ow
 and printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of
 the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as LLaVA's.
 
-{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower ({vision}, patches of
-14 pixels), a two-layer projector, and a Llama text model ({text}; {record["tokens"]} tokens).
+{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
+({vision}, patches of 14 pixels), a two-layer projector, and a Llama text model ({text};
+{record["tokens"]} tokens).
 Images are 168x168 pixels: 144 visual tokens.
 
 ```python
