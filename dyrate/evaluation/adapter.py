@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms
-from lmms_eval.models.registry_v2 import ModelManifest
 from loguru import logger
 from PIL import Image
 from tqdm import tqdm
@@ -31,9 +30,16 @@ from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
 from dyrate.registry import load_method
 
-MANIFEST = ModelManifest(model_id="dyrate", simple_class_path="dyrate.evaluation.adapter.DyrateModel")
-
 _DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
+
+
+def __getattr__(name: str) -> Any:
+    """Make the entry point's `MANIFEST` when asked for: importing lmms_eval.models above would ask too early."""
+    if name != "MANIFEST":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest(model_id="dyrate", simple_class_path=f"{__name__}.DyrateModel")
 
 
 @dataclass

@@ -164,7 +164,8 @@ def quiet_libraries() -> None:
 
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    for library in ("HF_DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
 
 
 def summary(result: "Result") -> list[str]:
@@ -178,9 +179,8 @@ def summary(result: "Result") -> list[str]:
         interval = "" if score["low"] is None else f"[{score['low']:.1f}, {score['high']:.1f}]"
         change = (found["difference"] or {}).get(found["primary"])
         moved = "" if change is None else f"{change['value']:+.1f}"
-        lines.append(
-            f"{name:<12}{found['primary']:<14}{score['value']:>8.1f}   {interval:<18}{moved:>11}{found['samples']:>7}"
-        )
+        head = f"{name:<12}{found['primary']:<14}{score['value']:>8.1f}"
+        lines.append(f"{head}   {interval:<18}{moved:>11}{found['samples']:>7}")
     return lines
 
 

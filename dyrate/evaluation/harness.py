@@ -4,7 +4,11 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest.mock import patch
+
+from tqdm import tqdm
 
 from dyrate.evaluation.captions import caption_scoring, image_scores
 from dyrate.evaluation.scoring import Sample, sample_scores
@@ -21,17 +25,22 @@ class Answered:
 
 def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
     """Let lmms-eval ask `model` (an `lmms`) all tasks and score its answers; by benchmark name."""
-    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval import evaluator
+    from lmms_eval.api import task
+    from lmms_eval.tasks import TaskManager
 
     captions = any(loaded.benchmark.kind == "caption" for loaded in tasks)
     with (
         harness_arguments() as arguments,
         caption_scoring() if captions else contextlib.nullcontext(),
         contextlib.redirect_stdout(io.StringIO()),  # its caption metrics and MMBench print their progress
+        patch.object(evaluator, "tqdm", _no_bar),
+        patch.object(task, "tqdm", _no_bar),
     ):
-        found = simple_evaluate(
+        found = evaluator.simple_evaluate(
             model=model,
             tasks=[loaded.task for loaded in tasks],
+            task_manager=TaskManager("ERROR", include_defaults=False),  # else it reads all 1,600 task files
             bootstrap_iters=0,
             log_samples=True,
             cli_args=arguments,
@@ -42,6 +51,10 @@ def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
         loaded.benchmark.name: _answered(loaded, found["samples"][loaded.name], found["results"][loaded.name])
         for loaded in tasks
     }
+
+
+# lmms-eval draws two bars per task; the model's own is the one to watch.
+_no_bar = partial(tqdm, disable=True)
 
 
 def _answered(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -64,13 +64,13 @@ def make_checkpoint(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Pa
         chat_template=template,
     )
     tokenizer.chat_template = template
-    width = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2)
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(num_hidden_layers=2, image_size=SIZE, patch_size=PATCH, **width),
         text_config=LlamaConfig(
             num_hidden_layers=LAYERS,
             vocab_size=len(tokenizer),
-            initializer_range=0.6,  # large, so that answers depend on the picture and not on the last token alone
+            initializer_range=0.6,  # large, so that answers depend on the picture
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=3,

@@ -1,0 +1,227 @@
+"""The acceptance table: do the testbed's benchmarks tell good models from blind ones?
+
+Each model is evaluated unpruned and without visual tokens by the same code as any other job. Beside it stands
+what is attainable: the oracle's answers, scored by the same functions, and for captions the score of one
+reference against the others.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dyrate import registry
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.captions import leave_one_out_cider
+from dyrate.evaluation.commands import quiet_libraries
+from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
+from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.results import Result
+from dyrate.evaluation.scoring import scores
+from dyrate.evaluation.suite import LoadedTask, load_tasks
+
+SCHEMA = "dyrate.acceptance"
+BOUNDS = (70.0, 97.0)  # share of the attainable score, in percent
+CAPTION_BOUND = 60.0  # share of the leave-one-out CIDEr
+_SEEN, _BLIND = {"name": "none"}, {"name": "text_only"}
+_CONSTANTS = 5  # most frequent oracle answers that are tried as the one answer to everything
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`dyrate testbed accept`: write acceptance.json and acceptance.md, print the table; 1 if a bound is missed."""
+    quiet_libraries()
+    table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
+    text = markdown(table)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "acceptance.json").write_text(
+        json.dumps(table, indent=1, sort_keys=True) + "\n", "utf-8"
+    )
+    (arguments.output / "acceptance.md").write_text(text, "utf-8")
+    print(text)  # noqa: T201 - the command's output
+    return 0 if all(row["passed"] for row in table["rows"]) else 1
+
+
+def accept(
+    models: Sequence[Path],
+    samples: int,
+    data: Path,
+    output: Path,
+    benchmarks: Sequence[str] = tuple(BENCHMARKS),
+) -> dict[str, Any]:
+    """Evaluate the models and return the table; a killed call goes on from the response logs in `output`."""
+    chosen = [BENCHMARKS[name] for name in benchmarks]
+    tasks = load_tasks(chosen, "testbed", data, samples)
+    attainable, chance = _references(tasks, data)
+    rows = []
+    for path in models:
+        seen, blind = (_evaluate(path, method, samples, data, output, tasks) for method in (_SEEN, _BLIND))
+        rows += [_row(seen, blind, name, attainable[name], chance[name]) for name in benchmarks]
+    return {
+        "schema": SCHEMA,
+        "version": 1,
+        "samples": samples,
+        "rows": rows,
+        "comparisons": _comparisons(rows),
+    }
+
+
+_loaded: dict[Path, Any] = {}
+
+
+def _evaluate(
+    path: Path, method: Mapping[str, Any], samples: int, data: Path, output: Path, tasks: Sequence[LoadedTask]
+) -> Result:
+    job = Evaluation(
+        model=str(path),
+        benchmarks=[loaded.benchmark for loaded in tasks],
+        output=output / path.name / registry.slug(method),
+        method=method,
+        study="acceptance",
+        data=data,
+        samples=samples,
+    )
+    if path not in _loaded:
+        _loaded.clear()
+        _loaded[path] = load(job)
+    return evaluate_loaded(job, _loaded[path], tasks)
+
+
+def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Per benchmark: the attainable score, and that of the best constant answer."""
+    asked = [loaded for loaded in tasks if loaded.benchmark.kind != "caption"]
+    oracle = {loaded.name: _oracle(loaded, data) for loaded in asked}
+    best = _scored(asked, lambda task, doc_id: oracle[task][doc_id])
+    frequent = {
+        task: [text for text, _ in Counter(said).most_common(_CONSTANTS)] for task, said in oracle.items()
+    }
+    constant = dict.fromkeys(best, 0.0)
+    for rank in range(_CONSTANTS):
+        found = _scored(
+            asked, lambda task, doc_id, rank=rank: frequent[task][min(rank, len(frequent[task]) - 1)]
+        )
+        constant = {name: max(score, found[name]) for name, score in constant.items()}
+    for loaded in tasks:
+        if loaded.benchmark.kind == "caption":
+            best[loaded.benchmark.name] = 100 * leave_one_out_cider(_captions(loaded))
+            constant[loaded.benchmark.name] = 0.0
+    return best, constant
+
+
+def _oracle(loaded: LoadedTask, data: Path) -> list[str]:
+    """The oracle's answers in the order of the task's documents."""
+    path = data / f"{loaded.benchmark.name}.oracle.parquet"
+    if not path.is_file():
+        raise DyrateError(f"{path}: no such file; `dyrate testbed build` writes it beside the benchmark")
+    answers = {line["doc_id"]: line["answer"] for line in pq.read_table(path).to_pylist()}
+    if missing := [row for row in loaded.rows if row not in answers]:
+        raise DyrateError(f"{path}: no answer for row {missing[0]} of {loaded.benchmark.name}")
+    return [answers[row] for row in loaded.rows]
+
+
+def _captions(loaded: LoadedTask) -> list[list[str]]:
+    documents = loaded.task.eval_docs_no_media
+    return [loaded.task.doc_to_target(document) for document in documents]
+
+
+def _scored(tasks: Sequence[LoadedTask], answer: Callable[[str, int], str]) -> dict[str, float]:
+    """Primary scores of an answerer that looks the answers up."""
+    if not tasks:
+        return {}
+    found: dict[str, Answered] = run_harness(_lookup(answer), tasks)
+    return {
+        loaded.benchmark.name: scores(
+            loaded.benchmark,
+            found[loaded.benchmark.name].samples,
+            found[loaded.benchmark.name].aggregates,
+            seed=0,
+            resamples=1,
+        )[loaded.benchmark.primary.name]["value"]
+        for loaded in tasks
+    }
+
+
+def _lookup(answer: Callable[[str, int], str]) -> Any:
+    from lmms_eval.api.model import lmms
+
+    class Lookup(lmms):  # type: ignore[misc]
+        """Answers without looking."""
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            """Look each answer up by task and document."""
+            return [answer(task, doc_id) for _, _, _, doc_id, task, _ in (one.args for one in requests)]
+
+        loglikelihood = generate_until_multi_round = generate_until
+
+    return Lookup()
+
+
+def _row(seen: Result, blind: Result, benchmark: str, attainable: float, chance: float) -> dict[str, Any]:
+    found = seen["benchmarks"][benchmark]
+    score = found["scores"][found["primary"]]
+    share = 100 * score["value"] / attainable
+    if BENCHMARKS[benchmark].kind == "caption":
+        passed, bound = share >= CAPTION_BOUND, f"at least {CAPTION_BOUND:.0f}%"
+    else:
+        passed, bound = BOUNDS[0] <= share <= BOUNDS[1], f"{BOUNDS[0]:.0f} to {BOUNDS[1]:.0f}%"
+    return {
+        "model": seen["model"],
+        "benchmark": benchmark,
+        "metric": found["primary"],
+        "samples": found["samples"],
+        "score": score["value"],
+        "low": score["low"],
+        "high": score["high"],
+        "attainable": attainable,
+        "share": share,
+        "blind": blind["benchmarks"][benchmark]["scores"][found["primary"]]["value"],
+        "chance": f"{chance:.1f}",
+        "bound": bound,
+        "passed": passed,
+    }
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """On how many benchmarks each model is at least as good as the one named before it."""
+    table: dict[str, dict[str, float]] = {}
+    for row in rows:
+        table.setdefault(row["model"], {})[row["benchmark"]] = row["score"]
+    names = list(table)
+    return [
+        {
+            "model": later,
+            "than": earlier,
+            "at_least_as_good": sum(table[later][name] >= score for name, score in table[earlier].items()),
+            "benchmarks": len(table[earlier]),
+        }
+        for earlier, later in zip(names, names[1:], strict=False)
+    ]
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "| model | benchmark | metric | n | score [95%] | attainable | share | no image | constant | bound | |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for row in table["rows"]:
+        interval = f"{row['score']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        cells = (row["model"], row["benchmark"], row["metric"], str(row["samples"]), interval)
+        numbers = (f"{row['attainable']:.1f}", f"{row['share']:.1f}%", f"{row['blind']:.1f}", row["chance"])
+        lines.append(
+            f"| {' | '.join((*cells, *numbers, row['bound'], 'pass' if row['passed'] else 'FAIL'))} |"
+        )
+    passed = sum(row["passed"] for row in table["rows"])
+    lines.append(
+        f"\n{passed} of {len(table['rows'])} within their bounds. `constant` is the best constant answer."
+    )
+    lines += [
+        f"{pair['model']} is at least as good as {pair['than']} on {pair['at_least_as_good']} of "
+        f"{pair['benchmarks']} benchmarks."
+        for pair in table["comparisons"]
+    ]
+    return "\n".join(lines) + "\n"
