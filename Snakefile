@@ -2,12 +2,12 @@
 # What to run, on what, and where it lands is decided in dyrate/study.py; the rules only say how.
 import shlex
 import sys
+from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
 
 from dyrate.fingerprint import fingerprint
 from dyrate.study import Study
-
 
 # A config file named on the command line replaces the default one instead of being merged into it; values given
 # without a study (`--config samples=20`) change the default.
@@ -18,7 +18,8 @@ if "study" not in config:
 
 study = Study.of(config)
 study.check_methods()
-dyrate = f"{shlex.quote(sys.executable)} -m dyrate.cli"
+# Jobs run the Python that runs Snakemake, also where its environment is not activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 report: "workflow/report/workflow.rst"
@@ -37,8 +38,8 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         study.results,
         rules.tables.output,
         rules.report.output,
+    localrule: True

@@ -6,13 +6,13 @@ rule study:
         f"results/{study.name}/study.json",
     log:
         f"results/{study.name}/logs/study.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
     params:
         config=study.to_json(),
     message:
-        "The config of study " + study.name
+        f"Config of study {study.name}"
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
@@ -39,17 +39,17 @@ rule tables:
         f"results/{study.name}/logs/tables.log",
     benchmark:
         f"results/{study.name}/timings/tables.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
-    params:
-        output=f"results/{study.name}/tables",
-        code=fingerprint(["dyrate.report.commands"]),
     threads: 1
+    params:
+        output=subpath(output.table1_csv, parent=True),
+        code=fingerprint(["dyrate.report.commands"]),
     message:
-        "Tables of study " + study.name
+        f"Tables of study {study.name}"
     shell:
-        "{dyrate} tables --study {input.study:q} --output {params.output:q} > {log:q} 2>&1"
+        "python -m dyrate.cli tables --study {input.study:q} --output {params.output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -67,13 +67,13 @@ rule report:
         f"results/{study.name}/logs/report.log",
     benchmark:
         f"results/{study.name}/timings/report.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
-    localrule: True
+    threads: 1
     params:
         code=fingerprint(["dyrate.report.commands"]),
-    threads: 1
     message:
-        "Report of study " + study.name
+        f"Report of study {study.name}"
     shell:
-        "{dyrate} report --study {input.study:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dyrate.cli report --study {input.study:q} --output {output:q} > {log:q} 2>&1"

@@ -12,15 +12,15 @@ if study.data_files:
             f"results/{study.name}/timings/build_benchmarks.tsv"
         conda:
             "../../environment.yml"
+        threads: 1
         params:
             benchmarks=study.benchmarks,
             samples=study.config["samples"],
             seed=study.config["seed"],
-            output=study.config["data"],
+            output=subpath(output[0], parent=True),
             code=fingerprint(["dyrate.testbed.benchmarks"]),
-        threads: 1
         message:
             "Drawing {params.samples} samples for each of {params.benchmarks}"
         shell:
-            "{dyrate} testbed build --benchmarks {params.benchmarks} --samples {params.samples}"
+            "python -m dyrate.cli testbed build --benchmarks {params.benchmarks} --samples {params.samples}"
             " --seed {params.seed} --output {params.output:q} > {log:q} 2>&1"
