@@ -234,7 +234,7 @@ def _quadrant(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     for _ in range(3):
         question = _position(facts, draw, answer)
         if question and question.answer in _QUADRANTS:
-            return question
+            return question._replace(kind="quadrant")
     return None
 
 
@@ -464,31 +464,23 @@ _PEOPLE = ("Kim", "Bo", "Ana", "Max", "Lea", "Tom", "Zoe", "Ben")
 
 
 def _hint(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask which thing a person would choose; only the hint says what the person likes."""
+    """Ask for the shape or colour of what a person likes; only the hint tells what two people like."""
     for attribute in draw.shuffled(("color", "shape", "texture")):
-        values = sorted({getattr(thing, attribute) for thing in facts.scene.things if thing.size != "small"})
-        other = draw.pick(
-            {"color": ("shape", "shape"), "shape": ("color",), "texture": ("shape", "color")}[attribute]
-        )
-        for value in draw.shuffled(values):
-            likes = {thing for thing in facts.scene.things if getattr(thing, attribute) == value}
-            answers = sorted({getattr(thing, other) for thing in likes})
-            rest = {getattr(thing, other) for thing in facts.scene.things} - set(answers)
-            if len(answers) != 1 or len(rest) < 3 or len(values) < 2:
+        asked = draw.pick([asked for asked in ("color", "shape") if asked != attribute])
+        found: dict[str, set[str]] = {}
+        for thing in facts.scene.things:
+            found.setdefault(getattr(thing, attribute), set()).add(getattr(thing, asked))
+        everything = set().union(*found.values())
+        for liked in draw.shuffled([value for value, answers in found.items() if len(answers) == 1]):
+            (answer,) = found[liked]
+            others = [value for value, answers in found.items() if answer not in answers]
+            if not others or len(everything) < 4:
                 continue
-            people = draw.sample(_PEOPLE, 2)
-            liked = [value, draw.pick([v for v in values if v != value])]
-            sentences = [_likes(p, attribute, v) for p, v in zip(people, liked, strict=True)]
-            wrong = draw.shuffled(sorted(rest))
-            noun = "shape" if other == "shape" else "color"
+            who, other = draw.sample(_PEOPLE, 2)
+            hint = draw.shuffled((_likes(who, attribute, liked), _likes(other, attribute, draw.pick(others))))
             text = draw.pick(("Which {} would {} choose?", "What {} is the thing that {} likes?"))
-            return Question(
-                "hint",
-                text.format(noun, people[0]),
-                answers[0],
-                tuple(wrong),
-                " ".join(draw.shuffled(sentences)),
-            )
+            wrong = tuple(draw.shuffled(sorted(everything - {answer})))
+            return Question("hint", text.format(asked, who), answer, wrong, " ".join(hint))
     return None
 
 
@@ -518,7 +510,6 @@ def blind_question(draw: Draw) -> Question:
         (
             "What does the sign say?",
             "What number is on the sign?",
-            "What is in the background?",
             f"What color is the {draw.pick(SHAPES)}?",
             f"What shape is the {draw.pick(_COLORS)} thing?",
             f"How many {Description(draw.pick(SHAPES)).nouns} are there?",

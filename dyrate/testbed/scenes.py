@@ -237,7 +237,7 @@ def _photo(draw: Draw, difficulty: Difficulty) -> Photo:
     if fate < difficulty.strong:
         readable = False
         if draw.chance(0.5):
-            blur = draw.pick((12.0, 14.0, 16.0))
+            blur = draw.pick((22.0, 26.0, 30.0))
         else:
             light, noise = draw.between(3, 7), max(noise, 8)
     elif fate < difficulty.strong + difficulty.mild:
