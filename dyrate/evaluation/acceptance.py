@@ -8,7 +8,8 @@ reference against the others.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
 from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
-from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness import run_harness
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import scores
 from dyrate.evaluation.suite import LoadedTask, load_tasks
@@ -33,7 +34,7 @@ _CONSTANTS = 5  # most frequent oracle answers that are tried as the one answer 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`dyrate testbed accept`: write acceptance.json and acceptance.md, print the table; 1 if a bound is missed."""
+    """`dyrate testbed accept`: write acceptance.json and .md, print the table; 1 where a bound is missed."""
     quiet_libraries()
     table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
     text = markdown(table)
@@ -59,7 +60,9 @@ def accept(
     attainable, chance = _references(tasks, data)
     rows = []
     for path in models:
-        seen, blind = (_evaluate(path, method, samples, data, output, tasks) for method in (_SEEN, _BLIND))
+        jobs = [_job(path, method, samples, data, output, tasks) for method in (_SEEN, _BLIND)]
+        model = load(jobs[0])
+        seen, blind = (evaluate_loaded(job, model, tasks) for job in jobs)
         rows += [_row(seen, blind, name, attainable[name], chance[name]) for name in benchmarks]
     return {
         "schema": SCHEMA,
@@ -70,13 +73,10 @@ def accept(
     }
 
 
-_loaded: dict[Path, Any] = {}
-
-
-def _evaluate(
+def _job(
     path: Path, method: Mapping[str, Any], samples: int, data: Path, output: Path, tasks: Sequence[LoadedTask]
-) -> Result:
-    job = Evaluation(
+) -> Evaluation:
+    return Evaluation(
         model=str(path),
         benchmarks=[loaded.benchmark for loaded in tasks],
         output=output / path.name / registry.slug(method),
@@ -85,25 +85,16 @@ def _evaluate(
         data=data,
         samples=samples,
     )
-    if path not in _loaded:
-        _loaded.clear()
-        _loaded[path] = load(job)
-    return evaluate_loaded(job, _loaded[path], tasks)
 
 
 def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Per benchmark: the attainable score, and that of the best constant answer."""
     asked = [loaded for loaded in tasks if loaded.benchmark.kind != "caption"]
     oracle = {loaded.name: _oracle(loaded, data) for loaded in asked}
-    best = _scored(asked, lambda task, doc_id: oracle[task][doc_id])
-    frequent = {
-        task: [text for text, _ in Counter(said).most_common(_CONSTANTS)] for task, said in oracle.items()
-    }
+    best = _scored(asked, oracle)
     constant = dict.fromkeys(best, 0.0)
     for rank in range(_CONSTANTS):
-        found = _scored(
-            asked, lambda task, doc_id, rank=rank: frequent[task][min(rank, len(frequent[task]) - 1)]
-        )
+        found = _scored(asked, {task: _constant(answers, rank) for task, answers in oracle.items()})
         constant = {name: max(score, found[name]) for name, score in constant.items()}
     for loaded in tasks:
         if loaded.benchmark.kind == "caption":
@@ -123,16 +114,23 @@ def _oracle(loaded: LoadedTask, data: Path) -> list[str]:
     return [answers[row] for row in loaded.rows]
 
 
+def _constant(answers: Sequence[str], rank: int) -> list[str]:
+    """The answer of that rank by frequency, to every question."""
+    common = Counter(answers).most_common(_CONSTANTS)
+    return [common[min(rank, len(common) - 1)][0]] * len(answers)
+
+
 def _captions(loaded: LoadedTask) -> list[list[str]]:
-    documents = loaded.task.eval_docs_no_media
-    return [loaded.task.doc_to_target(document) for document in documents]
+    """Each document's references, as its metric sees them."""
+    seen = [loaded.task.process_results(document, [""]) for document in loaded.task.eval_docs_no_media]
+    return [next(iter(metrics.values()))["answer"] for metrics in seen]
 
 
-def _scored(tasks: Sequence[LoadedTask], answer: Callable[[str, int], str]) -> dict[str, float]:
-    """Primary scores of an answerer that looks the answers up."""
+def _scored(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Primary scores of given answers, by task and document."""
     if not tasks:
         return {}
-    found: dict[str, Answered] = run_harness(_lookup(answer), tasks)
+    found = run_harness(_lookup(answers), tasks)
     return {
         loaded.benchmark.name: scores(
             loaded.benchmark,
@@ -145,7 +143,7 @@ def _scored(tasks: Sequence[LoadedTask], answer: Callable[[str, int], str]) -> d
     }
 
 
-def _lookup(answer: Callable[[str, int], str]) -> Any:
+def _lookup(answers: Mapping[str, Sequence[str]]) -> Any:
     from lmms_eval.api.model import lmms
 
     class Lookup(lmms):  # type: ignore[misc]
@@ -153,7 +151,7 @@ def _lookup(answer: Callable[[str, int], str]) -> Any:
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """Look each answer up by task and document."""
-            return [answer(task, doc_id) for _, _, _, doc_id, task, _ in (one.args for one in requests)]
+            return [answers[task][doc_id] for _, _, _, doc_id, task, _ in (one.args for one in requests)]
 
         loglikelihood = generate_until_multi_round = generate_until
 
@@ -198,14 +196,15 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "at_least_as_good": sum(table[later][name] >= score for name, score in table[earlier].items()),
             "benchmarks": len(table[earlier]),
         }
-        for earlier, later in zip(names, names[1:], strict=False)
+        for earlier, later in pairwise(names)
     ]
 
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     lines = [
-        "| model | benchmark | metric | n | score [95%] | attainable | share | no image | constant | bound | |",
+        "| model | benchmark | metric | n | score [95%] | attainable | share | no image | constant | bound "
+        "| |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for row in table["rows"]:

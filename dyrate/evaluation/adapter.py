@@ -34,7 +34,7 @@ _DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
 
 
 def __getattr__(name: str) -> Any:
-    """Make the entry point's `MANIFEST` when asked for: importing lmms_eval.models above would ask too early."""
+    """Make the entry point's `MANIFEST` when asked: importing lmms_eval.models above would ask too early."""
     if name != "MANIFEST":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lmms_eval.models.registry_v2 import ModelManifest

@@ -116,7 +116,8 @@ class _Cut:
 def choose_rows(benchmark: Benchmark, dataset: Any, samples: int | None) -> Sequence[int]:
     """The rows that a limit of `samples` leaves, ascending.
 
-    Whole units only (at least one), in their order, taken in turn from the strata where there are some.
+    Whole units only, so a few rows more where the limit falls inside one; in their order, and taken in turn
+    from the strata where there are some.
     """
     if samples is None or samples >= len(dataset):
         return range(len(dataset))
@@ -137,7 +138,7 @@ def choose_rows(benchmark: Benchmark, dataset: Any, samples: int | None) -> Sequ
         order.append((turns[stratum], rows[0], rows))
     chosen: list[int] = []
     for _, _, rows in sorted(order):
-        if chosen and len(chosen) + len(rows) > samples:
+        if len(chosen) >= samples:
             break
         chosen += rows
     return sorted(chosen)
