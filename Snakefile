@@ -25,12 +25,6 @@ shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH
 report: "workflow/report/workflow.rst"
 
 
-wildcard_constraints:
-    model="[^/]+",
-    method="[^/]+",
-    decoding="[^/.]+",
-
-
 include: "workflow/rules/testbed.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"

@@ -224,8 +224,8 @@ class Study:
             registry.load_method(spec)
 
     def to_json(self) -> str:
-        """The resolved config as JSON, the same text for the same study."""
-        return json.dumps(self.config, indent=2, ensure_ascii=False)
+        """The checked config, defaults filled in, as one line of JSON."""
+        return json.dumps(self.config, ensure_ascii=False)
 
     def _problems(self) -> Iterator[str]:
         names = [model.name for model in self.models]

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -65,6 +66,7 @@ def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "heading": heading,
         "many_decodings": len({m.decoding for m in measurements}) > 1,
+        "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     }
 

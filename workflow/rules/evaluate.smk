@@ -1,3 +1,5 @@
+import re
+
 # One job per (model, method, decoding), on all benchmarks of the study: start-up costs more than a benchmark.
 
 
@@ -16,6 +18,11 @@ rule evaluate:
         f"results/{study.name}/logs/{{model}}/{{method}}/{{decoding}}.log",
     benchmark:
         f"results/{study.name}/timings/{{model}}/{{method}}/{{decoding}}.tsv"
+    wildcard_constraints:
+        # Only the study's own: results of other producers may lie beside them.
+        model="|".join(map(re.escape, (job.model.name for job in study.jobs))),
+        method="|".join(map(re.escape, (job.method.slug for job in study.jobs))),
+        decoding="[^/.]+",
     conda:
         "../../environment.yml"
     threads: study.config["threads"]
