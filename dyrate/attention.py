@@ -28,7 +28,7 @@ class Statistics:
     class_mass: Tensor
     """FloatTensor [batch, heads, 4]: attention mass on sys, img, ins, res; sums to 1."""
     scores: Tensor
-    """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not held.
+    """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not seen.
     """
 
     def select_rows(self, rows: Tensor) -> "Statistics":

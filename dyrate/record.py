@@ -142,7 +142,8 @@ class Run:
         generation = self._last()
         if not step.index:
             generation.kept = list(held)
-        generation.class_mass.append({layer: found.class_mass for layer, found in step.statistics.items()})
+        mass = {layer: found.class_mass.detach() for layer, found in step.statistics.items()}
+        generation.class_mass.append(mass)
         generation.attended.append([stage.visual_counts for stage in step.stages])
 
     def move_rows(self, rows: Tensor) -> None:

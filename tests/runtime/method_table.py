@@ -1,0 +1,124 @@
+"""The contract table: every registered method in several configurations, each with its rule in plain
+Python.
+
+A method registered without a line here enters with its defaults and is compared with a masked run over
+the tokens that it says it kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dyrate.reduction import ReductionMethod
+from dyrate.registry import load_method, references
+from tests.runtime.probes import (
+    DecodeRule,
+    EvictSome,
+    MergeIntoFirst,
+    MergeRule,
+    PairMeans,
+    Pyramid,
+    PyramidRule,
+    SelectSome,
+    best,
+)
+from tests.runtime.reference import Rule
+
+
+class FastVRule(Rule):
+    def __init__(self, layer: int, rate: float):
+        self.layers, self.rate = (layer,), rate
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        return best(scores, held, round(visual * (1 - self.rate)))
+
+
+class NothingRule(Rule):
+    def __init__(self, layer: int, contiguous: bool):
+        self.layers, self.contiguous = (layer,), contiguous
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        return []
+
+
+class UniformRule(Rule):
+    def __init__(self, layer: int, rate: float):
+        self.layers, self.rate = (layer,), rate
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        count = round(visual * (1 - self.rate))
+        return [-(-i * visual // count) for i in range(count)]
+
+
+class ReportedRule(Rule):
+    """Whatever the run says it kept."""
+
+    def __init__(self, kept: dict[int, list[int]], contiguous: bool):
+        self.kept, self.contiguous = kept, contiguous
+        self.layers = tuple(layer for layer in kept if layer == 0 or kept[layer] != kept[layer - 1])
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        return self.kept[layer]
+
+
+@dataclass(frozen=True)
+class Case:
+    method: ReductionMethod
+    rule: Callable[[int, dict[int, list[int]]], Rule]
+    """(prompt tokens from the image on, visual indices kept by layer) -> the rule of one row."""
+
+
+def _case(spec: dict[str, Any], rule: Rule | None = None) -> Case:
+    method = load_method(spec)
+    if rule is not None:
+        return Case(method, lambda length, kept: rule)
+    contiguous = method.position_policy == "contiguous"
+    return Case(method, lambda length, kept: ReportedRule(kept, contiguous))
+
+
+_LINES = [
+    _case({"name": "none"}, Rule()),
+    _case({"name": "fastv", "layer": 1, "rate": 0.75}, FastVRule(1, 0.75)),
+    _case({"name": "fastv", "layer": 2, "rate": 0.5}, FastVRule(2, 0.5)),
+    _case({"name": "fastv", "layer": 5, "rate": 1.0}, FastVRule(5, 1.0)),
+    _case({"name": "vtw", "layer": 3}, NothingRule(3, contiguous=False)),
+    _case({"name": "vtw", "layer": 3, "positions": "contiguous"}, NothingRule(3, contiguous=True)),
+    _case({"name": "random", "layer": 2, "rate": 0.6, "seed": 1}),
+    _case({"name": "random", "layer": 0, "rate": 0.3}),
+    _case({"name": "uniform", "layer": 0, "rate": 0.7}, UniformRule(0, 0.7)),
+    _case({"name": "uniform", "layer": 3, "rate": 0.4}, UniformRule(3, 0.4)),
+    _case({"name": "text_only"}, NothingRule(0, contiguous=True)),
+    _case({"name": "text_only", "positions": "original"}, NothingRule(0, contiguous=False)),
+    _case({"name": "downsample", "rate": 0.4}, Rule()),
+    _case({"name": "downsample", "rate": 0.0}, Rule()),
+]
+_LISTED = {case.method.name for case in _LINES}
+
+CASES = _LINES + [_case({"name": name}) for name in references() if name not in _LISTED]
+
+PROBES = [
+    Case(method, lambda length, kept, method=method: DecodeRule(method, length))
+    for method in (
+        EvictSome(),
+        EvictSome(layers=(2, 4)),
+        EvictSome(positions="contiguous"),
+        SelectSome(),
+        SelectSome(layers=(1, 3)),
+        SelectSome(layers=(2, 4), positions="contiguous"),
+    )
+] + [
+    Case(Pyramid(), lambda length, kept: PyramidRule()),
+    Case(MergeIntoFirst(), lambda length, kept: MergeRule()),
+    Case(PairMeans(), lambda length, kept: Rule()),
+]
+
+KEEP_EVERYTHING = [
+    load_method(spec)
+    for spec in (
+        {"name": "none"},
+        {"name": "fastv", "layer": 2, "rate": 0.0},
+        {"name": "random", "layer": 0, "rate": 0.0},
+        {"name": "uniform", "layer": 1, "rate": 0.0},
+        {"name": "downsample", "rate": 0.0},
+    )
+]

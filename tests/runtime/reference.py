@@ -1,0 +1,148 @@
+"""A masked reference: the whole sequence of one row in every layer, and -inf where a token was dropped.
+
+Nothing is shared with the package: attention, RoPE, class mass and ranking are written out, one layer and
+one query after the other. Every step of a generation comes from one forward over prompt and generated
+tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.tiny import IMAGE
+
+
+class Rule:
+    """What a method does to one row, in plain Python: sets of visual indices in, sets out. V is the row's."""
+
+    layers: tuple[int, ...] = ()
+    contiguous = False
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        """`scores`: attention of the last prompt token at layer - 1 on each visual token, averaged over
+        heads; -inf on those that it did not see.
+        """
+        return held
+
+    def decode(self, layer: int, step: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        """The tokens that step's query sees, out of `held`."""
+        return held
+
+    evicts = False
+
+    def merge(self, layer: int, states: Tensor, held: list[int], kept: list[int]) -> Tensor:
+        """New hidden states [V, hidden] of the visual tokens."""
+        return states
+
+
+@dataclass
+class Outcome:
+    logits: Tensor  # [steps, vocabulary]
+    kept: dict[int, list[int]]
+    attended: dict[int, list[list[int]]]  # layer -> step -> visual indices
+    held: dict[int, list[int]]  # layer -> visual indices in the cache after the last step
+    class_mass: dict[int, Tensor]  # layer -> [steps, heads, 4]
+
+
+@torch.no_grad()
+def masked_forward(
+    model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule, features: Tensor | None = None
+) -> Outcome:
+    """Run one row (no padding) with all of `generated` appended.
+
+    Step t is the query that makes generated token t. `features` replaces the stock visual features [V,
+    hidden].
+    """
+    text = model.model.language_model
+    prompt = inputs["input_ids"][0].tolist()
+    tokens = prompt + generated[:-1]
+    states = text.embed_tokens(torch.tensor(tokens))
+    columns = [column for column, token in enumerate(prompt) if token == IMAGE]
+    if columns:
+        stock = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+        states[columns] = torch.cat(list(stock)) if features is None else features
+
+    length, last, visual = len(tokens), len(prompt) - 1, len(columns)
+    steps = range(len(generated))
+    kept = held = list(range(visual))  # at prefill; in the cache after the last step
+    seen = [kept for _ in steps]  # what each step's query sees
+    positions = torch.arange(length)
+    outcome = Outcome(torch.empty(0), {}, {}, {}, {})
+    attention = torch.empty(0)
+    for index, layer in enumerate(text.layers):
+        if index in rule.layers and visual:
+            # The last prompt token is the query of step 0, generated token t - 1 that of step t.
+            rows = (
+                attention[:, last:, columns].mean(dim=0).tolist()
+                if index
+                else [[0.0] * visual for _ in steps]
+            )
+            rows = [
+                [s if i in seen[t] else -math.inf for i, s in enumerate(row)] for t, row in enumerate(rows)
+            ]
+            before, kept = kept, sorted(rule.prefill(index, rows[0], kept, visual))
+            states[columns] = rule.merge(index, states[columns], before, kept)
+            above, held, seen = seen, kept, [kept]
+            for step in steps[1:]:
+                if rule.evicts:
+                    held = [i for i in held if i in above[step] or index == rule.layers[0]]
+                chosen = sorted(rule.decode(index, step, rows[step], held, visual))
+                seen.append(chosen)
+                held = chosen if rule.evicts else held
+            if rule.contiguous:
+                gone = set(range(visual)) - set(kept)
+                present = torch.tensor([column not in {columns[i] for i in gone} for column in range(length)])
+                positions = (present.cumsum(0) - 1).clamp_min(0)
+        outcome.kept[index], outcome.attended[index], outcome.held[index] = seen[0], list(seen), held
+
+        allowed = torch.ones(length, length, dtype=torch.bool).tril()
+        for query in range(length):
+            step = max(0, query - last)
+            dropped = set(range(visual)) - set(seen[step])
+            if query in columns and columns.index(query) in dropped:
+                continue  # Nobody looks at a dropped token; what it sees does not matter.
+            allowed[query, [columns[i] for i in dropped]] = False
+        states, attention = run_layer(layer, states, allowed, positions)
+        mass = attention[:, last:].transpose(0, 1)
+        outcome.class_mass[index] = torch.stack(
+            [mass[..., members].sum(dim=-1) for members in classes(prompt, length)], dim=-1
+        )
+    outcome.logits = model.lm_head(text.norm(states))[last:]
+    return outcome
+
+
+def classes(prompt: list[int], length: int) -> list[list[int]]:
+    """Columns of sys, img, ins, res."""
+    first = prompt.index(IMAGE) if IMAGE in prompt else 0
+    image = [column for column, token in enumerate(prompt) if token == IMAGE]
+    rest = [column for column in range(first, len(prompt)) if column not in image]
+    return [list(range(first)), image, rest, list(range(len(prompt), length))]
+
+
+def run_layer(layer: Any, states: Tensor, allowed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """One decoder layer on [tokens, hidden]; also returns its attention [heads, tokens, tokens]."""
+    block, length = layer.self_attn, len(states)
+    normed = layer.input_layernorm(states)
+    query = rotate(block.q_proj(normed).view(length, -1, block.head_dim), positions)
+    key = rotate(block.k_proj(normed).view(length, -1, block.head_dim), positions)
+    value = block.v_proj(normed).view(length, -1, block.head_dim)
+    weights, outputs = [], []
+    for head in range(query.shape[1]):
+        shared = head // (query.shape[1] // key.shape[1])
+        scores = query[:, head] @ key[:, shared].T / math.sqrt(block.head_dim)
+        weights.append(scores.masked_fill(~allowed, -math.inf).softmax(dim=-1))
+        outputs.append(weights[-1] @ value[:, shared])
+    states = states + block.o_proj(torch.cat(outputs, dim=-1))
+    return states + layer.mlp(layer.post_attention_layernorm(states)), torch.stack(weights)
+
+
+def rotate(states: Tensor, positions: Tensor, theta: float = 10_000.0) -> Tensor:
+    """RoPE in the half-split layout on [tokens, heads, head_dim]."""
+    half = states.shape[-1] // 2
+    angles = positions[:, None].float() / theta ** (torch.arange(half) / half)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    left, right = states[..., :half], states[..., half:]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

@@ -1,0 +1,194 @@
+"""Every method of the table against the masked reference: tokens, logits of every step, cache, record."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dyrate.methods.none import NoReduction
+from dyrate.reduction import ReductionMethod, Run
+from dyrate.registry import references
+from tests.runtime.method_table import CASES, KEEP_EVERYTHING, PROBES, Case
+from tests.runtime.reference import Outcome, masked_forward
+from tests.tiny import IMAGE, NUM_LAYERS, VISUAL_TOKENS, row_of, tiny_inputs, tiny_llava
+
+NEW_TOKENS = 5
+DECODINGS: dict[str, dict[str, Any]] = {
+    "sampling": {"do_sample": True, "num_return_sequences": 2},
+    "beam2": {"num_beams": 2, "num_return_sequences": 2},
+    "beam5": {"num_beams": 5, "num_return_sequences": 5},
+}
+EVERY = [pytest.param(case, id=case.method.label) for case in CASES + PROBES]
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Tensor]:
+    """Left padding; one, two, no and one image per row, so V = 16, 32, 0, 16."""
+    return tiny_inputs([7, 3, 20, 11], images=[1, 2, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llava()
+
+
+@pytest.fixture(scope="module")
+def grouped() -> Any:
+    """Two query heads share a key head."""
+    return tiny_llava(kv_heads=2)
+
+
+def generate(
+    model: Any, method: ReductionMethod, inputs: dict[str, Tensor], **options: Any
+) -> tuple[Any, Run]:
+    torch.manual_seed(0)
+    with method(model) as run:
+        output = model.generate(
+            **inputs, max_new_tokens=NEW_TOKENS, return_dict_in_generate=True, output_logits=True, **options
+        )
+    return output, run
+
+
+def reference(
+    model: Any, alone: dict[str, Tensor], tokens: list[int], case: Case, kept: dict[int, list[int]]
+) -> Outcome:
+    """The row by itself, masked; for an encoder-side method with its features in a shorter prompt."""
+    ids = alone["input_ids"][0].tolist()
+    rule = case.rule(len(ids) - ids.index(IMAGE) if IMAGE in ids else len(ids), kept)
+    if not case.method.reduces_encoder or IMAGE not in ids:
+        return masked_forward(model, alone, tokens, rule)
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    with torch.no_grad():
+        pixels = case.method.resize(alone["pixel_values"], patch_size=4)
+        states = tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[-2]
+        features = case.method.encode(projector(states[:, 1:]))
+    numbers = [ids[:column].count(IMAGE) % VISUAL_TOKENS for column in range(len(ids))]
+    shorter = [
+        token
+        for token, number in zip(ids, numbers, strict=True)
+        if token != IMAGE or number < features.shape[1]
+    ]
+    shortened = {**alone, "input_ids": torch.tensor([shorter])}
+    return masked_forward(model, shortened, tokens, rule, features.flatten(0, 1))
+
+
+def kept_by(run: Run, row: int) -> dict[int, list[int]]:
+    return {layer: rows[row].tolist() for layer, rows in run.kept.items()}
+
+
+def test_every_registered_method_is_in_the_table() -> None:
+    assert {case.method.name for case in CASES} == set(references())
+
+
+@pytest.mark.parametrize("case", EVERY)
+@pytest.mark.parametrize("heads", ["model", "grouped"])
+def test_greedy_is_the_masked_reference_at_every_step(
+    case: Case, heads: str, inputs: dict[str, Tensor], request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(heads)
+    output, run = generate(model, case.method, inputs, do_sample=False)
+    width, cache = inputs["input_ids"].shape[1], output.past_key_values
+    attended = torch.zeros(NUM_LAYERS)
+    for row, visual in enumerate([16, 32, 0, 16]):
+        alone = row_of(inputs, row)
+        tokens = output.sequences[row, width:].tolist()
+        expected = reference(model, alone, tokens, case, kept_by(run, row))
+
+        logits = torch.stack([step[row] for step in output.logits])
+        torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+
+        text = alone["input_ids"].shape[1] - visual
+        for layer in range(NUM_LAYERS):
+            if not case.method.reduces_encoder:
+                assert run.kept[layer][row].tolist() == expected.kept[layer]
+            held = text + len(expected.held[layer]) + NEW_TOKENS - 1
+            assert run.kv_lengths[layer, row] == held
+            attended[layer] += sum(map(len, expected.attended[layer][1:])) / (4 * (NEW_TOKENS - 1))
+
+        lines = run.steps.query("row == @row")
+        assert lines.step.tolist() == list(range(NEW_TOKENS))
+        if visual:
+            retained = [len(tokens) / visual for tokens in expected.attended[NUM_LAYERS - 1]]
+            assert lines.retained.tolist() == pytest.approx(retained)
+            assert lines.rate.tolist() == pytest.approx([1 - share for share in retained])
+        layers = case.method.statistics_layers(NUM_LAYERS)
+        if layers:
+            mass = expected.class_mass[max(layers)].mean(dim=1)
+            found = torch.tensor(lines[["mass_sys", "mass_img", "mass_ins", "mass_res"]].to_numpy())
+            torch.testing.assert_close(found.float(), mass, atol=1e-5, rtol=0)
+
+    torch.testing.assert_close(run.decode_tokens, attended)
+    assert run.visual_tokens.tolist() == [16, 32, 0, 16]
+    # The cache is as long as its longest row, not longer, and its bytes are those of its tensors.
+    assert [layer.keys.shape[2] for layer in cache.layers] == run.kv_lengths.max(dim=1).values.tolist()
+    assert run.kv_bytes == sum(2 * layer.keys.numel() * 4 for layer in cache.layers)
+
+
+@pytest.mark.parametrize("case", EVERY)
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_other_decodings_are_the_masked_reference_at_every_step(
+    case: Case, decoding: str, model: Any, inputs: dict[str, Tensor]
+) -> None:
+    options = DECODINGS[decoding]
+    output, run = generate(model, case.method, inputs, **options)
+    width, copies = inputs["input_ids"].shape[1], options["num_return_sequences"]
+    for sequence in range(len(output.sequences)):
+        row = sequence // copies
+        tokens = output.sequences[sequence, width:].tolist()
+        beams = output.beam_indices[sequence].tolist() if "num_beams" in options else [sequence] * NEW_TOKENS
+        logits = torch.stack([step[beam] for step, beam in zip(output.logits, beams, strict=True)])
+        expected = reference(model, row_of(inputs, row), tokens, case, kept_by(run, row * copies))
+        torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_a_batch_gives_each_row_what_it_gets_alone(case: Case, model: Any, inputs: dict[str, Tensor]) -> None:
+    output, run = generate(model, case.method, inputs, do_sample=False)
+    for row in range(4):
+        alone = row_of(inputs, row)
+        single, its_run = generate(model, case.method, alone, do_sample=False)
+        new = output.sequences[row, inputs["input_ids"].shape[1] :]
+        assert torch.equal(new, single.sequences[0, alone["input_ids"].shape[1] :])
+        assert kept_by(run, row) == kept_by(its_run, 0)
+        assert torch.equal(run.kv_lengths[:, row], its_run.kv_lengths[:, 0])
+
+
+@pytest.mark.parametrize("method", KEEP_EVERYTHING, ids=lambda method: method.label)
+@pytest.mark.parametrize("options", [{"do_sample": False}, {"num_beams": 3}, {"do_sample": True}], ids=str)
+def test_keeping_everything_is_the_unpruned_model(
+    method: ReductionMethod, options: dict[str, Any], model: Any, inputs: dict[str, Tensor]
+) -> None:
+    torch.manual_seed(0)
+    stock = model.generate(
+        **inputs, max_new_tokens=NEW_TOKENS, return_dict_in_generate=True, output_logits=True, **options
+    )
+    output, run = generate(model, method, inputs, **options)
+    assert torch.equal(output.sequences, stock.sequences)
+    for ours, theirs in zip(output.logits, stock.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert all(len(tokens) == visual for tokens, visual in zip(run.kept[5], run.visual_tokens, strict=True))
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_results_do_not_depend_on_global_random_state(
+    case: Case, model: Any, inputs: dict[str, Tensor]
+) -> None:
+    outputs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with case.method(model) as run:
+            tokens = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        outputs.append((tokens.tolist(), [kept_by(run, row) for row in range(4)]))
+    assert outputs[0] == outputs[1]
+
+
+def test_reduced_caches_hold_fewer_bytes(model: Any) -> None:
+    """With rows alike, so that no padding hides the difference: bytes follow the tokens held."""
+    inputs = tiny_inputs([7, 7])
+    _, whole = generate(model, NoReduction(), inputs, do_sample=False)
+    for case in CASES:
+        _, run = generate(model, case.method, inputs, do_sample=False)
+        share = run.kv_lengths.sum() / whole.kv_lengths.sum()
+        assert run.kv_bytes / whole.kv_bytes == pytest.approx(float(share))
+        assert (run.kv_bytes < whole.kv_bytes) == (float(run.kept[5][0].numel()) < VISUAL_TOKENS)

@@ -1,0 +1,144 @@
+"""The rules of single methods that the contract table does not pin down, and VTW's layer search."""
+
+import json
+import math
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+from dyrate.methods import commands
+from dyrate.methods.downsample import near_square
+from dyrate.methods.vtw_search import divergence, questions_from, search_layer
+from dyrate.ranking import kept_counts, top
+from tests.runtime.method_table import NothingRule
+from tests.runtime.reference import Rule, masked_forward
+from tests.tiny import NUM_LAYERS, tiny_inputs, tiny_llava
+
+
+def test_counts_round_as_the_official_code_does() -> None:
+    """`round` of Python: halves go to the even number."""
+    for rate in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0):
+        counts = kept_counts(torch.arange(600), rate)
+        assert counts.tolist() == [round(visual * (1 - rate)) for visual in range(600)]
+    assert kept_counts(torch.tensor([5, 144, 576]), 0.5).tolist() == [2, 72, 288]
+
+
+def test_the_lower_index_wins_a_tie() -> None:
+    scores = torch.tensor([[1.0, 2.0, 1.0, 1.0], [3.0, float("-inf"), 3.0, 3.0]])
+    assert top(scores, torch.tensor([2, 4])).tolist() == [
+        [True, True, False, False],
+        [True, False, True, True],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "grid"), [(0, (0, 0)), (1, (1, 1)), (2, (1, 2)), (3, (1, 2)), (72, (8, 9)), (288, (16, 17))]
+)
+def test_near_square_grids(budget: int, grid: tuple[int, int]) -> None:
+    assert near_square(budget) == grid
+    assert max(h * w for h in range(25) for w in (h, h + 1) if h * w <= budget) == math.prod(grid)
+
+
+def test_the_divergence_is_kl_of_the_dropped_from_the_full_distribution() -> None:
+    full, dropped = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.0, 1.0, 3.0]])
+    p, q = dropped.softmax(-1)[0].tolist(), full.softmax(-1)[0].tolist()
+    assert float(divergence(full, dropped)) == pytest.approx(
+        sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), abs=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llava()
+
+
+def prompts() -> list[dict[str, Tensor]]:
+    return [tiny_inputs([length], seed=length) for length in (4, 9, 6)]
+
+
+def test_the_layer_search_is_that_of_the_masked_reference(model: Any) -> None:
+    found = search_layer(model, prompts(), eta=0.0, first_layer=2)
+    for layer in range(2, NUM_LAYERS):
+        total = 0.0
+        for prompt in prompts():
+            full = masked_forward(model, prompt, [0], Rule()).logits
+            dropped = masked_forward(model, prompt, [0], NothingRule(layer, contiguous=False)).logits
+            total += float(divergence(full, dropped))
+        assert found.divergence[layer] == pytest.approx(total / 3, abs=1e-4)
+    assert found.layer is None
+    loose = search_layer(model, prompts(), eta=max(found.divergence.values()), first_layer=2)
+    assert loose.layer is not None
+    document = json.loads(loose.to_json())
+    assert (document["layer"], document["samples"]) == (loose.layer, 3)
+
+
+def test_a_search_without_layers_or_questions_is_refused(model: Any) -> None:
+    with pytest.raises(DyrateError, match=r"expected 1\.\.5"):
+        search_layer(model, prompts(), eta=0.1, first_layer=6)
+    with pytest.raises(DyrateError, match="at least one question"):
+        search_layer(model, [], eta=0.1)
+
+
+def test_questions_come_from_json_lines_and_parquet(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "one.png")
+    data = (tmp_path / "one.png").read_bytes()
+    lines = tmp_path / "questions.jsonl"
+    lines.write_text('{"image": "one.png", "question": "What?"}\n\n')
+    table = tmp_path / "questions.parquet"
+    parquet.write_table(
+        pa.Table.from_pylist([{"image": {"bytes": data, "path": None}, "question": "What?"}]), table
+    )
+    for path in (lines, table):
+        [(image, question)] = questions_from(path)
+        assert question == "What?"
+        assert image.getpixel((0, 0)) == (9, 8, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("q.jsonl", '{"image": "one.png"}', "line 1"),
+        ("q.jsonl", "not json", "line 1"),
+        ("q.jsonl", '{"image": "none.png", "question": ""}', "cannot read"),
+        ("q.txt", "", "expected a .jsonl or .parquet file"),
+    ],
+)
+def test_mistakes_in_question_files_are_explained(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DyrateError, match=message):
+        list(questions_from(tmp_path / name))
+
+
+def test_parquet_without_the_columns_is_explained(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"question": ["?"]}), tmp_path / "q.parquet")
+    with pytest.raises(DyrateError, match="no column image; it has question"):
+        list(questions_from(tmp_path / "q.parquet"))
+
+
+def run(*arguments: str) -> int:
+    parser = ArgumentParser()
+    commands.register(parser.add_subparsers())
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.run(parsed)
+    return status
+
+
+def test_the_command_lists_methods_and_prints_schemas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods") == 0
+    listed = capsys.readouterr().out
+    assert "fastv       layer=2 rate=0.5" in listed
+    assert "arXiv:2405.05803" in listed
+    assert run("methods", "vtw") == 0
+    assert "layer: integer, default 15." in capsys.readouterr().out
+    assert run("methods", "random", "--schema") == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["seed"]["minimum"] == 0
+    with pytest.raises(DyrateError, match="needs the name of a method"):
+        run("methods", "--schema")
