@@ -1,0 +1,135 @@
+"""Result files: what is written reads back, and what is wrong is said per key."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dyrate.evaluation import results
+
+RESULT: results.Result = {
+    "schema": "dyrate.result",
+    "version": 1,
+    "study": "testbed",
+    "model": "testbed-s",
+    "method": {"name": "fastv", "layer": 2, "rate": 0.5},
+    "label": "FastV (K=2, R=0.5)",
+    "decoding": {"name": "greedy"},
+    "benchmarks": {
+        "gqa": {
+            "task": "gqa_testbed",
+            "samples": 100,
+            "primary": "exact_match",
+            "scores": {
+                "exact_match": {
+                    "value": 71.0,
+                    "low": 62.0,
+                    "high": 79.0,
+                    "unit": "percent",
+                    "higher_is_better": True,
+                }
+            },
+            "difference": {"exact_match": {"value": -2.0, "low": -5.0, "high": 1.0}},
+            "visual_tokens": {"total": 144.0, "prefill": [144.0, 72.0], "decode": [144.0, 72.0]},
+        }
+    },
+    "meta": {"command": "dyrate evaluate", "seed": 0, "device": "cpu", "dtype": "float32"},
+}
+
+
+def test_a_result_reads_back_and_equal_results_give_equal_bytes(tmp_path: Path) -> None:
+    results.write(tmp_path / "a.json", RESULT)
+    results.write(tmp_path / "b.json", dict(reversed(RESULT.items())))
+    assert results.read(tmp_path / "a.json") == RESULT
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_third_party_may_leave_out_differences_and_visual_tokens(tmp_path: Path) -> None:
+    result = copy.deepcopy(RESULT)
+    result["benchmarks"]["gqa"] |= {"difference": None, "visual_tokens": None}
+    results.write(tmp_path / "a.json", result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "other"}, "schema: is 'other', should be 'dyrate.result'"),
+        ({"version": 2}, "version: is 2; this dyrate reads version 1"),
+        ({"model": 3}, "model: 3 is not of type 'string'"),
+        ({"method": {}}, "method: 'name' is a required property"),
+        ({"extra": 1}, r"\(top level\): Additional properties are not allowed \('extra'"),
+        ({"benchmarks": {}}, "benchmarks: "),
+    ],
+)
+def test_each_problem_is_one_line_with_file_and_key(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({**RESULT, **change}))
+    with pytest.raises(results.ResultError, match=f"^{path}: {message}"):
+        results.read(path)
+
+
+def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
+    result = copy.deepcopy(RESULT)
+    result["benchmarks"]["gqa"]["scores"]["exact_match"]["value"] = "71"
+    del result["benchmarks"]["gqa"]["samples"]
+    with pytest.raises(results.ResultError) as caught:
+        results.write(tmp_path / "x.json", result)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert re.search(r"benchmarks\.gqa: 'samples' is a required", lines[0])
+    assert re.search(r"benchmarks\.gqa\.scores\.exact_match\.value: '71' is not of type 'number'", lines[1])
+
+
+def test_what_the_schema_cannot_say_is_checked_too() -> None:
+    result = copy.deepcopy(RESULT)
+    result["benchmarks"]["gqa"]["primary"] = "cider"
+    result["benchmarks"]["gqa"]["difference"]["exact_match"]["low"] = 7.0
+    assert [line.split(":")[0] for line in results.problems(result)] == [
+        "benchmarks.gqa.primary",
+        "benchmarks.gqa.difference.exact_match",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "no such file"), ("{", "not JSON"), ("[]", "top level")]
+)
+def test_what_is_no_result_file_is_said(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "x.json").write_text(text)
+    with pytest.raises(results.ResultError, match=message):
+        results.read(tmp_path / "x.json")
+
+
+def test_run_information_reads_back(tmp_path: Path) -> None:
+    run: results.RunInformation = {
+        "schema": "dyrate.run",
+        "version": 1,
+        "date": "2026-01-01T00:00:00+00:00",
+        "wall_seconds": 1.0,
+        "generate_seconds": 0.5,
+        "samples": 2,
+        "samples_per_second": 4.0,
+        "reused_samples": 0,
+        "seconds": {"gqa": 0.5},
+        "stages": {},
+        "host": {},
+    }
+    results.write_run(tmp_path / "a.run.json", run)
+    assert results.read_run(tmp_path / "a.run.json") == run
+    (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run"}')
+    with pytest.raises(results.ResultError, match="date, generate_seconds"):
+        results.read_run(tmp_path / "b.run.json")
+
+
+def test_the_files_of_a_result_lie_beside_it() -> None:
+    files = results.ResultFiles.beside(Path("r/none/beam-2.json"))
+    assert files == results.ResultFiles(Path("r/none"), "beam-2")
+    assert [p.name for p in (files.result, files.run, files.answers, files.log)] == [
+        "beam-2.json",
+        "beam-2.run.json",
+        "beam-2.answers.parquet",
+        "beam-2.log.jsonl",
+    ]

@@ -1,0 +1,85 @@
+"""Loading tasks: the right files, whole units, and rows that keep their number."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.suite import choose_rows, load_tasks
+
+MME = BENCHMARKS["mme"]
+MMB = BENCHMARKS["mmb"]
+
+
+def test_a_limit_takes_the_first_rows() -> None:
+    data = Dataset.from_dict({"question": list("abcdef")})
+    assert list(choose_rows(BENCHMARKS["gqa"], data, 4)) == [0, 1, 2, 3]
+    assert list(choose_rows(BENCHMARKS["gqa"], data, None)) == list(range(6))
+    assert list(choose_rows(BENCHMARKS["gqa"], data, 99)) == list(range(6))
+
+
+def test_mme_pairs_stay_whole_and_come_from_all_categories_in_turn() -> None:
+    data = Dataset.from_dict(
+        {"question_id": list("aabbccdd"), "category": ["color"] * 4 + ["count"] * 4, "x": range(8)}
+    )
+    assert list(choose_rows(MME, data, 4)) == [0, 1, 4, 5]
+    assert list(choose_rows(MME, data, 5)) == [0, 1, 2, 3, 4, 5]  # a limit inside a pair takes it whole
+    assert list(choose_rows(MME, data, 1)) == [0, 1]
+
+
+def test_mmb_rotations_stay_whole_though_they_stand_far_apart() -> None:
+    index = [7, 8, 1_000_007, 2_000_007, 1_000_008]
+    data = Dataset.from_dict({"index": index, "x": range(5)})
+    assert list(choose_rows(MMB, data, 2)) == [0, 2, 3]
+    assert list(choose_rows(MMB, data, 4)) == [0, 1, 2, 3, 4]
+
+
+def test_a_column_that_is_missing_is_named() -> None:
+    data = Dataset.from_dict({"question_id": list("aabb")})
+    with pytest.raises(DyrateError, match="the data of mme has no column 'category'"):
+        choose_rows(MME, data, 2)
+
+
+def test_every_testbed_task_loads_from_local_files(data: Path) -> None:
+    tasks = load_tasks(tuple(BENCHMARKS.values()), "testbed", data, 4)
+    assert [loaded.name for loaded in tasks] == [f"{name}_testbed" for name in BENCHMARKS]
+    for loaded in tasks:
+        documents = loaded.task.test_docs()
+        assert len(documents) == len(loaded.rows) == 4
+        visuals = loaded.task.doc_to_visual(documents[0])
+        assert visuals[0].mode == "RGB"
+        assert len(loaded.data_hash) == 64
+
+
+def test_a_folder_of_task_files_stands_in_for_the_hub(data: Path, tmp_path: Path) -> None:
+    import lmms_eval.tasks
+
+    theirs = Path(lmms_eval.tasks.__file__).parent / "vizwiz_vqa"
+    text = (theirs / "_default_template_vqa_yaml").read_text() + (theirs / "vizwiz_vqa_val.yaml").read_text()
+    text = text.replace("include: _default_template_vqa_yaml", "").replace(
+        "!function utils.", "!function lmms_eval.tasks.vizwiz_vqa.utils."
+    )
+    text = text.replace(
+        "dataset_path: lmms-lab-encoder/VizWiz-VQA",
+        "dataset_path: parquet\ndataset_kwargs:\n  data_files:\n    val: vizwiz.parquet",
+    )
+    (tmp_path / "vizwiz_vqa_val.yaml").write_text(text)
+    (loaded,) = load_tasks(select(["vizwiz"]), str(tmp_path), data, 3)
+    assert loaded.name == "vizwiz_vqa_val"
+    assert loaded.task.config.generation_kwargs["max_new_tokens"] == 16  # lmms-eval's task has no limit
+    (tmp_path / "vizwiz.parquet").write_bytes((data / "vizwiz.parquet").read_bytes())
+    (beside,) = load_tasks(select(["vizwiz"]), str(tmp_path), None, 3)
+    assert beside.data_hash == loaded.data_hash
+
+
+def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DyrateError, match=r"gqa.parquet: no such file \(data of task gqa_testbed\); see --data"
+    ):
+        load_tasks(select(["gqa"]), "testbed", tmp_path, None)
+    with pytest.raises(DyrateError, match="--tasks testbad: no such folder, and not one of testbed, hub"):
+        load_tasks(select(["gqa"]), "testbad", data, None)
+    with pytest.raises(DyrateError, match="no task file defines 'gqa', the task of benchmark gqa"):
+        load_tasks(select(["gqa"]), str(tmp_path), data, None)
