@@ -34,14 +34,10 @@ class Description(NamedTuple):
         """Return the noun phrase with its indefinite article."""
         return with_article(self.noun)
 
-    def fits(self, thing: Thing) -> bool:
-        """Return whether the thing has all the attributes."""
-        return (
-            self.shape in (None, thing.shape)
-            and self.color in (None, thing.color)
-            and self.texture in (None, thing.texture)
-            and (self.size is None or self.size == thing.size)
-        )
+    @property
+    def form(self) -> tuple[str, ...]:
+        """Return the names of the attributes that the description tells."""
+        return tuple(name for name, value in zip(self._fields, self, strict=True) if value)
 
 
 class Facts:
@@ -71,6 +67,10 @@ class Facts:
                 groups.setdefault(key, []).append(thing)
         self.words = [sign for sign in scene.signs if not sign.is_number]
         self.numbers = [sign for sign in scene.signs if sign.is_number]
+
+    def counts(self, form: tuple[str, ...]) -> dict[Description, int]:
+        """Return the descriptions of the form that fit something, with the number of things they fit."""
+        return {key: len(things) for key, things in self.groups.items() if key.form == form}
 
     def count(self, description: Description) -> int:
         """Return how many things fit one of the indexed descriptions."""

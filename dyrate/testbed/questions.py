@@ -30,7 +30,6 @@ CLEARLY = 14
 _COLORS, _SETTINGS, _SIZES = tuple(COLORS), tuple(SETTINGS), tuple(SIZES)
 _COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 _YES_NO = ("yes", "no")
-_VALUES = {"shape": SHAPES, "color": _COLORS, "texture": TEXTURES, "size": _SIZES}
 _QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -76,10 +75,14 @@ def _existence(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
 
 
 def _absent_like(facts: Facts, draw: Draw, key: Description, form: Sequence[str]) -> Description | None:
-    """Return a description that differs in one attribute and fits nothing."""
+    """Return a description that fits nothing and differs in shape or colour.
+
+    Textures and sizes stay: some are rarer than others, and one that was put in would tell the answer.
+    """
+    exchanged = [attribute for attribute in form if attribute in ("shape", "color")]
     for _ in range(8):
-        attribute = draw.pick(form)
-        value = draw.pick(_VALUES[attribute])
+        attribute = draw.pick(exchanged)
+        value = draw.pick(SHAPES if attribute == "shape" else _COLORS)
         if attribute == "color" and key.color and draw.chance(0.4):
             value = draw.pick(LOOKALIKES[key.color])
         other = key._replace(**{attribute: value})
@@ -196,12 +199,19 @@ def _count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
 
 def _quantity(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     """Ask whether there are as many things as named."""
-    counts = {key: len(things) for key, things in facts.groups.items() if key.texture != "plain"}
-    number = draw.pick(sorted({count for count in counts.values() if count <= MAX_COUNT}))
-    key = draw.pick([key for key, count in counts.items() if count == number])
-    answer, named = answer or draw.pick(_YES_NO), number
-    if answer == "no":
-        named = draw.pick([n for n in (number - 2, number - 1, number + 1, number + 2) if n >= 1])
+    answer = answer or draw.pick(_YES_NO)
+    counts = facts.counts(draw.pick((("shape",), ("color",), ("color", "size"))))
+    # The wrong number is right for another description of the same form: it is as likely as the right one.
+    pairs = [
+        (key, count, other)
+        for key, count in counts.items()
+        for other in counts.values()
+        if 1 <= abs(count - other) <= 2 and max(count, other) <= MAX_COUNT
+    ]
+    if not pairs:
+        return None
+    key, right, wrong = draw.pick(pairs)
+    named = right if answer == "yes" else wrong
     if named == 1:
         return _yes_no("quantity", f"Is there only one {key.noun} in this image?", answer)
     return _yes_no("quantity", f"Are there {NUMBER_WORDS[named]} {key.nouns} in this image?", answer)
@@ -322,9 +332,7 @@ def _neighbor(facts: Facts, draw: Draw, _: str | None) -> Question | None:
 
 
 def _compare(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
-    shapes = {key: len(things) for key, things in facts.groups.items() if key == Description(key.shape)}
-    colors = {key: len(things) for key, things in facts.groups.items() if key == Description(None, key.color)}
-    counts = draw.pick((shapes, colors))
+    counts = facts.counts(draw.pick((("shape",), ("color",))))
     more, fewer = draw.pick(tuple(counts)), draw.pick(tuple(counts))
     if counts[more] == counts[fewer]:
         return None
