@@ -1,5 +1,7 @@
-"""A copy of the project to run Snakemake in, and result files that need no model."""
+"""A copy of the project to run Snakemake in, and a study finished without a model."""
 
+import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,19 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from dyrate.study import Study
+
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "environment.yml", "dyrate")
 
+spec = importlib.util.spec_from_file_location("fake", REPOSITORY / "tests/report/fake.py")
+fake = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake)
+
 
 class Project:
-    """A copy of the repository's pipeline; models and data are left out."""
+    """A copy of the repository's pipeline, models left out, and ways to run it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def copied_from(cls, source: Path, folder: Path) -> "Project":
         for part in PARTS:
-            source = REPOSITORY / part
-            copy = shutil.copytree if source.is_dir() else shutil.copy2
-            copy(source, folder / part)
+            copy = shutil.copytree if (source / part).is_dir() else shutil.copy2
+            copy(source / part, folder / part)
+        return cls(folder)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         binaries = Path(sys.executable).parent
@@ -46,7 +57,52 @@ class Project:
         assert old in text, f"{path} has no {old!r}"
         file.write_text(text.replace(old, new, 1))
 
+    def make_up_results(self, config: str) -> Study:
+        study = Study.read(self.folder / config)
+        fake.write_study(study, self.folder)
+        # As old as if jobs had made them in their order.
+        for age, paths in ((200, study.data_files), (100, [study.jobs[0].result])):
+            for path in paths:
+                made = (self.folder / path).stat().st_mtime - age
+                os.utime(self.folder / path, (made, made))
+        return study
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
+    return Project.copied_from(REPOSITORY, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke study run to its end by Snakemake; its jobs copy made-up files instead of running a model."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # made by the first worker that comes, used by all
+    folder = shared / "finished"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            making = shared / "making"
+            making.mkdir()
+            _finish(Project.copied_from(REPOSITORY, making))
+            making.rename(folder)
+    return folder
+
+
+def _finish(project: Project) -> None:
+    study = Study.read(project.folder / "config/smoke.yaml")
+    fake.write_study(study, project.folder / "made-up")
+    results = "made-up/results/smoke/{wildcards.model}/{wildcards.method}"
+    for rule, copying in (
+        ("testbed", "cp made-up/data/smoke/*.parquet {params.output} #"),
+        ("evaluate", f"cp {results}/* $(dirname {{output.result}}) #"),
+    ):
+        project.edit(f"workflow/rules/{rule}.smk", '"python -m', f'"{copying} python -m')
+    project.snakemake("--configfile", "config/smoke.yaml")
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Project:
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
     return Project(tmp_path)

@@ -33,6 +33,6 @@ rule evaluate:
         weights=lambda w: study.job(*w).model.content,
         code=lambda w: study.code(study.job(*w)),
     message:
-        "{wildcards.model}: {wildcards.method}, {wildcards.decoding}"
+        "{wildcards.model}: {wildcards.method}, {wildcards.decoding} ({threads} threads, {resources.gpu} GPU)"
     shell:
         "python -m dyrate.cli evaluate {params.arguments:q} --threads {threads} > {log:q} 2>&1"

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from dyrate.fingerprint import fingerprint, import_closure
+
+FILES = {
+    "__init__.py": "from dyrate.registry import load",
+    "registry.py": 'import dyrate.secret\nBUILT_IN = {"a": "dyrate.methods.a:A"}',
+    "secret.py": "",
+    "base.py": '"""Doc."""\nVALUE = 1\n',
+    "methods/__init__.py": "",
+    "methods/a.py": "from dyrate.base import VALUE",
+    "methods/b.py": "from ..base import VALUE\nfrom typing import TYPE_CHECKING\n"
+    "if TYPE_CHECKING:\n    import dyrate.methods.a",
+    "work/__init__.py": "",
+    "work/go.py": "def go():\n    from dyrate import base\n    from dyrate.work import late\n",
+    "work/late.py": "import dyrate.registry",
+    "work/README.md": "words",
+    "work/data/table.csv": "1,2",
+}
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "dyrate"
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def closure(package, *modules):
+    return {path.relative_to(package).as_posix() for path in import_closure(modules, package)}
+
+
+def test_imports_are_followed_also_in_functions(package):
+    assert closure(package, "dyrate.work.go") == {
+        "base.py",
+        "work/__init__.py",
+        "work/go.py",
+        "work/late.py",
+    }
+
+
+def test_tables_of_names_are_not_followed(package):
+    assert "secret.py" not in closure(package, "dyrate.work.late")
+
+
+def test_type_only_imports_are_not_followed(package):
+    assert closure(package, "dyrate.methods.b") == {"base.py", "methods/b.py"}
+
+
+def test_an_unknown_module_is_an_error(package):
+    with pytest.raises(ValueError, match=r"dyrate\.wrok"):
+        import_closure(["dyrate.wrok"], package)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changes"),
+    [
+        ("work/late.py", "import dyrate.registry\nX = 1", True),
+        ("base.py", "VALUE = 2", True),
+        ("work/data/table.csv", "1,3", True),
+        ("base.py", '"""Other words."""\n# a comment\nVALUE = 1\n', False),
+        ("methods/a.py", "X = 1", False),
+        ("registry.py", "X = 1", False),
+        ("__init__.py", "X = 1", False),
+        ("work/README.md", "other words", False),
+    ],
+)
+def test_what_changes_a_fingerprint(package, name, text, changes):
+    before = fingerprint(["dyrate.work.go"], package=package)
+
+    (package / name).write_text(text)
+
+    assert (fingerprint(["dyrate.work.go"], package=package) != before) is changes
+
+
+def test_a_method_outside_the_package_counts_by_its_file(package, tmp_path):
+    extra = tmp_path / "method.py"
+    extra.write_text("X = 1")
+    before = fingerprint(["dyrate.base"], [extra], package)
+
+    extra.write_text("X = 2")
+
+    assert fingerprint(["dyrate.base"], [extra], package) != before
+
+
+def test_the_reports_code_is_not_the_evaluations():
+    def names(module):
+        return {path.relative_to(Path(path).parents[1]).as_posix() for path in import_closure([module])}
+
+    assert not [name for name in names("dyrate.evaluation.evaluate") if name.startswith("report/")]
+    assert not [name for name in names("dyrate.report.commands") if name.startswith("methods/")]

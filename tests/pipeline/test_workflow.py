@@ -1,0 +1,85 @@
+"""The rules, run by Snakemake itself in a copy of the project, on made-up results."""
+
+import os
+import re
+import time
+
+SMOKE = ("--configfile", "config/smoke.yaml")
+
+
+def rules_to_run(output: str) -> dict[str, int]:
+    """Counts of Snakemake's last job table."""
+    table = output.rpartition("Job stats:")[2].partition("total")[0]
+    rows = re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.MULTILINE)
+    return {name: int(count) for name, count in rows if name != "all"}
+
+
+def test_a_finished_study_has_nothing_to_do_and_says_so_fast(finished):
+    started = time.perf_counter()
+
+    output = finished.snakemake(*SMOKE)
+
+    assert "Nothing to be done" in output
+    assert time.perf_counter() - started < 15
+
+
+def test_each_edit_reruns_what_uses_it_and_no_more(finished):
+    def rerun():
+        return rules_to_run(finished.snakemake("-n", *SMOKE))
+
+    # Another method's code, and new times everywhere, as a fresh clone has them.
+    finished.edit("dyrate/methods/vtw.py", "self.layer", "self.layer + 0")
+    for path in (finished.folder / "dyrate").rglob("*.py"):
+        os.utime(path)
+    assert rerun() == {}
+
+    finished.edit("dyrate/methods/fastv.py", "self.layer - 1", "self.layer - 2")
+    assert rerun() == {"evaluate": 1, "tables": 1, "report": 1}
+
+    finished.edit("dyrate/methods/fastv.py", "self.layer - 2", "self.layer - 1")
+    finished.edit("dyrate/report/templates/style.css", "--paper", "--sheet")
+    assert rerun() == {"tables": 1, "report": 1}
+
+
+def test_a_new_method_runs_only_its_jobs_and_the_aggregation(finished):
+    finished.edit("config/smoke.yaml", "  - {name: random", "  - {name: vtw, layer: 4}\n  - {name: random")
+
+    todo = rules_to_run(finished.snakemake("-n", *SMOKE))
+
+    assert todo == {"evaluate": 1, "study": 1, "tables": 1, "report": 1}
+
+
+def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
+    study = project.make_up_results("config/testbed.yaml")
+
+    output = project.snakemake("-n", "--forceall", "--config", "samples=5")
+
+    todo = rules_to_run(output)
+    assert todo == {"build_benchmarks": 1, "evaluate": len(study.jobs), "study": 1, "tables": 1, "report": 1}
+    assert output.count("--samples 5") == 1 + len(study.jobs)
+
+
+def test_the_papers_study_is_planned_offline(project):
+    output = project.snakemake("-n", "--configfile", "config/paper.yaml")
+
+    assert rules_to_run(output) == {"evaluate": 17, "study": 1, "tables": 1, "report": 1}
+    assert "testbed-s" not in output, "the default study leaks into the named one"
+    assert output.count(", 1 GPU)") == 17
+
+
+def test_a_mistake_in_the_config_is_one_clear_line(project):
+    project.edit("config/smoke.yaml", "samples: 6", "sampels: 6")
+
+    output = project.snakemake("-n", *SMOKE, status=1)
+
+    assert "sampels is no key of a study; did you mean 'samples'?" in output
+
+
+def test_snakemakes_own_report_holds_the_tables(finished):
+    finished.snakemake(*SMOKE, "--report", "items.html")
+
+    page = (finished.folder / "items.html").read_text(encoding="utf-8")
+    for item in ("table1.csv", "table1.html", "table2.csv", "table2.html", "index.html"):
+        assert item in page
+    assert "I: questions and short answers" in page
+    assert "not comparable in value" in page
