@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-SIZE, PATCH, LAYERS = 28, 14, 3
+SIZE, PATCH, LAYERS = 28, 14, 2
 VISUAL = (SIZE // PATCH) ** 2
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 TEMPLATE = (
@@ -65,7 +65,7 @@ def make_checkpoint(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Pa
     tokenizer.chat_template = template
     width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(num_hidden_layers=2, image_size=SIZE, patch_size=PATCH, **width),
+        vision_config=CLIPVisionConfig(num_hidden_layers=1, image_size=SIZE, patch_size=PATCH, **width),
         text_config=LlamaConfig(
             num_hidden_layers=LAYERS,
             vocab_size=len(tokenizer),
