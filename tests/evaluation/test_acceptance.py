@@ -1,0 +1,88 @@
+"""The acceptance table: attainable and constant scores from the same functions, bounds, comparisons."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation import acceptance
+
+BENCHMARKS = ("gqa", "sqa", "pope", "mmb", "mme")
+
+
+@pytest.fixture
+def world(data: Path, tmp_path: Path) -> Path:
+    """The tiny benchmarks with an oracle beside each."""
+    oracle = {
+        "gqa": [f"word {i % 3}" for i in range(12)],
+        "sqa": ["AB"[i % 2] for i in range(12)],
+        "pope": [("yes", "no")[i % 2] for i in range(12)],
+        "mmb": ["ABCD"[i // 3] for i in range(12)],
+        "mme": ["Yes", "No"] * 6,
+    }
+    for name, answers in oracle.items():
+        shutil.copy(data / f"{name}.parquet", tmp_path)
+        table = pa.table({"doc_id": list(range(12)), "answer": answers})
+        pq.write_table(table, tmp_path / f"{name}.oracle.parquet")
+    return tmp_path
+
+
+def test_the_table_sets_scores_beside_what_is_attainable_and_what_is_guessed(
+    world: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    twin = shutil.copytree(checkpoint, tmp_path / "twin")
+    table = acceptance.accept([checkpoint, twin], 12, world, tmp_path / "out", BENCHMARKS)
+    rows = {row["benchmark"]: row for row in table["rows"] if row["model"] == "tiny"}
+    assert {name: row["attainable"] for name, row in rows.items()} == {
+        "gqa": 100,
+        "sqa": 100,
+        "pope": 100,
+        "mmb": 100,
+        "mme": 400,
+    }
+    assert {name: row["chance"] for name, row in rows.items()} == {
+        "gqa": "33.3",
+        "sqa": "50.0",
+        "pope": "50.0",
+        "mmb": "0.0",
+        "mme": "100.0",
+    }
+    assert not any(row["passed"] for row in table["rows"])
+    assert table["comparisons"] == [
+        {"model": "twin", "than": "tiny", "at_least_as_good": 5, "benchmarks": 5},
+    ]
+    text = acceptance.markdown(table)
+    assert "0 of 10 within their bounds" in text
+    assert "twin is at least as good as tiny on 5 of 5 benchmarks." in text
+
+
+def test_the_command_writes_the_table_and_tells_failure(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    table = {"schema": "dyrate.acceptance", "rows": [], "comparisons": []}
+    monkeypatch.setattr(acceptance, "accept", lambda *given: table)
+    given = argparse.Namespace(models=[checkpoint], samples=4, data=world, output=tmp_path / "out")
+    assert acceptance.run(given) == 0
+    assert json.loads((tmp_path / "out" / "acceptance.json").read_text()) == table
+    assert (tmp_path / "out" / "acceptance.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "score", "passed"),
+    [("gqa", 69, False), ("gqa", 70, True), ("gqa", 98, False), ("nocaps", 59, False), ("nocaps", 130, True)],
+)
+def test_bounds(benchmark: str, score: float, passed: bool) -> None:
+    primary = "CIDEr" if benchmark == "nocaps" else "exact_match"
+    found = {"primary": primary, "samples": 1, "scores": {primary: {"value": score, "low": 0, "high": 0}}}
+    result = {"model": "m", "benchmarks": {benchmark: found}}
+    assert acceptance._row(result, result, benchmark, 100.0, 0.0)["passed"] is passed
+
+
+def test_a_missing_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(DyrateError, match=r"gqa.oracle.parquet: no such file; `dyrate testbed build`"):
+        acceptance.accept([checkpoint], 4, data, tmp_path, ("gqa",))

@@ -1,0 +1,86 @@
+"""The command line: what it prints, and that a mistake is one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dyrate.cli import main
+from dyrate.evaluation import results
+from dyrate.evaluation.benchmarks import BENCHMARKS
+
+
+def test_the_short_form_evaluates(checkpoint: Path, data: Path, tmp_path: Path, capsys) -> None:
+    method = '{"name": "fastv", "layer": 1, "rate": 0.5}'
+    common = [
+        "--benchmarks",
+        "gqa",
+        "pope",
+        "--samples",
+        "6",
+        "--data",
+        str(data),
+        "--model",
+        str(checkpoint),
+    ]
+    assert main(["evaluate", *common, "--output", str(tmp_path / "none")]) == 0
+    baseline = str(tmp_path / "none" / "greedy.json")
+    more = ["--method", method, "--decoding", "beam-2", "--baseline", baseline]
+    assert main(["evaluate", *common, *more, "--output", str(tmp_path / "fastv")]) == 0
+    out = capsys.readouterr().out
+    assert "FastV (K=1, R=0.5), beam-2" in out
+    assert "accuracy" in out
+    result = results.read(tmp_path / "fastv" / "beam-2.json")
+    assert result["benchmarks"]["gqa"]["samples"] == 6
+    assert result["benchmarks"]["gqa"]["difference"] is not None
+    assert sorted(path.name for path in (tmp_path / "fastv").iterdir()) == [
+        "beam-2.answers.parquet",
+        "beam-2.json",
+        "beam-2.log.jsonl",
+        "beam-2.run.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--benchmarks", "gqaa"], "unknown benchmark 'gqaa'; did you mean 'gqa'?"),
+        (["--method", "{nope"], "--method: '{nope' is not JSON"),
+        (["--method", "fastvv"], "unknown reduction method 'fastvv'"),
+        (["--decoding", "beam"], "unknown decoding 'beam'"),
+        (["--model", "nowhere/at/all"], "--model nowhere/at/all: no such folder"),
+        (["--data", "nowhere"], "gqa.parquet: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys, change: list[str], message: str
+) -> None:
+    arguments = {
+        "--benchmarks": "gqa",
+        "--model": str(checkpoint),
+        "--data": str(data),
+        "--output": str(tmp_path),
+    }
+    given = [part for pair in (arguments | dict([change])).items() for part in pair]
+    assert main(["evaluate", *given]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("dyrate: error: ")
+    assert message in errors[-1]
+
+
+def test_benchmarks_are_listed(capsys) -> None:
+    assert main(["benchmarks"]) == 0
+    text = capsys.readouterr().out
+    assert all(benchmark.hub_task in text for benchmark in BENCHMARKS.values())
+    assert main(["benchmarks", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert listing["nocaps"]["primary"] == "CIDEr"
+    assert listing["mme"]["testbed_task"] == "mme_testbed"
+
+
+def test_help_teaches(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    assert "greedy.log.jsonl" in text
+    assert '--method \'{"name": "fastv"' in text

@@ -1,0 +1,254 @@
+"""One job: the same bytes every time, also after a kill; and what stands in its files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation import answers, results
+from dyrate.evaluation.adapter import DyrateModel
+from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.evaluate import Evaluation, evaluate, evaluate_loaded, load
+from dyrate.evaluation.suite import LoadedTask, load_tasks
+from tests.evaluation.stand_ins import LAYERS, VISUAL
+
+BENCHMARKS = ("gqa", "pope", "mmb", "mme")
+FASTV = {"name": "fastv", "layer": 1, "rate": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Path) -> list[LoadedTask]:
+    return load_tasks(select(BENCHMARKS), "testbed", data, None)
+
+
+@pytest.fixture(scope="module")
+def make_job(checkpoint: Path, data: Path) -> Callable[..., Evaluation]:
+    def job(output: Path, **settings: Any) -> Evaluation:
+        defaults = {"method": FASTV, "batch_size": 5, "device": "cpu", "study": "test"}
+        given = {**defaults, **settings}
+        return Evaluation(str(checkpoint), select(BENCHMARKS), output, data=data, **given)
+
+    return job
+
+
+@pytest.fixture(scope="module")
+def model(make_job: Callable[..., Evaluation]) -> DyrateModel:
+    return load(make_job(Path()))
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    names = ("greedy.json", "greedy.answers.parquet", "greedy.log.jsonl")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture
+def undisturbed(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> dict[str, bytes]:
+    evaluate_loaded(make_job(tmp_path / "out"), model, tasks)
+    found = _bytes(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    return found
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in between may catch it."""
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+@pytest.mark.parametrize("torn", [False, True], ids=["between lines", "inside a line"])
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
+    undisturbed: dict[str, bytes],
+    at: int,
+    torn: bool,
+    tmp_path: Path,
+    make_job: Callable[..., Evaluation],
+    model: DyrateModel,
+    tasks: list[LoadedTask],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = make_job(tmp_path / "out")
+    runs = 0
+    run = model._run
+
+    def killed(queries: Any, new_tokens: int) -> Any:
+        nonlocal runs
+        if runs == at:
+            raise Killed
+        runs += 1
+        return run(queries, new_tokens)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "_run", killed)
+        with pytest.raises(Killed):
+            evaluate_loaded(job, model, tasks)
+    assert not job.files.result.exists()
+    lines = job.files.log.read_bytes().splitlines(keepends=True)
+    assert len(lines) == at
+    if torn and lines:
+        job.files.log.write_bytes(b"".join(lines)[:-7])
+        at -= 1
+    evaluate_loaded(job, model, tasks)
+    assert _bytes(tmp_path / "out") == undisturbed
+    run_information = results.read_run(job.files.run)
+    assert run_information["reused_samples"] == sum(len(json.loads(line)["keys"]) for line in lines[:at])
+
+
+def test_a_sigkilled_process_goes_on_in_another(
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    checkpoint: Path,
+    make_job: Callable[..., Evaluation],
+    model: DyrateModel,
+    tasks: list[LoadedTask],
+) -> None:
+    job = make_job(tmp_path / "out")
+    script = """
+import os, signal, sys
+from dyrate.cli import main
+from dyrate.evaluation.log import ResponseLog
+append, count = ResponseLog.append, []
+def killing(self, *given):
+    count.append(append(self, *given))
+    if len(count) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+ResponseLog.append = lambda self, *given: killing(self, *given) or count[-1]
+main(sys.argv[1:])
+"""
+    arguments = ["evaluate", "--benchmarks", *BENCHMARKS, "--model", str(checkpoint), "--data", str(job.data)]
+    arguments += ["--method", json.dumps(FASTV), "--batch-size", "5", "--device", "cpu", "--study", "test"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments, "--output", str(job.output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert len(job.files.log.read_bytes().splitlines()) == 3
+    evaluate_loaded(job, model, tasks)
+    assert _bytes(tmp_path / "out") == undisturbed
+
+
+def test_a_second_run_asks_the_model_nothing(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    job = make_job(tmp_path)
+    evaluate_loaded(job, model, tasks)
+    before = _bytes(tmp_path)
+    evaluate_loaded(job, model, tasks)
+    assert _bytes(tmp_path) == before
+    run = results.read_run(job.files.run)
+    assert (run["reused_samples"], run["samples_per_second"]) == (run["samples"], 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method": {**FASTV, "rate": 0.25}}, {"decoding": {"name": "beam-2"}}, {"batch_size": 3}],
+    ids=["method", "decoding", "batches"],
+)
+def test_a_changed_job_is_not_answered_from_the_log(
+    tmp_path: Path,
+    make_job: Callable[..., Evaluation],
+    model: DyrateModel,
+    tasks: list[LoadedTask],
+    change: dict,
+) -> None:
+    job, changed = make_job(tmp_path / "a"), make_job(tmp_path / "b", **change)
+    evaluate_loaded(job, model, tasks)
+    changed.output.mkdir()
+    shutil.copy(job.files.log, changed.files.log)
+    if "batch_size" in change:
+        model.batch_size = change["batch_size"]
+    evaluate_loaded(changed, model, tasks)
+    model.batch_size = 5
+    assert (
+        results.read_run(changed.files.run)["reused_samples"] < 5
+    )  # at most a batch that happens to be the same
+
+
+def test_another_model_is_not_answered_from_the_log(
+    tmp_path: Path,
+    make_job: Callable[..., Evaluation],
+    model: DyrateModel,
+    tasks: list[LoadedTask],
+    monkeypatch: Any,
+) -> None:
+    job = make_job(tmp_path)
+    evaluate_loaded(job, model, tasks)
+    monkeypatch.setattr(model, "weights_hash", "of other weights")
+    evaluate_loaded(job, model, tasks)
+    assert results.read_run(job.files.run)["reused_samples"] == 0
+
+
+def test_a_result_says_what_it_is_and_where_it_came_from(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    job = make_job(tmp_path, samples=12)
+    result = evaluate_loaded(job, model, tasks)
+    assert results.read(job.files.result) == result
+    assert (result["study"], result["model"], result["method"]) == ("test", "tiny", FASTV)
+    assert result["label"] == "FastV (K=1, R=0.5)"
+    for name, found in result["benchmarks"].items():
+        assert found["task"] == f"{name}_testbed"
+        assert found["visual_tokens"] == {
+            "total": VISUAL,
+            "prefill": [VISUAL] + [VISUAL / 2] * (LAYERS - 1),
+            "decode": [VISUAL] + [VISUAL / 2] * (LAYERS - 1),
+        }
+    assert [result["benchmarks"][name]["units"] for name in BENCHMARKS] == [12, 12, 3, 6]
+    meta = result["meta"]
+    assert meta["command"].startswith("dyrate evaluate --benchmarks gqa pope mmb mme --study test --model ")
+    assert meta["versions"]["torch"]
+    assert meta["hashes"]["data"].keys() == set(BENCHMARKS)
+    assert len(meta["hashes"]["weights"]) == 64
+
+
+def test_answers_stand_beside_with_prompt_reference_and_score(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    job = make_job(tmp_path)
+    evaluate_loaded(job, model, tasks)
+    found = answers.read(job.files.answers)
+    assert {name: len(samples) for name, samples in found.items()} == dict.fromkeys(BENCHMARKS, 12)
+    first = found["gqa"][0]
+    assert first.prompt == "What is 0?\nAnswer the question using a single word or phrase."
+    assert first.references == ["word 0"]
+    assert first.scores == {"exact_match": 0.0}
+    assert found["mme"][1].unit == "color/0"
+    assert found["mmb"][3].unit == "0"
+
+
+def test_differences_are_taken_from_the_baselines_answers(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    base = make_job(tmp_path / "none", method={"name": "none"})
+    evaluate_loaded(base, model, tasks)
+    itself = evaluate_loaded(
+        make_job(tmp_path / "x", method={"name": "none"}, baseline=base.files.result), model, tasks
+    )
+    for found in itself["benchmarks"].values():
+        assert found["difference"][found["primary"]] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    with pytest.raises(DyrateError, match="has no benchmark 'pope'"):
+        evaluate_loaded(make_job(tmp_path / "y", baseline=_without(base, "pope")), model, tasks)
+
+
+def _without(job: Evaluation, benchmark: str) -> Path:
+    found = answers.read(job.files.answers)
+    del found[benchmark]
+    answers.write(job.files.answers, found)
+    return job.files.result
+
+
+def test_a_missing_baseline_fails_before_the_model_is_loaded(
+    tmp_path: Path, make_job: Callable[..., Evaluation]
+) -> None:
+    with pytest.raises(DyrateError, match="none.json: no such file"):
+        evaluate(make_job(tmp_path, model_name="x", baseline=tmp_path / "none.json"))
