@@ -26,6 +26,7 @@ COLOURS = {
 }
 INK, MUTED, LINE, *MODELS, PAPER = COLOURS
 MARKERS = "oDs^"
+LONGEST = 36  # characters of a label
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dyrate",
@@ -128,7 +129,7 @@ def tradeoff(
             axes.plot(x, y, MARKERS[models.index(model) % len(MARKERS)], color=colour, markersize=6)
         for x, y, at, label, right in _placed(points, line=0.05 * (high - low)):
             axes.annotate(
-                label,
+                label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…",
                 (x, y),
                 xytext=(x + (3 if right else -3), at),
                 ha="left" if right else "right",
@@ -181,7 +182,7 @@ def _placed(
     taken = [(x - 1.5, x + 1.5, y) for x, y, _ in points]
     for x, y, label in sorted(points, key=lambda point: -point[1]):
         right = x < 55
-        width = 1.9 * len(label)  # of a character, in percent of V
+        width = 1.9 * min(len(label), LONGEST)  # of a character, in percent of V
         left = x + 3 if right else x - 3 - width
         at = y
         while any(

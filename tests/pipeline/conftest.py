@@ -1,7 +1,6 @@
 """A copy of the project to run Snakemake in, and a study finished without a model."""
 
 import fcntl
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,13 +10,10 @@ from pathlib import Path
 import pytest
 
 from dyrate.study import Study
+from tests.report import fake
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "environment.yml", "dyrate")
-
-spec = importlib.util.spec_from_file_location("fake", REPOSITORY / "tests/report/fake.py")
-fake = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fake)
 
 
 class Project:

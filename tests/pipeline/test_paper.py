@@ -1,0 +1,112 @@
+"""The paper's rules for real and offline: stand-ins in the layout of the hub's checkpoints and data sets."""
+
+import csv
+from pathlib import Path
+
+import lmms_eval.tasks
+import pytest
+import torch
+import yaml
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from dyrate.evaluation.results import read
+from dyrate.testbed.benchmarks import build
+
+# The chat template of llava-hf/llava-1.5-7b-hf.
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+HUB_TASKS = {
+    "pope": ("pope", "pope/pope.yaml", "test"),
+    "sqa": ("scienceqa_img", "scienceqa/scienceqa_img.yaml", "test"),
+    "mme": ("mme", "mme/mme.yaml", "test"),
+    "nocaps": ("nocaps_val", "nocaps/nocaps_val.yaml", "validation"),
+}
+
+
+def save_checkpoint(folder: Path) -> None:
+    """LLaVA-1.5-7B's layout and depth, 32 wide: 576 visual tokens, Llama's tokenizer with byte fallback."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    tokenizer = LlamaTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], pad_token="<pad>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    side = {"height": 336, "width": 336}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=side),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096, "initializer_range": 0.3}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(num_hidden_layers=3, image_size=336, patch_size=14, **width),
+        text_config=LlamaConfig(num_hidden_layers=32, **width, **text),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576,
+        vision_feature_layer=-2,
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).to(torch.float16).save_pretrained(folder)
+
+
+def save_tasks(folder: Path) -> None:
+    """lmms-eval's own task files, but for where the rows come from."""
+    build(HUB_TASKS, 4, 0, folder)
+    for benchmark, (task, path, split) in HUB_TASKS.items():
+        source = Path(lmms_eval.tasks.__file__).parent / path
+        local = {"data_files": {split: f"{benchmark}.parquet"}}
+        text = {"include": str(source), "task": task, "dataset_path": "parquet", "dataset_kwargs": local}
+        (folder / f"{task}.yaml").write_text(yaml.safe_dump(text))
+
+
+@pytest.mark.slow
+def test_the_papers_rules_run_on_stand_ins(project):
+    save_checkpoint(project.folder / "models/stand-in")
+    save_tasks(project.folder / "tasks")
+    stand_ins = {
+        "tasks": "tasks",
+        "samples": 4,
+        "device": "cpu",
+        "dtype": "float32",
+        "resources": {"gpu": 0},
+        "models": [{"name": "llava-1.5-7b", "path": "models/stand-in", "published": "LLaVA-1.5-7B"}],
+        "methods": [
+            entry
+            for entry in yaml.safe_load((project.folder / "config/paper.yaml").read_text())["methods"]
+            if (entry["name"], entry.get("layer")) in {("none", None), ("fastv", 2), ("vtw", 16)}
+        ],
+        "benchmarks": list(HUB_TASKS),
+    }
+    (project.folder / "stand-ins.yaml").write_text(yaml.safe_dump(stand_ins))
+
+    project.snakemake("--configfile", "config/paper.yaml", "stand-ins.yaml")
+
+    fastv = read(project.folder / "results/paper/llava-1.5-7b/fastv-layer=2-rate=0.5/greedy.json")
+    assert {name: found["task"] for name, found in fastv["benchmarks"].items()} == {
+        name: task for name, (task, _, _) in HUB_TASKS.items()
+    }
+    for found in fastv["benchmarks"].values():
+        assert found["visual_tokens"]["prefill"] == [576.0] * 2 + [288.0] * 30
+        assert found["difference"] is not None
+    lines = csv.DictReader((project.folder / "results/paper/tables/table2.csv").read_text().splitlines())
+    rows = {(line["published_row"], line["benchmark"]): line for line in lines if line["value"]}
+    assert rows["VTW(K=16,R=1)", "nocaps"]["published"] == "44.54"
+    assert "never in value" in (project.folder / "reports/paper/index.html").read_text()

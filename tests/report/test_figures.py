@@ -1,0 +1,52 @@
+import re
+from xml.etree import ElementTree
+
+from dyrate.report import figures
+from dyrate.report.measured import load
+from dyrate.study import Study
+from tests.report import fake
+
+
+def test_panels_join_a_methods_nth_setting_on_each_model(measurements):
+    labels = [{m.label for m in panel} for panel in figures.panels(measurements)]
+
+    assert {"FastV (K=2, R=0.5)"} in labels
+    assert {"VTW (K=4)", "VTW (K=6)"} in labels
+    assert len(labels) == 7
+
+
+def test_a_figure_is_well_formed_and_takes_its_colours_from_the_page(study, measurements):
+    panel = figures.panels(measurements)[0]
+
+    svg = figures.differences(panel, measurements, study.benchmarks, "a")
+
+    ElementTree.fromstring(svg)
+    assert "var(--model-1)" in svg
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#ffffff", "#000000"}
+    assert svg == figures.differences(panel, measurements, study.benchmarks, "a")
+
+
+def test_one_result_without_a_baseline_has_no_difference_to_draw(study, measurements):
+    alone = [m for m in measurements if m.method == "fastv"][:1]
+
+    assert figures.differences(alone, alone, study.benchmarks, "a") is None
+    assert figures.tradeoff("testbed-s", alone, study.benchmarks, "prefill", "b") is None
+
+
+def test_tradeoff_labels_every_method(study, measurements):
+    svg = figures.tradeoff("testbed-m", measurements, study.benchmarks, "decode", "a")
+
+    for label in {m.label for m in measurements if m.model == "testbed-m"}:
+        assert label in svg
+
+
+def test_text_in_labels_is_text(study, tmp_path):
+    fake.write_study(study, tmp_path, images=False)
+    study = Study.of({**study.config, "methods": study.config["methods"][:2]})
+    measurements = load(study.results)
+    for m in measurements:
+        m.result["label"] += " <b>$x$ & $\\frac</b>"
+
+    svg = figures.tradeoff("testbed-s", measurements, study.benchmarks, "prefill", "a")
+
+    assert "&lt;b&gt;$x$ &amp; $\\frac&lt;/b&gt;" in svg

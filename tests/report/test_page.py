@@ -1,0 +1,229 @@
+"""The page as a browser sees it."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dyrate.evaluation.answers import read as read_answers
+from dyrate.evaluation.answers import write as write_answers
+from dyrate.report.measured import load
+from dyrate.report.page import report_page, table_page
+from dyrate.report.tables import table1
+from dyrate.study import Study
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = (
+    '</td></script><script>document.title="run"</script><img src=x onerror=\'document.title="run"\'>$\\frac'
+)
+
+
+def text_of(page: str) -> str:
+    """The text that a reader sees, without markup."""
+    parts: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = parts.append
+    parser.feed(page)
+    return " ".join(" ".join(parts).split())
+
+
+def test_the_page_says_first_that_its_figures_are_not_the_papers(page):
+    top = text_of(page).partition("At a glance")[0]
+
+    assert "Measured figures on this page are not LLaVA-1.5’s." in top
+    assert "study testbed" in top
+    assert "never in value" in top
+
+
+def test_only_the_hubs_tasks_are_called_the_real_benchmarks(small):
+    study, measurements = small
+    hub = Study.of({**study.config, "tasks": "hub"})
+
+    assert "Measured on the real benchmarks." in text_of(report_page(hub, measurements))
+
+
+def test_the_header_says_where_the_figures_come_from(page):
+    header = text_of(page).partition("At a glance")[0]
+
+    for fact in (
+        "testbed-s, testbed-m",
+        "greedy",
+        "100",
+        "cpu, float32",
+        "2026-01-15",
+        "0123456789ab",
+        "torch 2.13.0",
+    ):
+        assert fact in header, fact
+
+
+def test_each_measured_row_links_to_its_command(page):
+    links, ids = (
+        re.findall(r'href="#(command-[^"]+)"', page),
+        re.findall(r'<details id="(command-[^"]+)"', page),
+    )
+
+    assert len(links) == 2 * 16
+    assert set(links) == set(ids)
+    assert text_of(page).count("dyrate evaluate --model models/testbed-s") == 2 * 8
+
+
+def test_ids_are_unique(page):
+    ids = re.findall(r'\sid="([^"]+)"', page)
+
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_asks_for_nothing_outside_itself(page):
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    assert "@import" not in page
+    assert not re.findall(r"url\((?!#)[^)]*\)", page)
+    assert "<script" not in page
+
+
+def test_the_page_is_the_same_each_time(small):
+    study, measurements = small
+
+    assert report_page(study, load(study.results)) == report_page(study, measurements)
+
+
+def test_the_summary_counts_verdicts(small):
+    study, _ = small
+    path = Path("results/smoke/testbed-s/fastv-layer=2-rate=0.5/greedy.json")
+    result = json.loads(path.read_text())
+    for i, found in enumerate(result["benchmarks"].values()):
+        value = {0: -3.0, 1: 3.0}.get(i, -0.5)
+        found["difference"] = {found["primary"]: {"value": value, "low": value - 1, "high": value + 1}}
+    path.write_text(json.dumps(result))
+
+    text = text_of(report_page(study, load(study.results)))
+
+    assert (
+        "FastV (K=2, R=0.5) scores lower on 1 of 11 benchmarks and higher on 1; its layers see 62% at prefill"
+    ) in text
+
+
+def test_a_study_without_reductions_still_has_a_page(small):
+    study, measurements = small
+    alone = [m for m in measurements if m.method == "none"]
+
+    text = text_of(report_page(study, alone))
+
+    assert "No reduction method was measured." in text
+
+
+def test_missing_runs_answers_and_images_leave_gaps_not_errors(small):
+    study, _ = small
+    for path in [
+        *Path("results").rglob("*.run.json"),
+        *Path("results").rglob("*.parquet"),
+        *Path("data").rglob("*.*"),
+    ]:
+        path.unlink()
+
+    text = text_of(report_page(study, load(study.results)))
+
+    assert "Sample answers" not in text
+    assert "Measured on 20" not in text
+
+
+def test_the_gallery_joins_equal_answers_and_shows_the_image(page):
+    cards = page.split('<article class="card">')[1:]
+
+    assert len(cards) == 11
+    assert all("data:image/webp;base64," in card for card in cards)
+    first = text_of(cards[0])
+    assert first.count("✓") <= 1
+    assert "Unpruned" in first
+
+
+@pytest.fixture
+def hostile(small):
+    """The study with hostile text in every place that a model, a data set or a config fills."""
+    study, measurements = small
+    for path in [m.files.result for m in measurements]:
+        result = json.loads(path.read_text())
+        result["label"] += HOSTILE
+        result["meta"] |= {
+            "command": HOSTILE,
+            "device": HOSTILE,
+            "commit": HOSTILE,
+            "versions": {HOSTILE: HOSTILE},
+        }
+        path.write_text(json.dumps(result))
+    for m in measurements:
+        answers = read_answers(m.files.answers)
+        for samples in answers.values():
+            for sample in samples:
+                sample.answer += HOSTILE
+                sample.prompt += HOSTILE
+                sample.references = [HOSTILE]
+        write_answers(m.files.answers, answers)
+    models = [{**model, "path": HOSTILE} for model in study.config["models"]]
+    study = Study.of({**study.config, "models": models})
+    return study, load(study.results)
+
+
+def browse(page: str, folder: Path) -> str:
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, f"file://{folder / 'page.html'}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_no_text_of_a_model_or_a_config_becomes_markup(hostile, tmp_path):
+    page = report_page(*hostile)
+    dom = browse(page, tmp_path)
+
+    assert "<title>dyrate · study smoke</title>" in dom, "a script ran"
+    assert "<script" not in dom
+    assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", dom)
+    assert dom.count("<td") == page.count("<td"), "a cell was closed by text"
+    assert "&lt;script&gt;document.title" in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_tables_twin_is_as_safe(hostile, tmp_path):
+    study, measurements = hostile
+    dom = browse(table_page(table1(study, measurements), study, measurements), tmp_path)
+
+    assert "<script" not in dom
+    assert "&lt;script&gt;document.title" in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_never_scrolls_sideways(page, tmp_path, width):
+    (tmp_path / "inner.html").write_text(page, encoding="utf-8")
+    frame = (
+        f'<iframe id="f" src="inner.html" style="width:{width}px;height:900px;border:0"></iframe><script>'
+        "f.onload = () => { const d = f.contentDocument.documentElement;"
+        "document.title = d.scrollWidth + ' ' + d.clientWidth }</script>"
+    )
+    (tmp_path / "page.html").write_text(frame, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    flags += ["--virtual-time-budget=3000", f"--window-size={max(width, 500)},900", "--dump-dom"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, f"file://{tmp_path / 'page.html'}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    scrolled, seen = map(int, re.search(r"<title>(\d+) (\d+)</title>", done.stdout).groups())
+    assert scrolled <= seen <= width
