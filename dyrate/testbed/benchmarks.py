@@ -17,8 +17,8 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.testbed.annotators import Crowd
 from dyrate.testbed.blocks import MAKERS, Item, Plan
+from dyrate.testbed.difficulty import DEFAULT, Difficulty
 from dyrate.testbed.draw import Draw
-from dyrate.testbed.scenes import DEFAULT, Difficulty
 from dyrate.testbed.schemas import COLUMNS, ORACLE_COLUMNS, features
 
 CLEAR: Difficulty = replace(DEFAULT, strong=0.0)

@@ -11,7 +11,8 @@ from dyrate.testbed.draw import Draw
 from dyrate.testbed.facts import Facts
 from dyrate.testbed.questions import Question, ask, blind_question
 from dyrate.testbed.render import render
-from dyrate.testbed.scenes import DEFAULT, Scene, Split, sample_scene
+from dyrate.testbed.sampling import sample_scene
+from dyrate.testbed.scenes import Scene, Split
 
 Kinds = dict[str, float]
 """Weights of question kinds."""
@@ -101,7 +102,7 @@ def validation_example(seed: int, index: int) -> Example:
 
 def _example(split: Split, seed: int, index: int) -> Example:
     draw = Draw("world", split, seed, index)
-    scene = sample_scene(draw, split, DEFAULT)
+    scene = sample_scene(draw, split)
     return Example(render(scene), tuple(turns_of(scene, draw)))
 
 

@@ -10,7 +10,8 @@ from dyrate.testbed.captions import caption, references, salient
 from dyrate.testbed.draw import Draw
 from dyrate.testbed.facts import Facts
 from dyrate.testbed.questions import ANSWERS, ASKERS, UNANSWERABLE, ask
-from dyrate.testbed.scenes import SIDE, Scene, Sign, Thing, sample_scene
+from dyrate.testbed.sampling import sample_scene
+from dyrate.testbed.scenes import SIDE, Scene, Sign, Thing
 from dyrate.testbed.vocabulary import COLORS, NUMBER_WORDS, SETTINGS, SHAPES, SIZES, TEXTURES, WORDS
 from dyrate.testbed.world import training_example
 

@@ -6,20 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dyrate.testbed.difficulty import DEFAULT
 from dyrate.testbed.draw import Draw
 from dyrate.testbed.render import render
-from dyrate.testbed.scenes import (
-    DEFAULT,
-    MIN_VISIBLE,
-    SIDE,
-    Domain,
-    Photo,
-    Scene,
-    Split,
-    sample_scene,
-    split_of,
-)
+from dyrate.testbed.sampling import sample_scene
+from dyrate.testbed.scenes import SIDE, Domain, Photo, Scene, Split, split_of
 from dyrate.testbed.sprites import CLEAR, FONT_SIZES, SIGN_MARGIN, lettering, sprite
+from dyrate.testbed.stage import MIN_VISIBLE
 from dyrate.testbed.vocabulary import COLORS, HELD_OUT, LOOKALIKES, SETTINGS, SHAPES, TEXTURES, WORDS
 from dyrate.testbed.world import training_example, validation_example
 

@@ -1,0 +1,75 @@
+"""Questions that need reading."""
+
+from dyrate.testbed.draw import Draw
+from dyrate.testbed.facts import Facts
+from dyrate.testbed.questions.question import YES_NO, Question, yes_no
+from dyrate.testbed.vocabulary import WORDS
+
+
+def ask_word(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask for the word on a sign."""
+    found = facts.sign(draw, number=False)
+    if found is None:
+        return None
+    sign, reference = found
+    text = draw.pick(
+        ("What does {} say?", "What is written on {}?", "What word is on {}?", "Which word is printed on {}?")
+    )
+    return Question("word", text.format(reference), sign.text, wrong_words(draw, sign.text))
+
+
+def ask_number(facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask for the number on a sign."""
+    found = facts.sign(draw, number=True)
+    if found is None:
+        return None
+    sign, reference = found
+    text = draw.pick(("What number is on {}?", "Which number is printed on {}?", "What is the number on {}?"))
+    return Question("number", text.format(reference), sign.text, wrong_numbers(draw, sign.text))
+
+
+def ask_reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    """Ask whether a sign says what is named."""
+    found = facts.sign(draw, number=bool(facts.numbers) and (not facts.words or draw.chance(0.3)))
+    if found is None:
+        return None
+    sign, reference = found
+    answer = answer or draw.pick(YES_NO)
+    named = sign.text
+    if answer == "no":
+        named = draw.pick((wrong_numbers if sign.is_number else wrong_words)(draw, sign.text))
+    noun = "number" if sign.is_number else "word"
+    text = draw.pick(('Is the {} on {} "{}"?', 'Is the {} printed on {} "{}"?'))
+    return yes_no("reading", text.format(noun, reference, named), answer)
+
+
+def ask_arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
+    """Ask whether the number on a sign is greater or smaller than another."""
+    found = facts.sign(draw, number=True)
+    if found is None:
+        return None
+    sign, reference = found
+    number, answer = int(sign.text), answer or draw.pick(YES_NO)
+    larger = draw.chance(0.5)
+    # Bounds lie on both sides of the number alike, so that the bound alone tells nothing.
+    distance = draw.between(1, max(1, number * 6 // 10))
+    bound = number - distance if larger == (answer == "yes") else number + distance
+    word = "greater" if larger else "smaller"
+    return yes_no("arithmetic", f"Is the number on {reference} {word} than {bound}?", answer)
+
+
+def wrong_words(draw: Draw, word: str) -> tuple[str, ...]:
+    """Return other words, those that begin alike or are as long first."""
+    alike = [w for w in WORDS if w != word and (w[0] == word[0] or len(w) == len(word))]
+    return tuple(draw.sample(alike, 4))
+
+
+def wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
+    """Return other numbers of as many digits, one digit changed each."""
+    wrong: list[str] = []
+    while len(wrong) < 4:
+        at = draw.below(len(number))
+        changed = number[:at] + str(draw.between(0 if at else 1, 9)) + number[at + 1 :]
+        if changed != number and changed not in wrong:
+            wrong.append(changed)
+    return tuple(wrong)
