@@ -19,7 +19,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 """Name to RGB, 0-255."""
 
 LOOKALIKES = {
-    "red": ("maroon", "orange"),
+    "red": ("maroon", "orange", "pink"),
     "maroon": ("red", "purple"),
     "orange": ("gold", "red"),
     "gold": ("orange", "olive"),
@@ -29,9 +29,10 @@ LOOKALIKES = {
     "cyan": ("teal", "blue"),
     "blue": ("navy", "cyan"),
     "navy": ("blue", "purple"),
-    "purple": ("pink", "navy"),
+    "purple": ("pink", "navy", "maroon"),
     "pink": ("purple", "red"),
 }
+"""Name to the colours easily taken for it; symmetric."""
 
 TEXTURES = ("plain", "striped", "dotted", "checkered", "outlined")
 

@@ -12,7 +12,16 @@ from dyrate.testbed.facts import Facts
 from dyrate.testbed.questions import ANSWERS, ASKERS, UNANSWERABLE, ask
 from dyrate.testbed.sampling import sample_scene
 from dyrate.testbed.scenes import SIDE, Scene, Sign, Thing
-from dyrate.testbed.vocabulary import COLORS, NUMBER_WORDS, SETTINGS, SHAPES, SIZES, TEXTURES, WORDS
+from dyrate.testbed.vocabulary import (
+    COLORS,
+    LOOKALIKES,
+    NUMBER_WORDS,
+    SETTINGS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+)
 from dyrate.testbed.world import training_example
 
 SCENES = [sample_scene(Draw("test of questions", i), "train") for i in range(250)]
@@ -320,3 +329,43 @@ def test_captions_have_15_to_45_tokens():
     within = sum(15 <= length <= 45 for length in lengths)
     assert within > 0.97 * len(lengths)
     assert 24 < sum(lengths) / len(lengths) < 36
+
+
+def _options(kind: str, n: int) -> list[tuple[str, list[str]]]:
+    """The right answer and the wrong options of many questions with n options."""
+    found = []
+    for i in range(1500):
+        question = ask(kind, Facts(SCENES[i % len(SCENES)]), Draw("options", kind, i))
+        if question:
+            found.append((question.answer, list(question.wrong[: n - 1])))
+    return found
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_the_option_with_a_lookalike_beside_it_is_not_the_likelier(n: int):
+    right, wrong = [], []
+    for answer, others in _options("color", n):
+        listed = [answer, *others]
+        similar = [any(other in LOOKALIKES[option] for other in listed) for option in listed]
+        right.append(similar[0])
+        wrong += similar[1:]
+    assert abs(sum(right) / len(right) - sum(wrong) / len(wrong)) < 0.08
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_the_right_number_is_not_the_one_most_like_the_others(n: int):
+    picked = 0.0
+    questions = _options("number", n)
+    for answer, others in questions:
+        listed = [answer, *others]
+        likeness = [
+            sum(a == b for other in listed for a, b in zip(option, other, strict=True)) for option in listed
+        ]
+        best = [option for option, like in zip(listed, likeness, strict=True) if like == max(likeness)]
+        picked += (answer in best) / len(best)
+    assert len(questions) > 300
+    assert abs(picked / len(questions) - 1 / n) < 0.06
+
+
+def test_lookalikes_are_mutual():
+    assert all(color in LOOKALIKES[other] for color, near in LOOKALIKES.items() for other in near)

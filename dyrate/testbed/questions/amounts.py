@@ -2,7 +2,7 @@
 
 from dyrate.testbed.draw import Draw
 from dyrate.testbed.facts import Description, Facts
-from dyrate.testbed.questions.question import COLOR_NAMES, YES_NO, Question, yes_no
+from dyrate.testbed.questions.question import COLOR_NAMES, YES_NO, Question, others, yes_no
 from dyrate.testbed.vocabulary import NUMBER_WORDS, SHAPES
 
 MAX_COUNT = 6
@@ -21,9 +21,8 @@ def ask_count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     text = draw.pick(
         ("How many {} are there?", "How many {} can you see?", "What is the number of {}?", "Count the {}.")
     )
-    number = facts.count(key)
-    near = sorted((n for n in range(MAX_COUNT + 1) if n != number), key=lambda n: abs(n - number))
-    return Question("count", text.format(key.nouns), str(number), tuple(map(str, near)))
+    number = str(facts.count(key))
+    return Question("count", text.format(key.nouns), number, others(draw, COUNTS, number))
 
 
 def _descriptions_of(number: int, facts: Facts, draw: Draw) -> list[Description]:

@@ -39,11 +39,23 @@ def others(draw: Draw, answers: Sequence[str], answer: str) -> tuple[str, ...]:
 
 
 def wrong_colors(facts: Facts, draw: Draw, color: str) -> tuple[str, ...]:
-    """Return the other colours: first a look-alike, then those in the scene, then the rest."""
-    first = draw.pick(LOOKALIKES[color])
-    present = draw.shuffled(sorted({thing.color for thing in facts.scene.things} - {color, first}))[:3]
-    rest = draw.shuffled([c for c in COLOR_NAMES if c not in (color, first, *present)])
-    return (first, *present, *rest)
+    """Return the other colours: first a look-alike of the right one, another of the scene and its look-alike.
+
+    Two pairs of look-alikes, or one and a third: the options alone do not tell which is right.
+    """
+    alike = draw.pick(LOOKALIKES[color])
+    taken = {color, alike}
+    other = draw.pick(
+        sorted({thing.color for thing in facts.scene.things} - taken) or _without(COLOR_NAMES, taken)
+    )
+    taken.add(other)
+    near = draw.pick(_without(LOOKALIKES[other], taken) or _without(COLOR_NAMES, taken))
+    first = (alike, other, near) if draw.chance(2 / 3) else (other, near, alike)
+    return (*first, *draw.shuffled(_without(COLOR_NAMES, {*taken, near})))
+
+
+def _without(names: Sequence[str], taken: set[str]) -> list[str]:
+    return [name for name in names if name not in taken]
 
 
 def wrong_shapes(facts: Facts, draw: Draw, shape: str) -> tuple[str, ...]:

@@ -59,17 +59,29 @@ def ask_arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | N
 
 
 def wrong_words(draw: Draw, word: str) -> tuple[str, ...]:
-    """Return other words, those that begin alike or are as long first."""
-    alike = [w for w in WORDS if w != word and (w[0] == word[0] or len(w) == len(word))]
-    return tuple(draw.sample(alike, 4))
+    """Return four other words of about the same length."""
+    return tuple(
+        draw.sample([other for other in WORDS if other != word and _length(other) == _length(word)], 4)
+    )
+
+
+def _length(word: str) -> int:
+    return min(len(word), 5)
 
 
 def wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
-    """Return other numbers of as many digits, one digit changed each."""
-    wrong: list[str] = []
-    while len(wrong) < 4:
-        at = draw.below(len(number))
-        changed = number[:at] + str(draw.between(0 if at else 1, 9)) + number[at + 1 :]
-        if changed != number and changed not in wrong:
-            wrong.append(changed)
-    return tuple(wrong)
+    """Return three other numbers of as many digits: one digit changed, another, and both.
+
+    Like the right one, each of the four differs from two others in one digit, so that none stands out.
+    """
+    if len(number) == 1:
+        return tuple(draw.sample([digit for digit in "123456789" if digit != number], 3))
+    first, second = sorted(draw.sample(range(len(number)), 2))
+    one = _changed(draw, number, first)
+    changed = _changed(draw, number, second)
+    return tuple(draw.shuffled((one, changed, one[:second] + changed[second:])))
+
+
+def _changed(draw: Draw, number: str, at: int) -> str:
+    digits = [digit for digit in ("0123456789" if at else "123456789") if digit != number[at]]
+    return number[:at] + draw.pick(digits) + number[at + 1 :]

@@ -152,7 +152,7 @@ def _verify_attribute(facts: Facts, draw: Draw, answer: str | None, hide: str) -
     answer = answer or draw.pick(YES_NO)
     named: str = getattr(thing, hide)
     if answer == "no":
-        named = draw.pick(_alternatives(facts, draw, hide, thing))
+        named = draw.pick(_alternatives(facts, draw, hide, thing)[:4])
     named = with_article(named) if hide == "shape" else named
     return yes_no("verify", f"Is {reference} {named}?", answer)
 
