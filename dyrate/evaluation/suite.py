@@ -60,6 +60,7 @@ def _folders(
     folder = Path(source)
     if not folder.is_dir():
         raise DyrateError(f"--tasks {source}: no such folder, and not one of {', '.join(SOURCES)}")
+    folder = folder.resolve()  # lmms-eval anchors relative data_files at the folder of their task file
     return [folder], data or folder
 
 
