@@ -68,6 +68,7 @@ def _load(
     benchmark: Benchmark, source: str, root: Path | None, samples: int | None, manager: Any
 ) -> LoadedTask:
     from lmms_eval.utils import load_yaml_config
+    from tenacity import RetryError
 
     name = benchmark.testbed_task if source == "testbed" else benchmark.hub_task
     if name not in manager.task_index:
@@ -83,7 +84,11 @@ def _load(
     if benchmark.hub_new_tokens and source != "testbed":
         tokens = {"max_new_tokens": benchmark.hub_new_tokens}
         override["generation_kwargs"] = {**tokens, **config["generation_kwargs"]}
-    task = manager.load_config(override)[name]
+    try:
+        task = manager.load_config(override)[name]
+    except (OSError, RetryError) as error:  # without a network, or for a data set that is not there
+        reason = error.last_attempt.exception() if isinstance(error, RetryError) else error
+        raise DyrateError(f"the data of {name} ({config['dataset_path']}) cannot be read: {reason}") from None
     data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
     return LoadedTask(benchmark, task, cut.rows, data_hash)
 

@@ -1,5 +1,7 @@
 """The lmms-eval model: llava_hf's answers without reduction, any batch size, no silent failure."""
 
+import json
+import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lmms_eval.utils import simple_parse_args_string
 
+import dyrate.evaluation
 from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
@@ -265,3 +268,17 @@ def test_what_cannot_be_loaded_is_named(checkpoint: Path, settings: dict, messag
 def test_half_precision_runs(checkpoint: Path, data: Path, dtype: str) -> None:
     model = DyrateModel(str(checkpoint), dtype=dtype, device="cpu", batch_size=4)
     assert len(model.generate_until(_requests(model, data, ("gqa",), 4))) == 4
+
+
+@pytest.mark.slow
+def test_lmms_evals_own_command_line_runs_the_model(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    tasks = Path(dyrate.evaluation.__file__).parent / "tasks"
+    arguments = f'pretrained={checkpoint},device=cpu,method={{"name": "fastv", "layer": 1, "rate": 0.5}}'
+    command = [sys.executable, "-m", "lmms_eval", "--model", "dyrate", "--model_args", arguments]
+    command += ["--tasks", "gqa_testbed", "--include_path", str(tasks), "--limit", "4", "--batch_size", "2"]
+    done = subprocess.run(
+        [*command, "--output_path", str(tmp_path)], cwd=data, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (found,) = tmp_path.rglob("*_results.json")
+    assert json.loads(found.read_text())["results"]["gqa_testbed"]["exact_match,none"] == 0
