@@ -149,7 +149,11 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
         printed = [row for row in published.table2() if row.group == model]
         extra = [m for m in mine if m not in pairs.values()]
         names = [name for name, _ in _by_model(mine)]
-        title = f"{model}, beside it {' and '.join(names)}" if names and names != [model] else model
+        title = (
+            f"{model}, beside it {' and '.join(names)}"
+            if names and [name.lower() for name in names] != [model.lower()]
+            else model
+        )
         groups.append((title, _merge(TABLE2, printed, pairs, extra, measurements)))
         placed += mine
     for name, others in _by_model(measurements, except_for=placed):

@@ -49,6 +49,22 @@ def test_a_new_method_runs_only_its_jobs_and_the_aggregation(finished):
     assert todo == {"evaluate": 1, "study": 1, "tables": 1, "report": 1}
 
 
+def test_a_failed_jobs_response_log_outlives_it(finished):
+    folder = finished.folder / "results/smoke/testbed-s/none"
+    assert (folder / "greedy.json").exists()
+    finished.edit(
+        "workflow/rules/evaluate.smk",
+        '"cp ',
+        '"echo {{}} > $(dirname {output.run})/greedy.log.jsonl; exit 3; ',
+    )
+
+    output = finished.snakemake(*SMOKE, status=1)
+
+    assert "Error in rule evaluate" in output
+    assert (folder / "greedy.log.jsonl").read_text() == "{}\n"
+    assert not (folder / "greedy.json").exists()
+
+
 def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
     study = project.make_up_results("config/testbed.yaml")
 
