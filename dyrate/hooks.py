@@ -8,13 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from dyrate.attention import ATTENTION, STEP_KEYWORD, Statistics, Step
 from dyrate.cache import ReducedCache, gather_tokens
+from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.images import EncodedImages, row_seeds
 from dyrate.limits import check_decode, check_forward, check_generate, check_prefill_cache
 from dyrate.record import Run
 from dyrate.tokens import TokenLayout
@@ -37,6 +36,7 @@ class Attachment:
         self.method = method
         self.model = model
         self.family = family_of(model)
+        self.encoder = EncoderHooks(method, self.family)
         num_layers = len(self.family.layers)
         self.prune_layers = frozenset(method.prune_layers(num_layers))
         statistics = tuple(method.statistics_layers(num_layers))
@@ -49,8 +49,6 @@ class Attachment:
         self.run = Run(max(statistics, default=None))
         self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
         self._undo = ExitStack()
-        self._images: EncodedImages | None = None
-        self._resized: tuple[Tensor, int, int] | None = None
         self._cache: ReducedCache | None = None
         self._replaced: Any = None
         self._step: Step | None = None
@@ -73,9 +71,7 @@ class Attachment:
         hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
         undo.callback(hook.remove)
         undo.callback(self.model.register_forward_hook(self._after_forward).remove)
-        hook = self.family.vision_tower.register_forward_pre_hook(self._before_vision_tower, with_kwargs=True)
-        undo.callback(hook.remove)
-        undo.callback(self.family.projector.register_forward_hook(self._after_projector).remove)
+        self.encoder.attach(undo)
         first = min(
             {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
         )
@@ -89,7 +85,7 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._undo.close()
-        self._cache = self._replaced = self._step = self._images = self._resized = None
+        self._cache = self._replaced = self._step = None
         self._previous, self._state = {}, {}
 
     def _guard_generate(self) -> None:
@@ -105,37 +101,6 @@ class Attachment:
 
         model.generate = guarded
         self._undo.callback(delattr, model, "generate")
-
-    def _before_vision_tower(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Inputs:
-        pixels: Tensor = args[0] if args else kwargs.pop("pixel_values")
-        patch = self.family.patch_size
-        resized = self.method.resize(pixels, patch)
-        self._resized = pixels, resized.shape[-2] // patch, resized.shape[-1] // patch
-        if resized is not pixels:
-            kwargs["interpolate_pos_encoding"] = True
-        return (resized, *args[1:]), kwargs
-
-    def _after_projector(self, module: nn.Module, args: tuple[Any, ...], features: Tensor) -> Tensor | None:
-        if self._resized is None:
-            return None
-        pixels, rows, columns = self._resized
-        patch = self.family.patch_size
-        grid = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
-        # What the tower adds to the grid of patches: one class token, where the checkpoint keeps it.
-        placeholders = grid + features.shape[1] - rows * columns
-        reduced = self.method.encode(features)
-        if reduced.dim() != 3 or len(reduced) != len(features) or reduced.shape[1] > placeholders:
-            raise DyrateError(
-                f"{self.method}: visual features of shape {tuple(reduced.shape)} do not fit {len(features)} "
-                f"images of at most {placeholders} tokens"
-            )
-        self._images = EncodedImages(pixels, placeholders, reduced.shape[1])
-        self._resized = None
-        if reduced.shape[1] == placeholders:
-            return reduced
-        return pad(reduced, (0, 0, 0, placeholders - reduced.shape[1]))
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
@@ -158,7 +123,7 @@ class Attachment:
         self._cache = ReducedCache(len(self.family.layers), layout, self._move_rows)
         self._step = Step(0, self._cache.stages, 0, self.observed)
         self._previous, self._state, self._positions = {}, {}, None
-        self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self._images)
+        self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self.encoder.images)
         self.run.begin(self._cache)
 
     def _begin_decode(self, cache: ReducedCache) -> None:
@@ -184,44 +149,60 @@ class Attachment:
     def _enter_at_prefill(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any], step: Step, cache: ReducedCache
     ) -> Tensor:
-        """Ask the method what to keep from this layer on, and return the hidden states of just that."""
-        stage = cache.stages[layer]
-        if not stage.layout.num_visual:
+        """Drop what the encoder or the method drops here; return the hidden states of what is left."""
+        if not cache.layout.num_visual:
             return hidden
-        keep = None
         if layer == 0 and self.method.reduces_encoder:
-            if self._images is None:
+            if self.encoder.images is None:
                 raise DyrateError(
                     f"{self.method} works on the vision encoder, but the visual features of this prompt were "
                     "not made inside the with block; pass pixel_values"
                 )
-            keep = self._images.filled(stage.layout)
+            hidden = self._drop(layer, hidden, self.encoder.images.filled(cache.layout), kwargs, step, cache)
         if layer in self.prune_layers:
             view = self._view(layer, hidden)
-            chosen = self.method.prefill(view)
-            if chosen is not None:
-                self._check_keep(chosen, stage.present)
-                keep = chosen & (stage.present if keep is None else keep)
-                features = self.method.merge(view, keep)
-                if features is not None:
-                    hidden = hidden.clone()
-                    rows, tokens = stage.present.nonzero(as_tuple=True)
-                    hidden[rows, stage.visual_slots[rows, tokens]] = features[rows, tokens].to(hidden.dtype)
-        if keep is None:
-            return hidden
+            keep = self.method.prefill(view)
+            if keep is not None:
+                self._check_keep(keep, view.present)
+                hidden = self._merge(view, keep)
+                hidden = self._drop(layer, hidden, keep, kwargs, step, cache)
+        return hidden
+
+    def _merge(self, view: View, keep: Tensor) -> Tensor:
+        """Return the hidden states with those of the visual tokens as the method wants them."""
+        features = self.method.merge(view, keep)
+        if features is None:
+            return view.hidden_states
+        hidden = view.hidden_states.clone()
+        rows, tokens = view.present.nonzero(as_tuple=True)
+        hidden[rows, view.stage.visual_slots[rows, tokens]] = features[rows, tokens].to(hidden.dtype)
+        return hidden
+
+    def _drop(
+        self,
+        layer: int,
+        hidden: Tensor,
+        keep: Tensor,
+        kwargs: dict[str, Any],
+        step: Step,
+        cache: ReducedCache,
+    ) -> Tensor:
+        """Let layers from this one on hold only `keep` of the visual tokens, at the positions they shall
+        have.
+        """
         renumber = self.method.position_policy == "contiguous"
-        reduced, columns = stage.restrict(keep, renumber=renumber)
-        if reduced is stage:
+        stage, columns = cache.stages[layer].restrict(keep, renumber=renumber)
+        if stage is cache.stages[layer]:
             return hidden
-        cache.hold(layer, reduced)
-        step.attend(layer, reduced)
+        cache.hold(layer, stage)
+        step.attend(layer, stage)
         if columns is not None:
             hidden = gather_tokens(hidden, columns)
         if renumber:
-            self._positions = self.family.rotary(hidden, reduced.position_ids), reduced.position_ids
+            self._positions = self.family.rotary(hidden, stage.position_ids), stage.position_ids
         else:
             # The model hands every layer the positions of the whole prompt.
-            slots, batch = reduced.slots.clamp_min(0), len(hidden)
+            slots, batch = stage.slots.clamp_min(0), len(hidden)
             cos, sin = (part.expand(batch, -1, -1) for part in kwargs["position_embeddings"])
             position_ids = kwargs["position_ids"].expand(batch, -1).gather(1, slots)
             self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
@@ -271,7 +252,8 @@ class Attachment:
         assert self._cache is not None
         if not self._step.index:
             # What belongs to the prompt alone is not needed any more.
-            self._images, self._row_seeds = None, _no_seeds_at_decode
+            self.encoder.forget()
+            self._row_seeds = _no_seeds_at_decode
         self.run.finish_step(self._step, [stage.present for stage in self._cache.stages])
 
     def _move_rows(self, rows: Tensor) -> None:

@@ -114,3 +114,32 @@ def test_downsampling_is_a_smaller_image_in_a_shorter_prompt() -> None:
     assert len(run.kept) == NUM_LAYERS
     assert all(rows[0].tolist() == list(range(9)) for rows in run.kept.values())
     assert run.steps.retained.tolist() == [9 / 16] * 2
+
+
+READ_BACK = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [NoReduction(), FastV(), VTW(layer=3, positions="contiguous"), Downsample(), Pyramid()],
+    ids=lambda m: m.label,
+)
+def test_a_decode_step_reads_nothing_back_to_the_host(
+    method: ReductionMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows differ, so masks, statistics and positions are all in play; beams move between the steps."""
+    model, inputs = tiny_llava(), tiny_inputs([7, 3])
+    token, moved = torch.tensor([[5], [6]]), torch.tensor([1, 0])
+
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a tensor was read back to the host")
+
+    with torch.no_grad(), method(model) as run:
+        cache = model(**inputs).past_key_values
+        with monkeypatch.context() as patch:
+            for name in READ_BACK:
+                patch.setattr(torch.Tensor, name, forbidden)
+            for _ in range(3):
+                cache.reorder_cache(moved)
+                model(input_ids=token, past_key_values=cache)
+    assert len(run.steps) == 8

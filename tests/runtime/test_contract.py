@@ -1,5 +1,6 @@
 """Every method of the table against the masked reference: tokens, logits of every step, cache, record."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -130,6 +131,9 @@ def test_greedy_is_the_masked_reference_at_every_step(
 def test_other_decodings_are_the_masked_reference_at_every_step(
     case: Case, decoding: str, model: Any, inputs: dict[str, Tensor]
 ) -> None:
+    if "mm_encoder_outputs" not in signature(model.forward).parameters:
+        # Before that, transformers itself repeats single images, and mixes those of a row that has two.
+        inputs = tiny_inputs([7, 3, 20, 11], images=[1, 1, 0, 1])
     options = DECODINGS[decoding]
     output, run = generate(model, case.method, inputs, **options)
     width, copies = inputs["input_ids"].shape[1], options["num_return_sequences"]

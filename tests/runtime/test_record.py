@@ -12,7 +12,7 @@ from torch import Tensor
 from dyrate import FastV, NoReduction, RandomTokens
 from dyrate.reduction import ReductionMethod
 from tests.runtime.method_table import FastVRule
-from tests.runtime.probes import DecodeRule, EvictSome, Lagging, SelectSome
+from tests.runtime.probes import DecodeRule, EvictSome, Lagging, Pyramid, SelectSome
 from tests.runtime.reference import Rule, masked_forward
 from tests.tiny import IMAGE, NUM_LAYERS, row_of, tiny_inputs, tiny_llava
 
@@ -80,9 +80,17 @@ def test_a_bare_loop_equals_generate(model: Any) -> None:
     assert torch.equal(run.kv_lengths, lengths)
 
 
-@pytest.mark.parametrize(
-    "method", [EvictSome(), SelectSome(), FastV(layer=1, rate=0.7)], ids=lambda m: m.label
-)
+MOVING = [
+    EvictSome(),
+    EvictSome(positions="contiguous"),
+    SelectSome(),
+    FastV(layer=1, rate=0.7),
+    Pyramid(),
+    Lagging(),
+]
+
+
+@pytest.mark.parametrize("method", MOVING, ids=lambda method: method.label)
 def test_rows_that_move_take_their_history_along(
     method: ReductionMethod, model: Any, inputs: dict[str, Tensor]
 ) -> None:
