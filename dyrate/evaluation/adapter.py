@@ -94,13 +94,12 @@ class DyrateModel(lmms):  # type: ignore[misc]
         revision: str = "main",
         chat_template: str | None = None,
         log: str | Path | None = None,
-        max_batch_size: int | str | None = None,
         **hyperparameters: Any,
     ) -> None:
         super().__init__()
         self._device = checkpoint.choose_device(device or "auto")
         self.dtype = dtype
-        self.batch_size = _positive("batch_size", max_batch_size or batch_size)
+        self.batch_size = _positive("batch_size", batch_size)
         folder = checkpoint.locate(pretrained, revision)
         self.weights_hash = checkpoint.content_hash(folder)
         self.processor = checkpoint.load_processor(folder)
@@ -143,7 +142,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         the same batches as an undisturbed one.
         """
         asked = [_request(instance.args) for instance in requests]
-        answers: list[str | None] = [None] * len(asked)
+        answers: dict[int, str] = {}
         bar = tqdm(
             total=len(asked), desc=self.method.label, unit="sample", mininterval=1, disable=self.rank != 0
         )
@@ -152,7 +151,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 for place, answer in zip(places, self._answer([asked[i] for i in places], log), strict=True):
                     answers[place] = answer
                 bar.update(len(places))
-        return [answer for answer in answers if answer is not None]
+        return [answers[index] for index in range(len(asked))]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Refused: reduction methods are defined on generation."""

@@ -156,16 +156,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def quiet_libraries() -> None:
-    """Leave warnings and errors of lmms-eval and datasets on stderr, not their progress."""
+    """Leave warnings and errors of lmms-eval and datasets, on stderr; not their progress."""
     import os
     import sys
 
-    from loguru import logger
-
-    logger.remove()
-    logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    import lmms_eval.models  # noqa: F401 - it sends the log to stdout when imported
+    from loguru import logger
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
 
 
 def summary(result: "Result") -> list[str]:

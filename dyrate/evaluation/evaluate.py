@@ -90,12 +90,19 @@ def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
     clock = _Clock(started if started is not None else perf_counter())
     decoding_spec(job.decoding)
     if job.baseline is not None:
-        results.read(job.baseline)
+        _check_baseline(job, job.baseline)
     model = load(job)
     clock.lap("load")
     tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
     clock.lap("tasks")
     return evaluate_loaded(job, model, tasks, clock)
+
+
+def _check_baseline(job: Evaluation, path: Path) -> None:
+    known = results.read(path)["benchmarks"]
+    if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in known]:
+        raise DyrateError(f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(known)}")
+    answers.read(ResultFiles.beside(path).answers)
 
 
 def load(job: Evaluation) -> "DyrateModel":
@@ -157,8 +164,6 @@ def _result(
         benchmark, found = loaded.benchmark, answered[loaded.benchmark.name]
         theirs = None
         if baseline is not None:
-            if benchmark.name not in baseline:
-                raise DyrateError(f"--baseline {job.baseline}: has no benchmark {benchmark.name!r}")
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
         benchmarks[benchmark.name] = {
             "task": loaded.name,

@@ -1,5 +1,6 @@
 """One job: the same bytes every time, also after a kill; and what stands in its files."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -247,19 +248,22 @@ def test_differences_are_taken_from_the_baselines_answers(
     )
     for found in itself["benchmarks"].values():
         assert found["difference"][found["primary"]] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    with pytest.raises(DyrateError, match="has no benchmark 'pope'"):
-        evaluate_loaded(make_job(tmp_path / "y", baseline=_without(base, "pope")), model, tasks)
 
 
-def _without(job: Evaluation, benchmark: str) -> Path:
-    found = answers.read(job.files.answers)
-    del found[benchmark]
-    answers.write(job.files.answers, found)
-    return job.files.result
-
-
-def test_a_missing_baseline_fails_before_the_model_is_loaded(
-    tmp_path: Path, make_job: Callable[..., Evaluation]
+def test_an_unfit_baseline_fails_before_the_model_is_loaded(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
 ) -> None:
     with pytest.raises(DyrateError, match=r"none\.json: no such file"):
-        evaluate(make_job(tmp_path, model_name="x", baseline=tmp_path / "none.json"))
+        evaluate(make_job(tmp_path, baseline=tmp_path / "none.json"))
+    base = make_job(tmp_path / "base")
+    evaluate_loaded(base, model, tasks)
+    result = results.read(base.files.result)
+    del result["benchmarks"]["pope"]
+    results.write(base.files.result, result)
+    with pytest.raises(DyrateError, match="has no benchmark 'pope'; it has gqa, mmb, mme"):
+        evaluate(make_job(tmp_path, baseline=base.files.result))
+    base.files.answers.unlink()
+    with pytest.raises(DyrateError, match="a baseline needs its answers beside its result"):
+        evaluate(
+            dataclasses.replace(make_job(tmp_path, baseline=base.files.result), benchmarks=select(["mmb"]))
+        )
