@@ -162,7 +162,7 @@ def quiet_libraries() -> None:
 
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-    import lmms_eval.models  # noqa: F401 - it sends the log to stdout when imported
+    import lmms_eval.evaluator  # noqa: F401 - importing it sends the log to stdout
     from loguru import logger
     from transformers.utils.logging import disable_progress_bar
 

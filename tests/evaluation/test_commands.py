@@ -41,6 +41,31 @@ def test_the_short_form_evaluates(checkpoint: Path, data: Path, tmp_path: Path, 
     ]
 
 
+def test_notices_go_to_stderr_and_nothing_but_the_summary_to_stdout(
+    checkpoint: Path, data: Path, tmp_path: Path, capfd
+) -> None:
+    arguments = [
+        "evaluate",
+        "--benchmarks",
+        "gqa",
+        "--samples",
+        "4",
+        "--data",
+        str(data),
+        "--model",
+        str(checkpoint),
+    ]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    log = tmp_path / "greedy.log.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    capfd.readouterr()
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0] == "tiny: Unpruned, greedy"
+    assert "WARNING: " in err
+    assert "dropped a torn last line" in err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
