@@ -1,6 +1,4 @@
-"""Names of reduction methods: the built-in table, plug-ins, files, and the dicts that configs hold. Needs no
-torch.
-"""
+"""Names of reduction methods: built in, plug-ins, files; and the dicts of configs. Needs no torch."""
 
 import difflib
 import importlib.util
@@ -11,7 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 
@@ -31,7 +29,7 @@ BUILT_IN = {
 }
 
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<cls>[A-Za-z_]\w*)")
-_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
+_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", tuple: "array"}
 
 
 def references() -> dict[str, str]:
@@ -120,7 +118,8 @@ def schema(cls: "type[ReductionMethod]") -> dict[str, Any]:
     properties: dict[str, Any] = {"name": {"const": cls.name}}
     required = ["name"]
     for field in fields(cls):
-        entry: dict[str, Any] = {"type": _JSON_TYPES.get(hints[field.name], "string")}
+        kind = _JSON_TYPES.get(get_origin(hints[field.name]) or hints[field.name])
+        entry: dict[str, Any] = {"type": kind} if kind else {}
         entry |= {"description": field.metadata["doc"]} if "doc" in field.metadata else {}
         entry |= {key: field.metadata[key] for key in ("minimum", "maximum") if key in field.metadata}
         entry |= {"enum": list(field.metadata["choices"])} if "choices" in field.metadata else {}
@@ -135,14 +134,18 @@ def schema(cls: "type[ReductionMethod]") -> dict[str, Any]:
 def slug(spec: Mapping[str, Any]) -> str:
     """Return a directory name for a spec: `fastv-layer=2-rate=0.5`, fields in sorted order.
 
-    A method given by its file goes by its class name. Other characters than letters, digits and `._=+-`
-    become `_`.
+    Lists are joined by `+`. A method given by its file goes by its class name. Other characters than
+    letters, digits and `._=+-` become `_`.
     """
     name = _name_of(spec)
     match = _FILE_REFERENCE.fullmatch(name)
     parts = [match["cls"] if match else name]
-    parts += [f"{key}={spec[key]}" for key in sorted(spec) if key != "name"]
+    parts += [f"{key}={_plain(spec[key])}" for key in sorted(spec) if key != "name"]
     return re.sub(r"[^A-Za-z0-9._=+-]", "_", "-".join(parts))
+
+
+def _plain(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _name_of(spec: Mapping[str, Any]) -> str:

@@ -142,3 +142,38 @@ def test_the_command_lists_methods_and_prints_schemas(capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["properties"]["seed"]["minimum"] == 0
     with pytest.raises(DyrateError, match="needs the name of a method"):
         run("methods", "--schema")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of the testbed's layout, with random weights."""
+    from dyrate.testbed.model import build_model, build_processor, size_of
+    from dyrate.testbed.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = train_tokenizer(["What color is the small star? Answer with one word."], 300)
+    build_model(size_of("testbed-tiny"), tokenizer, seed=0).save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_the_search_command_prints_its_choice_and_writes_it(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = tmp_path / "out" / "search.json"
+    common = [
+        "search-vtw",
+        "--model",
+        str(checkpoint),
+        "--limit",
+        "2",
+        "--first-layer",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert run(*common, "--eta", "100", "--output", str(outcome)) == 0
+    assert 'choice over 2 questions: {"name": "vtw", "layer": 1}' in capsys.readouterr().out
+    assert json.loads(outcome.read_text())["layer"] == 1
+    with pytest.raises(DyrateError, match="raise --eta"):
+        run(*common, "--eta", "0")

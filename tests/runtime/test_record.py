@@ -1,6 +1,4 @@
-"""What a run says afterwards: class mass of any layer, rows that move under beam search, one record per
-prefill.
-"""
+"""What a run says afterwards: class mass of any layer, rows that move, one record per prefill."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +28,7 @@ def inputs() -> dict[str, Tensor]:
 def loop(
     model: Any, inputs: dict[str, Tensor], steps: int, moves: dict[int, list[int]] | None = None
 ) -> Tensor:
-    """A bare greedy loop; after step t rows move as `moves[t]` says. Returns generated tokens [batch,
-    steps].
-    """
+    """A bare greedy loop; after step t rows move as `moves[t]` says. Returns tokens [batch, steps]."""
     output = model(**inputs)
     tokens = output.logits[:, -1:].argmax(-1)
     for step in range(1, steps):
