@@ -58,9 +58,7 @@ class Step:
         self.stages[first_layer:] = [stage] * (len(self.stages) - first_layer)
 
     def select(self, first_layer: int, held: Sequence[Stage], keep: Tensor) -> None:
-        """From `first_layer` on attend only to the visual tokens in `keep` (BoolTensor [batch, V]) of those
-        held.
-        """
+        """From `first_layer` on attend only to `keep` (BoolTensor [batch, V]) of the visual tokens held."""
         selected: dict[Stage, Stage] = {}
         for layer in range(first_layer, len(self.stages)):
             stage = held[layer]
@@ -79,9 +77,7 @@ class Step:
         return self._masks[stage]
 
     def columns(self, stage: Stage) -> Tensor | None:
-        """Return the cache columns [batch, n] that a selection picks, None where all of the layer's cache is
-        used.
-        """
+        """Return the cache columns [batch, n] that a selection picks, None where all are used."""
         return self._columns.get(stage)
 
 
@@ -96,9 +92,7 @@ def attention_forward(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as this layer's stage says; query [batch, heads, queries, dim], key and value [batch, kv heads,
-    n, dim].
-    """
+    """Attend as the layer's stage says: query [batch, heads, m, dim], key, value [batch, kv heads, n, dim]"""
     if dyrate_step is None:
         raise DyrateError(
             "a forward pass reached the attention without passing the hooks: call the whole model, "
@@ -142,9 +136,7 @@ def last_query_statistics(
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:
-    """Stand in for transformers' mask builder: masks depend on the layer, so `attention_forward` makes
-    them.
-    """
+    """Stand in for transformers' mask builder: masks differ by layer, so `attention_forward` makes them."""
     if attention_mask is not None:
         raise DyrateError(
             "a forward pass reached the text model without passing the hooks: call the whole model, "

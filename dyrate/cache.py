@@ -1,6 +1,4 @@
-"""A KV cache whose layers and rows may hold different tokens, and the bookkeeping of which tokens these
-are.
-"""
+"""A KV cache whose layers and rows may hold different tokens, and the bookkeeping of which these are."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -191,9 +189,7 @@ class ReducedCache(Cache):  # type: ignore[misc]
         self.stages[first_layer:] = [stage] * (len(self.stages) - first_layer)
 
     def evict(self, first_layer: int, keep: Tensor) -> None:
-        """Remove visual tokens not in `keep` (BoolTensor [batch, V]) from layers >= `first_layer`,
-        physically.
-        """
+        """Remove visual tokens not in `keep` (BoolTensor [batch, V]) from `first_layer` on, for good."""
         restricted: dict[Stage, tuple[Stage, Tensor | None]] = {}
         for index in range(first_layer, len(self.stages)):
             old = self.stages[index]
@@ -258,8 +254,6 @@ class ReducedCache(Cache):  # type: ignore[misc]
 
 
 def with_generated(columns: Tensor, width: int, generated: int) -> Tensor:
-    """Append to `columns` [batch, n] of a stage of `width` slots the columns of the generated tokens after
-    it.
-    """
+    """Append the columns of generated tokens to `columns` [batch, n] of a stage of `width` slots."""
     tail = torch.arange(width, width + generated, device=columns.device)
     return torch.cat([columns, tail.expand(len(columns), -1)], dim=1)

@@ -1,6 +1,4 @@
-"""The vision encoder's side: hooks around it, the images it encoded last, and which row each of them
-belongs to.
-"""
+"""The vision encoder's side: hooks around it, the images it encoded last, and the rows they belong to."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """One call of the vision encoder, which may come long before the prefill, and before rows are copied for
-    beams.
-    """
+    """One call of the vision encoder, which may come before the prefill and before rows are copied."""
 
     pixels: Tensor
     """FloatTensor [images, channels, height, width], as they came."""
@@ -33,9 +29,7 @@ class EncodedImages:
     """Visual features that each image really has; they fill its first placeholders."""
 
     def of_rows(self, layout: TokenLayout) -> list[range]:
-        """Return the images of each row of the prompt, whose rows may be copies of the encoded batch's
-        rows.
-        """
+        """Return the images of each row of the prompt; rows may be copies of the encoded batch's rows."""
         counts: list[int] = layout.visual_tokens.tolist()
         copies, rest = divmod(sum(counts), len(self.pixels) * self.placeholders)
         if rest or copies == 0 or any(count % self.placeholders for count in counts):
@@ -59,9 +53,7 @@ class EncodedImages:
 
 
 def row_seeds(seed: int, input_ids: Tensor, layout: TokenLayout, images: EncodedImages | None) -> list[int]:
-    """Return one seed per row that depends on `seed` and on the row's own tokens and pixels, not on its
-    batch.
-    """
+    """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
     rows = images.of_rows(layout) if images is not None else [range(0)] * len(input_ids)
     seeds = []
     for tokens, classes, own in zip(input_ids.cpu(), layout.classes.cpu(), rows, strict=True):

@@ -63,22 +63,25 @@ class Attachment:
             raise DyrateError(
                 "the model is already inside a with block of a reduction method; blocks cannot be nested"
             )
-        undo = self._undo
-        undo.callback(self.run.close)
-        undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-        config._attn_implementation = ATTENTION
-        self._guard_generate()
-        hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
-        undo.callback(hook.remove)
-        undo.callback(self.model.register_forward_hook(self._after_forward).remove)
-        self.encoder.attach(undo)
-        first = min(
-            {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
-        )
-        if first is not None:
-            for index, layer in enumerate(self.family.layers[first:], start=first):
-                hook = layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
-                undo.callback(hook.remove)
+        with ExitStack() as undo:
+            undo.callback(self.run.close)
+            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+            config._attn_implementation = ATTENTION
+            self._guard_generate(undo)
+            hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+            undo.callback(hook.remove)
+            undo.callback(self.model.register_forward_hook(self._after_forward).remove)
+            self.encoder.attach(undo)
+            first = min(
+                {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
+            )
+            if first is not None:
+                for index, layer in enumerate(self.family.layers[first:], start=first):
+                    hook = layer.register_forward_pre_hook(
+                        partial(self._before_layer, index), with_kwargs=True
+                    )
+                    undo.callback(hook.remove)
+            self._undo = undo.pop_all()
         return self.run
 
     def __exit__(
@@ -88,7 +91,7 @@ class Attachment:
         self._cache = self._replaced = self._step = None
         self._previous, self._state = {}, {}
 
-    def _guard_generate(self) -> None:
+    def _guard_generate(self, undo: ExitStack) -> None:
         """Check the arguments of `generate()`, some of which leave no trace in the forwards that it makes."""
         model: Any = self.model
         generate = model.generate
@@ -99,8 +102,12 @@ class Attachment:
             check_generate({**bound, **bound.get("kwargs", {})}, model.generation_config)
             return generate(*args, **kwargs)
 
+        before = vars(model).get("generate")
+        if before is None:
+            undo.callback(delattr, model, "generate")
+        else:
+            undo.callback(setattr, model, "generate", before)
         model.generate = guarded
-        self._undo.callback(delattr, model, "generate")
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
@@ -187,9 +194,7 @@ class Attachment:
         step: Step,
         cache: ReducedCache,
     ) -> Tensor:
-        """Let layers from this one on hold only `keep` of the visual tokens, at the positions they shall
-        have.
-        """
+        """Let layers from this one on hold only `keep` of the visual tokens, at the right positions."""
         renumber = self.method.position_policy == "contiguous"
         stage, columns = cache.stages[layer].restrict(keep, renumber=renumber)
         if stage is cache.stages[layer]:

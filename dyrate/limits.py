@@ -22,9 +22,7 @@ _REFUSED_ARGUMENTS = {
 
 
 def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
-    """Raise `DyrateError` for arguments of `generate()` that cannot be served; `default_config` is the
-    model's own.
-    """
+    """Raise `DyrateError` for arguments of `generate()`, or of the model's own config, that are refused."""
     configs = [
         config for config in (arguments.get("generation_config"), default_config) if config is not None
     ]
@@ -100,9 +98,7 @@ def check_prefill_cache(cache: Any, replaced: Any) -> None:
 
 
 def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: ReducedCache) -> None:
-    """Raise `DyrateError` unless a forward with `cache` is one decode step of the batch that was
-    prefilled.
-    """
+    """Raise `DyrateError` unless a forward with `cache` is one decode step of the prefilled batch."""
     if getattr(cache, "_is_user_defined", False):
         raise DyrateError(
             "a reduced KV cache cannot be continued by a second generate(); pass the whole prompt anew"

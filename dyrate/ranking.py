@@ -5,9 +5,7 @@ from torch import Tensor
 
 
 def kept_counts(visual_tokens: Tensor, rate: float | Tensor) -> Tensor:
-    """LongTensor [batch]: round((1 - rate) V), halves to even as Python rounds; `rate` is one or one per
-    row.
-    """
+    """LongTensor [batch]: round((1 - rate) V), halves to even; one `rate` (float), or one per row."""
     return torch.round(visual_tokens.double() * (1 - rate)).long()
 
 

@@ -55,9 +55,7 @@ class Run:
 
     @property
     def kept(self) -> dict[int, list[Tensor]]:
-        """{layer: [LongTensor per row]}: visual indices (0..V-1, ascending) kept on entering a layer at
-        prefill.
-        """
+        """{layer: [LongTensor per row]}: visual indices (0..V-1, ascending) kept entering it at prefill."""
         rows = self._rows(0)
         return {
             layer: [row.nonzero().flatten() for row in kept[rows]]
@@ -66,9 +64,7 @@ class Run:
 
     @property
     def kv_lengths(self) -> Tensor:
-        """LongTensor [layers, batch]: tokens held in the KV cache after the last step, padding not
-        counted.
-        """
+        """LongTensor [layers, batch]: tokens held in the KV cache after the last step, without padding."""
         return self._last().measure_cache()[0]
 
     @property
@@ -83,9 +79,7 @@ class Run:
 
     @property
     def decode_tokens(self) -> Tensor:
-        """FloatTensor [layers]: visual tokens attended to per decode step, mean over rows and steps; NaN if
-        none.
-        """
+        """FloatTensor [layers]: visual tokens seen per decode step, mean over rows and steps; NaN if none."""
         steps = range(1, len(self._last().attended))
         counts = [torch.stack(self._last().attended[step])[:, self._rows(step)] for step in steps]
         if not counts:
@@ -94,9 +88,7 @@ class Run:
 
     @property
     def class_mass(self) -> dict[int, Tensor]:
-        """{layer: FloatTensor [steps, batch, heads, 4]} for the statistics layers and those named in
-        `record=`.
-        """
+        """{layer: FloatTensor [steps, batch, heads, 4]} of the statistics layers and those in `record=`."""
         recorded = self._last().class_mass
         return {
             layer: torch.stack([by_layer[layer][self._rows(step)] for step, by_layer in enumerate(recorded)])
@@ -136,9 +128,7 @@ class Run:
         self._generation = _Generation(cache, cache.layout.visual_tokens)
 
     def finish_step(self, step: Step, held: Iterable[Tensor]) -> None:
-        """Record a forward pass; `held` are BoolTensors [batch, V] per layer: the visual tokens held at its
-        end.
-        """
+        """Record a forward pass; `held`: per layer, BoolTensor [batch, V] of the visual tokens held."""
         generation = self._last()
         if not step.index:
             generation.kept = list(held)

@@ -1,11 +1,9 @@
-"""The base class of every reduction method: its hyperparameters are its fields, what it overrides is its
-algorithm.
-"""
+"""The base class of every reduction method: fields are hyperparameters, overrides are the algorithm."""
 
 import dataclasses
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -64,21 +62,15 @@ class ReductionMethod:
             object.__setattr__(self, field.name, value)
 
     def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers (0-based) on entering which tokens may leave; `prefill` and `decode` are asked
-        there.
-        """
+        """Return the layers (0-based) on entering which `prefill` and `decode` are asked."""
         return ()
 
     def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers whose last query's attention the method reads; a prune layer sees those above
-        it.
-        """
+        """Return the layers whose newest query's attention is read; a prune layer sees those before it."""
         return ()
 
     def prefill(self, view: View) -> Tensor | None:
-        """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all that are
-        present.
-        """
+        """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all present."""
         return None
 
     def merge(self, view: View, keep: Tensor) -> Tensor | None:
@@ -99,9 +91,7 @@ class ReductionMethod:
         return None
 
     def resize(self, pixel_values: Tensor, patch_size: int) -> Tensor:
-        """Return the images (FloatTensor [images, channels, height, width]) in the size the vision tower gets
-        them.
-        """
+        """Return images (FloatTensor [images, channels, height, width]) in the size for the vision tower."""
         return pixel_values
 
     def encode(self, features: Tensor) -> Tensor:
@@ -114,9 +104,7 @@ class ReductionMethod:
 
     @property
     def position_policy(self) -> Positions:
-        """Whether tokens after dropped ones keep their `original` RoPE position or are numbered without
-        gaps.
-        """
+        """Whether tokens keep their `original` RoPE position or are numbered without gaps."""
         return "original"
 
     @property
@@ -133,16 +121,12 @@ class ReductionMethod:
         return Attachment(self, model, record)
 
     def spec(self) -> dict[str, Any]:
-        """Return the method as a JSON-able dict, as configs and result files write it; `load_method` reads
-        it.
-        """
+        """Return the method as the JSON-able dict of configs and result files, which `load_method` reads."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
     @property
     def label(self) -> str:
-        """The method in a table: `FastV (K=2, R=0.5)`; fields other than layer and rate only where not the
-        default.
-        """
+        """The method in a table: `FastV (K=2, R=0.5)`; other fields only where they are not the default."""
         shown = [
             f"{_SYMBOLS.get(field.name, field.name)}={getattr(self, field.name)}"
             for field in dataclasses.fields(self)
@@ -153,9 +137,9 @@ class ReductionMethod:
 
 
 def _checked(owner: str, field: "dataclasses.Field[Any]", kind: Any, value: Any) -> Any:
-    """Return `value` of a field, an int as a float where one is declared; raise `DyrateError` for an unfit
-    one.
-    """
+    """Return a field's value in its declared type; raise `DyrateError` for an unfit one."""
+    if get_origin(kind) is tuple and isinstance(value, list):
+        value = tuple(value)  # JSON has no tuples.
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     bounds = field.metadata

@@ -30,9 +30,7 @@ class TokenLayout:
     classes: Tensor
     """LongTensor [batch, columns] of `TokenClass` values."""
     visual_index: Tensor
-    """LongTensor [batch, columns]: which visual token of its row a column is (0..V-1), -1 for text and
-    padding.
-    """
+    """LongTensor [batch, columns]: which visual token of its row a column is (0..V-1), -1 if none."""
     visual_tokens: Tensor
     """LongTensor [batch]: V of each row."""
     num_visual: int
@@ -85,9 +83,7 @@ class TokenLayout:
 
     @property
     def valid(self) -> Tensor:
-        """BoolTensor [batch, V]: which entries of a [batch, V] tensor stand for a visual token of that
-        row.
-        """
+        """BoolTensor [batch, V]: which entries of a [batch, V] tensor stand for a visual token."""
         indices = torch.arange(self.num_visual, device=self.visual_tokens.device)
         return indices < self.visual_tokens[:, None]
 

@@ -30,9 +30,7 @@ class View:
     beam search. Emptied at each prefill.
     """
     row_seeds: Callable[[int], list[int]]
-    """At prefill: seed -> one seed per row, which depends on the row's own tokens and pixels, not on its
-    batch.
-    """
+    """At prefill: seed -> one seed per row, made of it and the row's own tokens and pixels."""
 
     @property
     def present(self) -> Tensor:
@@ -58,16 +56,12 @@ class View:
 
     @property
     def class_mass(self) -> Tensor:
-        """FloatTensor [B, 4]: the newest query's mass on sys, img, ins, res in the same layer, averaged over
-        heads.
-        """
+        """FloatTensor [B, 4]: its mass on sys, img, ins, res in the same layer, averaged over heads."""
         return self._nearest().class_mass.mean(dim=1)
 
     @property
     def visual_states(self) -> Tensor:
-        """FloatTensor [B, V, hidden], at prefill: hidden states of the visual tokens; 0 where one is not
-        present.
-        """
+        """FloatTensor [B, V, hidden], at prefill: states of the visual tokens; 0 where one is absent."""
         states = gather_tokens(self.hidden_states, self.stage.visual_slots.clamp_min(0))
         return states.masked_fill(~self.present[:, :, None], 0)
 

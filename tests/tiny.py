@@ -1,6 +1,4 @@
-"""A tiny random LLaVA in fp32 and inputs for it, without a processor: every architecture part, no
-download.
-"""
+"""A tiny random LLaVA in fp32 and inputs for it: every part of the architecture, no download."""
 
 from typing import Any
 
@@ -30,9 +28,7 @@ def tiny_llava(
     num_layers: int = NUM_LAYERS,
     eos: int | None = None,
 ) -> LlavaForConditionalGeneration:
-    """Random weights, large enough that attention is far from uniform: all scores differ, and pruning
-    shows.
-    """
+    """Random weights, large enough that attention is far from uniform: scores differ, pruning shows."""
     torch.manual_seed(seed)
     options: dict[str, Any] = {"sliding_window": None} if text == "mistral" else {}
     config = LlavaConfig(
@@ -75,9 +71,7 @@ def tiny_llava(
 def tiny_inputs(
     rows: list[int] | None = None, *, images: list[int] | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A left-padded batch: `rows` are lengths of the question per row, `images` the number of images per
-    row.
-    """
+    """A left-padded batch: `rows` are lengths of the questions, `images` the number of images per row."""
     rows = rows or [7]
     images = images or [1] * len(rows)
     generator = torch.Generator().manual_seed(seed)

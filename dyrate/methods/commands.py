@@ -92,7 +92,7 @@ def _methods(arguments: argparse.Namespace) -> int:
     for name, entry in schema(cls)["properties"].items():
         if name != "name":
             default = f", default {entry['default']!r}" if "default" in entry else ""
-            print(f"  {name}: {entry['type']}{default}. {entry.get('description', '')}".rstrip())
+            print(f"  {name}: {entry.get('type', 'any')}{default}. {entry.get('description', '')}".rstrip())
     return 0
 
 

@@ -16,6 +16,7 @@ from dyrate.families import family_of
 from dyrate.methods.none import NoReduction
 from dyrate.methods.vtw import VTW
 
+
 @dataclass(frozen=True)
 class LayerSearch:
     """The outcome: the mean divergence per layer, and the first layer at or below the threshold."""
@@ -61,8 +62,9 @@ def search_layer(
 ) -> LayerSearch:
     """Compare last-token logits with and without visual tokens from each layer on, mean over `inputs`.
 
-    Layers from `first_layer` on are tried; the official code starts at 5. `inputs` are one prompt each, as the processor makes them, on the model's device. Raises `DyrateError`
-    if there are none, or if the model is no deeper than `first_layer`.
+    Layers from `first_layer` on are tried; the official code starts at 5. `inputs` are one prompt each,
+    as the processor makes them, on the model's device. Raises `DyrateError` if there are none, or if the
+    model is no deeper than `first_layer`.
     """
     num_layers = len(family_of(model).layers)
     if not 1 <= first_layer < num_layers:
