@@ -25,9 +25,11 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
 from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seeded_sampling
-from dyrate.evaluation.log import ResponseLog, TokenSums, content_key
+from dyrate.evaluation.log import ResponseLog, content_key
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
+from dyrate.evaluation.specs import as_spec
+from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
 from dyrate.registry import load_method
 
 _DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
@@ -100,12 +102,12 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self._device = checkpoint.choose_device(device or "auto")
         self.dtype = dtype
         self.batch_size = _positive("batch_size", batch_size)
+        self.configure(method, decoding, log, **hyperparameters)  # before anything slow
         folder = checkpoint.locate(pretrained, revision)
         self.weights_hash = checkpoint.content_hash(folder)
         self.processor = checkpoint.load_processor(folder)
         self.model = checkpoint.load_model(folder, self._device, dtype)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
-        self.configure(method, decoding, log, **hyperparameters)
 
     @property
     def device(self) -> torch.device:
@@ -125,8 +127,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
         **hyperparameters: Any,
     ) -> None:
         """Choose what the next evaluation runs with; the loaded model stays."""
-        self.method = load_method({**_as_spec(method, "method"), **hyperparameters})
-        self.decoding = decoding_spec(_as_spec(decoding, "decoding"))
+        self.method = load_method({**as_spec(method, "method"), **hyperparameters})
+        self.decoding = decoding_spec(as_spec(decoding, "decoding"))
         self.log = Path(log) if log is not None else None
         self.records: dict[str, TaskRecord] = {}
         self._code = answering_code(self.method.spec())
@@ -225,7 +227,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 torch.cuda.empty_cache()
                 continue
             answers += done[0]
-            sums = _add(sums, done[1])
+            sums = add(sums, done[1])
         return answers, sums
 
     def _try(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None] | None:
@@ -256,26 +258,13 @@ class DyrateModel(lmms):  # type: ignore[misc]
             )
         made = ids[:, inputs["input_ids"].shape[1] :]
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        return answers, _token_sums(run, _decode_steps(made, ends)) if images else None
+        return answers, token_sums(run, decode_steps(made, ends)) if images else None
 
 
 def _positive(name: str, value: int | str) -> int:
     if not str(value).isdecimal() or int(value) < 1:
         raise DyrateError(f"{name} is {value!r}; it should be a whole number from 1 on")
     return int(value)
-
-
-def _as_spec(value: str | Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A spec from a mapping, a name, or JSON text (as model_args carry it)."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not value.lstrip().startswith("{"):
-        return {"name": value}
-    try:
-        spec = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise DyrateError(f"{what} {value!r} is not JSON: {error}") from None
-    return dict(spec)
 
 
 def _request(arguments: tuple[Any, ...]) -> _Request:
@@ -294,33 +283,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         text in str(error) for text in texts
     )
-
-
-def _decode_steps(made: torch.Tensor, ends: int | Sequence[int]) -> int:
-    """(row, step) pairs after the first token, up to each row's end."""
-    end = torch.isin(made, torch.as_tensor(ends, device=made.device))
-    before = (end.cumsum(1) == 0).sum(1)  # tokens before the end; feeding each gives one more step
-    return int(before.clamp(max=made.shape[1] - 1).sum())
-
-
-def _token_sums(run: Any, steps: int) -> TokenSums:
-    visual = run.visual_tokens
-    return {
-        "rows": len(visual),
-        "total": int(visual.sum()),
-        "prefill": [sum(len(row) for row in rows) for _, rows in sorted(run.kept.items())],
-        "decode": [float(mean) * steps for mean in run.decode_tokens] if steps else [0.0] * len(run.kept),
-        "decode_steps": steps,
-    }
-
-
-def _add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
-    if one is None or other is None:
-        return one or other
-    return {
-        "rows": one["rows"] + other["rows"],
-        "total": one["total"] + other["total"],
-        "prefill": [a + b for a, b in zip(one["prefill"], other["prefill"], strict=True)],
-        "decode": [a + b for a, b in zip(one["decode"], other["decode"], strict=True)],
-        "decode_steps": one["decode_steps"] + other["decode_steps"],
-    }

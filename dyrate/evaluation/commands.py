@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.specs import as_spec
 
 if TYPE_CHECKING:
     from dyrate.evaluation.results import Result
@@ -111,21 +111,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def spec_argument(text: str, option: str) -> dict[str, Any]:
-    """A spec from the command line: a name, or a JSON object."""
-    if not text.lstrip().startswith("{"):
-        return {"name": text}
-    try:
-        spec: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DyrateError(f"{option}: {text!r} is not JSON: {error}") from None
-    return spec
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
     benchmarks = select(arguments.benchmarks)
-    method = spec_argument(arguments.method, "--method")
-    decoding = spec_argument(arguments.decoding, "--decoding")
+    method = as_spec(arguments.method, "--method")
+    decoding = as_spec(arguments.decoding, "--decoding")
     if decoding.get("name") == "top_p":
         decoding.setdefault("seed", arguments.seed)
     quiet_libraries()

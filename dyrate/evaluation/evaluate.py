@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +17,13 @@ from dyrate.evaluation.benchmarks import Benchmark
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.harness import Answered, run_harness
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
-from dyrate.evaluation.results import BenchmarkResult, ResultFiles, VisualTokens
+from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
 from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.visual_tokens import true_means
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
-    from dyrate.evaluation.log import TokenSums
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _result(
             "primary": benchmark.primary.name,
             "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
             "difference": theirs,
-            "visual_tokens": visual_tokens(model.records[loaded.name].tokens),
+            "visual_tokens": true_means(model.records[loaded.name].tokens),
         }
     return {
         "schema": results.SCHEMA,
@@ -199,22 +199,6 @@ def _result(
             },
             "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
         },
-    }
-
-
-def visual_tokens(batches: Iterable["TokenSums"]) -> VisualTokens | None:
-    """True means per layer from the sums of all batches; None where no sample had an image."""
-    batches = list(batches)
-    rows = sum(batch["rows"] for batch in batches)
-    steps = sum(batch["decode_steps"] for batch in batches)
-    if not rows:
-        return None
-    prefill = [sum(column) / rows for column in zip(*(batch["prefill"] for batch in batches), strict=True)]
-    decode = [sum(column) for column in zip(*(batch["decode"] for batch in batches), strict=True)]
-    return {
-        "total": sum(batch["total"] for batch in batches) / rows,
-        "prefill": prefill,
-        "decode": [value / steps for value in decode] if steps else None,
     }
 
 

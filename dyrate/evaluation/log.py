@@ -17,16 +17,7 @@ from typing import Any, BinaryIO, NotRequired, Self, TypedDict
 from loguru import logger
 
 from dyrate.errors import DyrateError
-
-
-class TokenSums(TypedDict):
-    """Visual tokens of a batch, as sums, so that batches add up to true means."""
-
-    rows: int  # rows with an image
-    total: int  # visual tokens of those rows
-    prefill: list[int]  # per layer: kept on entering it, summed over rows
-    decode: list[float]  # per layer: attended, summed over rows and decode steps
-    decode_steps: int  # (row, decode step) pairs behind `decode`
+from dyrate.evaluation.visual_tokens import TokenSums
 
 
 class LoggedBatch(TypedDict):

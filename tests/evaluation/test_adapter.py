@@ -148,12 +148,12 @@ def test_visual_tokens_are_counted_per_layer(model: DyrateModel, requests: list[
 
 
 def test_steps_after_a_rows_end_do_not_count() -> None:
-    from dyrate.evaluation.adapter import _decode_steps
+    from dyrate.evaluation.visual_tokens import decode_steps
 
     made = torch.tensor([[5, 6, 2, 3, 3], [2, 3, 3, 3, 3], [5, 6, 7, 8, 9]])
-    assert _decode_steps(made, 2) == 2 + 0 + 4
-    assert _decode_steps(made, [2, 7]) == 2 + 0 + 2
-    assert _decode_steps(made[:, :1], 2) == 0
+    assert decode_steps(made, 2) == 2 + 0 + 4
+    assert decode_steps(made, [2, 7]) == 2 + 0 + 2
+    assert decode_steps(made[:, :1], 2) == 0
 
 
 def _limited(model: DyrateModel, monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> list[int]:
@@ -240,7 +240,7 @@ def test_lmms_eval_finds_the_model_by_name() -> None:
     [
         ({"method": "fastw"}, "unknown reduction method 'fastw'; did you mean 'fastv'"),
         ({"method": "fastv", "layer": 1, "rat": 0.5}, "'fastv' has no field 'rat'; did you mean 'rate'"),
-        ({"method": "{"}, "method '{' is not JSON"),
+        ({"method": "{"}, "method: '{' is not JSON"),
         ({"decoding": "gready"}, "unknown decoding 'gready'"),
     ],
 )
