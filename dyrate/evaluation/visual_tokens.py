@@ -20,7 +20,7 @@ class TokenSums(TypedDict):
 
 
 def decode_steps(made: "torch.Tensor", ends: int | Sequence[int]) -> int:
-    """(row, step) pairs after the first token, up to each row's end, of LongTensor `made` [rows, new tokens]."""
+    """(row, step) pairs after the first token up to each row's end, in LongTensor [rows, new tokens]."""
     import torch
 
     end = torch.isin(made, torch.as_tensor(ends, device=made.device))
