@@ -24,6 +24,19 @@ from dyrate.testbed.schemas import COLUMNS, ORACLE_COLUMNS, features
 CLEAR: Difficulty = replace(DEFAULT, strong=0.0)
 """The training distribution without the photos that show nothing."""
 
+CROWDED: Difficulty = replace(
+    CLEAR,
+    things=(9, 12),
+    sizes={"small": 0.6, "medium": 0.3, "large": 0.1},
+    lookalike=0.45,
+    occluded=0.5,
+    noise=(12, 18),
+    mild=0.5,
+    blurs=(1.6, 2.0),
+    dark=(60, 80),
+)
+"""The hard corner of the training distribution: a good model answers nearly everything elsewhere."""
+
 BENCHMARKS: dict[str, Plan] = {
     "gqa": Plan(
         kinds={
@@ -39,7 +52,7 @@ BENCHMARKS: dict[str, Plan] = {
             "compare": 0.8,
             "scene": 0.4,
         },
-        difficulty=CLEAR,
+        difficulty=replace(CROWDED, mild=0.7),
     ),
     "vizwiz": Plan(
         kinds={
@@ -52,7 +65,7 @@ BENCHMARKS: dict[str, Plan] = {
             "number": 1.0,
             "unanswerable": 0.8,
         },
-        difficulty=replace(DEFAULT, mild=0.4, strong=0.08, noise=(6, 14), signs={0: 0.3, 1: 0.5, 2: 0.2}),
+        difficulty=replace(CROWDED, mild=0.7, strong=0.08, signs={0: 0.3, 1: 0.5, 2: 0.2}),
         crowd=Crowd(strays=0.12, contested=0.12, gives_up=0.2),
     ),
     "sqa": Plan(
@@ -66,7 +79,7 @@ BENCHMARKS: dict[str, Plan] = {
             "neighbor": 1.0,
             "word": 0.3,
         },
-        difficulty=CLEAR,
+        difficulty=CROWDED,
     ),
     "vqav2": Plan(
         kinds={
@@ -82,15 +95,15 @@ BENCHMARKS: dict[str, Plan] = {
             "neighbor": 1.0,
             "word": 0.4,
         },
-        difficulty=CLEAR,
+        difficulty=CROWDED,
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.0),
     ),
     "textvqa": Plan(
         kinds={"word": 1.0, "number": 1.0},
-        difficulty=replace(CLEAR, signs={1: 0.4, 2: 0.6}, mild=0.2),
+        difficulty=replace(CROWDED, signs={1: 0.4, 2: 0.6}, mild=0.3),
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.1),
     ),
-    "pope": Plan(difficulty=CLEAR),
+    "pope": Plan(difficulty=replace(CROWDED, mild=1.0, noise=(16, 18))),
     "mmb": Plan(
         kinds={
             "color": 1.2,
@@ -98,15 +111,15 @@ BENCHMARKS: dict[str, Plan] = {
             "texture": 0.6,
             "count": 1.0,
             "quadrant": 0.8,
-            "neighbor": 0.6,
-            "scene": 0.8,
+            "neighbor": 1.4,
+            "scene": 0.4,
             "word": 0.8,
-            "number": 0.4,
-            "hint": 0.6,
+            "number": 0.8,
+            "hint": 1.0,
         },
-        difficulty=CLEAR,
+        difficulty=replace(CROWDED, mild=0.7),
     ),
-    "mme": Plan(difficulty=CLEAR),
+    "mme": Plan(difficulty=replace(CROWDED, mild=1.0)),
     "nocaps": Plan(difficulty=replace(CLEAR, things=(4, 9))),
     "flickr30k": Plan(difficulty=replace(CLEAR, things=(5, 12), signs={0: 0.2, 1: 0.6, 2: 0.2})),
     "coco2017": Plan(difficulty=CLEAR),
