@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="dyrate",
         description="Visual-token reduction in vision-language models: methods, benchmarks, tables.",
-        epilog="The whole study at once: `make report`. Each sub-command explains itself: `dyrate evaluate --help`.",
+        epilog="The whole study: `make report`. Each sub-command explains itself: `dyrate evaluate --help`.",
     )
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for part in (methods, evaluation, testbed, report):

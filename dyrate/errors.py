@@ -2,4 +2,4 @@
 
 
 class DyrateError(ValueError):
-    """A mistake in the user's input: the message names the value, where it came from, and what would be right."""
+    """A mistake in the user's input: it names the value, where it came from, and what would be right."""
