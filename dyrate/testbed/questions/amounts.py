@@ -11,30 +11,25 @@ COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))
 
 def ask_count(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     """Ask how many things fit a description, 0 to 6."""
-    # Large numbers are rare in scenes: they are tried for twice, so that they are learnt too.
-    wanted = (
-        (int(answer),)
-        if answer
-        else (draw.below(MAX_COUNT + 1), draw.between(3, MAX_COUNT), draw.between(1, 3))
-    )
-    counted: list[Description] = []
-    for number in wanted:
-        counted = counted or _descriptions_of(number, facts)
+    target = int(answer) if answer else draw.below(MAX_COUNT + 1)
+    counted = _descriptions_of(target, facts, draw)
+    if answer is None and not counted:
+        counted = _descriptions_of(draw.pick((1, 2, 3)), facts, draw)
     if not counted:
         return None
     key = draw.pick(counted)
     text = draw.pick(
         ("How many {} are there?", "How many {} can you see?", "What is the number of {}?", "Count the {}.")
     )
-    total = str(facts.count(key))
-    return Question("count", text.format(key.nouns), total, others(draw, COUNTS, total))
+    number = str(facts.count(key))
+    return Question("count", text.format(key.nouns), number, others(draw, COUNTS, number))
 
 
-def _descriptions_of(number: int, facts: Facts) -> list[Description]:
-    """Return the descriptions that fit as many things; for 0, the shapes and colours that are missing."""
+def _descriptions_of(number: int, facts: Facts, draw: Draw) -> list[Description]:
+    """Return the descriptions that fit as many things; for 0, one that fits nothing."""
     if number == 0:
-        keys = [Description(shape) for shape in SHAPES] + [Description(color=color) for color in COLOR_NAMES]
-        return [key for key in keys if not facts.count(key)]
+        key = draw.pick((Description(draw.pick(SHAPES)), Description(color=draw.pick(COLOR_NAMES))))
+        return [] if facts.count(key) else [key]
     return [key for key, things in facts.groups.items() if len(things) == number and key.texture != "plain"]
 
 
