@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dyrate.errors import DyrateError
+from dyrate.testbed.stream import stream_hash
 
 _CURVE_ROWS = 8
 
@@ -96,7 +97,7 @@ step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gr
 {record["images"]:,} images in {record["seconds"] / 60:.1f} minutes on one {machine["hardware"]} with
 {machine["workers"]} processes making the data ({record["resumed"]} resumed). Python {versions["python"]},
 torch {versions["torch"]}, transformers {versions["transformers"]}. SHA-256 of the first 64 training
-examples: `{record["data_sha256"]}`.
+examples: `{record["data_sha256"]}`.{_other_world(record)}
 
 The same schedule without a clock:
 
@@ -106,6 +107,17 @@ dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {
 ```
 
 A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
+
+
+def _other_world(record: dict[str, Any]) -> str:
+    """Say so where today's world would not give the training examples that the model saw."""
+    today = stream_hash(record["recipe"]["seed"])
+    if today == record["data_sha256"]:
+        return ""
+    return (
+        f" **The world has changed since**: this revision gives `{today[:16]}...`. What the command below "
+        "trains is another model."
+    )
 
 
 def _curve(record: dict[str, Any]) -> str:

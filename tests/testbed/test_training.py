@@ -135,6 +135,14 @@ def test_the_card_says_what_the_model_is_not(trained):
     assert "--decay-steps 6" in card
 
 
+def test_the_card_says_when_the_model_saw_another_world(trained, tmp_path):
+    record = json.loads((trained / "model" / "training.json").read_text())
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    assert "has changed since" not in write_card(tmp_path).read_text()
+    (tmp_path / "training.json").write_text(json.dumps(record | {"data_sha256": "0" * 64}))
+    assert "has changed since" in write_card(tmp_path).read_text()
+
+
 def test_a_card_needs_a_training_record(tmp_path):
     with pytest.raises(DyrateError, match="dyrate testbed train"):
         write_card(tmp_path)
