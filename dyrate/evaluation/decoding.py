@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dyrate import registry
 from dyrate.errors import DyrateError
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     if name == "top_p":
         _check_top_p(full)
     return full
+
+
+def decoding_slug(spec: Mapping[str, Any]) -> str:
+    """File name of a strategy: its name, and what it sets otherwise than by default: `top_p-top_p=0.7`."""
+    settings = _TOP_P if spec["name"] == "top_p" else {}
+    changed = {key: spec[key] for key in settings if key in spec and spec[key] != settings[key]}
+    return registry.slug({"name": spec["name"], **changed})
 
 
 def _check_top_p(spec: Mapping[str, Any]) -> None:

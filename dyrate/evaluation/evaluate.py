@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.benchmarks import Benchmark
-from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.decoding import decoding_slug, decoding_spec
 from dyrate.evaluation.harness import Answered, run_harness
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
@@ -55,7 +55,7 @@ class Evaluation:
     @property
     def files(self) -> ResultFiles:
         """Where the result goes."""
-        return ResultFiles(self.output, str(self.decoding["name"]))
+        return ResultFiles(self.output, decoding_slug(self.decoding))
 
     def command(self) -> str:
         """The command line that reproduces the result; threads and folders of others do not change it."""

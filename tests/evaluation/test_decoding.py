@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.decoding import decoding_spec, seeded_sampling
+from dyrate.evaluation.decoding import decoding_slug, decoding_spec, seeded_sampling
 
 VOCABULARY = 12
 
@@ -78,3 +78,9 @@ def test_draws_follow_the_tempered_and_cut_distribution() -> None:
     frequency = torch.bincount(drawn[:, 0], minlength=VOCABULARY) / count
     assert torch.allclose(frequency, expected, atol=4 * (0.25 / count) ** 0.5)
     assert frequency[expected == 0].sum() == 0
+
+
+def test_settings_of_one_strategy_have_file_names_of_their_own():
+    assert decoding_slug({"name": "beam-2", "num_beams": 2}) == "beam-2"
+    assert decoding_slug(decoding_spec("top_p")) == decoding_slug({"name": "top_p"}) == "top_p"
+    assert decoding_slug(decoding_spec({"name": "top_p", "top_p": 0.7})) == "top_p-top_p=0.7"
