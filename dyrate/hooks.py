@@ -14,7 +14,13 @@ from dyrate.cache import ReducedCache, gather_tokens
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.limits import check_decode, check_forward, check_generate, check_prefill_cache
+from dyrate.limits import (
+    check_checkpointing,
+    check_decode,
+    check_forward,
+    check_generate,
+    check_prefill_cache,
+)
 from dyrate.record import Run
 from dyrate.tokens import TokenLayout
 from dyrate.view import View
@@ -112,6 +118,7 @@ class Attachment:
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
         check_forward(inputs)
+        check_checkpointing(self.family.layers)
         cache = inputs.get("past_key_values")
         if isinstance(cache, ReducedCache) and cache is self._cache:
             check_decode(inputs["input_ids"], inputs.get("attention_mask"), cache)

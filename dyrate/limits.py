@@ -1,20 +1,25 @@
 """What generation under token reduction refuses, with the reason and what to do instead."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 
 _DYNAMIC_CACHES = (None, "dynamic")
+_NO_GUIDANCE = 1
 _REFUSED_ARGUMENTS = {
     "prefill_chunk_size": "prefill chunking would reduce each chunk by itself; pass the prompt whole",
     "assistant_model": "assisted decoding rolls the cache back, and dropped tokens do not come back",
     "assistant_early_exit": "assisted decoding rolls the cache back, and dropped tokens do not come back",
     "prompt_lookup_num_tokens": "assisted decoding rolls the cache back, and dropped tokens do not come back",
+    "guidance_scale": "classifier-free guidance runs a second prompt through the model between the steps of "
+    "the first, and each would take the other's reduced cache for its own",
+    "negative_prompt_ids": "it belongs to classifier-free guidance, which runs a second prompt through the "
+    "model; leave it out",
     "inputs_embeds": "the classes of tokens are read off input_ids; pass input_ids and pixel_values",
     "output_attentions": "it would make every layer build its whole attention matrix; "
     "use `record=` and `run.class_mass` for the attention mass of the newest query",
@@ -34,7 +39,8 @@ def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
 
     for name, reason in _REFUSED_ARGUMENTS.items():
         value = requested(name)
-        if value is not None and value is not False:
+        off = value is None or value is False or (name == "guidance_scale" and value == _NO_GUIDANCE)
+        if not off:
             raise DyrateError(f"generate({name}=...) is not supported under token reduction: {reason}")
     if requested("use_cache") is False:
         raise DyrateError(
@@ -68,6 +74,15 @@ def check_forward(inputs: Mapping[str, Any]) -> None:
         )
 
 
+def check_checkpointing(layers: Iterable[nn.Module]) -> None:
+    """Raise `DyrateError` if gradient checkpointing would take the cache away from a decoder layer."""
+    if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers):
+        raise DyrateError(
+            "gradient checkpointing in train mode is not supported under token reduction: the decoder layers "
+            "would run without the KV cache; call model.eval()"
+        )
+
+
 def check_prefill_cache(cache: Any, replaced: Any) -> None:
     """Raise `DyrateError` unless a prefill may put its own cache in the place of `cache`.
 
@@ -98,7 +113,11 @@ def check_prefill_cache(cache: Any, replaced: Any) -> None:
 
 
 def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: ReducedCache) -> None:
-    """Raise `DyrateError` unless a forward with `cache` is one decode step of the prefilled batch."""
+    """Raise `DyrateError` unless a forward with `cache` is one decode step of the prefilled batch.
+
+    Of the mask only the shape is checked: reading its values would make the host wait for the device at every
+    step. What the prompt's mask hid or showed at prefill stays so.
+    """
     if getattr(cache, "_is_user_defined", False):
         raise DyrateError(
             "a reduced KV cache cannot be continued by a second generate(); pass the whole prompt anew"

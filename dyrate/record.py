@@ -46,7 +46,7 @@ class Run:
     Rows are those of the model's batch: with beams or several returned sequences, batch x copies. Under beam
     search a row is a running beam as it stood after the last step, with the history of the beams that it came
     from. A row that ended before others goes on being fed padding by `generate()`, and its steps go on being
-    recorded.
+    recorded. A forward that failed leaves no step behind: after a failed prefill there is none.
     """
 
     def __init__(self, statistics_layer: int | None = None) -> None:
@@ -80,11 +80,21 @@ class Run:
     @property
     def decode_tokens(self) -> Tensor:
         """FloatTensor [layers]: visual tokens seen per decode step, mean over rows and steps; NaN if none."""
-        steps = range(1, len(self._last().attended))
-        counts = [torch.stack(self._last().attended[step])[:, self._rows(step)] for step in steps]
-        if not counts:
-            return torch.full((len(self._last().kept),), float("nan"))
-        return torch.stack(counts).double().mean(dim=(0, 2)).float()
+        return self.decode_tokens_per_row.double().mean(dim=(0, 2)).float()
+
+    @property
+    def decode_tokens_per_row(self) -> Tensor:
+        """LongTensor [steps, layers, batch]: visual tokens seen at each decode step; `steps` may be 0.
+
+        Entry t is of the step that feeds the t-th generated token, counted from 0. Steps of rows that have
+        ended are among them.
+        """
+        generation = self._last()
+        if len(generation.attended) < 2:
+            layers = len(generation.kept)
+            return self.visual_tokens.new_zeros((0, layers, len(self.visual_tokens)))
+        counts = [torch.stack(by_layer) for by_layer in generation.attended[1:]]
+        return torch.stack([count[:, self._rows(step)] for step, count in enumerate(counts, start=1)])
 
     @property
     def class_mass(self) -> dict[int, Tensor]:
@@ -92,7 +102,7 @@ class Run:
         recorded = self._last().class_mass
         return {
             layer: torch.stack([by_layer[layer][self._rows(step)] for step, by_layer in enumerate(recorded)])
-            for layer in sorted(recorded[0])
+            for layer in sorted(recorded[0] if recorded else ())
         }
 
     @property
@@ -105,12 +115,13 @@ class Run:
         """
         import pandas as pd
 
-        generation = self._last()
-        steps = len(generation.attended)
-        rows = [self._rows(step) for step in range(steps)]
-        attended = torch.stack([generation.attended[step][-1][rows[step]] for step in range(steps)], dim=1)
-        retained = (attended.double() / self.visual_tokens[:, None].double()).cpu()
-        if self._statistics_layer is None:
+        visual, attended = self.visual_tokens, self._last().attended
+        steps = len(attended)
+        seen = visual.new_zeros((steps, len(visual)))
+        for index, by_layer in enumerate(attended):
+            seen[index] = by_layer[-1][self._rows(index)]
+        retained = (seen.T.double() / visual[:, None].double()).cpu()
+        if self._statistics_layer is None or not steps:
             mass = torch.full((*retained.shape, 4), float("nan"))
         else:
             mass = self.class_mass[self._statistics_layer].mean(dim=2).transpose(0, 1).cpu()

@@ -116,6 +116,7 @@ class ReductionMethod:
     def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
         """Attach to `model`; `record` names more layers whose class mass `run.class_mass` shall hold.
 
+        Which prompt tokens are padding is settled at prefill; a decode step's `attention_mask` has no effect.
         Raises `DyrateError` for an unsupported model and for layers it does not have.
         """
         return Attachment(self, model, record)

@@ -36,6 +36,8 @@ GENERATE = {
     "prefill chunks": ({"prefill_chunk_size": 8}, "each chunk by itself"),
     "prompt lookup": ({"prompt_lookup_num_tokens": 2}, "rolls the cache back"),
     "no cache": ({"use_cache": False}, "use_cache=False"),
+    "guidance": ({"guidance_scale": 1.5}, "classifier-free guidance runs a second prompt"),
+    "negative prompt": ({"negative_prompt_ids": torch.ones(2, 3, dtype=torch.long)}, "leave it out"),
     "attentions": ({"output_attentions": True, "return_dict_in_generate": True}, "run.class_mass"),
     "own cache": ({"past_key_values": DynamicCache()}, "without a cache"),
 }
@@ -53,6 +55,14 @@ def test_generate_refuses_what_a_generation_config_asks_for(model: Any, inputs: 
 
     with FastV()(model), refused("use_cache=False"):
         model.generate(**inputs, generation_config=GenerationConfig(use_cache=False, max_new_tokens=2))
+
+
+def test_a_guidance_scale_that_asks_for_no_guidance_is_accepted(
+    model: Any, inputs: dict[str, Tensor]
+) -> None:
+    with FastV()(model):
+        plain = model.generate(**inputs, max_new_tokens=2)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=2, guidance_scale=1.0), plain)
 
 
 def test_generate_refuses_an_assistant(model: Any, inputs: dict[str, Tensor]) -> None:
@@ -99,6 +109,22 @@ def test_forward_refuses(case: str, model: Any, inputs: dict[str, Tensor]) -> No
         model(**arguments(model, inputs))
 
 
+def test_checkpointing_is_refused_where_it_would_drop_the_cache(inputs: dict[str, Tensor]) -> None:
+    model = tiny_llava()
+    with FastV()(model.train()) as run:
+        model(**inputs)
+        # transformers 5.23 has the first name, 5.17 the second alone.
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable()
+        with refused("gradient checkpointing in train mode"):
+            model(**inputs)
+        model.eval()  # Here nothing is checkpointed.
+        cache = model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True).past_key_values
+        assert [layer.keys.shape[2] for layer in cache.layers] == run.kv_lengths.max(dim=1).values.tolist()
+
+
 def test_two_tokens_after_the_prefill_are_refused(model: Any, inputs: dict[str, Tensor]) -> None:
     with FastV()(model), refused("only one new token per row"):
         cache = model(**inputs).past_key_values
@@ -113,6 +139,24 @@ def test_a_mask_that_does_not_fit_the_step_is_refused(model: Any, inputs: dict[s
             past_key_values=cache,
             attention_mask=inputs["attention_mask"],
         )
+
+
+def test_a_mask_that_hides_prompt_tokens_after_the_prefill_has_no_effect(
+    model: Any, inputs: dict[str, Tensor]
+) -> None:
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], dim=1)
+    hidden = mask.clone()
+    hidden[:, -8:-2] = 0
+    with torch.no_grad(), FastV()(model):
+        first, second = (
+            model(
+                input_ids=inputs["input_ids"][:, :1],
+                past_key_values=model(**inputs).past_key_values,
+                attention_mask=mask_of_step,
+            ).logits
+            for mask_of_step in (mask, hidden)
+        )
+    assert torch.equal(first, second)
 
 
 def test_a_cache_with_unreduced_tokens_is_refused(model: Any, inputs: dict[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dyrate import FastV, NoReduction, RandomTokens
-from dyrate.reduction import ReductionMethod
+from dyrate.reduction import ReductionMethod, View
 from tests.runtime.method_table import FastVRule
 from tests.runtime.probes import DecodeRule, EvictSome, Lagging, Pyramid, SelectSome
 from tests.runtime.reference import Rule, masked_forward
@@ -156,7 +156,40 @@ def test_a_prefill_alone_has_no_decode_tokens(model: Any, inputs: dict[str, Tens
     with FastV()(model) as run:
         model(**inputs)
     assert run.decode_tokens.isnan().all()
+    assert run.decode_tokens_per_row.shape == (0, NUM_LAYERS, 3)
     assert len(run.steps) == 3
+
+
+class DiesAtPrefill(FastV):
+    def prefill(self, view: View) -> Tensor | None:
+        raise ArithmeticError
+
+
+def test_after_a_failed_prefill_the_record_has_no_steps(model: Any, inputs: dict[str, Tensor]) -> None:
+    with FastV()(model) as whole:
+        model(**inputs)
+    with DiesAtPrefill()(model) as run, pytest.raises(ArithmeticError):
+        model(**inputs)
+    assert len(run.steps) == 0
+    assert run.steps.dtypes.to_dict() == whole.steps.dtypes.to_dict()
+    assert run.class_mass == run.kept == {}
+    assert run.visual_tokens.tolist() == [16, 32, 16]
+
+
+@pytest.mark.parametrize("method", MOVING, ids=lambda method: method.label)
+def test_decode_tokens_of_a_row_are_those_of_the_row_alone(
+    method: ReductionMethod, model: Any, inputs: dict[str, Tensor]
+) -> None:
+    """Also for rows that moved, so that steps of rows that ended can be left out of a mean."""
+    moves, origin = {0: [2, 0, 0], 2: [1, 1, 0]}, [0, 0, 2]
+    with torch.no_grad(), method(model) as run:
+        loop(model, inputs, 5, moves)
+    assert run.decode_tokens_per_row.shape == (4, NUM_LAYERS, 3)
+    assert torch.equal(run.decode_tokens_per_row.double().mean(dim=(0, 2)).float(), run.decode_tokens)
+    for row, ancestor in enumerate(origin):
+        with torch.no_grad(), method(model) as alone:
+            loop(model, row_of(inputs, ancestor), 5)
+        assert torch.equal(run.decode_tokens_per_row[:, :, row], alone.decode_tokens_per_row[:, :, 0])
 
 
 def test_rows_that_end_early_go_on_being_recorded() -> None:
