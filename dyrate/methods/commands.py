@@ -113,6 +113,8 @@ def _search(arguments: argparse.Namespace) -> int:
     from dyrate.evaluation.checkpoint import choose_device, load_model, load_processor, locate
     from dyrate.methods.vtw_search import questions_from, search_layer
 
+    if arguments.limit < 1:
+        raise DyrateError(f"--limit {arguments.limit}: expected at least one question")
     questions = (
         _testbed_questions(arguments.seed) if arguments.data is None else questions_from(arguments.data)
     )

@@ -99,35 +99,64 @@ def questions_from(path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _from_json_lines(path: Path) -> Iterator[tuple[Any, str]]:
-    from PIL import Image
-
-    for number, line in enumerate(_read(path).decode("utf-8").splitlines(), start=1):
+    try:
+        lines = _read(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DyrateError(f"--data {path}: expected UTF-8 text ({error})") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        where = f"--data {path}, line {number}"
         try:
             entry = json.loads(line)
-            image, question = entry["image"], entry["question"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DyrateError(
-                f'--data {path}, line {number}: expected {{"image": path, "question": text}} ({error})'
-            ) from None
-        yield Image.open(io.BytesIO(_read(path.parent / image))).convert("RGB"), question
+        except json.JSONDecodeError as error:
+            raise DyrateError(f"{where}: {line!r:.80} is not JSON ({error})") from None
+        match entry:
+            case {"image": str() as image, "question": str() as question}:
+                yield _decoded(_read(path.parent / image), where), question
+            case _:
+                raise DyrateError(f'{where}: {line!r:.80}; expected {{"image": path, "question": text}}')
 
 
 def _from_parquet(path: Path) -> Iterator[tuple[Any, str]]:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
-    from PIL import Image
 
-    file = parquet.ParquetFile(io.BytesIO(_read(path)))
+    try:
+        file = parquet.ParquetFile(io.BytesIO(_read(path)))
+    except pa.ArrowInvalid as error:
+        raise DyrateError(f"--data {path}: not a parquet file ({error})") from None
     columns = set(file.schema_arrow.names)
     if missing := {"image", "question"} - columns:
         raise DyrateError(
             f"--data {path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(columns))}"
         )
-    for batch in file.iter_batches(batch_size=16, columns=["image", "question"]):
-        for entry in batch.to_pylist():
-            data = entry["image"]["bytes"] or _read(path.parent / entry["image"]["path"])
-            yield Image.open(io.BytesIO(data)).convert("RGB"), entry["question"]
+    batches = file.iter_batches(batch_size=16, columns=["image", "question"])
+    entries = (entry for batch in batches for entry in batch.to_pylist())
+    for row, entry in enumerate(entries):
+        where = f"--data {path}, row {row}"
+        match entry:
+            case {"image": {"bytes": bytes() as data}, "question": str() as question} if data:
+                yield _decoded(data, where), question
+            case {"image": {"path": str() as image}, "question": str() as question}:
+                yield _decoded(_read(path.parent / image), where), question
+            case _:
+                raise DyrateError(
+                    f"{where}: {entry!r:.80}; expected a text `question` and a Hugging Face Image, "
+                    "a struct of `bytes` and `path`, as `image`"
+                )
+
+
+def _decoded(data: bytes, where: str) -> Any:
+    """Return the PIL image in `data`, in RGB; `where` it came from goes into the error."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        raise DyrateError(f"{where}: the {len(data)} bytes of the image are of no known format") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DyrateError(f"{where}: the image cannot be decoded ({error})") from None
 
 
 def _read(path: Path) -> bytes:

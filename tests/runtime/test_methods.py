@@ -1,5 +1,6 @@
 """The rules of single methods that the contract table does not pin down, and VTW's layer search."""
 
+import io
 import json
 import math
 from argparse import ArgumentParser
@@ -108,6 +109,10 @@ def test_questions_come_from_json_lines_and_parquet(tmp_path: Path) -> None:
         ("q.jsonl", '{"image": "one.png"}', "line 1"),
         ("q.jsonl", "not json", "line 1"),
         ("q.jsonl", '{"image": "none.png", "question": ""}', "cannot read"),
+        ("q.jsonl", '{"image": 3, "question": "?"}', "line 1.*expected"),
+        ("q.jsonl", '["image"]', "line 1.*expected"),
+        ("q.jsonl", '{"image": "q.jsonl", "question": "?"}', "line 1: the 37 bytes of the image are of no"),
+        ("q.parquet", "PAR1", "not a parquet file"),
         ("q.txt", "", "expected a .jsonl or .parquet file"),
     ],
 )
@@ -115,6 +120,32 @@ def test_mistakes_in_question_files_are_explained(name: str, text: str, message:
     (tmp_path / name).write_text(text)
     with pytest.raises(DyrateError, match=message):
         list(questions_from(tmp_path / name))
+
+
+def test_text_that_is_not_utf8_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b'{"question": "\xff"}')
+    with pytest.raises(DyrateError, match="expected UTF-8"):
+        list(questions_from(tmp_path / "q.jsonl"))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_bad_image_bytes_are_explained_with_their_row(form: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, form)
+    good = {"bytes": file.getvalue(), "path": None}
+    cut = {"bytes": file.getvalue()[:300], "path": None}
+    rows = [{"image": image, "question": "What?"} for image in (good, cut)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    with pytest.raises(DyrateError, match=r"row 1: the image cannot be decoded"):
+        list(questions_from(tmp_path / "q.parquet"))
+
+
+@pytest.mark.parametrize("image", ["one.png", None, {"bytes": None, "path": None}], ids=str)
+def test_parquet_without_images_is_explained(image: Any, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"image": image, "question": "What?"}])
+    parquet.write_table(table, tmp_path / "q.parquet")
+    with pytest.raises(DyrateError, match=r"row 0: .*a Hugging Face Image"):
+        list(questions_from(tmp_path / "q.parquet"))
 
 
 def test_parquet_without_the_columns_is_explained(tmp_path: Path) -> None:
@@ -175,5 +206,7 @@ def test_the_search_command_prints_its_choice_and_writes_it(
     assert run(*common, "--eta", "100", "--output", str(outcome)) == 0
     assert 'choice over 2 questions: {"name": "vtw", "layer": 1}' in capsys.readouterr().out
     assert json.loads(outcome.read_text())["layer"] == 1
+    with pytest.raises(DyrateError, match="--limit -1"):
+        run("search-vtw", "--model", str(checkpoint), "--limit", "-1")
     with pytest.raises(DyrateError, match="raise --eta"):
         run(*common, "--eta", "0")
