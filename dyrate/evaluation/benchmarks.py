@@ -134,7 +134,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "mmbench_en_dev_static",
             "mmbench",
             (_percent("accuracy", "gpt_eval_score", scale=1.0),),
-            "0.4 for four options: a guess must be right in every rotation; a constant letter scores 0",
+            "25 for always preferring the same of four texts; 0.4 for independent guesses; 0 for one letter",
             unit="index",
             modulo=1_000_000,
         ),

@@ -3,6 +3,10 @@
 A statistic here is a function of the units' mean columns in each stratum (one stratum unless the benchmark
 sums over categories). That covers means, ratios such as F1, and MME's sum of category scores, and lets all
 resamples be drawn as one matrix product.
+
+An interval is None where the units say nothing about the spread: a stratum of one unit, or resamples that are
+all equal (`varies`). A share of which every unit or none is right still has the exact interval of Clopper and
+Pearson (1934), and a difference that is the same in many units is taken at its word.
 """
 
 import zlib
@@ -16,8 +20,11 @@ Array = NDArray[np.float64]
 # Mean columns, each [..., strata], to the statistic [...].
 Statistic = Callable[[Mapping[str, Array]], Array]
 
+Interval = tuple[float, float] | tuple[None, None]
+
 LEVEL = 0.95
 RESAMPLES = 2000
+FEW = 30  # below so many units, a bootstrap is visibly too narrow and equal differences are no evidence
 _CHUNK = 4_000_000  # counts held at once: 32 MB
 
 
@@ -32,6 +39,11 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def smallest(self) -> int:
+        """Units of the smallest stratum."""
+        return int(np.bincount(self.stratum, minlength=len(self.strata)).min())
 
 
 def estimate(units: Units, statistic: Statistic) -> float:
@@ -49,7 +61,9 @@ def bootstrap(
     """Each statistic of `resamples` resamples, units drawn with replacement within their stratum.
 
     The draws depend on the seed and on the units' names and strata alone: two runs over the same units see
-    the same resamples, which is what pairs them.
+    the same resamples, which is what pairs them. The variance of a resampled mean of n units is too small by
+    (n - 1) / n: in a stratum of fewer than `FEW`, the distance from the mean is stretched by
+    sqrt(n / (n - 1)), within the range of the units.
     """
     signature = zlib.crc32("\0".join(units.names).encode())
     generator = np.random.default_rng([seed, signature])
@@ -61,6 +75,10 @@ def bootstrap(
         for start, stop in _chunks(resamples, len(rows)):
             counts = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=stop - start)
             means[start:stop, index] = counts @ table[rows] / len(rows)
+        if 1 < len(rows) < FEW:
+            middle, stretch = table[rows].mean(0), np.sqrt(len(rows) / (len(rows) - 1))
+            stretched = middle + stretch * (means[:, index] - middle)
+            means[:, index] = np.clip(stretched, table[rows].min(0), table[rows].max(0))
     columns = {name: means[:, :, position] for position, name in enumerate(names)}
     return {name: np.asarray(statistic(columns)) for name, statistic in statistics.items()}
 
@@ -70,6 +88,35 @@ def percentile_interval(draws: Array, level: float = LEVEL) -> tuple[float, floa
     tail = (1 - level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def varies(draws: Array) -> bool:
+    """Whether the draws differ by more than rounding."""
+    return bool(np.ptp(draws) > 1e-9 * max(1.0, float(np.abs(draws).max())))
+
+
+def score_interval(units: Units, draws: Array, share: Array | None = None) -> Interval:
+    """A score's interval; `share` is the 0/1 column of which it is the mean in percent, if it is one.
+
+    Percentiles of the draws where they vary. Otherwise, for a share, Clopper and Pearson's; else none.
+    """
+    if units.smallest < 2:
+        return None, None
+    if varies(draws):
+        return percentile_interval(draws)
+    if share is None or len(units.strata) > 1:
+        return None, None
+    reach = 100 * ((1 - LEVEL) / 2) ** (1 / len(units))
+    if np.all(share == 1):
+        return reach, 100.0
+    return (0.0, 100.0 - reach) if np.all(share == 0) else (None, None)
+
+
+def difference_interval(units: Units, draws: Array) -> Interval:
+    """A paired difference's interval; none where it is the same in fewer than `FEW` units."""
+    if units.smallest < 2 or (len(units) < FEW and not varies(draws)):
+        return None, None
+    return percentile_interval(draws)
 
 
 def _chunks(resamples: int, units: int) -> Iterator[tuple[int, int]]:

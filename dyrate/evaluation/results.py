@@ -30,7 +30,7 @@ class Score(TypedDict):
     """One metric of one benchmark."""
 
     value: float  # as lmms-eval's own aggregation gives it, in `unit`
-    low: float | None  # 95% percentile bootstrap; null where no interval is computed (METEOR, BLEU)
+    low: float | None  # 95% interval; null for METEOR and BLEU, and where the units show no spread
     high: float | None
     unit: str  # "percent", "points" (MME), "x100" (caption metrics times 100)
     higher_is_better: bool | None  # null where neither end is better (POPE's yes ratio)

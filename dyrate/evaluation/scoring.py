@@ -13,7 +13,16 @@ import numpy as np
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import Benchmark
-from dyrate.evaluation.intervals import Array, Statistic, Units, bootstrap, estimate, percentile_interval
+from dyrate.evaluation.intervals import (
+    Array,
+    Interval,
+    Statistic,
+    Units,
+    bootstrap,
+    difference_interval,
+    estimate,
+    score_interval,
+)
 from dyrate.evaluation.results import Difference, Score
 
 # MME's own split of its categories (lmms_eval.tasks.mme.utils.eval_type_dict); the others are cognition.
@@ -80,7 +89,7 @@ def scores(
                 f"{benchmark.name}: {metric.name} is {value} by lmms-eval and {ours} from its samples; "
                 "the interval would be of another number"
             )
-        low, high = percentile_interval(draws[metric.name]) if metric.name in draws else (None, None)
+        low, high = _interval(benchmark, units, metric.name, draws)
         result[metric.name] = {
             "value": value,
             "low": low,
@@ -117,10 +126,17 @@ def differences(
     )
     result: dict[str, Difference] = {}
     for name, statistic in statistics.items():
-        low, high = percentile_interval(draws[name] - other_draws[name])
+        low, high = difference_interval(ours, draws[name] - other_draws[name])
         value = estimate(ours, statistic) - estimate(other, statistic)
         result[name] = {"value": value, "low": low, "high": high}
     return result
+
+
+def _interval(benchmark: Benchmark, units: Units, metric: str, draws: Mapping[str, Array]) -> Interval:
+    if metric not in draws:
+        return None, None
+    share = _KINDS[benchmark.kind].shares.get(metric)
+    return score_interval(units, draws[metric], units.columns[share] if share else None)
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,7 @@ class _Kind:
     sample: Callable[[Mapping[str, Any]], tuple[str | None, str, dict[str, float]]]
     statistics: Callable[[Benchmark, Units], dict[str, Statistic]]
     unit: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]] = lambda rows: rows[0]
+    shares: Mapping[str, str] = field(default_factory=dict)  # metric: the column whose mean in percent it is
 
 
 def _statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
@@ -246,9 +263,11 @@ def _caption_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statist
 
 
 _KINDS = {
-    "match": _Kind(_match_sample, _match_statistics),
-    "yes_no": _Kind(_yes_no_sample, _yes_no_statistics),
-    "circular": _Kind(_circular_sample, _circular_statistics, _circular_unit),
+    "match": _Kind(_match_sample, _match_statistics, shares={"exact_match": "exact_match"}),
+    "yes_no": _Kind(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
+    "circular": _Kind(
+        _circular_sample, _circular_statistics, _circular_unit, shares={"accuracy": "accuracy"}
+    ),
     "pairs": _Kind(_pairs_sample, _pairs_statistics, _pairs_unit),
     "caption": _Kind(_caption_sample, _caption_statistics),
 }

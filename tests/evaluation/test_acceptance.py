@@ -11,7 +11,10 @@ import pytest
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation import acceptance
+from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.suite import load_tasks
 
+LOW_HIGH = ("low", "high")
 BENCHMARKS = ("gqa", "sqa", "pope", "mmb", "mme")
 
 
@@ -27,7 +30,8 @@ def world(data: Path, tmp_path: Path) -> Path:
     }
     for name, answers in oracle.items():
         shutil.copy(data / f"{name}.parquet", tmp_path)
-        table = pa.table({"doc_id": list(range(12)), "answer": answers})
+        kinds = ["first" if i < 6 else "second" for i in range(12)]
+        table = pa.table({"doc_id": list(range(12)), "kind": kinds, "answer": answers})
         pq.write_table(table, tmp_path / f"{name}.oracle.parquet")
     return tmp_path
 
@@ -49,8 +53,8 @@ def test_the_table_sets_scores_beside_what_is_attainable_and_what_is_guessed(
         "gqa": "33.3",
         "sqa": "50.0",
         "pope": "50.0",
-        "mmb": "0.0",
-        "mme": "100.0",
+        "mmb": "25.0",
+        "mme": "150.0",
     }
     assert not any(row["passed"] for row in table["rows"])
     assert table["comparisons"] == [
@@ -78,9 +82,45 @@ def test_the_command_writes_the_table_and_tells_failure(
 )
 def test_bounds(benchmark: str, score: float, passed: bool) -> None:
     primary = "CIDEr" if benchmark == "nocaps" else "exact_match"
-    found = {"primary": primary, "samples": 1, "scores": {primary: {"value": score, "low": 0, "high": 0}}}
-    result = {"model": "m", "benchmarks": {benchmark: found}}
-    assert acceptance._row(result, result, benchmark, 100.0, 0.0)["passed"] is passed
+    seen, blind = _result(benchmark, primary, score), _result(benchmark, primary, 0)
+    assert acceptance._row(seen, blind, benchmark, 100.0, 0.0)["passed"] is passed
+
+
+def _result(benchmark: str, primary: str, score: float, half: float | None = 0) -> dict:
+    interval = {"low": score - half, "high": score + half} if half is not None else dict.fromkeys(LOW_HIGH)
+    found = {"primary": primary, "samples": 1, "scores": {primary: {"value": score, **interval}}}
+    return {"model": "m", "benchmarks": {benchmark: found}}
+
+
+@pytest.mark.parametrize(
+    ("blind", "half", "passed"),
+    [(30, 0, True), (33, 0, True), (33.1, 0, False), (37, 4, True), (37.1, 4, False), (33.1, None, False)],
+)
+def test_a_model_that_knows_too_much_without_the_image_fails_the_row(
+    blind: float, half: float | None, passed: bool
+) -> None:
+    seen = _result("gqa", "exact_match", 80)
+    row = acceptance._row(seen, _result("gqa", "exact_match", blind, half), "gqa", 100.0, 30.0)
+    assert row["passed"] is passed
+    assert row["chance"] == "30.0"
+
+
+def test_chance_is_the_best_constant_answer_to_each_kind_of_question(data: Path, tmp_path: Path) -> None:
+    answers = [f"word {i % 3}" for i in range(12)]
+    loaded = load_tasks(select(["gqa"]), "testbed", data, 12)
+    kinds = [f"asks for {answer}" if answer == "word 2" else "others" for answer in answers]
+    table = pa.table({"doc_id": list(range(12)), "kind": kinds, "answer": answers})
+    pq.write_table(table, tmp_path / "gqa.oracle.parquet")
+    best, chance = acceptance._references(loaded, tmp_path)
+    assert best == {"gqa": 100}
+    assert chance["gqa"] == pytest.approx(100 * (4 + 4) / 12)  # one constant alone gets 4
+
+
+def test_the_table_is_printed_without_an_interval_too() -> None:
+    seen, blind = _result("gqa", "exact_match", 80, None), _result("gqa", "exact_match", 10)
+    row = acceptance._row(seen, blind, "gqa", 100.0, 30.0)
+    text = acceptance.markdown({"rows": [row], "comparisons": []})
+    assert "| 80.0 | 100.0 | 80.0% | 70 to 97% | 10.0 | 30.0 | 33.0 | pass |" in text
 
 
 def test_a_missing_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:

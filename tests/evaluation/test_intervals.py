@@ -52,6 +52,15 @@ def test_strata_are_resampled_within_themselves() -> None:
     assert np.allclose(draws, 100)  # no variance within a stratum, so none at all
 
 
+@pytest.mark.parametrize("n", [4, 8, 20])
+def test_small_strata_are_as_wide_as_the_unbiased_variance_says(n: int) -> None:
+    values = np.random.default_rng(n).normal(0, 1, 2 * n)
+    data = units(values, [0] * n + [1] * n)
+    spread = bootstrap(data, {"t": total}, 0, resamples=20_000)["t"].std()
+    exact = np.sqrt(values[:n].var(ddof=1) / n + values[n:].var(ddof=1) / n)
+    assert spread == pytest.approx(exact, rel=0.03)
+
+
 def test_two_runs_over_the_same_units_see_the_same_resamples() -> None:
     values = np.random.default_rng(2).random(80)
     one = bootstrap(units(values), {"m": mean}, 0)["m"]

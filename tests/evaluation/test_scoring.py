@@ -112,6 +112,35 @@ def test_mmb_counts_a_question_that_is_right_in_every_rotation() -> None:
     assert found["accuracy"]["value"] == pytest.approx(100 * accuracy)
 
 
+def _mme(pairs: int, answer: str) -> tuple[list[Sample], dict[str, float]]:
+    metrics = [
+        mme.mme_process_results(
+            {"question_id": f"{category}{pair}", "category": category, "answer": truth}, [answer or truth]
+        )
+        for category in ("color", "OCR")
+        for pair in range(pairs)
+        for truth in ("yes", "no")
+    ]
+    harness = mme.mme_aggregate_results([one["mme_perception_score"] for one in metrics])
+    return _samples("mme", metrics), {"mme_perception_score": harness}
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_units_without_spread_give_no_interval_and_no_significant_difference(pairs: int) -> None:
+    (right, harness), (wrong, _) = _mme(pairs, ""), _mme(pairs, "maybe")
+    found = scores(BENCHMARKS["mme"], right, harness, SEED, RESAMPLES)["score"]
+    assert (found["value"], found["low"], found["high"]) == (400, None, None)
+    change = differences(BENCHMARKS["mme"], wrong, right, SEED, RESAMPLES)["score"]
+    assert change == {"value": -400, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 83.157, 100), (0.0, 0, 16.843)])
+def test_a_share_of_all_or_none_has_the_exact_interval(value: float, low: float, high: float) -> None:
+    found = scores(BENCHMARKS["gqa"], _match([value] * 20), {"exact_match": value}, SEED, RESAMPLES)
+    score = found["exact_match"]
+    assert (score["low"], score["high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
 def test_a_score_that_its_samples_do_not_give_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="the interval would be of another number"):
         scores(BENCHMARKS["gqa"], _match([1, 0]), {"exact_match": 0.6}, SEED, RESAMPLES)
@@ -134,8 +163,9 @@ def test_a_paired_difference_is_narrower_than_the_scores_and_zero_against_itself
 
 
 def test_differences_are_joined_by_sample_not_by_order() -> None:
-    base = _match([1, 0, 1, 1, 0, 0])
-    found = differences(BENCHMARKS["gqa"], _match([1, 0, 1, 1, 0, 0]), base[::-1], SEED, RESAMPLES)
+    values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0] * 5
+    base = _match(values)
+    found = differences(BENCHMARKS["gqa"], _match(values), base[::-1], SEED, RESAMPLES)
     assert found["exact_match"] == {"value": 0, "low": 0, "high": 0}
 
 
