@@ -6,6 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
 
+from snakemake.settings.types import DeploymentMethod
+
 from dyrate.fingerprint import fingerprint
 from dyrate.study import Study
 
@@ -17,9 +19,11 @@ if "study" not in config:
 
 
 study = Study.of(config)
-study.check_methods()
-# Jobs run the Python that runs Snakemake, also where its environment is not activated.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+study.check_jobs()
+# Jobs run the Python that runs Snakemake, also where its environment is not activated; with `--sdm conda` each
+# runs its own environment's, which a prefix would hide.
+if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 report: "workflow/report/workflow.rst"

@@ -18,14 +18,18 @@ TABLES = frozenset({"dyrate", "dyrate.registry", "dyrate.methods"})
 def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), package: Path = PACKAGE) -> str:
     """Hash the given modules, all package modules that they import, their packages' data files, and `files`.
 
-    Comments and docstrings do not count, and neither does Markdown. `package` is the folder of `dyrate`.
+    `files` are source files outside the package; what they import counts as well, from the package, from
+    beside them and from the working folder, but not from other installed packages. Comments and docstrings
+    do not count, and neither does Markdown. `package` is the folder of `dyrate`.
     """
-    closure = import_closure(modules, package)
+    outside = local_closure(map(Path, files), package)
+    closure = import_closure({*modules, *_package_modules(outside, package)}, package)
     digest = hashlib.sha256()
     for path in [*closure, *_data_files(closure, package)]:
         digest.update(f"{path.relative_to(package)}\0{_hash(path, path.stat().st_mtime_ns)}\n".encode())
-    for extra in map(Path, files):
-        digest.update(f"{extra}\0{_hash(extra, extra.stat().st_mtime_ns)}\n".encode())
+    # By name and not by path: the same files in another checkout are the same code.
+    for name, content in sorted((path.name, _hash(path, path.stat().st_mtime_ns)) for path in outside):
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -49,6 +53,58 @@ def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return sorted(found)
+
+
+def local_closure(files: Iterable[Path], package: Path = PACKAGE) -> list[Path]:
+    """The files, and the source files of what they import that is neither in `package` nor installed."""
+    waiting, found = [path.resolve() for path in files], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_neighbours(path, package))
+    return sorted(found)
+
+
+def _neighbours(path: Path, package: Path) -> Iterator[Path]:
+    home = path.parent  # of the outermost package that the file is in
+    while (home / "__init__.py").exists():
+        home = home.parent
+    inside = path.relative_to(home)
+    parts = inside.parts[:-1] if path.name == "__init__.py" else inside.with_suffix("").parts
+    for name in _imports(".".join(parts), path):
+        top, *rest = name.split(".")
+        for root in {home, Path.cwd()}:
+            installed = top != parts[0] and not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
+            if top != package.name and not installed:
+                yield from _modules_on_the_way(root / top, rest)
+
+
+def _modules_on_the_way(top: Path, rest: Iterable[str]) -> Iterator[Path]:
+    """Source files of a.b.c: importing it runs a and a.b as well."""
+    step = top
+    for part in ("", *rest):
+        step = step / part
+        yield from (
+            path.resolve() for path in (step / "__init__.py", step.with_suffix(".py")) if path.is_file()
+        )
+
+
+def _package_modules(files: Iterable[Path], package: Path) -> set[str]:
+    """Modules of the package that files outside it import; what `dyrate` re-exports counts as its home."""
+    homes = _re_exports(package)
+    names = {name for path in files for name in _imports(path.stem, path)}
+    return {home for name in names if _source(home := homes.get(name, name), package)}
+
+
+def _re_exports(package: Path) -> dict[str, str]:
+    """Full names that the package's `_HOME` table gives a module: dyrate.FastV -> dyrate.methods.fastv."""
+    top = package / "__init__.py"
+    for node in _tree(top, top.stat().st_mtime_ns).body:
+        match node:
+            case ast.Assign([ast.Name("_HOME")], ast.Dict() as table):
+                return {f"{package.name}.{name}": home for name, home in ast.literal_eval(table).items()}
+    return {}
 
 
 def _source(module: str, package: Path) -> Path | None:

@@ -19,7 +19,10 @@ from jsonschema.exceptions import ValidationError
 from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.decoding import decoding_slug, decoding_spec
 from dyrate.evaluation.provenance import result_code
+from dyrate.fingerprint import fingerprint
+from dyrate.report import published
 
 SCHEMA_FILE = Path(__file__).with_name("study.schema.yaml")
 SOURCES = ("testbed", "hub")
@@ -49,6 +52,13 @@ class Model:
     def content(self) -> str:
         """A hash of a local checkpoint's files (times do not matter), or the hub id."""
         return _content(self.files) if self.files else self.path
+
+    @property
+    def missing(self) -> bool:
+        """Whether the path can only mean a folder, and there is none: `owner/name` may be a hub id."""
+        path = Path(self.path)
+        local = self.path.startswith((".", "~", "/")) or self.path.count("/") > 1
+        return not path.is_dir() and (local or Path(path.parts[0]).is_dir())
 
 
 @dataclass(frozen=True)
@@ -80,9 +90,14 @@ class Job:
     decoding: Mapping[str, Any]
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """Model, method and decoding strategy, as the job's path and the rule's wildcards name them."""
+        return self.model.name, self.method.slug, decoding_slug(self.decoding)
+
+    @property
     def stem(self) -> str:
         """Path of the job's files, without suffix."""
-        return f"results/{self.study}/{self.model.name}/{self.method.slug}/{self.decoding['name']}"
+        return "/".join(("results", self.study, *self.key))
 
     @property
     def result(self) -> str:
@@ -120,7 +135,9 @@ class Study:
             config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StudyError(f"no study config at {path}; try config/testbed.yaml") from None
-        except yaml.YAMLError as error:
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read as a study config: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise StudyError(f"{path} is not YAML: {error}") from None
         if not isinstance(config, dict):
             raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
@@ -154,13 +171,42 @@ class Study:
             for model in self.models
             for method in self.methods
             if model.name in method.models
-            for decoding in self.config["decodings"]
+            for decoding in self._decodings
         )
 
     @property
     def results(self) -> tuple[str, ...]:
         """Every result file of the study: its jobs', then the external ones."""
         return tuple(job.result for job in self.jobs) + self.external
+
+    @property
+    def _decodings(self) -> list[Mapping[str, Any]]:
+        """The config's strategies; the study's seed is that of sampling."""
+        sampling = {"seed": self.config["seed"]}
+        return [
+            {"name": entry["name"], **sampling, **entry} if entry["name"] == "top_p" else entry
+            for entry in self.config["decodings"]
+        ]
+
+    @property
+    def tasks_content(self) -> str:
+        """A hash of the folder that `tasks` names, all its files; the name where it is no folder."""
+        if self.tasks in SOURCES:
+            return self.tasks
+        folder = Path(self.tasks)
+        found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+        return _content(sorted(str(path) for path in found))
+
+    @cached_property
+    def gpus(self) -> int:
+        """How many GPUs a job asks Snakemake for: as the config says, else one where its device is a GPU."""
+        if "gpu" in self.config["resources"]:
+            return int(self.config["resources"]["gpu"])
+        if self.config["device"] != "auto":
+            return int(self.config["device"] != "cpu")
+        import torch  # takes seconds, so only where a job asks
+
+        return int(torch.cuda.is_available())
 
     @property
     def data_files(self) -> tuple[str, ...]:
@@ -173,7 +219,7 @@ class Study:
         """The job of results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if there is none."""
         key = (model, slug, decoding)
         for job in self.jobs:
-            if (job.model.name, job.method.slug, job.decoding["name"]) == key:
+            if job.key == key:
                 return job
         raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
 
@@ -211,16 +257,21 @@ class Study:
 
     def code(self, job: Job) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
-        return result_code(job.method.spec)
+        return f"{fingerprint(['dyrate.evaluation.commands'])}-{result_code(job.method.spec)}"
 
-    def check_methods(self) -> None:
-        """Load the methods that have results to make, so that a wrong field is refused before any job runs.
+    def check_jobs(self) -> None:
+        """Look up the models and load the methods that have results to make, before any job runs.
 
-        Raises `DyrateError`. Needs torch where there is something to check, and takes its seconds.
+        Raises `DyrateError` for a folder that is not there and for a wrong field. Needs torch where there is
+        something to check, and takes its seconds.
         """
-        for spec in {
-            job.method.slug: job.method.spec for job in self.jobs if not Path(job.result).exists()
-        }.values():
+        waiting = [job for job in self.jobs if not Path(job.result).exists()]
+        for model in dict.fromkeys(job.model for job in waiting):
+            if model.missing:
+                raise StudyError(
+                    f"models: {model.name}: there is no folder {model.path} (relative to {Path.cwd()})"
+                )
+        for spec in {job.method.slug: job.method.spec for job in waiting}.values():
             registry.load_method(spec)
 
     def to_json(self) -> str:
@@ -239,12 +290,41 @@ class Study:
                 registry.module_file(method.spec)
             except DyrateError as error:
                 yield f"methods: {error}"
+        bases = {name for method in self.methods if method.name == NONE for name in method.models}
+        for name in names:
+            if name not in bases and any(name in method.models for method in self.methods):
+                yield f"methods: no 'none' on {name!r}: its differences are taken from the unpruned model"
+        for decoding in self.config["decodings"]:
+            try:
+                decoding_spec(decoding)
+            except DyrateError as error:
+                yield f"decodings: {error}"
+        yield from self._unprinted()
+        if self.tasks == "testbed" and self.config["samples"] is None:
+            yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
         for name in self.benchmarks:
             if name not in BENCHMARKS:
                 yield f"benchmarks: {name!r} is unknown{_meant(name, BENCHMARKS)}"
         if self.tasks not in SOURCES and not Path(self.tasks).is_dir():
             yield f"tasks: {self.tasks!r} is no folder and none of {', '.join(SOURCES)}"
         yield from (f"two jobs would write {path}" for path in _repeated(job.result for job in self.jobs))
+
+    def _unprinted(self) -> Iterator[str]:
+        """What stands under `published`, but not in the paper's tables."""
+        rows = {
+            table: list(dict.fromkeys(row.name for row in printed()))
+            for table, printed in (("table1", published.table1), ("table2", published.table2))
+        }
+        models = list(dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in published.table2())]))
+        for method in self.methods:
+            for table, row in method.published.items():
+                if row not in rows[table]:
+                    where = f"methods: {method.slug}: published.{table}"
+                    yield f"{where}: no row {row!r}{_meant(row, rows[table])}"
+        for model in self.models:
+            if model.published is not None and model.published not in models:
+                where = f"models: {model.name}: published"
+                yield f"{where}: no model {model.published!r}{_meant(model.published, models)}"
 
 
 def _method(entry: Mapping[str, Any], models: tuple[str, ...]) -> Method:
@@ -293,11 +373,15 @@ def _refuse(source: str, problems: Iterable[str]) -> None:
         raise StudyError(f"{source}: " + f"\n{source}: ".join(lines))
 
 
-@cache
-def _content(files: tuple[str, ...]) -> str:
+def _content(files: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(Path(path).name.encode())
-        with Path(path).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for path in map(Path, files):
+        digest.update(path.name.encode())
+        digest.update(_digest(path, path.stat().st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _digest(path: Path, modified: int) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.fingerprint import fingerprint, import_closure
+from dyrate.fingerprint import fingerprint, import_closure, local_closure
 
 FILES = {
     "__init__.py": "from dyrate.registry import load",
@@ -86,6 +86,63 @@ def test_a_method_outside_the_package_counts_by_its_file(package, tmp_path):
     extra.write_text("X = 2")
 
     assert fingerprint(["dyrate.base"], [extra], package) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("import beside", "beside.py"),
+        ("from beside import X", "beside.py"),
+        ("from ours.part import X", "ours/part.py"),
+        ("from ours.part import X", "ours/__init__.py"),
+        ("from dyrate.methods.a import A", "dyrate/methods/a.py"),
+        ("from dyrate import A", "dyrate/methods/a.py"),
+        ("import beside", "further.py"),
+    ],
+)
+def test_what_a_method_outside_the_package_imports_counts_too(package, tmp_path, text, changed):
+    (tmp_path / "method.py").write_text(text)
+    (tmp_path / "beside.py").write_text("import further")
+    (tmp_path / "further.py").write_text("")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/__init__.py").write_text("")
+    (tmp_path / "ours/part.py").write_text("")
+    (package / "__init__.py").write_text('_HOME = {"A": "dyrate.methods.a"}')
+    files = [tmp_path / "method.py"]
+    before = fingerprint(["dyrate.base"], files, package)
+
+    with (tmp_path / changed).open("a") as stream:
+        stream.write("\nY = 2")
+
+    assert fingerprint(["dyrate.base"], files, package) != before
+
+
+def test_a_plug_in_counts_with_its_package_and_without_what_is_installed_beside_it(package, tmp_path):
+    installed = tmp_path / "site-packages"
+    (installed / "theirs").mkdir(parents=True)
+    (installed / "theirs/__init__.py").write_text("")
+    (installed / "theirs/method.py").write_text("import torch\nfrom .base import X")
+    (installed / "theirs/base.py").write_text("X = 1")
+    (installed / "torch.py").write_text("")
+
+    assert [path.name for path in local_closure([installed / "theirs/method.py"], package)] == [
+        "__init__.py",
+        "base.py",
+        "method.py",
+    ]
+
+
+def test_the_same_method_in_another_checkout_is_the_same_code(package, tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "method.py").write_text("X = 1")
+
+    first, second = (
+        fingerprint(["dyrate.base"], [tmp_path / folder / "method.py"], package)
+        for folder in ("first", "second")
+    )
+
+    assert first == second
 
 
 def test_the_reports_code_is_not_the_evaluations():

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_arguments_say_everything_that_the_config_says():
 
 
 def test_all_samples_are_asked_for_by_no_limit():
-    study = Study.of({**CONFIG, "samples": None})
+    study = Study.of({**CONFIG, "samples": None, "tasks": "hub"})
 
     assert "--samples" not in study.arguments(study.jobs[0])
 
@@ -82,6 +83,23 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"models": [{"name": "a", "path": "x", "publishd": "y"}]}, "models.0.publishd is no key"),
         ({"tasks": "hubb"}, "tasks: 'hubb' is no folder and none of testbed, hub"),
         ({"decodings": [{"name": "greedy.run"}]}, "decodings.0.name"),
+        (
+            {"decodings": [{"name": "beamm-2"}]},
+            "x.yaml: decodings: unknown decoding 'beamm-2'; known: greedy",
+        ),
+        ({"decodings": [{"name": "top_p", "top_p": 7}]}, "top_p is 7; it should be in (0, 1]"),
+        ({"samples": None}, "x.yaml: samples: null takes all, but the testbed draws"),
+        ({"methods": [{"name": "fastv", "layer": 2}]}, "x.yaml: methods: no 'none' on 'a'"),
+        ({"methods": [{"name": "none", "models": ["a"]}, {"name": "vtw"}]}, "methods: no 'none' on 'b'"),
+        (
+            {"methods": [{"name": "none", "published": {"table1": "FastVV"}}]},
+            "x.yaml: methods: none: published.table1: no row 'FastVV'; did you mean 'FastV'?",
+        ),
+        ({"methods": [{"name": "none", "published": {"table2": "Orignal"}}]}, "did you mean 'Original'?"),
+        (
+            {"models": [{"name": "a", "path": "x", "published": "LLaVA-1.5-7b"}]},
+            "x.yaml: models: a: published: no model 'LLaVA-1.5-7b'; did you mean 'LLaVA-1.5-7B'?",
+        ),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(change, complaint):
@@ -101,16 +119,89 @@ def test_every_mistake_is_named_at_once():
 
 def test_a_wrong_hyperparameter_is_refused_before_a_job_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = Study.of({**CONFIG, "methods": [{"name": "fastv", "layr": 2}]})
+    study = Study.of({**CONFIG, "methods": [{"name": "none"}, {"name": "fastv", "layr": 2}]})
 
     with pytest.raises(ValueError, match="layr"):
-        study.check_methods()
+        study.check_jobs()
 
 
-@pytest.mark.parametrize("path", ["missing.yaml", "broken.yaml", "list.yaml"])
+@pytest.mark.parametrize("path", ["./a", "models/aa", "some/where/else", "/no/such/folder", "~/models"])
+def test_a_model_that_can_only_be_a_folder_must_be_there_before_a_job_runs(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/a").mkdir(parents=True)
+    models = [{"name": "good", "path": "models/a"}, {"name": "hub", "path": "owner/name"}]
+    Study.of({**CONFIG, "models": models, "methods": [{"name": "none"}]}).check_jobs()
+    study = Study.of({**CONFIG, "models": [{"name": "a", "path": path}]})
+
+    with pytest.raises(StudyError, match=f"models: a: there is no folder {path}"):
+        study.check_jobs()
+
+
+def test_settings_of_one_decoding_are_jobs_of_their_own():
+    sampling = [{"name": "top_p"}, {"name": "top_p", "top_p": 0.7}]
+    study = Study.of({**CONFIG, "decodings": sampling})
+
+    job = study.job("a", "vtw-layer=4", "top_p-top_p=0.7")
+
+    assert study.baseline(job) == "results/small/a/none/top_p-top_p=0.7.json"
+    assert len({job.result for job in study.jobs}) == 10
+
+
+def test_the_studys_seed_is_that_of_sampling():
+    of = {"decodings": [{"name": "top_p"}, {"name": "top_p", "seed": 5}], "seed": 3}
+
+    assert [job.decoding["seed"] for job in Study.of({**CONFIG, **of}).jobs[:2]] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus"),
+    [
+        ({"device": "cpu"}, 0),
+        ({"device": "cuda:1"}, 1),
+        ({"device": "auto"}, 1),
+        ({"device": "auto", "resources": {"gpu": 0}}, 0),
+        ({"device": "cuda", "resources": {"gpu": 2}}, 2),
+    ],
+)
+def test_a_job_asks_for_a_gpu_where_its_device_is_one(monkeypatch, config, gpus):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    assert Study.of({**CONFIG, **config}).gpus == gpus
+
+
+def test_on_a_machine_without_gpu_auto_asks_for_none(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert Study.of(CONFIG).gpus == 0
+
+
+@pytest.mark.parametrize("changed", ["pope.yaml", "data/pope.parquet"])
+def test_a_folder_of_tasks_is_known_by_its_content(tmp_path, changed):
+    (tmp_path / "data").mkdir()
+    for name in ("pope.yaml", "data/pope.parquet"):
+        (tmp_path / name).write_text("old")
+
+    def content():
+        return Study.of({**CONFIG, "tasks": str(tmp_path)}).tasks_content
+
+    before = content()
+    os.utime(tmp_path / changed)
+    assert content() == before
+
+    (tmp_path / changed).write_text("new")
+    assert content() != before
+
+
+@pytest.mark.parametrize("path", ["missing.yaml", "broken.yaml", "list.yaml", "folder.yaml", "latin.yaml"])
 def test_a_file_that_holds_no_study_is_refused(tmp_path, path):
     (tmp_path / "broken.yaml").write_text("study: [")
     (tmp_path / "list.yaml").write_text("- study")
+    (tmp_path / "latin.yaml").write_bytes("study: \u00e9".encode("latin-1"))
+    (tmp_path / "folder.yaml").mkdir()
 
     with pytest.raises(StudyError, match=path):
         Study.read(tmp_path / path)
@@ -123,16 +214,6 @@ def test_shipped_studies_hold(path):
     for job in study.jobs:
         if job.method.name != "none":
             assert study.baseline(job)
-
-
-def test_shipped_studies_pair_with_rows_that_the_paper_prints():
-    from dyrate.report import published
-
-    rows = {"table1": published.table1(), "table2": published.table2()}
-    for path in REPOSITORY.glob("config/*.yaml"):
-        for method in Study.read(path).methods:
-            for table, name in method.published.items():
-                assert name in {row.name for row in rows[table]}, f"{path}: {name}"
 
 
 def test_resolved_config_reads_back(tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 
@@ -14,13 +13,10 @@ def rules_to_run(output: str) -> dict[str, int]:
     return {name: int(count) for name, count in rows if name != "all"}
 
 
-def test_a_finished_study_has_nothing_to_do_and_says_so_fast(finished):
-    started = time.perf_counter()
-
+def test_a_finished_study_has_nothing_to_do(finished):
     output = finished.snakemake(*SMOKE)
 
     assert "Nothing to be done" in output
-    assert time.perf_counter() - started < 15
 
 
 def test_each_edit_reruns_what_uses_it_and_no_more(finished):

@@ -20,16 +20,25 @@ rule evaluate:
         f"results/{study.name}/timings/{{model}}/{{method}}/{{decoding}}.tsv"
     wildcard_constraints:
         # Only the study's own: results of other producers may lie beside them.
-        model="|".join(map(re.escape, (job.model.name for job in study.jobs))),
-        method="|".join(map(re.escape, (job.method.slug for job in study.jobs))),
-        decoding="[^/.]+",
+        **{
+            name: "|".join(map(re.escape, dict.fromkeys(parts)))
+            for name, parts in zip(
+                ("model", "method", "decoding"), zip(*(job.key for job in study.jobs))
+            )
+        },
     conda:
         "../../environment.yml"
     threads: study.config["threads"]
     resources:
-        **{"gpu": 0, **study.config["resources"]},
+        **{
+            key: amount
+            for key, amount in study.config["resources"].items()
+            if key != "gpu"
+        },
+        gpu=lambda w: study.gpus,
     params:
         arguments=lambda w: study.arguments(study.job(*w)),
+        tasks=study.tasks_content,
         weights=lambda w: study.job(*w).model.content,
         code=lambda w: study.code(study.job(*w)),
     message:
