@@ -1,10 +1,13 @@
 """The command line: gathers the sub-commands that each part of the package registers."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from dyrate.errors import DyrateError
+
+_SIGPIPE = 141  # what a shell reports for a program whose reader went away
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `dyrate benchmarks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return _SIGPIPE
     except DyrateError as error:
         print(f"dyrate: error: {error}", file=sys.stderr)
         return 2

@@ -149,7 +149,7 @@ def _plain(value: Any) -> str:
 
 
 def _name_of(spec: Mapping[str, Any]) -> str:
-    name = spec.get("name")
+    name = spec.get("name") if isinstance(spec, Mapping) else None
     if not isinstance(name, str):
         raise DyrateError(
             f"a reduction method is a mapping with a 'name', such as {{'name': 'fastv'}}, not {spec!r}"

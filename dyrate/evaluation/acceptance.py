@@ -8,7 +8,7 @@ question. A model that does better than that without the image has found a leak 
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
-from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
+from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load, make_folder
 from dyrate.evaluation.harness import run_harness
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import scores
@@ -42,10 +42,10 @@ _CONSTANTS = 5  # most frequent oracle answers of a kind that are tried as the o
 
 def run(arguments: argparse.Namespace) -> int:
     """`dyrate testbed accept`: write acceptance.json and .md, print the table; 1 where a bound is missed."""
+    make_folder(arguments.output)
     quiet_libraries()
     table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
     text = markdown(table)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "acceptance.json").write_text(
         json.dumps(table, indent=1, sort_keys=True) + "\n", "utf-8"
     )
@@ -117,7 +117,7 @@ def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, "_Oracle"]) -> 
     chosen = {}
     for loaded in tasks:
         kinds = oracle[loaded.name].kinds
-        totals: Counter[tuple[str, int]] = Counter()
+        totals: defaultdict[tuple[str, int], float] = defaultdict(float)
         for rank, scored in enumerate(points):
             for kind, value in zip(kinds, scored[loaded.name], strict=True):
                 totals[kind, rank] += value
@@ -277,9 +277,9 @@ def markdown(table: Mapping[str, Any]) -> str:
     passed = sum(row["passed"] for row in table["rows"])
     lines.append(
         f"\n{passed} of {len(table['rows'])} within their bounds. `chance` is what can be had without "
-        "looking: the best constant answer to each kind of question (MMB: one option text preferred whatever its "
-        "letter; MME: each answer guessed; captions: 0). The score without the image may exceed it by half "
-        f"its interval and {BLIND_MARGIN:.0f}% of the attainable."
+        "looking: the best constant answer to each kind of question (MMB: one option text preferred "
+        "whatever its letter; MME: each answer guessed; captions: 0). The score without the image may exceed "
+        f"it by half its interval and {BLIND_MARGIN:.0f}% of the attainable."
     )
     lines += [
         f"{pair['model']} is at least as good as {pair['than']} on {pair['at_least_as_good']} of "

@@ -204,13 +204,19 @@ class DyrateModel(lmms):  # type: ignore[misc]
         if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
             raise DyrateError(f"task {one.task}: the dyrate model reads images, not {wrong[0]}")
         prompt = self.style.render(one.context, len(images))
-        pixels = [part for image in images for part in (f"{image.mode}{image.size}", image.tobytes())]
+        pixels = [part for image in images for part in (f"{image.mode}{image.size}", _colors(image))]
         content = content_key(prompt, *pixels)
-        numerics = f"{self.device.type} {self.dtype} torch {torch.__version__} {_transformers_version()}"
+        numerics = f"{self._processor()} {self.dtype} torch {torch.__version__} {_transformers_version()}"
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
         key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
         return _Query(prompt, images, key, content)
+
+    def _processor(self) -> str:
+        """What computes: sums are made in another order on another GPU or by another number of threads."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
 
     def _generate(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
         """Answer one batch, in halves from the first time that it does not fit into memory."""
@@ -270,6 +276,11 @@ def _positive(name: str, value: int | str) -> int:
 def _request(arguments: tuple[Any, ...]) -> _Request:
     context, generation, doc_to_visual, doc_id, task, split = arguments
     return _Request(context, json.dumps(generation, sort_keys=True), doc_to_visual, doc_id, task, split)
+
+
+def _colors(image: Image.Image) -> bytes:
+    """The pixels' bytes; a palette image's own are indices, which say nothing without the palette."""
+    return (image.convert("RGBA") if image.mode in ("P", "PA") else image).tobytes()
 
 
 def _transformers_version() -> str:

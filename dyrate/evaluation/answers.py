@@ -52,7 +52,10 @@ def read(path: Path) -> dict[str, list[Sample]]:
     """Read the samples of each benchmark; raises `DyrateError` for a missing or foreign file."""
     if not path.is_file():
         raise DyrateError(f"{path}: no such file; a baseline needs its answers beside its result")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DyrateError(f"{path}: cannot be read as parquet: {error}") from None
     if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
         raise DyrateError(f"{path}: no answers file: column {missing[0]!r} is missing")
     samples: dict[str, list[Sample]] = {}

@@ -94,17 +94,21 @@ def load_processor(folder: Path) -> Any:
 def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
     """The model in evaluation mode, from safetensors, on `device` in `dtype`."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     if dtype not in DTYPES:
         raise DyrateError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        device_map={"": device} if device.type != "cpu" else None,
-    )
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map={"": device} if device.type != "cpu" else None,
+        )
+    except SafetensorError as error:
+        raise DyrateError(f"--model {folder}: its weights are damaged or cut off: {error}") from None
     return model.eval()
 
 

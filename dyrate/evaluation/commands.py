@@ -93,8 +93,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(float32)"
     )
-    how.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-    how.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap and of sampling (0)")
+    how.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (as many as torch takes)")
+    how.add_argument(
+        "--seed", type=_natural, default=0, metavar="S", help="of the bootstrap and of sampling (0)"
+    )
 
     result = parser.add_argument_group("result")
     result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the four files")
@@ -108,6 +110,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 

@@ -58,7 +58,10 @@ class Evaluation:
         return ResultFiles(self.output, decoding_slug(self.decoding))
 
     def command(self) -> str:
-        """The command line that reproduces the result; threads and folders of others do not change it."""
+        """The command line that asks for this result.
+
+        Without `--threads`: a pipeline gives as many as there are, and the run information says how many.
+        """
         options: dict[str, Any] = {
             "--study": self.study,
             "--model": self.model,
@@ -71,7 +74,6 @@ class Evaluation:
             "--batch-size": self.batch_size,
             "--device": self.device,
             "--dtype": self.dtype,
-            "--threads": self.threads,
             "--seed": self.seed,
             "--baseline": self.baseline,
             "--output": self.output,
@@ -88,9 +90,10 @@ def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
     its response log. Raises `DyrateError` for unfit arguments, before anything slow.
     """
     clock = _Clock(started if started is not None else perf_counter())
-    decoding_spec(job.decoding)
+    decoding = decoding_spec(job.decoding)
+    make_folder(job.output)
     if job.baseline is not None:
-        _check_baseline(job, job.baseline)
+        _check_baseline(job, decoding, job.baseline)
     model = load(job)
     clock.lap("load")
     tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
@@ -98,11 +101,48 @@ def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
     return evaluate_loaded(job, model, tasks, clock)
 
 
-def _check_baseline(job: Evaluation, path: Path) -> None:
-    known = results.read(path)["benchmarks"]
-    if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in known]:
-        raise DyrateError(f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(known)}")
-    answers.read(ResultFiles.beside(path).answers)
+def make_folder(output: Path) -> None:
+    """Make the folder of `--output`; a `DyrateError` where a file is in the way or writing is forbidden."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DyrateError(f"--output {output}: cannot be made a folder: {error.strerror}") from None
+
+
+def _check_baseline(job: Evaluation, decoding: Mapping[str, Any], path: Path) -> None:
+    """What can be known of a baseline before the model is loaded."""
+    result = results.read(path)
+    settings = (
+        ("method", {"name": "none"}, result["method"]),
+        ("model", job.name, result["model"]),
+        ("decoding", decoding, result["decoding"]),
+    )
+    for what, ours, theirs in settings:
+        if ours != theirs:
+            raise DyrateError(f"--baseline {path}: its {what} is {theirs!r}, should be {ours!r}")
+    known, answered = result["benchmarks"], answers.read(ResultFiles.beside(path).answers)
+    for among in (known, answered):
+        if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in among]:
+            raise DyrateError(
+                f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(among)}"
+            )
+
+
+def _check_inputs(path: Path, model: "DyrateModel", tasks: Sequence[LoadedTask]) -> None:
+    """Refuse a baseline of other weights or data."""
+    theirs = results.read(path)["meta"].get("hashes", {})
+    data = theirs.get("data", {})
+    pairs = [("weights", model.weights_hash, theirs.get("weights"))]
+    pairs += [
+        (f"data of {loaded.benchmark.name}", loaded.data_hash, data.get(loaded.benchmark.name))
+        for loaded in tasks
+    ]
+    for what, ours, other in pairs:
+        if ours != other:
+            raise DyrateError(
+                f"--baseline {path}: its {what} have the hash {other}, this run's {ours}; "
+                "evaluate the unpruned model again"
+            )
 
 
 def load(job: Evaluation) -> "DyrateModel":
@@ -128,6 +168,8 @@ def evaluate_loaded(
 ) -> results.Result:
     """`evaluate` with a loaded model and loaded tasks, so that a sweep loads them once."""
     clock = clock or _Clock(perf_counter())
+    if job.baseline is not None:
+        _check_inputs(job.baseline, model, tasks)
     model.configure(job.method, job.decoding, job.files.log)
     answered = run_harness(model, tasks)
     generating = sum(record.seconds for record in model.records.values())

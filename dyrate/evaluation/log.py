@@ -6,6 +6,7 @@ input is never answered from the log. A batch is the unit because its rows are c
 whole or not at all, and a resumed run makes the same batches as an undisturbed one.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -43,19 +44,23 @@ class ResponseLog:
     """The log in one file, opened for appending; use it as a context manager."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read what is there; without a path nothing is kept.
+        """Lock the file and read what is there; without a path nothing is kept.
 
         A torn last line, left by a kill while writing, is cut off with a notice. Any other damage is a
-        `DyrateError`.
+        `DyrateError`, and so is another process that has the log open.
         """
         self.path = path
         self._batches: dict[str, LoggedBatch] = {}
         self._file: BinaryIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = self._read(path) if path.exists() else 0
             self._file = path.open("ab")
-            self._file.truncate(whole)
+            try:
+                _lock(path, self._file)
+                self._file.truncate(self._read(path))
+            except BaseException:
+                self._file.close()
+                raise
 
     def _read(self, path: Path) -> int:
         whole = 0
@@ -100,6 +105,16 @@ class ResponseLog:
             os.fsync(self._file.fileno())
         self._batches[batch["batch"]] = batch
         return batch
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    """Keep other processes out until the file is closed, also by a kill."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DyrateError(
+            f"{path}: another process is writing this log; wait for it, or choose another --output"
+        ) from None
 
 
 def _parse(line: bytes) -> LoggedBatch:

@@ -9,6 +9,7 @@ from typing import Any
 from dyrate import registry
 from dyrate.fingerprint import fingerprint
 
+_HOME = Path(__file__).parents[1]
 _PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "pycocoevalcap", "numpy", "pillow", "dyrate")
 
 
@@ -40,13 +41,24 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str | None:
-    """The commit of the checkout that dyrate runs from; None where it is installed or git is missing."""
-    folder = Path(__file__).parent
+def commit(package: Path = _HOME) -> str | None:
+    """The commit of the checkout that dyrate runs from; None where it is installed or git is missing.
+
+    It ends in `-dirty` where a file of the package is changed or new. A repository that merely contains the
+    environment in which dyrate is installed does not track it, and is not taken for its checkout.
+    """
+    if not _git(package, "ls-files", "--", "__init__.py"):
+        return None
+    head = _git(package, "rev-parse", "HEAD")
+    return f"{head}-dirty" if _git(package, "status", "--porcelain", "--", ".") else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints there; None where it fails or is missing."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -7,19 +7,26 @@ the first two; it imports no torch.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 
 SCHEMA = "dyrate.result"
 VERSION = 1
 RUN_SCHEMA = "dyrate.run"
+_RUN_TYPES: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer", "minimum": 0},
+    float: {"type": "number", "minimum": 0},
+    dict: {"type": "object"},
+}
 
 
 class ResultError(DyrateError):
@@ -197,11 +204,21 @@ def _check(path: Path, result: object) -> None:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of JSON or of its encoding
         raise ResultError(f"{path}: not JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    """Python's JSON would let NaN and Infinity in."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON")
+    return value
 
 
 def read(path: str | Path) -> Result:
@@ -225,8 +242,20 @@ def read_run(path: str | Path) -> RunInformation:
     run = _load(path)
     if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
         raise ResultError(f"{path}: schema: should be {RUN_SCHEMA!r}")
+    if run.get("version") != VERSION:
+        raise ResultError(f"{path}: version: is {run.get('version')!r}; this dyrate reads version {VERSION}")
     if missing := sorted(RunInformation.__required_keys__ - run.keys()):
         raise ResultError(f"{path}: {', '.join(missing)}: missing")
+    import jsonschema
+
+    fields = {
+        key: _RUN_TYPES[get_origin(kind) or kind] for key, kind in get_type_hints(RunInformation).items()
+    }
+    validator = jsonschema.Draft202012Validator({"properties": fields})
+    errors = sorted(validator.iter_errors(run), key=lambda error: [str(key) for key in error.path])
+    if errors:
+        lines = [f"{path}: {'.'.join(map(str, error.path))}: {error.message}" for error in errors]
+        raise ResultError("\n".join(lines))
     return cast(RunInformation, run)
 
 

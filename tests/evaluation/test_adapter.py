@@ -1,6 +1,7 @@
 """The lmms-eval model: llava_hf's answers without reduction, any batch size, no silent failure."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from lmms_eval.utils import simple_parse_args_string
+from PIL import Image
 
 import dyrate.evaluation
 from dyrate.errors import DyrateError
-from dyrate.evaluation.adapter import DyrateModel
+from dyrate.evaluation.adapter import DyrateModel, _colors
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.suite import load_tasks
+from dyrate.registry import load_method
 from tests.evaluation.stand_ins import LAYERS, VISUAL, make_benchmark
 
 COMPARED = ("gqa", "pope", "nocaps")
@@ -262,6 +265,30 @@ def test_unfit_settings_are_refused(model: DyrateModel, settings: dict, message:
 def test_what_cannot_be_loaded_is_named(checkpoint: Path, settings: dict, message: str) -> None:
     with pytest.raises(DyrateError, match=message):
         DyrateModel(**{"pretrained": str(checkpoint), "device": "cpu", **settings})
+
+
+def test_weights_that_are_cut_off_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DyrateError, match=r"--model .*cut: its weights are damaged or cut off"):
+        DyrateModel(str(folder), device="cpu")
+
+
+def test_a_method_without_a_mapping_is_named() -> None:
+    with pytest.raises(DyrateError, match=r"mapping with a 'name', such as .*, not 'fastv'"):
+        load_method("fastv")  # type: ignore[arg-type]
+
+
+def test_the_colors_of_a_palette_count_not_its_indices() -> None:
+    one, other = Image.new("P", (2, 2), 1), Image.new("P", (2, 2), 1)
+    one.putpalette([0, 0, 0, 255, 0, 0])
+    other.putpalette([0, 0, 0, 0, 255, 0])
+    assert one.tobytes() == other.tobytes()
+    assert _colors(one) != _colors(other)
+    same = Image.new("P", (2, 2), 0)
+    same.putpalette([255, 0, 0, 0, 0, 0])
+    assert _colors(one) == _colors(same)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

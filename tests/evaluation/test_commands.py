@@ -1,6 +1,9 @@
 """The command line: what it prints, and that a mistake is one line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,9 @@ def test_the_short_form_evaluates(checkpoint: Path, data: Path, tmp_path: Path, 
         "--model",
         str(checkpoint),
     ]
-    assert main(["evaluate", *common, "--output", str(tmp_path / "none")]) == 0
-    baseline = str(tmp_path / "none" / "greedy.json")
+    baseline = str(tmp_path / "none" / "beam-2.json")
     more = ["--method", method, "--decoding", "beam-2", "--baseline", baseline]
+    assert main(["evaluate", *common, "--decoding", "beam-2", "--output", str(tmp_path / "none")]) == 0
     assert main(["evaluate", *common, *more, "--output", str(tmp_path / "fastv")]) == 0
     out = capsys.readouterr().out
     assert "FastV (K=1, R=0.5), beam-2" in out
@@ -91,6 +94,25 @@ def test_a_mistake_is_one_line(
     errors = capsys.readouterr().err.strip().splitlines()
     assert errors[-1].startswith("dyrate: error: ")
     assert message in errors[-1]
+
+
+def test_a_negative_seed_is_refused_at_once(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--model", "m", "--benchmarks", "gqa", "--output", "o", "--seed", "-1"])
+    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "dyrate.cli", "benchmarks"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_benchmarks_are_listed(capsys) -> None:

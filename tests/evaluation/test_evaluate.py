@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation import answers, results
+from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.evaluate import Evaluation, evaluate, evaluate_loaded, load
@@ -139,7 +140,7 @@ main(sys.argv[1:])
     arguments += ["--method", json.dumps(FASTV), "--batch-size", "5", "--device", "cpu", "--study", "test"]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments, "--output", str(job.output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         check=False,
     )
@@ -246,8 +247,8 @@ def test_differences_are_taken_from_the_baselines_answers(
     itself = evaluate_loaded(
         make_job(tmp_path / "x", method={"name": "none"}, baseline=base.files.result), model, tasks
     )
-    for found in itself["benchmarks"].values():
-        assert found["difference"][found["primary"]] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    for found in itself["benchmarks"].values():  # of few units without any spread: no interval
+        assert found["difference"][found["primary"]] == {"value": 0.0, "low": None, "high": None}
 
 
 def test_an_unfit_baseline_fails_before_the_model_is_loaded(
@@ -255,9 +256,17 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
 ) -> None:
     with pytest.raises(DyrateError, match=r"none\.json: no such file"):
         evaluate(make_job(tmp_path, baseline=tmp_path / "none.json"))
-    base = make_job(tmp_path / "base")
+    base = make_job(tmp_path / "base", method={"name": "none"})
     evaluate_loaded(base, model, tasks)
     result = results.read(base.files.result)
+    given = {"baseline": base.files.result}
+    with pytest.raises(DyrateError, match=r"its decoding is .*'greedy'.*, should be .*'beam-2'"):
+        evaluate(make_job(tmp_path / "x", decoding={"name": "beam-2"}, **given))
+    with pytest.raises(DyrateError, match="its model is 'tiny', should be 'other'"):
+        evaluate(make_job(tmp_path / "x", model_name="other", **given))
+    results.write(base.files.result, {**result, "method": FASTV})
+    with pytest.raises(DyrateError, match=r"its method is .*'fastv'.*, should be {'name': 'none'}"):
+        evaluate(make_job(tmp_path / "x", **given))
     del result["benchmarks"]["pope"]
     results.write(base.files.result, result)
     with pytest.raises(DyrateError, match="has no benchmark 'pope'; it has gqa, mmb, mme"):
@@ -267,3 +276,76 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
         evaluate(
             dataclasses.replace(make_job(tmp_path, baseline=base.files.result), benchmarks=select(["mmb"]))
         )
+
+
+@pytest.mark.parametrize(
+    ("hashes", "message"),
+    [
+        ({"weights": "0ther"}, "its weights have the hash 0ther"),
+        ({"data": {"gqa": "0ther"}}, "its data of gqa have the hash 0ther"),
+    ],
+)
+def test_a_baseline_of_other_weights_or_data_is_refused(
+    tmp_path: Path,
+    make_job: Callable[..., Evaluation],
+    model: DyrateModel,
+    tasks: list[LoadedTask],
+    hashes: dict,
+    message: str,
+) -> None:
+    base = make_job(tmp_path / "base", method={"name": "none"})
+    result = evaluate_loaded(base, model, tasks)
+    result["meta"]["hashes"] |= hashes
+    results.write(base.files.result, result)
+    job = make_job(tmp_path / "x", baseline=base.files.result)
+    with pytest.raises(DyrateError, match=f"{message}, this run's"):
+        evaluate_loaded(job, model, tasks)
+
+
+def test_what_stands_in_the_way_of_the_output_is_named(
+    tmp_path: Path, make_job: Callable[..., Evaluation]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DyrateError, match=f"--output {output}: cannot be made a folder"):
+            evaluate(make_job(output))
+
+
+def test_a_baseline_whose_answers_are_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "greedy.answers.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DyrateError, match=r"greedy\.answers\.parquet: cannot be read as parquet"):
+        answers.read(tmp_path / "greedy.answers.parquet")
+
+
+def test_threads_do_not_change_the_command(tmp_path: Path, make_job: Callable[..., Evaluation]) -> None:
+    assert make_job(tmp_path, threads=1).command() == make_job(tmp_path, threads=4).command()
+
+
+def _commit_all(folder: Path) -> str:
+    git = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "m"], check=True)
+    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_says_when_the_package_differs_from_it(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    head = _commit_all(tmp_path)
+    assert provenance.commit(package) == head
+    (tmp_path / "README.md").write_text("outside of the package")
+    assert provenance.commit(package) == head
+    (package / "new.py").write_text("")
+    assert provenance.commit(package) == f"{head}-dirty"
+
+
+def test_a_repository_around_the_environment_is_not_the_packages(tmp_path: Path) -> None:
+    package = tmp_path / ".venv" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    _commit_all(tmp_path)
+    assert provenance.commit(package) is None

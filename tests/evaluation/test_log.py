@@ -70,6 +70,14 @@ def test_a_line_whose_keys_were_changed_is_an_error(tmp_path: Path) -> None:
         ResponseLog(tmp_path / "x.jsonl")
 
 
+def test_a_log_that_is_open_is_refused_and_free_again_when_closed(tmp_path: Path) -> None:
+    message = r"x\.jsonl: another process is writing this log"
+    with ResponseLog(tmp_path / "x.jsonl"), pytest.raises(DyrateError, match=message):
+        ResponseLog(tmp_path / "x.jsonl")
+    with ResponseLog(tmp_path / "x.jsonl") as log:
+        log.append(["a"], ["one"], None)
+
+
 def test_without_a_path_nothing_is_kept() -> None:
     with ResponseLog(None) as log:
         log.append(["a"], ["one"], None)

@@ -103,6 +103,18 @@ def test_what_is_no_result_file_is_said(tmp_path: Path, text: str | None, messag
         results.read(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_what_is_no_number_is_refused(tmp_path: Path, number: str) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(RESULT).replace("71.0", number))
+    with pytest.raises(results.ResultError, match=f"{number} is no number of JSON"):
+        results.read(tmp_path / "x.json")
+
+
+def test_a_folder_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(results.ResultError, match=f"{tmp_path}: cannot be read"):
+        results.read(tmp_path)
+
+
 def test_run_information_reads_back(tmp_path: Path) -> None:
     run: results.RunInformation = {
         "schema": "dyrate.run",
@@ -120,8 +132,17 @@ def test_run_information_reads_back(tmp_path: Path) -> None:
     results.write_run(tmp_path / "a.run.json", run)
     assert results.read_run(tmp_path / "a.run.json") == run
     (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run"}')
+    with pytest.raises(results.ResultError, match="version: is None"):
+        results.read_run(tmp_path / "b.run.json")
+    (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run", "version": 1}')
     with pytest.raises(results.ResultError, match="date, generate_seconds"):
         results.read_run(tmp_path / "b.run.json")
+    wrong = {**run, "wall_seconds": "1", "seconds": 3, "version": 1}
+    (tmp_path / "c.run.json").write_text(json.dumps(wrong))
+    with pytest.raises(
+        results.ResultError, match=r"seconds: 3 is not of type 'object'\n.*wall_seconds: '1' is not"
+    ):
+        results.read_run(tmp_path / "c.run.json")
 
 
 def test_the_files_of_a_result_lie_beside_it() -> None:
