@@ -42,7 +42,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
-    measurements = load(study.results)
+    measurements = load(study)
     for table in (table1(study, measurements), table2(study, measurements)):
         tidy.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
@@ -58,6 +58,6 @@ def _report(arguments: argparse.Namespace) -> int:
 
     study = Study.read(arguments.study)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(report_page(study, load(study.results)), encoding="utf-8")
+    arguments.output.write_text(report_page(study, load(study)), encoding="utf-8")
     print(f"wrote {arguments.output}")
     return 0

@@ -1,22 +1,26 @@
 """What was measured: result files with their run information, and the budget and evidence in them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.decoding import decoding_slug
 from dyrate.evaluation.results import (
     BenchmarkResult,
     Difference,
     Result,
+    ResultError,
     ResultFiles,
     RunInformation,
     Score,
     read,
     read_run,
 )
+from dyrate.study import Study
 
 NONE = "none"
 CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
@@ -52,8 +56,8 @@ class Measurement:
 
     @property
     def decoding(self) -> str:
-        """Name of the decoding strategy."""
-        return str(self.result["decoding"]["name"])
+        """The decoding strategy, with what it sets otherwise than by default."""
+        return decoding_slug(self.result["decoding"])
 
     @property
     def control(self) -> bool:
@@ -73,14 +77,62 @@ class Budget:
     decode: float | None
 
 
-def load(paths: Iterable[str | Path]) -> tuple[Measurement, ...]:
-    """Read result files and, where present, the run information beside them."""
-    return tuple(_load(Path(path)) for path in paths)
+def load(study: Study) -> tuple[Measurement, ...]:
+    """Read a study's result files and, where present, the run information beside them.
+
+    Raises `ResultError` for a result of another study, or of the testbed's tasks in a study of others (and
+    the other way round): its figures would be shown as what they are not.
+    """
+    measurements = tuple(_load(Path(path)) for path in study.results)
+    if lines := [line for m in measurements for line in _misplaced(m, study)]:
+        raise ResultError("\n".join(lines))
+    return measurements
+
+
+def _misplaced(m: Measurement, study: Study) -> Iterator[str]:
+    path = m.files.result
+    if m.result["study"] != study.name:
+        yield f"{path}: study: is {m.result['study']!r}, but the study that lists it is {study.name!r}"
+    for name, found in m.result["benchmarks"].items():
+        known = BENCHMARKS.get(name)
+        foreign = known and (known.hub_task if study.tasks == "testbed" else known.testbed_task)
+        if found["task"] == foreign:
+            yield (
+                f"{path}: benchmarks.{name}.task: {foreign!r} has other data than "
+                f"study {study.name!r}, whose tasks are {study.tasks!r}"
+            )
+
+
+def source(study: Study, measurements: Iterable[Measurement]) -> Literal["testbed", "hub", "other"]:
+    """Where every measured figure comes from, as far as the results' own task names show it."""
+    found = [
+        (BENCHMARKS[name], benchmark["task"])
+        for m in measurements
+        for name, benchmark in m.result["benchmarks"].items()
+        if name in BENCHMARKS
+    ]
+    if study.tasks == "testbed" and all(task == benchmark.testbed_task for benchmark, task in found):
+        return "testbed"
+    if study.tasks == "hub" and all(task == benchmark.hub_task for benchmark, task in found):
+        return "hub"
+    return "other"
+
+
+def units(name: str, benchmark: BenchmarkResult) -> int | None:
+    """How many independent items a score rests on: samples, pairs or circular questions; None if unknown."""
+    whole = BENCHMARKS[name].unit is None
+    return benchmark.get("units", benchmark["samples"] if whole else None)
 
 
 def _load(path: Path) -> Measurement:
     files = ResultFiles.beside(path)
     return Measurement(files, read(path), read_run(files.run) if files.run.exists() else None)
+
+
+def span(counts: Iterable[int | None]) -> str:
+    """Counts as "100" or "25 to 100"; empty where none is known."""
+    known = sorted({count for count in counts if count is not None})
+    return " to ".join(map(str, dict.fromkeys(known[:1] + known[-1:])))
 
 
 def primary(benchmark: BenchmarkResult) -> tuple[Score, Difference | None]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures
 from dyrate.report.gallery import cards
-from dyrate.report.measured import Measurement
+from dyrate.report.measured import Measurement, source
 from dyrate.report.provenance import facts
 from dyrate.report.summary import lines
 from dyrate.report.tables import Table, heading, table1, table2
@@ -61,7 +61,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
     return {
         "study": study,
-        "comparable": study.tasks == "hub",
+        "source": source(study, measurements),
         "facts": facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "heading": heading,

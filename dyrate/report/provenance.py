@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dyrate.report.measured import Measurement
+from dyrate.report.measured import Measurement, span
 from dyrate.study import Study
 
 
@@ -27,7 +27,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
         "Study": study.name,
         "Models": _each(m.model for m in measurements),
         "Decoding": _each(m.decoding for m in measurements),
-        "Samples per benchmark": _span(counts),
+        "Samples per benchmark": span(counts),
         "Seed": _each(meta["seed"] for meta in metas),
         "Device": _each(f"{meta['device']}, {meta['dtype']}" for meta in metas),
         "Measured on": _dates(dates),
@@ -40,12 +40,6 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
 
 def _each(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if str(value)))
-
-
-def _span(counts: Sequence[int]) -> str:
-    if not counts:
-        return ""
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _dates(dates: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dyrate.report.measured import NONE, Budget, Measurement, budget, primary, verdict
+from dyrate.report.measured import NONE, Budget, Measurement, budget, primary, span, units, verdict
 
 Verdict = Literal["better", "worse", "open"] | None
 
@@ -16,6 +16,7 @@ class Line:
     measurement: Measurement
     verdicts: tuple[Verdict, ...]
     budget: Budget
+    units: str  # of the compared benchmarks, "25 to 100"
 
     def count(self, which: Verdict) -> int:
         """How many benchmarks got that verdict."""
@@ -28,20 +29,21 @@ class Line:
 
     @property
     def sentence(self) -> str:
-        """The line in words."""
+        """The line in words, to stand behind the method's name and a colon."""
         if not self.compared:
-            return "was not compared with the unpruned model"
+            return "not compared with the unpruned model"
         worse, better = self.count("worse"), self.count("better")
-        parts = [f"scores lower on {worse} of {self.compared} benchmarks" if worse else "shows no loss"]
+        parts = [f"lower on {worse} of {self.compared} benchmarks" if worse else "no loss could be shown"]
         if better:
             parts.append(f"higher on {better}")
+        least = f" (n = {self.units})" if self.units else ""
         shares = [
             f"{100 * share:.0f}% at {phase}"
             for phase, share in (("prefill", self.budget.prefill), ("decode", self.budget.decode))
             if share is not None
         ]
         tail = f"; its layers see {' and '.join(shares)} of the visual tokens" if shares else ""
-        return " and ".join(parts) + tail
+        return ", ".join(parts) + least + tail
 
 
 def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
@@ -50,7 +52,9 @@ def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dic
     for m in measurements:
         if m.method != NONE:
             verdicts = tuple(_verdict(m, name) for name in benchmarks)
-            line = Line(m, verdicts, budget(m, benchmarks, measurements))
+            compared = [name for name, found in zip(benchmarks, verdicts, strict=True) if found]
+            counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
+            line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
             by_model.setdefault(m.model, []).append(line)
     return {model: tuple(found) for model, found in by_model.items()}
 

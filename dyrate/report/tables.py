@@ -6,7 +6,7 @@ from typing import Literal
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import published
-from dyrate.report.measured import Budget, Measurement, budget, primary, verdict
+from dyrate.report.measured import Budget, Measurement, budget, primary, span, units, verdict
 from dyrate.report.published import PublishedRow
 from dyrate.study import Study
 
@@ -32,6 +32,7 @@ class Measured:
     metric: str
     unit: str
     samples: int
+    units: int | None  # what the interval resamples: samples, pairs, circular questions
     difference: float | None
     difference_low: float | None
     difference_high: float | None
@@ -78,7 +79,17 @@ class Table:
         """All rows in order."""
         return tuple(row for _, rows in self.groups for row in rows)
 
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Per column, on how many items its measured figures rest: "n = 50 pairs"; empty if unknown."""
+        cells = zip(*(row.cells for row in self.rows), strict=True)
+        spans = [span(cell.measured.units for cell in column if cell.measured) for column in cells]
+        kinds = [ITEMS.get(BENCHMARKS[column.benchmark].kind, "") for column in self.columns]
+        return tuple(f"n = {n} {kind}".strip() if n else "" for n, kind in zip(spans, kinds, strict=True))
 
+
+# What is counted where it is not the sample, by kind of benchmark.
+ITEMS = {"circular": "questions", "pairs": "pairs", "caption": "images"}
 TABLE1 = (
     Column("gqa", "GQA", "EM", "gqa_em"),
     Column("vizwiz", "VizWiz", "EM", "vizwiz_em", "a"),
@@ -117,7 +128,7 @@ def heading(benchmark: str) -> str:
 def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table I: visual question answering and short answers."""
     mine = _standing_for(study, published.TABLE1_MODEL, measurements)
-    pairs = _pairs(study, "table1", mine)
+    pairs = _pairs(study, "table1", mine, published.table1())
     unpaired = [m for m in mine if m not in pairs.values()]
     groups: list[tuple[str, list[Row]]] = []
     for title in published.TABLE1_GROUPS:
@@ -145,8 +156,8 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
     placed: list[Measurement] = []
     for model in dict.fromkeys(row.group for row in published.table2()):
         mine = _standing_for(study, model, measurements)
-        pairs = _pairs(study, "table2", mine)
         printed = [row for row in published.table2() if row.group == model]
+        pairs = _pairs(study, "table2", mine, printed)
         extra = [m for m in mine if m not in pairs.values()]
         names = [name for name, _ in _by_model(mine)]
         title = (
@@ -176,14 +187,17 @@ def _by_model(
     return list(models.items())
 
 
-def _pairs(study: Study, table: str, mine: Sequence[Measurement]) -> dict[str, Measurement]:
+def _pairs(
+    study: Study, table: str, mine: Sequence[Measurement], printed: Iterable[PublishedRow]
+) -> dict[str, Measurement]:
     """Which measurement stands beside which printed row: the study's first job that names the row."""
+    rows = {row.name for row in printed}  # a row that this model does not have pairs with nothing
     by_path = {m.files.result.as_posix(): m for m in mine}
     pairs: dict[str, Measurement] = {}
     for job in study.jobs:
-        printed = job.method.published.get(table)
-        if printed and job.result in by_path:
-            pairs.setdefault(printed, by_path[job.result])
+        row = job.method.published.get(table)
+        if row in rows and job.result in by_path:
+            pairs.setdefault(row, by_path[job.result])
     return pairs
 
 
@@ -228,6 +242,7 @@ def _cell(column: Column, printed: PublishedRow | None, measurement: Measurement
         metric=benchmark["primary"],
         unit=score["unit"],
         samples=benchmark["samples"],
+        units=units(column.benchmark, benchmark),
         difference=difference["value"] if difference else None,
         difference_low=difference["low"] if difference else None,
         difference_high=difference["high"] if difference else None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from dyrate.report.tables import Cell, Column, Row, Table
 
 FIELDS = (
-    "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples",
+    "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples", "units",
     "value", "low", "high", "difference", "difference_low", "difference_high",
     "published_row", "published", "published_bold", "prefill_share", "decode_share", "result",
 )  # fmt: skip
@@ -51,6 +51,7 @@ def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
         "metric": score.metric,
         "unit": score.unit,
         "samples": score.samples,
+        "units": score.units,
         "value": score.value,
         "low": score.low,
         "high": score.high,

@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
 @pytest.fixture
 def measurements(study, tmp_path):
     fake.write_study(study, tmp_path)
-    return load(study.results)
+    return load(study)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def page(tmp_path_factory):
     study = Study.read(REPOSITORY / "config/testbed.yaml")
     with chdir(folder):
         fake.write_study(study, folder)
-        return report_page(study, load(study.results))
+        return report_page(study, load(study))
 
 
 @pytest.fixture
@@ -41,4 +41,4 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study.read(REPOSITORY / "config/smoke.yaml")
     fake.write_study(study, tmp_path)
-    return study, load(study.results)
+    return study, load(study)

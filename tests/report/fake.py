@@ -46,8 +46,9 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
         value, half, loss = top * share, top * 0.07, top * (share - 1)
         kept = tokens(spec, LAYERS.get(model, 4))
         found[name] = {
-            "task": benchmark.testbed_task,
+            "task": benchmark.testbed_task if study.tasks == "testbed" else benchmark.hub_task,
             "samples": 100,
+            "units": {"mmb": 25, "mme": 50}.get(name, 100),
             "primary": benchmark.primary.name,
             "scores": {
                 benchmark.primary.name: {

@@ -43,7 +43,7 @@ def test_tradeoff_labels_every_method(study, measurements):
 def test_text_in_labels_is_text(study, tmp_path):
     fake.write_study(study, tmp_path, images=False)
     study = Study.of({**study.config, "methods": study.config["methods"][:2]})
-    measurements = load(study.results)
+    measurements = load(study)
     for m in measurements:
         m.result["label"] += " <b>$x$ & $\\frac</b>"
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 
 from dyrate.evaluation.answers import read as read_answers
 from dyrate.evaluation.answers import write as write_answers
+from dyrate.evaluation.results import ResultError
 from dyrate.report.measured import load
 from dyrate.report.page import report_page, table_page
 from dyrate.report.tables import table1
 from dyrate.study import Study
+from tests.report import fake
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = (
@@ -34,16 +37,67 @@ def text_of(page: str) -> str:
 def test_the_page_says_first_that_its_figures_are_not_the_papers(page):
     top = text_of(page).partition("At a glance")[0]
 
-    assert "Measured figures on this page are not LLaVA-1.5’s." in top
+    assert "Measured figures on this page are not those of LLaVA-1.5 on the real benchmarks." in top
     assert "study testbed" in top
     assert "never in value" in top
 
 
-def test_only_the_hubs_tasks_are_called_the_real_benchmarks(small):
-    study, measurements = small
-    hub = Study.of({**study.config, "tasks": "hub"})
+REAL, SYNTHETIC = "Measured on the real benchmarks.", "synthetic scenes"
 
-    assert "Measured on the real benchmarks." in text_of(report_page(hub, measurements))
+
+def hub_study(study, **changes):
+    """The same study on the hub's tasks, with results of its own."""
+    hub = Study.of({**study.config, "study": "hub-study", "tasks": "hub", **changes})
+    fake.write_study(hub, Path())
+    return hub
+
+
+def test_only_the_hubs_tasks_are_called_the_real_benchmarks(small):
+    study, _ = small
+    hub = hub_study(study)
+    text = text_of(report_page(hub, load(hub)))
+
+    assert REAL in text
+    assert SYNTHETIC not in text
+
+
+@pytest.mark.parametrize("tasks", ["hub", "folder"])
+def test_of_tasks_that_it_does_not_know_the_page_claims_nothing(small, tasks):
+    study, _ = small
+    Path("folder").mkdir()
+    hub = hub_study(study, tasks=tasks)
+    if tasks == "hub":
+        path = Path(hub.results[1])
+        result = json.loads(path.read_text())
+        result["benchmarks"]["gqa"]["task"] = "their_gqa"
+        path.write_text(json.dumps(result))
+
+    text = text_of(report_page(hub, load(hub)))
+
+    assert "need not be on the paper’s benchmarks" in text
+    assert REAL not in text
+    assert SYNTHETIC not in text
+
+
+def test_a_result_of_another_study_is_refused(small):
+    study, _ = small
+    hub = hub_study(study, external=[study.results[0]])
+
+    with pytest.raises(ResultError) as refused:
+        load(hub)
+
+    assert "study: is 'smoke', but the study that lists it is 'hub-study'" in str(refused.value)
+    assert "benchmarks.gqa.task: 'gqa_testbed' has other data than study 'hub-study'" in str(refused.value)
+
+
+def test_a_result_on_real_benchmarks_is_refused_among_the_testbeds(small):
+    study, _ = small
+    hub = hub_study(study)
+    theirs = {**json.loads(Path(hub.results[0]).read_text()), "study": study.name}
+    Path("theirs.json").write_text(json.dumps(theirs))
+
+    with pytest.raises(ResultError, match=r"theirs.json: benchmarks.pope.task: 'pope' has other data"):
+        load(Study.of({**study.config, "external": ["theirs.json"]}))
 
 
 def test_the_header_says_where_the_figures_come_from(page):
@@ -88,7 +142,7 @@ def test_the_page_asks_for_nothing_outside_itself(page):
 def test_the_page_is_the_same_each_time(small):
     study, measurements = small
 
-    assert report_page(study, load(study.results)) == report_page(study, measurements)
+    assert report_page(study, load(study)) == report_page(study, measurements)
 
 
 def test_the_summary_counts_verdicts(small):
@@ -100,11 +154,36 @@ def test_the_summary_counts_verdicts(small):
         found["difference"] = {found["primary"]: {"value": value, "low": value - 1, "high": value + 1}}
     path.write_text(json.dumps(result))
 
-    text = text_of(report_page(study, load(study.results)))
+    text = text_of(report_page(study, load(study)))
 
     assert (
-        "FastV (K=2, R=0.5) scores lower on 1 of 11 benchmarks and higher on 1; its layers see 62% at prefill"
+        "FastV (K=2, R=0.5) : lower on 1 of 11 benchmarks, higher on 1 (n = 25 to 100); "
+        "its layers see 62% at prefill"
     ) in text
+
+
+def test_where_no_interval_excludes_zero_no_loss_is_not_said_to_be_none(small):
+    study, _ = small
+    path = Path("results/smoke/testbed-s/fastv-layer=2-rate=0.5/greedy.json")
+    result = json.loads(path.read_text())
+    for found in result["benchmarks"].values():
+        found["difference"] = {found["primary"]: {"value": -1.0, "low": -2.0, "high": 1.0}}
+    path.write_text(json.dumps(result))
+
+    assert "no loss could be shown (n = 25 to 100)" in text_of(report_page(study, load(study)))
+
+
+def test_the_way_to_reproduce_is_the_config_on_the_page(small):
+    study, _ = small
+    changed = Study.of({**study.config, "samples": 7})  # as by --config samples=7
+    fake.write_study(changed, Path())
+
+    text = text_of(report_page(changed, load(changed)))
+
+    assert "config below saved as study.yaml" in text
+    assert "--configfile study.yaml" in text
+    assert "samples: 7" in text.partition("Reproduce The whole study")[2]
+    assert "config/smoke.yaml" not in text
 
 
 def test_a_study_without_reductions_still_has_a_page(small):
@@ -125,7 +204,7 @@ def test_missing_runs_answers_and_images_leave_gaps_not_errors(small):
     ]:
         path.unlink()
 
-    text = text_of(report_page(study, load(study.results)))
+    text = text_of(report_page(study, load(study)))
 
     assert "Sample answers" not in text
     assert "Measured on 20" not in text
@@ -139,33 +218,6 @@ def test_the_gallery_joins_equal_answers_and_shows_the_image(page):
     first = text_of(cards[0])
     assert first.count("✓") <= 1
     assert "Unpruned" in first
-
-
-@pytest.fixture
-def hostile(small):
-    """The study with hostile text in every place that a model, a data set or a config fills."""
-    study, measurements = small
-    for path in [m.files.result for m in measurements]:
-        result = json.loads(path.read_text())
-        result["label"] += HOSTILE
-        result["meta"] |= {
-            "command": HOSTILE,
-            "device": HOSTILE,
-            "commit": HOSTILE,
-            "versions": {HOSTILE: HOSTILE},
-        }
-        path.write_text(json.dumps(result))
-    for m in measurements:
-        answers = read_answers(m.files.answers)
-        for samples in answers.values():
-            for sample in samples:
-                sample.answer += HOSTILE
-                sample.prompt += HOSTILE
-                sample.references = [HOSTILE]
-        write_answers(m.files.answers, answers)
-    models = [{**model, "path": HOSTILE} for model in study.config["models"]]
-    study = Study.of({**study.config, "models": models})
-    return study, load(study.results)
 
 
 def browse(page: str, folder: Path) -> str:
@@ -182,6 +234,59 @@ def browse(page: str, folder: Path) -> str:
         [*command, f"file://{folder / 'page.html'}"], capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout
+
+
+class Outline(HTMLParser):
+    """How often a page has each tag with which attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: Counter[tuple[str, ...]] = Counter()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements[tag, *(name for name, _ in attrs)] += 1
+
+    def handle_endtag(self, tag):
+        self.elements["/", tag] += 1
+
+
+def pages(study, measurements):
+    return report_page(study, measurements), table_page(table1(study, measurements), study, measurements)
+
+
+def with_text(study, measurements, text):
+    """The study with a text in every place that a model, a data set or a config fills."""
+    for path in [m.files.result for m in measurements]:
+        result = json.loads(path.read_text())
+        result["label"] += text
+        result["meta"] |= {"command": text, "device": text, "commit": text, "versions": {text: text}}
+        path.write_text(json.dumps(result))
+    for m in measurements:
+        answers = read_answers(m.files.answers)
+        for samples in answers.values():
+            for sample in samples:
+                sample.answer += text
+                sample.prompt += text
+                sample.references = [text]
+        write_answers(m.files.answers, answers)
+    models = [{**model, "path": text} for model in study.config["models"]]
+    study = Study.of({**study.config, "models": models})
+    return study, load(study)
+
+
+def test_hostile_text_adds_no_element_and_no_attribute(small):
+    harmless = pages(*with_text(*small, "x" * len(HOSTILE)))
+    fake.write_study(small[0], Path())
+
+    for plain, page in zip(harmless, pages(*with_text(*small, HOSTILE)), strict=True):
+        assert "&lt;script&gt;document.title" in page
+        assert Outline(page).elements == Outline(plain).elements
+
+
+@pytest.fixture
+def hostile(small):
+    return with_text(*small, HOSTILE)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.report import tidy
-from dyrate.report.measured import load
+from dyrate.report import published, tidy
+from dyrate.report.measured import load, units
 from dyrate.report.tables import table1, table2
 from dyrate.study import Study
 from tests.report import fake
@@ -111,7 +111,7 @@ def test_only_an_interval_without_zero_is_a_verdict(study, measurements, differe
     path = Path("results/testbed/testbed-s/fastv-layer=2-rate=0.5/greedy.json")
     change(path, "gqa", **difference)
 
-    table = table1(study, load(study.results))
+    table = table1(study, load(study))
 
     assert cell(table, "FastV (K=2, R=0.5)", "gqa").measured.verdict == verdict
 
@@ -131,7 +131,7 @@ def test_a_smaller_image_is_measured_against_the_whole_one(study, measurements):
         found["visual_tokens"] = {"total": 72.0, "prefill": [72.0] * 8, "decode": None}
     path.write_text(json.dumps(result))
 
-    budget = row(table1(study, load(study.results)), "downsample (R=0.5)").budget
+    budget = row(table1(study, load(study)), "downsample (R=0.5)").budget
 
     assert budget.prefill == 0.5
     assert budget.decode is None
@@ -144,7 +144,7 @@ def test_a_result_of_another_producer_is_a_row(study, measurements, tmp_path):
     Path("theirs.json").write_text(json.dumps(theirs))
     study = Study.of({**study.config, "external": ["theirs.json"]})
 
-    table = table1(study, load(study.results))
+    table = table1(study, load(study))
 
     assert row(table, "Theirs", "their-model").budget.prefill is None
     assert [c.measured is not None for c in row(table, "Theirs", "their-model").cells] == [True] + [False] * 7
@@ -155,10 +155,49 @@ def test_only_the_first_decoding_stands_beside_the_paper(study, tmp_path):
     study = Study.of({**study.config, "decodings": [{"name": "greedy"}, {"name": "beam-2"}]})
     fake.write_study(study, tmp_path, images=False)
 
-    table = table2(study, load(study.results))
+    table = table2(study, load(study))
 
     paired = [r.measurement.decoding for r in table.rows if r.printed and r.measurement]
     assert set(paired) == {"greedy"}
+
+
+def test_columns_say_on_how_many_items_they_rest(study, measurements):
+    counts = dict(
+        zip(
+            [c.benchmark for c in table1(study, measurements).columns],
+            table1(study, measurements).counts,
+            strict=True,
+        )
+    )
+
+    assert counts["gqa"] == "n = 100"
+    assert counts["mmb"] == "n = 25 questions"
+    assert counts["mme"] == "n = 50 pairs"
+    assert table2(study, measurements).counts == ("n = 100 images",) * 3
+
+
+def test_items_that_a_producer_does_not_count_are_not_made_up(study, measurements):
+    found = {b: {**measurements[0].result["benchmarks"][b]} for b in ("gqa", "mmb")}
+    for benchmark in found.values():
+        del benchmark["units"]
+
+    assert units("gqa", found["gqa"]) == 100
+    assert units("mmb", found["mmb"]) is None
+
+
+def test_a_printed_row_that_the_model_does_not_have_costs_no_measured_one(study, tmp_path):
+    # "Original" is Table II's; LLaVA v1.5 is Table I's, among the models that are no reduction.
+    methods = [{"name": "none", "published": {"table1": "LLaVA v1.5", "table2": "Original"}}]
+    study = Study.of({**study.config, "methods": methods})
+    fake.write_study(study, tmp_path, images=False)
+    measurements = load(study)
+    missing = [row for row in published.table2() if (row.group, row.name) != ("LLaVA-1.5-13B", "Original")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "table2", lambda: tuple(missing))
+        table = table2(study, measurements)
+
+    assert row(table, "Unpruned", "testbed-m").printed is None
+    assert row(table, "Unpruned", "testbed-s").printed is not None
 
 
 def test_csv_has_one_line_per_row_and_benchmark(study, measurements, tmp_path):
@@ -173,6 +212,7 @@ def test_csv_has_one_line_per_row_and_benchmark(study, measurements, tmp_path):
     assert float(vtw["low"]) < float(vtw["value"]) < float(vtw["high"])
     assert float(vtw["difference_high"]) < 0
     assert vtw["result"] == "results/testbed/testbed-s/vtw-layer=4/greedy.json"
+    assert (vtw["samples"], vtw["units"]) == ("100", "100")
     dyrate = [line for line in lines if line["published_row"] == "DyRate"]
     assert {line["value"] for line in dyrate} == {""}
     assert {line["published_bold"] for line in dyrate} == {"yes"}
