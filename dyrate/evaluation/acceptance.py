@@ -3,7 +3,8 @@
 Each model is evaluated unpruned and without visual tokens by the same code as any other job. Beside it stands
 what is attainable: the oracle's answers, scored by the same functions, and for captions the score of one
 reference against the others; and what can be had without looking: the best constant answer to each kind of
-question. A model that does better than that without the image has found a leak in the benchmark.
+question. A model that does better than that without the image has found a leak in the benchmark. (The
+constants are chosen on the samples they are scored on: with few samples, 100 say, chance comes out too high.)
 """
 
 import argparse
