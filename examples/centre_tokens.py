@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dyrate.errors import DyrateError
 from dyrate.ranking import kept_counts, top
 from dyrate.reduction import ReductionMethod, View, hyperparameter
 
@@ -23,6 +24,9 @@ class CentreTokens(ReductionMethod):
 
     def prefill(self, view: View) -> Tensor:
         side = view.visual_tokens.sqrt()[:, None]  # the tokens of a row are a square in raster order
+        if (side != side.round()).any():
+            found = view.visual_tokens.tolist()
+            raise DyrateError(f"CentreTokens needs one square image per row, not {found} visual tokens")
         index = torch.arange(view.present.shape[1], device=side.device)
         row, column = index // side, index % side
         distance = (row - (side - 1) / 2) ** 2 + (column - (side - 1) / 2) ** 2

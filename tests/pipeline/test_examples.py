@@ -2,10 +2,12 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dyrate.errors import DyrateError
 from dyrate.registry import load_method
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
@@ -27,6 +29,14 @@ def test_a_method_in_one_file_keeps_the_images_centre(monkeypatch):
     for row in range(2):  # a 4 x 4 image: its inner 2 x 2
         torch.testing.assert_close(run.kept[2][row].cpu(), torch.tensor([5, 6, 9, 10]))
     assert int(run.visual_tokens[0]) == VISUAL_TOKENS
+
+
+def test_rows_that_are_no_square_are_refused_by_that_method(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    view = SimpleNamespace(visual_tokens=torch.tensor([16, 32]))
+
+    with pytest.raises(DyrateError, match=r"one square image per row, not \[16, 32\] visual tokens"):
+        load_method(CENTRE).prefill(view)
 
 
 def test_that_file_has_at_most_40_lines():

@@ -3,6 +3,8 @@
 import os
 import re
 
+import pytest
+
 SMOKE = ("--configfile", "config/smoke.yaml")
 
 
@@ -95,3 +97,64 @@ def test_snakemakes_own_report_holds_the_tables(finished):
         assert item in page
     assert "I: questions and short answers" in page
     assert "not comparable in value" in page
+
+
+def test_two_settings_of_one_decoding_are_planned_apart(project):
+    project.edit(
+        "config/smoke.yaml",
+        "benchmarks:",
+        "decodings: [{name: top_p}, {name: top_p, top_p: 0.7}]\nbenchmarks:",
+    )
+
+    output = project.snakemake("-n", *SMOKE)
+
+    assert rules_to_run(output)["evaluate"] == 6
+    assert "results/smoke/testbed-s/none/top_p-top_p=0.7.json" in output
+
+
+def test_an_edited_file_of_a_task_folder_reruns_the_jobs(finished):
+    (finished.folder / "tasks").mkdir()
+    task = finished.folder / "tasks/gqa.yaml"
+    task.write_text("task: gqa")
+    finished.edit("config/smoke.yaml", "tasks: testbed", "tasks: tasks")
+    finished.snakemake(*SMOKE, "--touch", "--ignore-incomplete")
+
+    task.write_text("task: gqa # other data")
+
+    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 3
+
+
+# As much of conda as Snakemake asks for: an environment whose Python only says that it is one.
+CONDA = """#!/bin/bash
+case "$1 $2" in
+  "info --json") echo '{{"conda_version": "25.1.0", "conda_prefix": "{0}", "root_prefix": "{0}",\
+ "platform": "linux-64"}}' ;;
+  "--version ") echo conda 25.1.0 ;;
+  "config --get") echo '{{"get": {{"channel_priority": "strict"}}}}' ;;
+  "env create")
+    while [ "$1" != --prefix ]; do shift; done
+    mkdir -p "$2/bin" && cp {0}/python "$2/bin/python" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("flags", "stand_in"), [(["--sdm", "conda"], True), ([], False)])
+def test_jobs_run_the_rules_environment_or_snakemakes_own(project, monkeypatch, flags, stand_in):
+    bin_ = project.folder / "conda/bin"
+    bin_.mkdir(parents=True)
+    for name, text in {
+        "conda": CONDA.format(bin_.parent),
+        "activate": 'export PATH="$1/bin:$PATH"',
+        "../python": "#!/bin/bash\necho the python of the environment; exit 3",
+    }.items():
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    project.edit(
+        "workflow/rules/testbed.smk", '"python -m dyrate.cli', '"python --version > {log:q}; exit 3; #'
+    )
+
+    project.snakemake("data/smoke/gqa.parquet", *flags, *SMOKE, status=1)
+
+    log = (project.folder / "results/smoke/logs/build_benchmarks.log").read_text()
+    assert ("the python of the environment" in log) is stand_in
