@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dyrate.errors import DyrateError
+
 _STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study>/study.json"
 
 
@@ -43,6 +45,7 @@ def _tables(arguments: argparse.Namespace) -> int:
 
     study = Study.read(arguments.study)
     measurements = load(study)
+    _make_folder(arguments.output)
     for table in (table1(study, measurements), table2(study, measurements)):
         tidy.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
@@ -57,7 +60,16 @@ def _report(arguments: argparse.Namespace) -> int:
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.output.is_dir():
+        raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
+    _make_folder(arguments.output.parent)
     arguments.output.write_text(report_page(study, load(study)), encoding="utf-8")
     print(f"wrote {arguments.output}")
     return 0
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise DyrateError(f"--output: {path} cannot be a folder: a file is in its place") from None

@@ -32,7 +32,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
         "Device": _each(f"{meta['device']}, {meta['dtype']}" for meta in metas),
         "Measured on": _dates(dates),
         "Compute": f"{wall / 60:.0f} min in {len(measurements)} jobs" if dates else "",
-        "Commit": _each((meta.get("commit") or "")[:12] for meta in metas),
+        "Commit": _each(_short(meta.get("commit") or "") for meta in metas),
         "Versions": ", ".join(versions),
     }
     return tuple(Fact(name, value) for name, value in found.items() if value)
@@ -45,3 +45,9 @@ def _each(values: Iterable[object]) -> str:
 def _dates(dates: Sequence[str]) -> str:
     days = sorted({datetime.fromisoformat(date).date().isoformat() for date in dates})
     return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _short(commit: str) -> str:
+    """The first twelve digits of a commit; a mark of changed files stays."""
+    digits, mark, rest = commit.partition("-")
+    return digits[:12] + mark + rest

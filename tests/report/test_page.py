@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dyrate.cli import main
 from dyrate.evaluation.answers import read as read_answers
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.results import ResultError
@@ -184,6 +185,24 @@ def test_the_way_to_reproduce_is_the_config_on_the_page(small):
     assert "--configfile study.yaml" in text
     assert "samples: 7" in text.partition("Reproduce The whole study")[2]
     assert "config/smoke.yaml" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "complaint"),
+    [
+        ("tables", "file", "file cannot be a folder"),
+        ("report", "file/index.html", "file cannot be a folder"),
+        ("report", "folder", "folder is a folder; name the page"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_clear_line(small, capsys, command, output, complaint):
+    study, _ = small
+    Path("study.json").write_text(study.to_json())
+    Path("file").write_text("")
+    Path("folder").mkdir()
+
+    assert main([command, "--study", "study.json", "--output", output]) == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_a_study_without_reductions_still_has_a_page(small):
