@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms
 from loguru import logger
-from PIL import Image
+from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from dyrate.errors import DyrateError
@@ -143,6 +143,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         The batches are laid out from all requests before the log is looked at, so that a resumed run computes
         the same batches as an undisturbed one.
         """
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval has Pillow fill up broken images with grey
         asked = [_request(instance.args) for instance in requests]
         answers: dict[int, str] = {}
         bar = tqdm(
@@ -200,7 +201,12 @@ class DyrateModel(lmms):  # type: ignore[misc]
         return batch["answers"]
 
     def _query(self, one: _Request, new_tokens: int) -> _Query:
-        images = one.doc_to_visual(self.task_dict[one.task][one.split][one.doc_id]) or []
+        try:
+            images = one.doc_to_visual(self.task_dict[one.task][one.split][one.doc_id]) or []
+        except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
+            raise DyrateError(
+                f"task {one.task}, row {one.doc_id}: the image cannot be decoded ({error})"
+            ) from error
         if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
             raise DyrateError(f"task {one.task}: the dyrate model reads images, not {wrong[0]}")
         prompt = self.style.render(one.context, len(images))

@@ -149,8 +149,9 @@ def _from_parquet(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _decoded(data: bytes, where: str) -> Any:
     """Return the PIL image in `data`, in RGB; `where` it came from goes into the error."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval, once imported, has Pillow fill up broken images
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except UnidentifiedImageError:

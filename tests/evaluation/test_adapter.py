@@ -1,5 +1,6 @@
 """The lmms-eval model: llava_hf's answers without reduction, any batch size, no silent failure."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -309,3 +310,16 @@ def test_lmms_evals_own_command_line_runs_the_model(checkpoint: Path, data: Path
     assert done.returncode == 0, done.stderr[-2000:]
     (found,) = tmp_path.rglob("*_results.json")
     assert json.loads(found.read_text())["results"]["gqa_testbed"]["exact_match,none"] == 0
+
+
+def test_a_truncated_image_fails_with_its_row(model: DyrateModel, data: Path) -> None:
+    """lmms-eval has Pillow fill up what is missing with grey; the answer would count as one to the image."""
+    requests = _requests(model, data, ("gqa",), 2)
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "PNG")
+    task, split, row = requests[1].args[4], requests[1].args[5], requests[1].args[3]
+    documents = [dict(model.task_dict[task][split][index]) for index in range(2)]
+    documents[row]["image"] = Image.open(io.BytesIO(file.getvalue()[:300]))
+    model.task_dict[task] = {split: documents}
+    with pytest.raises(DyrateError, match=rf"task {task}, row {row}: the image cannot be decoded"):
+        _answers(model, requests)
