@@ -171,6 +171,7 @@ def _acceptance(name: str, content: dict[str, Any]) -> str:
         raise DyrateError(f"the acceptance table has no rows of {name!r}")
     header = ["benchmark", "score", "attainable", "share, %", "no image", "chance", "within bounds"]
     return (
-        "## Acceptance\n\nUnpruned scores on the testbed's benchmarks, and those of the same model given no "
-        "visual token.\n\n" + _table(header, rows)
+        f"## Acceptance\n\nUnpruned scores on the testbed's benchmarks, {content['samples']} samples each, "
+        "and those of the same model given no visual token. `dyrate testbed accept` makes this table.\n\n"
+        + _table(header, rows)
     )
