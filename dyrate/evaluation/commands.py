@@ -48,7 +48,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_arguments(evaluate)
+    _add_what(evaluate)
+    add_data(evaluate)
+    add_machine(evaluate)
+    _add_result(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     benchmarks = subparsers.add_parser(
@@ -62,7 +65,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     benchmarks.set_defaults(run=_list_benchmarks)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder or hub id")
     what.add_argument(
@@ -73,9 +76,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help=", ".join(BENCHMARKS))
     what.add_argument(
-        "--samples", type=_positive, metavar="N", help="per benchmark; pairs and rotations stay whole"
+        "--samples", type=positive, metavar="N", help="per benchmark; pairs and rotations stay whole"
     )
 
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add where the benchmarks' data come from."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--tasks",
@@ -85,35 +91,48 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--data", type=Path, metavar="DIR", help="folder of the parquet files (data/testbed)")
 
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add what the model runs on, and the seed."""
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--batch-size", type=_positive, default=16, metavar="N", help="halved when memory is short (16)"
+        "--batch-size", type=positive, default=16, metavar="N", help="halved when memory is short (16)"
     )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
     how.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(float32)"
     )
-    how.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (as many as torch takes)")
+    how.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as many as torch takes)")
     how.add_argument(
-        "--seed", type=_natural, default=0, metavar="S", help="of the bootstrap and of sampling (0)"
+        "--seed", type=natural, default=0, metavar="S", help="of the bootstrap and of sampling (0)"
     )
 
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
     result = parser.add_argument_group("result")
     result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the four files")
     result.add_argument(
         "--baseline", type=Path, metavar="JSON", help="result to take paired differences from"
     )
+    result.add_argument(
+        "--metrics",
+        default="all",
+        choices=("all", "primary"),
+        help="primary leaves out what the tables do not show: METEOR takes longer than a small model (all)",
+    )
     result.add_argument("--study", default="adhoc", metavar="NAME", help="written into the result (adhoc)")
     result.add_argument("--model-name", metavar="NAME", help="written into the result (the folder's name)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """Parse a whole number from 0 on."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
@@ -145,6 +164,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         seed=arguments.seed,
         baseline=arguments.baseline,
+        metrics=arguments.metrics,
     )
     result = evaluate(job, _STARTED)
     print("\n".join(summary(result)))

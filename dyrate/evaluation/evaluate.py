@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
@@ -46,6 +46,7 @@ class Evaluation:
     threads: int | None = None
     seed: int = 0
     baseline: Path | None = None
+    metrics: Literal["all", "primary"] = "all"
 
     @property
     def name(self) -> str:
@@ -76,6 +77,7 @@ class Evaluation:
             "--dtype": self.dtype,
             "--seed": self.seed,
             "--baseline": self.baseline,
+            "--metrics": None if self.metrics == "all" else self.metrics,
             "--output": self.output,
         }
         given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
@@ -96,7 +98,9 @@ def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
         _check_baseline(job, decoding, job.baseline)
     model = load(job)
     clock.lap("load")
-    tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
+    tasks = load_tasks(
+        job.benchmarks, job.tasks, job.data, job.samples, primary_only=job.metrics == "primary"
+    )
     clock.lap("tasks")
     return evaluate_loaded(job, model, tasks, clock)
 
@@ -228,7 +232,7 @@ def _result(
         "meta": {
             "command": job.command(),
             "seed": job.seed,
-            "device": _device_name(model),
+            "device": device_name(model),
             "dtype": job.dtype,
             "batch_size": job.batch_size,
             "samples": job.samples,
@@ -244,7 +248,8 @@ def _result(
     }
 
 
-def _device_name(model: "DyrateModel") -> str:
+def device_name(model: "DyrateModel") -> str:
+    """`cpu`, or the name of the GPU that the model stands on."""
     import torch
 
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
@@ -274,7 +279,7 @@ def _run_information(
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "device": _device_name(model),
+            "device": device_name(model),
             "python": platform.python_version(),
         },
     }

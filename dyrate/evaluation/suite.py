@@ -32,9 +32,15 @@ class LoadedTask:
 
 
 def load_tasks(
-    benchmarks: Sequence[Benchmark], source: str, data: Path | None, samples: int | None
+    benchmarks: Sequence[Benchmark],
+    source: str,
+    data: Path | None,
+    samples: int | None,
+    primary_only: bool = False,
 ) -> list[LoadedTask]:
     """Load each benchmark's task and cut it to about `samples` rows, its units kept whole.
+
+    `primary_only` drops lmms-eval's other metrics: METEOR alone takes longer than a small model's captions.
 
     `source` is `testbed`, `hub`, or a folder whose task files carry the hub tasks' names. Relative
     `data_files` stand under `data`, or under that folder. Raises `DyrateError` for a missing task, file, or
@@ -44,7 +50,7 @@ def load_tasks(
 
     folders, root = _folders(benchmarks, source, data)
     manager = TaskManager("ERROR", include_path=[str(folder) for folder in folders], include_defaults=False)
-    return [_load(benchmark, source, root, samples, manager) for benchmark in benchmarks]
+    return [_load(benchmark, source, root, samples, manager, primary_only) for benchmark in benchmarks]
 
 
 def _folders(
@@ -65,7 +71,12 @@ def _folders(
 
 
 def _load(
-    benchmark: Benchmark, source: str, root: Path | None, samples: int | None, manager: Any
+    benchmark: Benchmark,
+    source: str,
+    root: Path | None,
+    samples: int | None,
+    manager: Any,
+    primary_only: bool,
 ) -> LoadedTask:
     from lmms_eval.utils import load_yaml_config
     from tenacity import RetryError
@@ -81,6 +92,9 @@ def _load(
     override: dict[str, Any] = {"task": name, "process_docs": cut}
     if files:
         override["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": files}
+    if primary_only and benchmark.primary.harness:
+        chosen = [entry for entry in config["metric_list"] if entry["metric"] in benchmark.primary.harness]
+        override["metric_list"] = chosen
     if benchmark.hub_new_tokens and source != "testbed":
         tokens = {"max_new_tokens": benchmark.hub_new_tokens}
         override["generation_kwargs"] = {**tokens, **config["generation_kwargs"]}

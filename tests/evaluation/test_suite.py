@@ -83,3 +83,15 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
         load_tasks(select(["gqa"]), "testbad", data, None)
     with pytest.raises(DyrateError, match="no task file defines 'gqa', the task of benchmark gqa"):
         load_tasks(select(["gqa"]), str(tmp_path), data, None)
+
+
+def test_primary_only_leaves_each_benchmark_what_its_primary_metric_needs(data: Path) -> None:
+    chosen = select(["nocaps", "mme", "pope", "mmb"])
+    loaded = load_tasks(chosen, "testbed", data, 2, primary_only=True)
+    kept = [[entry["metric"] for entry in task.task.config.metric_list] for task in loaded]
+    everything = load_tasks(chosen, "testbed", data, 2)
+    assert kept[0] == ["nocaps_CIDEr"]
+    for benchmark, names, full in zip(chosen[1:], kept[1:], everything[1:], strict=True):
+        known = [entry["metric"] for entry in full.task.config.metric_list]
+        assert names == [name for name in known if name in benchmark.primary.harness] or names == known
+        assert set(benchmark.primary.harness) <= set(names)
