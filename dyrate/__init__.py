@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyrate.methods.depth_prune import DepthBasedPrune
     from dyrate.methods.downsample import Downsample
+    from dyrate.methods.dyrate import DyRate
     from dyrate.methods.fastv import FastV
+    from dyrate.methods.fixed_prune import FixedPrune
     from dyrate.methods.none import NoReduction
     from dyrate.methods.random import RandomTokens
     from dyrate.methods.text_only import TextOnly
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "DepthBasedPrune": "dyrate.methods.depth_prune",
     "Downsample": "dyrate.methods.downsample",
+    "DyRate": "dyrate.methods.dyrate",
     "FastV": "dyrate.methods.fastv",
+    "FixedPrune": "dyrate.methods.fixed_prune",
     "NoReduction": "dyrate.methods.none",
     "RandomTokens": "dyrate.methods.random",
     "ReductionMethod": "dyrate.reduction",
@@ -34,8 +40,11 @@ _HOME = {
 
 __all__ = [
     "VTW",
+    "DepthBasedPrune",
     "Downsample",
+    "DyRate",
     "FastV",
+    "FixedPrune",
     "NoReduction",
     "RandomTokens",
     "ReductionMethod",

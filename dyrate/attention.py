@@ -30,10 +30,12 @@ class Statistics:
     scores: Tensor
     """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not seen.
     """
+    head_scores: Tensor
+    """FloatTensor [batch, heads, V]: the same per head, but 0 where it is not seen."""
 
     def select_rows(self, rows: Tensor) -> "Statistics":
         """Return the statistics of the batch made of `rows` of this one."""
-        return Statistics(self.class_mass[rows], self.scores[rows])
+        return Statistics(self.class_mass[rows], self.scores[rows], self.head_scores[rows])
 
 
 class Step:
@@ -52,6 +54,7 @@ class Step:
         """Statistics of the observed layers that have run."""
         self._masks: dict[Stage, Tensor | None] = {}
         self._columns: dict[Stage, Tensor] = {}
+        self._selections: dict[tuple[Stage, Tensor], Stage] = {}
 
     def attend(self, first_layer: int, stage: Stage) -> None:
         """From `first_layer` on attend to `stage`, which those layers hold."""
@@ -59,14 +62,19 @@ class Step:
 
     def select(self, first_layer: int, held: Sequence[Stage], keep: Tensor) -> None:
         """From `first_layer` on attend only to `keep` (BoolTensor [batch, V]) of the visual tokens held."""
-        selected: dict[Stage, Stage] = {}
         for layer in range(first_layer, len(self.stages)):
-            stage = held[layer]
-            if stage not in selected:
-                selected[stage], columns = stage.restrict(keep)
-                if columns is not None:
-                    self._columns[selected[stage]] = with_generated(columns, stage.width, self.generated)
-            self.stages[layer] = selected[stage]
+            self.stages[layer] = self._selected(held[layer], keep)
+
+    def _selected(self, stage: Stage, keep: Tensor) -> Stage:
+        """Return what `keep` leaves of `stage`; a choice made again costs nothing."""
+        if keep is stage.present:
+            return stage
+        if (stage, keep) not in self._selections:
+            selected, columns = stage.restrict(keep)
+            if columns is not None:
+                self._columns[selected] = with_generated(columns, stage.width, self.generated)
+            self._selections[stage, keep] = selected
+        return self._selections[stage, keep]
 
     def mask(self, stage: Stage) -> Tensor | None:
         """Return the attention mask of the layers that attend to `stage`, None where SDPA needs none."""
@@ -131,8 +139,10 @@ def last_query_statistics(
     weights = logits.softmax(dim=-1).reshape(batch, heads, -1)
     prompt, generated = weights[..., : stage.width], weights[..., stage.width :]
     class_mass = torch.cat([prompt @ stage.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
-    scores = prompt.mean(dim=1).gather(1, stage.visual_slots.clamp_min(0))
-    return Statistics(class_mass, scores.masked_fill(~stage.present, float("-inf")))
+    visual_slots = stage.visual_slots.clamp_min(0)[:, None].expand(-1, heads, -1)
+    head_scores = prompt.gather(2, visual_slots).masked_fill(~stage.present[:, None], 0)
+    scores = head_scores.mean(dim=1).masked_fill(~stage.present, float("-inf"))
+    return Statistics(class_mass, scores, head_scores)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

@@ -45,14 +45,13 @@ class Attachment:
         self.encoder = EncoderHooks(method, self.family)
         num_layers = len(self.family.layers)
         self.prune_layers = frozenset(method.prune_layers(num_layers))
-        statistics = tuple(method.statistics_layers(num_layers))
-        self.observed = frozenset(statistics) | frozenset(record)
+        self.observed = frozenset(method.statistics_layers(num_layers)) | frozenset(record)
         for layer in self.prune_layers | self.observed:
             if not 0 <= layer < num_layers:
                 raise DyrateError(
                     f"{method}: there is no layer {layer}; the model has layers 0..{num_layers - 1}"
                 )
-        self.run = Run(max(statistics, default=None))
+        self.run = Run(method.reported_layer(num_layers))
         self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
         self._undo = ExitStack()
         self._cache: ReducedCache | None = None

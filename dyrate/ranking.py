@@ -4,9 +4,14 @@ import torch
 from torch import Tensor
 
 
+def rounded_share(visual_tokens: Tensor, share: float | Tensor) -> Tensor:
+    """LongTensor [batch]: round(share V), halves to even; one `share` (float), or one per row (float64)."""
+    return torch.round(visual_tokens.double() * share).long()
+
+
 def kept_counts(visual_tokens: Tensor, rate: float | Tensor) -> Tensor:
-    """LongTensor [batch]: round((1 - rate) V), halves to even; one `rate` (float), or one per row."""
-    return torch.round(visual_tokens.double() * (1 - rate)).long()
+    """LongTensor [batch]: round((1 - rate) V), halves to even; `rate` as `share` above."""
+    return rounded_share(visual_tokens, 1 - rate)
 
 
 def top(scores: Tensor, counts: Tensor) -> Tensor:

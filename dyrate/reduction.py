@@ -1,7 +1,7 @@
 """The base class of every reduction method: fields are hyperparameters, overrides are the algorithm."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, get_origin, get_type_hints
 
@@ -27,10 +27,15 @@ def hyperparameter(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    label: Callable[[Any], str] | None = None,
 ) -> Any:
-    """Declare a field of a method with one line of documentation and the values that make sense."""
-    bounds = {"minimum": minimum, "maximum": maximum, "choices": choices}
-    metadata = {"doc": doc} | {name: bound for name, bound in bounds.items() if bound is not None}
+    """Declare a field of a method with one line of documentation and the values that make sense.
+
+    `label` makes of the value what the method's label shows, always; without it, `name=value` where the value
+    is not the default.
+    """
+    given = {"minimum": minimum, "maximum": maximum, "choices": choices, "label": label}
+    metadata = {"doc": doc} | {name: value for name, value in given.items() if value is not None}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -50,10 +55,6 @@ class ReductionMethod:
     """The name in tables."""
     paper: ClassVar[str] = ""
     """Where the method was published, e.g. "arXiv:2403.06764"."""
-    decode_mode: ClassVar[DecodeMode] = "none"
-    """What `decode` returns means: `evict` removes the other tokens from the KV cache for good, `select`
-    attends to these at this step only.
-    """
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -68,6 +69,10 @@ class ReductionMethod:
     def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
         """Return the layers whose newest query's attention is read; a prune layer sees those before it."""
         return ()
+
+    def reported_layer(self, num_layers: int) -> int | None:
+        """Return the statistics layer whose class mass `run.steps` shows: the deepest, None without one."""
+        return max(self.statistics_layers(num_layers), default=None)
 
     def prefill(self, view: View) -> Tensor | None:
         """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all present."""
@@ -103,6 +108,18 @@ class ReductionMethod:
         return features
 
     @property
+    def decode_mode(self) -> DecodeMode:
+        """What the answer of `decode` means: `evict` removes the other tokens from the KV cache for good,
+        `select` attends to these at this step only; with `none` it is not asked. A class attribute will do.
+        """
+        return "none"
+
+    @property
+    def content_hash(self) -> str:
+        """A hash of what a hyperparameter only names, such as a file; empty where `spec()` says it all."""
+        return ""
+
+    @property
     def position_policy(self) -> Positions:
         """Whether tokens keep their `original` RoPE position or are numbered without gaps."""
         return "original"
@@ -127,11 +144,22 @@ class ReductionMethod:
 
     @property
     def label(self) -> str:
-        """The method in a table: `FastV (K=2, R=0.5)`; other fields only where they are not the default."""
+        """The method in a table: `FastV (K=2, R=0.5)`; other fields only where they are not the default, or
+        where they are declared with `label`.
+        """
+        # K and R lead, then what each use of the method must say.
+        fields = sorted(
+            dataclasses.fields(self),
+            key=lambda field: (field.name not in _SYMBOLS, field.default is not dataclasses.MISSING),
+        )
         shown = [
-            f"{_SYMBOLS.get(field.name, field.name)}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-            if field.name in _SYMBOLS or getattr(self, field.name) != field.default
+            field.metadata["label"](value)
+            if "label" in field.metadata
+            else f"{_SYMBOLS.get(field.name, field.name)}={value}"
+            for field in fields
+            if (value := getattr(self, field.name)) != field.default
+            or field.name in _SYMBOLS
+            or "label" in field.metadata
         ]
         title = self.title or type(self).__name__
         return f"{title} ({', '.join(shown)})" if shown else title

@@ -26,6 +26,9 @@ BUILT_IN = {
     "uniform": "dyrate.methods.uniform:UniformStride",
     "text_only": "dyrate.methods.text_only:TextOnly",
     "downsample": "dyrate.methods.downsample:Downsample",
+    "fixed_prune": "dyrate.methods.fixed_prune:FixedPrune",
+    "depth_prune": "dyrate.methods.depth_prune:DepthBasedPrune",
+    "dyrate": "dyrate.methods.dyrate:DyRate",
 }
 
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<cls>[A-Za-z_]\w*)")

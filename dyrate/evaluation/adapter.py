@@ -10,11 +10,11 @@ Prompts and answers are those of lmms-eval's own `llava_hf` (tested); like it, t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lmms_eval.api.model import lmms
@@ -32,7 +32,12 @@ from dyrate.evaluation.specs import as_spec
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
 from dyrate.registry import load_method
 
+if TYPE_CHECKING:
+    from dyrate.record import Run
+
 _DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
+# Sees each generation: its doc ids, its run, the new tokens [rows, tokens], and the tokens that end a row.
+Observer = Callable[[Sequence[int], "Run", torch.Tensor, int | list[int]], None]
 
 
 def __getattr__(name: str) -> Any:
@@ -74,6 +79,7 @@ class _Query:
     images: Sequence[Image.Image]
     key: str  # content hash: finds the answer in a log
     stream: str  # content hash without method and weights: seeds sampling
+    doc_id: int
 
 
 class DyrateModel(lmms):  # type: ignore[misc]
@@ -84,6 +90,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
     """
 
     is_simple = True
+    observer: Observer | None = None
+    recorded: Sequence[int] = ()  # layers whose class mass the observer wants to see
 
     def __init__(
         self,
@@ -131,7 +139,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.decoding = decoding_spec(as_spec(decoding, "decoding"))
         self.log = Path(log) if log is not None else None
         self.records: dict[str, TaskRecord] = {}
-        self._code = answering_code(self.method.spec())
+        self._code = f"{answering_code(self.method.spec())} {self.method.content_hash}"
         self._chunk = self.batch_size
 
     def clean(self) -> None:
@@ -187,7 +195,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         new_tokens = json.loads(asked[0].arguments).get("max_new_tokens", _DEFAULT_NEW_TOKENS)
         queries = [self._query(one, new_tokens) for one in asked]
         keys = [query.key for query in queries]
-        batch = log.get(keys)
+        batch = None if self.observer else log.get(keys)  # nothing is to be seen of logged answers
         if batch is None:
             started = perf_counter()
             answers, tokens = self._generate(queries, new_tokens)
@@ -216,7 +224,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
         key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
-        return _Query(prompt, images, key, content)
+        return _Query(prompt, images, key, content, one.doc_id)
 
     def _processor(self) -> str:
         """What computes: sums are made in another order on another GPU or by another number of threads."""
@@ -259,7 +267,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         ).to(self.device, self.model.dtype)
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
-        with self.method(self.model) as run:
+        with self.method(self.model, self.recorded) as run:
             ids = self.model.generate(
                 **inputs,
                 **generation_arguments(self.decoding),
@@ -269,6 +277,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 eos_token_id=ends,
             )
         made = ids[:, inputs["input_ids"].shape[1] :]
+        if self.observer:
+            self.observer([query.doc_id for query in queries], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         return answers, token_sums(run, decode_steps(made, ends)) if images else None
 

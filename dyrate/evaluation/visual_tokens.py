@@ -15,31 +15,36 @@ class TokenSums(TypedDict):
     rows: int  # rows with an image
     total: int  # visual tokens of those rows
     prefill: list[int]  # per layer: kept on entering it, summed over rows
-    decode: list[float]  # per layer: attended, summed over rows and decode steps
-    decode_steps: int  # (row, decode step) pairs behind `decode`
+    decode: list[float]  # per layer: attended, summed over answers and their decode steps
+    decode_steps: int  # (answer, decode step) pairs behind `decode`
 
 
-def decode_steps(made: "torch.Tensor", ends: int | Sequence[int]) -> int:
-    """(row, step) pairs after the first token up to each row's end, in LongTensor [rows, new tokens]."""
+def decode_steps(made: "torch.Tensor", ends: int | Sequence[int]) -> "torch.Tensor":
+    """LongTensor [answers]: decode steps of each up to its end, of `made`, LongTensor [answers, tokens]."""
     import torch
 
     end = torch.isin(made, torch.as_tensor(ends, device=made.device))
     before = (end.cumsum(1) == 0).sum(1)  # tokens before the end; feeding each gives one more step
-    return int(before.clamp(max=made.shape[1] - 1).sum())
+    return before.clamp(max=made.shape[1] - 1)
 
 
-def token_sums(run: Any, steps: int) -> TokenSums:
-    """The sums of one generation's `run`, with `decode_steps` steps.
+def token_sums(run: Any, steps: "torch.Tensor") -> TokenSums:
+    """The sums of one generation's `run`, whose answers have `decode_steps` steps.
 
-    The run's mean over decode steps includes rows that had ended; it stands for the rows that had not.
+    Steps of a row after its answer's end do not count. Under beam search an answer's tokens at a step are the
+    mean over its beams.
     """
-    visual = run.visual_tokens
+    import torch
+
+    visual, attended = run.visual_tokens, run.decode_tokens_per_row
+    beams = len(visual) // len(steps)
+    alive = torch.arange(len(attended), device=steps.device)[:, None] < steps.repeat_interleave(beams)
     return {
         "rows": len(visual),
         "total": int(visual.sum()),
         "prefill": [sum(len(row) for row in rows) for _, rows in sorted(run.kept.items())],
-        "decode": [mean * steps for mean in run.decode_tokens.tolist()] if steps else [0.0] * len(run.kept),
-        "decode_steps": steps,
+        "decode": [count / beams for count in (attended * alive[:, None]).sum(dim=(0, 2)).tolist()],
+        "decode_steps": int(steps.sum()),
     }
 
 

@@ -77,10 +77,11 @@ def _methods(arguments: argparse.Namespace) -> int:
         if arguments.schema:
             raise DyrateError("--schema needs the name of a method: dyrate methods fastv --schema")
         rows = [(name, *_summary(class_of(name))) for name in references()]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            print("  ".join([*cells, row[3]]).rstrip())
+        indent = max(len(name) for name, *_ in rows)
+        for name, fields, paper, line in rows:
+            print(f"{name:{indent}}  {line}" + (f" {paper}" if paper else ""))
+            if fields:
+                print(f"{'':{indent}}  {fields}")
         return 0
     cls = class_of(arguments.name)
     if arguments.schema:
@@ -111,7 +112,8 @@ def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
 
 def _search(arguments: argparse.Namespace) -> int:
     from dyrate.evaluation.checkpoint import choose_device, load_model, load_processor, locate
-    from dyrate.methods.vtw_search import questions_from, search_layer
+    from dyrate.methods.vtw_search import search_layer
+    from dyrate.questions import questions_from
 
     if arguments.limit < 1:
         raise DyrateError(f"--limit {arguments.limit}: expected at least one question")

@@ -1,11 +1,8 @@
-"""VTW's search for the layer from which visual tokens can be withdrawn, and the questions it runs on."""
+"""VTW's search for the layer from which visual tokens can be withdrawn."""
 
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,85 +80,3 @@ def search_layer(
         raise DyrateError("the layer search needs at least one question with an image")
     means = (totals / samples).tolist()
     return LayerSearch(eta, samples, {layer: means[layer] for layer in range(first_layer, num_layers)})
-
-
-def questions_from(path: Path) -> Iterator[tuple[Any, str]]:
-    """Yield (PIL image, question) of a JSON-lines or parquet file with the fields `image` and `question`.
-
-    In JSON lines `image` is a path, relative to the file; in parquet it is a Hugging Face Image.
-    """
-    if path.suffix == ".parquet":
-        yield from _from_parquet(path)
-    elif path.suffix in (".jsonl", ".json"):
-        yield from _from_json_lines(path)
-    else:
-        raise DyrateError(f"--data {path}: expected a .jsonl or .parquet file")
-
-
-def _from_json_lines(path: Path) -> Iterator[tuple[Any, str]]:
-    try:
-        lines = _read(path).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DyrateError(f"--data {path}: expected UTF-8 text ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"--data {path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DyrateError(f"{where}: {line!r:.80} is not JSON ({error})") from None
-        match entry:
-            case {"image": str() as image, "question": str() as question}:
-                yield _decoded(_read(path.parent / image), where), question
-            case _:
-                raise DyrateError(f'{where}: {line!r:.80}; expected {{"image": path, "question": text}}')
-
-
-def _from_parquet(path: Path) -> Iterator[tuple[Any, str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(io.BytesIO(_read(path)))
-    except pa.ArrowInvalid as error:
-        raise DyrateError(f"--data {path}: not a parquet file ({error})") from None
-    columns = set(file.schema_arrow.names)
-    if missing := {"image", "question"} - columns:
-        raise DyrateError(
-            f"--data {path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(columns))}"
-        )
-    batches = file.iter_batches(batch_size=16, columns=["image", "question"])
-    entries = (entry for batch in batches for entry in batch.to_pylist())
-    for row, entry in enumerate(entries):
-        where = f"--data {path}, row {row}"
-        match entry:
-            case {"image": {"bytes": bytes() as data}, "question": str() as question} if data:
-                yield _decoded(data, where), question
-            case {"image": {"path": str() as image}, "question": str() as question}:
-                yield _decoded(_read(path.parent / image), where), question
-            case _:
-                raise DyrateError(
-                    f"{where}: {entry!r:.80}; expected a text `question` and a Hugging Face Image, "
-                    "a struct of `bytes` and `path`, as `image`"
-                )
-
-
-def _decoded(data: bytes, where: str) -> Any:
-    """Return the PIL image in `data`, in RGB; `where` it came from goes into the error."""
-    from PIL import Image, ImageFile, UnidentifiedImageError
-
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval, once imported, has Pillow fill up broken images
-    try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except UnidentifiedImageError:
-        raise DyrateError(f"{where}: the {len(data)} bytes of the image are of no known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DyrateError(f"{where}: the image cannot be decoded ({error})") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DyrateError(f"--data: cannot read {path}: {error.strerror}") from None

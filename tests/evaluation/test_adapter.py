@@ -20,8 +20,10 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel, _colors
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.suite import load_tasks
+from dyrate.predictors import save_predictor
 from dyrate.registry import load_method
 from tests.evaluation.stand_ins import LAYERS, VISUAL, make_benchmark
+from tests.runtime.tiny_predictors import random_predictor
 
 COMPARED = ("gqa", "pope", "nocaps")
 TESTBED = sorted(Path("models").glob("testbed-*"))
@@ -151,13 +153,17 @@ def test_visual_tokens_are_counted_per_layer(model: DyrateModel, requests: list[
         assert sum(one["decode"][0] for one in sums) == pytest.approx(steps * VISUAL)
 
 
-def test_steps_after_a_rows_end_do_not_count() -> None:
-    from dyrate.evaluation.visual_tokens import decode_steps
-
-    made = torch.tensor([[5, 6, 2, 3, 3], [2, 3, 3, 3, 3], [5, 6, 7, 8, 9]])
-    assert decode_steps(made, 2) == 2 + 0 + 4
-    assert decode_steps(made, [2, 7]) == 2 + 0 + 2
-    assert decode_steps(made[:, :1], 2) == 0
+def test_logged_answers_belong_to_one_predictor(
+    model: DyrateModel, requests: list[Any], tmp_path: Path
+) -> None:
+    """A predictor that was trained anew into the same folder makes new answers."""
+    spec = {"name": "dyrate", "predictor": str(tmp_path), "layer": 1}
+    reused = []
+    for seed in (0, 0, 1):
+        save_predictor(random_predictor(seed, layer=1, heads=2), tmp_path, {})
+        _answers(model, requests, spec, log=tmp_path / "log.jsonl")
+        reused.append(sum(record.reused for record in model.records.values()))
+    assert reused == [0, len(requests), 0]
 
 
 def _limited(model: DyrateModel, monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dyrate.methods.stepwise import StepwisePruning
 from dyrate.reduction import ReductionMethod
 from dyrate.registry import load_method, references
 from tests.runtime.probes import (
@@ -23,6 +24,8 @@ from tests.runtime.probes import (
     best,
 )
 from tests.runtime.reference import Rule
+from tests.runtime.stepwise_rules import rule_of
+from tests.runtime.tiny_predictors import always_zero, tiny_predictor
 
 
 class FastVRule(Rule):
@@ -72,9 +75,42 @@ def _case(spec: dict[str, Any], rule: Rule | None = None) -> Case:
     method = load_method(spec)
     if rule is not None:
         return Case(method, lambda length, kept: rule)
+    if isinstance(method, StepwisePruning):
+        return Case(method, lambda length, kept: rule_of(method))
     contiguous = method.position_policy == "contiguous"
     return Case(method, lambda length, kept: ReportedRule(kept, contiguous))
 
+
+DYRATE: list[dict[str, Any]] = [
+    {"predictor": tiny_predictor("linear", kind="linear")},
+    {"predictor": tiny_predictor("mlp", seed=1), "mode": "evict", "prune_prefill": False},
+    {
+        "predictor": tiny_predictor("mlp-late", seed=2, layer=3),
+        "layer": 3,
+        "monotone": True,
+        "prune_prefill": False,
+    },
+    {"predictor": tiny_predictor("window", kind="window", per_head=True), "prune_prefill": False},
+    {"predictor": tiny_predictor("gru", kind="gru"), "mode": "evict", "minimum": 0.2, "evict_at_least": 3},
+    {"predictor": tiny_predictor("gru-heads", kind="gru", per_head=True), "mode": "none"},
+    {"predictor": tiny_predictor("ranked", ranking="linear", layer=1), "layer": 1},
+    {
+        "predictor": tiny_predictor("ranked-mlp", kind="window", history=2, ranking="mlp"),
+        "mode": "evict",
+        "prune_prefill": False,
+    },
+    {"predictor": tiny_predictor("lagged", lagged=(2, 3)), "prune_prefill": False},
+    {
+        "predictor": tiny_predictor("lagged-first", seed=2, lagged=(2, 3), ranking="linear"),
+        "prune_prefill": False,
+        "monotone": True,
+    },
+    {
+        "predictor": tiny_predictor("lagged-last", kind="gru", lagged=(3, 5), ranking="mlp"),
+        "prune_prefill": False,
+    },
+    {"predictor": tiny_predictor("scheduled"), "rates": "schedule", "mode": "evict", "prune_prefill": False},
+]
 
 _LINES = [
     _case({"name": "none"}, Rule()),
@@ -91,6 +127,12 @@ _LINES = [
     _case({"name": "text_only", "positions": "original"}, NothingRule(0, contiguous=False)),
     _case({"name": "downsample", "rate": 0.4}, Rule()),
     _case({"name": "downsample", "rate": 0.0}, Rule()),
+    _case({"name": "fixed_prune"}),
+    _case({"name": "fixed_prune", "layer": 2, "rate": 0.6, "mode": "evict", "prune_prefill": False}),
+    _case({"name": "fixed_prune", "layer": 1, "rate": 0.8, "minimum": 0.3, "prune_prefill": False}),
+    _case({"name": "depth_prune", "layer": 3, "rate": 0.4, "correction": 0.3}),
+    _case({"name": "depth_prune", "rate": 0.7, "correction": -0.2, "prune_prefill": False}),
+    *(_case({"name": "dyrate", **spec}) for spec in DYRATE),
 ]
 _LISTED = {case.method.name for case in _LINES}
 
@@ -120,5 +162,10 @@ KEEP_EVERYTHING = [
         {"name": "random", "layer": 0, "rate": 0.0},
         {"name": "uniform", "layer": 1, "rate": 0.0},
         {"name": "downsample", "rate": 0.0},
+        {"name": "fixed_prune", "rate": 0.0, "mode": "evict"},
+        {"name": "depth_prune", "rate": 0.0},
+        {"name": "dyrate", "predictor": always_zero("zero")},
+        {"name": "dyrate", "predictor": always_zero("zero-gru", kind="gru", lagged=(4,), ranking="mlp")},
+        {"name": "dyrate", "predictor": always_zero("zero-window", kind="window"), "mode": "evict"},
     )
 ]

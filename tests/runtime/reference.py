@@ -20,6 +20,12 @@ class Rule:
 
     layers: tuple[int, ...] = ()
     contiguous = False
+    lags = False
+    """Whether a choice depends on what deeper layers saw one step before."""
+    seen: "Outcome"
+    """Class mass and head scores of the layers that have run, for all steps; set before the rule is asked."""
+    before: "Outcome | None"
+    """With `lags`: those of all layers, right up to the step before; None where they are not known yet."""
 
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         """`scores`: attention of the last prompt token at layer - 1 on each visual token, averaged over
@@ -45,9 +51,9 @@ class Outcome:
     attended: dict[int, list[list[int]]]  # layer -> step -> visual indices
     held: dict[int, list[int]]  # layer -> visual indices in the cache after the last step
     class_mass: dict[int, Tensor]  # layer -> [steps, heads, 4]
+    head_scores: dict[int, Tensor]  # layer -> [steps, heads, V]
 
 
-@torch.no_grad()
 def masked_forward(
     model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule, features: Tensor | None = None
 ) -> Outcome:
@@ -56,6 +62,22 @@ def masked_forward(
     Step t is the query that makes generated token t. `features` replaces the stock visual features [V,
     hidden].
     """
+    outcome = _forward(model, inputs, generated, rule, features, None)
+    for _ in generated[1:] if rule.lags else ():
+        # All steps run at once, so each pass makes one more step see the right step before it.
+        outcome = _forward(model, inputs, generated, rule, features, outcome)
+    return outcome
+
+
+@torch.no_grad()
+def _forward(
+    model: Any,
+    inputs: dict[str, Tensor],
+    generated: list[int],
+    rule: Rule,
+    features: Tensor | None,
+    before: Outcome | None,
+) -> Outcome:
     text = model.model.language_model
     prompt = inputs["input_ids"][0].tolist()
     tokens = prompt + generated[:-1]
@@ -70,7 +92,8 @@ def masked_forward(
     kept = held = list(range(visual))  # at prefill; in the cache after the last step
     seen = [kept for _ in steps]  # what each step's query sees
     positions = torch.arange(length)
-    outcome = Outcome(torch.empty(0), {}, {}, {}, {})
+    outcome = Outcome(torch.empty(0), {}, {}, {}, {}, {})
+    rule.seen, rule.before = outcome, before
     attention = torch.empty(0)
     for index, layer in enumerate(text.layers):
         if index in rule.layers and visual:
@@ -110,6 +133,7 @@ def masked_forward(
         outcome.class_mass[index] = torch.stack(
             [mass[..., members].sum(dim=-1) for members in classes(prompt, length)], dim=-1
         )
+        outcome.head_scores[index] = mass[..., columns]
     outcome.logits = model.lm_head(text.norm(states))[last:]
     return outcome
 

@@ -7,12 +7,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dyrate import VTW, Downsample, FastV, NoReduction, TextOnly
+from dyrate import VTW, Downsample, DyRate, FastV, NoReduction, TextOnly
 from dyrate.reduction import ReductionMethod
 from tests.runtime.probes import EvictSome, Pyramid, SelectSome
+from tests.runtime.tiny_predictors import tiny_predictor
 from tests.tiny import IMAGE, NUM_LAYERS, row_of, tiny_inputs, tiny_llava
 
-METHODS = [FastV(), VTW(layer=3, positions="contiguous"), Downsample(), EvictSome(), SelectSome(), Pyramid()]
+METHODS = [
+    FastV(),
+    VTW(layer=3, positions="contiguous"),
+    Downsample(),
+    EvictSome(),
+    SelectSome(),
+    Pyramid(),
+    DyRate(predictor=tiny_predictor("evicting", kind="gru", ranking="linear"), mode="evict"),
+    DyRate(predictor=tiny_predictor("selecting", lagged=(3,), ranking="mlp"), prune_prefill=False),
+]
 
 
 def test_every_layer_runs_sdpa_and_without_a_mask_where_rows_are_alike(

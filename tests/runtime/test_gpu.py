@@ -29,8 +29,12 @@ def test_a_gpu_gives_what_the_cpu_gives(case: Case) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+AT_PREFILL = [case for case in CASES if case.method.decode_mode == "none"]
+
+
+@pytest.mark.parametrize("case", AT_PREFILL, ids=lambda case: case.method.label)
 def test_decode_steps_do_not_synchronise(case: Case) -> None:
+    """Methods that drop at decode are left out: the host must know how many tokens the step has."""
     model = tiny_llava().to("cuda")
     inputs = {name: tensor.to("cuda") for name, tensor in tiny_inputs([7, 3]).items()}
     token = torch.tensor([[5], [6]], device="cuda")

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate import FastV, NoReduction, RandomTokens
+from dyrate import DyRate, FastV, NoReduction, RandomTokens
 from dyrate.reduction import ReductionMethod, View
 from tests.runtime.method_table import FastVRule
 from tests.runtime.probes import DecodeRule, EvictSome, Lagging, Pyramid, SelectSome
 from tests.runtime.reference import Rule, masked_forward
+from tests.runtime.tiny_predictors import tiny_predictor
 from tests.tiny import IMAGE, NUM_LAYERS, row_of, tiny_inputs, tiny_llava
 
 
@@ -83,6 +84,8 @@ MOVING = [
     FastV(layer=1, rate=0.7),
     Pyramid(),
     Lagging(),
+    DyRate(predictor=tiny_predictor("moving", kind="gru"), mode="evict", evict_at_least=2),
+    DyRate(predictor=tiny_predictor("moving-lag", kind="window", lagged=(3,)), prune_prefill=False),
 ]
 
 

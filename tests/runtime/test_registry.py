@@ -45,9 +45,12 @@ def method_file(tmp_path: Path) -> Path:
     return path
 
 
+REQUIRED = {"dyrate": {"predictor": "predictors/mine"}}
+
+
 @pytest.mark.parametrize("name", registry.references())
 def test_a_spec_survives_a_round_trip_through_json(name: str) -> None:
-    method = load_method({"name": name})
+    method = load_method({"name": name, **REQUIRED.get(name, {})})
     assert load_method(json.loads(json.dumps(method.spec()))) == method
     jsonschema.validate(method.spec(), registry.schema(type(method)))
 
@@ -89,7 +92,7 @@ def test_a_method_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> No
 
 MISTAKES: dict[str, tuple[Any, str]] = {
     "name": ({"name": "fastvv"}, "did you mean 'fastv'?"),
-    "stranger": ({"name": "qqqqqq"}, "known: downsample, fastv"),
+    "stranger": ({"name": "qqqqqq"}, "known: depth_prune, downsample, dyrate, fastv"),
     "no name": ({"layer": 2}, "a mapping with a 'name'"),
     "field": ({"name": "fastv", "rat": 0.5}, "has no field 'rat'; did you mean 'rate'?"),
     "rate too high": ({"name": "fastv", "rate": 1.5}, "FastV(rate=1.5): expected from 0 to 1"),

@@ -1,0 +1,158 @@
+"""DyRate: at every step of generation, a predictor says how many visual tokens that step needs."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dyrate.errors import DyrateError
+from dyrate.families import family_of
+from dyrate.methods.stepwise import StepwisePruning
+from dyrate.predictors import RECORD_FILE, WEIGHTS_FILE, Predictor, load_predictor, read_record
+from dyrate.reduction import Run, View, hyperparameter
+
+
+@dataclass(frozen=True)
+class DyRate(StepwisePruning):
+    """Drop as many visual tokens as a trained predictor says, anew at every step.
+
+    The predictor reads the class mass of layer K-1, of this step or of all up to now, and takes the most
+    probable of its K_r rates. Which tokens stay is settled by their attention at layer K-1, or by a ranking
+    that was trained with the predictor, over every head of layers 0..K-1 and of `lagged` layers >= K at the
+    step before. Lagged layers see every token held, so that each has a score at the next step.
+    """
+
+    name: ClassVar[str] = "dyrate"
+    title: ClassVar[str] = "DyRate"
+
+    layer: int = hyperparameter(
+        "prune layer K: the first layer without the dropped tokens; the one that the predictor was made for",
+        default=2,
+        minimum=1,
+    )
+    _: KW_ONLY
+    predictor: str = hyperparameter(
+        "folder of the trained predictor", label=lambda folder: Path(folder).name or folder
+    )
+    rates: str = hyperparameter(
+        "`predicted` from each row's attention, or, as a control that ignores it, the predictor's mean rate "
+        "at each step: `schedule`",
+        default="predicted",
+        choices=("predicted", "schedule"),
+    )
+
+    def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
+        """Attach to `model`; a `DyrateError` also for a predictor that is missing, or was made for other
+        layers or another model.
+        """
+        self._check(family_of(model).text_config.num_attention_heads)
+        return super().__call__(model, record)
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the predictor: its weights and, of its record, what is used here."""
+        used = json.dumps([asdict(self._learned.config), self._schedule if self.rates == "schedule" else []])
+        weights = (Path(self.predictor) / WEIGHTS_FILE).read_bytes()
+        return hashlib.sha256(used.encode() + weights).hexdigest()
+
+    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Layer K; lagged layers, and those after them, where the step's choice is in force again."""
+        after = {layer + 1 for layer in self._lagged if layer + 1 < num_layers}
+        return tuple(sorted({self.layer, *self._lagged, *after}))
+
+    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Layer K-1, with a learned ranking all before it, and the lagged layers."""
+        first = self.layer - 1 if self._learned.prefill_ranker is None else 0
+        return (*range(first, self.layer), *self._lagged)
+
+    def reported_layer(self, num_layers: int) -> int:
+        """Layer K-1, whose class mass the rate is predicted from."""
+        return self.layer - 1
+
+    def prefill(self, view: View) -> Tensor | None:
+        """Keep the n_0 best on entering layer K."""
+        return super().prefill(view) if view.layer == self.layer else None
+
+    def decode(self, view: View) -> Tensor:
+        """Choose on entering layer K; lagged layers see all, those after them what was chosen."""
+        if view.layer == self.layer:
+            chosen = super().decode(view)
+            if not self._lagged:
+                return chosen
+            view.state["chosen"] = chosen
+        return view.present if view.layer in self._lagged else view.state["chosen"]
+
+    @torch.no_grad()
+    def step_rates(self, view: View) -> Tensor:
+        """The most probable rate of each row, or the schedule's."""
+        if self.rates == "schedule":
+            rate = self._schedule[min(view.step, len(self._schedule) - 1)]
+            return torch.full_like(view.visual_tokens, rate, dtype=torch.float64)
+        learned = self._learned.to(view.present.device)
+        logits = learned.rate.step(view.statistics[self.layer - 1].class_mass, view.state)
+        return logits.argmax(dim=-1).double() / learned.config.rates
+
+    @torch.no_grad()
+    def step_scores(self, view: View) -> Tensor:
+        """The learned ranking; else the attention of layer K-1, or of the deepest lagged layer at the step
+        before.
+        """
+        learned = self._learned.to(view.present.device)
+        ranker = learned.decode_ranker if view.step else learned.prefill_ranker
+        lagged = self._lagged if view.step else ()
+        if ranker is None:
+            return view.previous[max(lagged)].scores if lagged else super().step_scores(view)
+        seen = [view.statistics[layer] for layer in range(self.layer)]
+        seen += [view.previous[layer] for layer in lagged]
+        scores: Tensor = ranker([found.head_scores for found in seen])
+        return scores
+
+    @property
+    def _lagged(self) -> tuple[int, ...]:
+        """Layers whose scores at the step before are used; without selection there is no use for them."""
+        return self._learned.config.lagged if self.mode == "select" else ()
+
+    @cached_property
+    def _learned(self) -> Predictor:
+        return load_predictor(Path(self.predictor))
+
+    @cached_property
+    def _schedule(self) -> list[float]:
+        schedule = read_record(Path(self.predictor)).get("schedule")
+        if not (
+            isinstance(schedule, list)
+            and schedule
+            and all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in schedule)
+        ):
+            raise DyrateError(
+                f"{Path(self.predictor) / RECORD_FILE}: schedule: expected the mean rate, from 0 to 1, of "
+                f"each step, not {schedule!r:.80}"
+            )
+        return schedule
+
+    def _check(self, heads: int) -> None:
+        config = self._learned.config
+        if self.layer != config.layer:
+            raise DyrateError(
+                f"{self.label}: layer={self.layer}, but the predictor in {self.predictor} was made for "
+                f"layer={config.layer}"
+            )
+        if heads != config.heads:
+            raise DyrateError(
+                f"{self.label}: the model has {heads} attention heads per layer, but the predictor in "
+                f"{self.predictor} was made for {config.heads}: train one for this model"
+            )
+        if config.lagged and self.mode == "evict":
+            raise DyrateError(
+                f"{self.label}: the predictor in {self.predictor} ranks by the lagged layers "
+                f"{', '.join(map(str, config.lagged))}, which must see every token held: use mode='select'"
+            )
+        if self.rates == "schedule":
+            _ = self._schedule

@@ -1,0 +1,95 @@
+"""Pruning anew at every step of generation: what DyRate and its ablations share."""
+
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from typing import cast
+
+from torch import Tensor
+
+from dyrate.ranking import kept_counts, rounded_share, top
+from dyrate.reduction import DecodeMode, ReductionMethod, View, hyperparameter
+
+
+@dataclass(frozen=True)
+class StepwisePruning(ReductionMethod, ABC):
+    """Drop a share of the visual tokens from layer K on, asked for again at every step.
+
+    At step t a row has a rate R_t and every visual token a score. Of V tokens n_t = round((1 - R_t) V) are
+    wanted, at least round(`minimum` V), and with `monotone` at most n_(t-1).
+
+    Step 0, the prefill, with `prune_prefill`: the n_0 best tokens go on into layer K, the others are gone.
+    Step t >= 1, by `mode`, always among the tokens that layer K still holds:
+    `select` has layers >= K attend to the n_t best of them at this step only;
+    `evict` removes all but the n_t best from the KV caches of layers >= K, for good, in rows where at least
+    `evict_at_least` can go; `none` leaves them alone.
+
+    Subclasses give the rates, and the scores where these are not the attention of layer K-1.
+    """
+
+    layer: int = hyperparameter("prune layer K: the first layer without the dropped tokens", minimum=1)
+    _: KW_ONLY
+    mode: str = hyperparameter(
+        "at decode, `select` tokens for each step, `evict` them for good, or do neither: `none`",
+        default="select",
+        choices=("select", "evict", "none"),
+        label=str,
+    )
+    prune_prefill: bool = hyperparameter("whether tokens are dropped at prefill, too", default=True)
+    minimum: float = hyperparameter(
+        "smallest share of the visual tokens that is kept", default=0.0, minimum=0, maximum=1
+    )
+    monotone: bool = hyperparameter("whether a step never wants more tokens than the last", default=False)
+    evict_at_least: int = hyperparameter(
+        "`evict` waits until so many tokens of a row can go", default=1, minimum=1
+    )
+
+    @abstractmethod
+    def step_rates(self, view: View) -> Tensor:
+        """Return each row's rate at this step (float64 [B], 0..1); asked once per step, in order."""
+
+    def step_scores(self, view: View) -> Tensor:
+        """Return the scores of this step (FloatTensor [B, V]): higher is better; asked after `step_rates`."""
+        return view.statistics[self.layer - 1].scores
+
+    @property
+    def decode_mode(self) -> DecodeMode:
+        """The field `mode`."""
+        return cast(DecodeMode, self.mode)
+
+    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Layer K."""
+        return (self.layer,)
+
+    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Layer K-1."""
+        return (self.layer - 1,)
+
+    def prefill(self, view: View) -> Tensor | None:
+        """Keep the n_0 best; the rate is asked for even where nothing is dropped, for the steps to come."""
+        wanted = self._wanted(view)
+        if not self.prune_prefill:
+            view.state["wanted"] = view.visual_tokens
+            return None
+        return self._best(view, wanted)
+
+    def decode(self, view: View) -> Tensor:
+        """Keep the n_t best of what this layer holds, or, while an eviction is too small, all of it."""
+        wanted = self._wanted(view)
+        keep = self._best(view, wanted)
+        if self.mode == "evict":
+            waits = view.stage.visual_counts - wanted < self.evict_at_least
+            keep |= view.present & waits[:, None]
+        return keep
+
+    def _wanted(self, view: View) -> Tensor:
+        """LongTensor [B]: n_t."""
+        counts = kept_counts(view.visual_tokens, self.step_rates(view))
+        counts = counts.maximum(rounded_share(view.visual_tokens, self.minimum))
+        if self.monotone and view.step:
+            counts = counts.minimum(view.state["wanted"])
+        view.state["wanted"] = counts
+        return counts
+
+    def _best(self, view: View, count: Tensor) -> Tensor:
+        """BoolTensor [B, V]: the `count` [B] best of the tokens that this layer holds."""
+        return top(self.step_scores(view).masked_fill(~view.present, float("-inf")), count)

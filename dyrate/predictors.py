@@ -1,0 +1,247 @@
+"""What DyRate learns: from class mass to a rate, and, as our option, from per-head attention to a ranking.
+
+All of it is a few thousand parameters, kept as `predictor.safetensors` and `predictor.json` in one folder.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from dyrate.errors import DyrateError
+
+CLASSES = 4
+WEIGHTS_FILE, RECORD_FILE = "predictor.safetensors", "predictor.json"
+SCHEMA, VERSION = "dyrate.predictor", 1
+
+Kind = Literal["linear", "mlp", "window", "gru"]
+Ranking = Literal["attention", "linear", "mlp"]
+_LEAST = (("layer", 1), ("heads", 1), ("rates", 2), ("hidden", 1), ("history", 1), ("ranking_hidden", 1))
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """The shape of a predictor, and the place in the model that it was made for."""
+
+    layer: int
+    """Prune layer K >= 1; class mass is that of layer K-1."""
+    heads: int
+    """Query heads of a layer of the model."""
+    kind: Kind = "mlp"
+    """`linear` and `mlp` see the present step, `window` the last `history` steps, `gru` all steps."""
+    rates: int = 20
+    """K_r: the rates are 0, 1/K_r, ..., (K_r - 1)/K_r."""
+    per_head: bool = False
+    """Whether every head's class mass is an input, or their mean only."""
+    hidden: int = 32
+    """Width of the hidden layer; no effect on `linear`."""
+    history: int = 4
+    """Steps that `window` sees, the present one included."""
+    ranking: Ranking = "attention"
+    """How visual tokens are ranked: by layer K-1's mean attention, or by a learned function of the attention
+    of every head of layers 0..K-1.
+    """
+    ranking_hidden: int = 32
+    """Width of the learned ranking's hidden layer; no effect on `linear`."""
+    lagged: tuple[int, ...] = ()
+    """Layers >= K whose attention at the step before also ranks tokens at decode; they see all that is held.
+    """
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lagged", tuple(self.lagged))
+        checks = {name: (_whole(getattr(self, name), least), f"at least {least}") for name, least in _LEAST}
+        checks["kind"] = self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"
+        checks["per_head"] = type(self.per_head) is bool, "true or false"
+        checks["ranking"] = self.ranking in get_args(Ranking), f"one of {', '.join(get_args(Ranking))}"
+        if checks["layer"][0]:
+            fits = all(_whole(layer, self.layer) for layer in self.lagged)
+            checks["lagged"] = fits, f"layers from {self.layer} on"
+        wrong = [
+            f"{name}={getattr(self, name)!r}: expected {expected}"
+            for name, (fits, expected) in checks.items()
+            if not fits
+        ]
+        if wrong:
+            raise DyrateError(f"predictor config: {'; '.join(wrong)}")
+
+    @property
+    def inputs(self) -> int:
+        """Numbers per step that the rate is predicted from."""
+        return CLASSES * (self.heads if self.per_head else 1)
+
+
+def _whole(value: object, least: int) -> bool:
+    """Whether a value, of a record perhaps, is a whole number of at least `least`."""
+    return type(value) is int and value >= least
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std over the last axis, with the mean and std of the training data."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def fit(self, samples: Tensor) -> None:
+        """Take mean and std from FloatTensor [..., width]."""
+        flat = samples.flatten(0, -2)
+        self.mean.copy_(flat.mean(dim=0))
+        self.std.copy_(flat.std(dim=0).clamp_min(1e-4))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Standardise FloatTensor [..., width]."""
+        return (values - self.mean) / self.std
+
+
+class RatePredictor(nn.Module):
+    """Class mass, of one step or of all up to now, to a distribution over the K_r rates."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.standardise = Standardise(config.inputs)
+        width = config.inputs * (config.history if config.kind == "window" else 1)
+        self.recurrent = nn.GRU(width, config.hidden, batch_first=True) if config.kind == "gru" else None
+        self.head: nn.Module
+        if config.kind == "linear":
+            self.head = nn.Linear(width, config.rates)
+        elif config.kind == "gru":
+            self.head = nn.Linear(config.hidden, config.rates)
+        else:
+            self.head = nn.Sequential(
+                nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.rates)
+            )
+
+    def inputs(self, class_mass: Tensor) -> Tensor:
+        """Return FloatTensor [..., inputs] of class mass [..., heads, 4]."""
+        return class_mass.flatten(-2) if self.config.per_head else class_mass.mean(dim=-2)
+
+    def forward(self, class_mass: Tensor) -> Tensor:
+        """Return logits [batch, steps, K_r] of the class mass [batch, steps, heads, 4] of steps 0, 1, ..."""
+        values = self.standardise(self.inputs(class_mass))
+        if self.config.kind == "window":
+            # Before step 0 there is nothing: zeros, the mean of the training data.
+            past = pad(values, (0, 0, self.config.history - 1, 0))
+            values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
+        if self.recurrent is not None:
+            values = self.recurrent(values)[0]
+        logits: Tensor = self.head(values)
+        return logits
+
+    def step(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return logits [batch, K_r] of the next step's class mass [batch, heads, 4].
+
+        `state`, empty at step 0, is what the predictor remembers, tensors [batch, ...]; it is updated.
+        """
+        values = self.standardise(self.inputs(class_mass))
+        if self.config.kind == "window":
+            past = state.get("predictor_past")
+            if past is None:
+                past = values.new_zeros((len(values), self.config.history - 1, values.shape[1]))
+            past = torch.cat([past, values[:, None]], dim=1)
+            state["predictor_past"] = past[:, 1:]
+            values = past.flatten(1)
+        if self.recurrent is not None:
+            hidden = state.get("predictor_hidden")
+            hidden = None if hidden is None else hidden[None].contiguous()
+            values, hidden = self.recurrent(values[:, None], hidden)
+            state["predictor_hidden"], values = hidden[0], values[:, 0]
+        logits: Tensor = self.head(values)
+        return logits
+
+
+class TokenRanker(nn.Module):
+    """The attention that heads of several layers pay to a visual token, to that token's score."""
+
+    def __init__(self, inputs: int, ranking: Ranking, hidden: int) -> None:
+        super().__init__()
+        self.standardise = Standardise(inputs)
+        self.head: nn.Module = (
+            nn.Linear(inputs, 1)
+            if ranking == "linear"
+            else nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        )
+
+    @staticmethod
+    def inputs(head_scores: Sequence[Tensor]) -> Tensor:
+        """Return FloatTensor [..., V, layers * heads] of the attention [..., heads, V] of each layer."""
+        return (torch.cat(list(head_scores), dim=-2).transpose(-1, -2) + 1e-5).log()
+
+    def forward(self, head_scores: Sequence[Tensor]) -> Tensor:
+        """Return scores [..., V]: higher is better."""
+        scores: Tensor = self.head(self.standardise(self.inputs(head_scores)))
+        return scores.squeeze(-1)
+
+
+class Predictor(nn.Module):
+    """A rate predictor, and the rankers of prefill and decode where the ranking is learned."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rate = RatePredictor(config)
+        learned = config.ranking != "attention"
+        shallow, lagged = config.heads * config.layer, config.heads * len(config.lagged)
+        self.prefill_ranker = TokenRanker(shallow, config.ranking, config.ranking_hidden) if learned else None
+        self.decode_ranker = (
+            TokenRanker(shallow + lagged, config.ranking, config.ranking_hidden) if learned else None
+        )
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of learned values."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def save_predictor(predictor: Predictor, folder: Path, record: Mapping[str, Any]) -> None:
+    """Write weights and `record` (recipe, model, curve, provenance) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in predictor.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    document = {"schema": SCHEMA, "version": VERSION, "config": asdict(predictor.config), **record}
+    (folder / RECORD_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the checked content of a predictor's `predictor.json`; a `DyrateError` if it is none."""
+    path = folder / RECORD_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DyrateError(
+            f"there is no predictor in {folder}: train one with `dyrate train-predictor`"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DyrateError(f"{path} cannot be read as a predictor's record: {error}") from None
+    if not isinstance(record, dict) or (record.get("schema"), record.get("version")) != (SCHEMA, VERSION):
+        raise DyrateError(f"{path}: expected a record of schema {SCHEMA}, version {VERSION}")
+    known = {field.name for field in fields(PredictorConfig)}
+    config = record.get("config")
+    if not isinstance(config, dict) or set(config) != known:
+        raise DyrateError(f"{path}: config: expected exactly the keys {', '.join(sorted(known))}")
+    return record
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """Read a predictor in evaluation mode, in float32; a `DyrateError` for a missing or unfit file."""
+    record = read_record(folder)
+    predictor = Predictor(PredictorConfig(**record["config"]))
+    path = folder / WEIGHTS_FILE
+    try:
+        predictor.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise DyrateError(f"{path} is missing beside {RECORD_FILE}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise DyrateError(f"{path} does not fit {RECORD_FILE}: {str(error).splitlines()[0]}") from None
+    return predictor.eval().requires_grad_(False)
