@@ -52,6 +52,17 @@ def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
     }
 
 
+def ask(model: Any, loaded: LoadedTask) -> list[str]:
+    """Let `model` (an `lmms`) answer one task's questions as `run_harness` would; nothing is scored."""
+    from lmms_eval.api import task
+
+    model.task_dict[loaded.name] = loaded.task.dataset
+    with patch.object(task, "tqdm", _no_bar):
+        loaded.task.build_all_requests()
+    answers: list[str] = model.generate_until(loaded.task.instances)
+    return answers
+
+
 def _no_bar(*arguments: Any, **keywords: Any) -> Any:
     """A progress bar that stays away: lmms-eval draws two per task beside the model's own."""
     return tqdm(*arguments, **{**keywords, "disable": True})

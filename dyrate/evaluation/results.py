@@ -202,7 +202,8 @@ def _check(path: Path, result: object) -> None:
         raise ResultError("\n".join(lines))
 
 
-def _load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """Read a JSON file of finite numbers; raises `ResultError`."""
     try:
         return json.loads(path.read_text("utf-8"), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
@@ -224,7 +225,7 @@ def _finite(text: str) -> float:
 def read(path: str | Path) -> Result:
     """Read and check a result file; raises `ResultError` with one line per problem."""
     path = Path(path)
-    result = _load(path)
+    result = load_json(path)
     _check(path, result)
     return cast(Result, result)
 
@@ -233,13 +234,13 @@ def write(path: str | Path, result: Result) -> None:
     """Check a result and write it atomically; equal results give equal bytes."""
     path = Path(path)
     _check(path, result)
-    _write_json(path, result)
+    write_json(path, result)
 
 
 def read_run(path: str | Path) -> RunInformation:
     """Read the run information beside a result; raises `ResultError`."""
     path = Path(path)
-    run = _load(path)
+    run = load_json(path)
     if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
         raise ResultError(f"{path}: schema: should be {RUN_SCHEMA!r}")
     if run.get("version") != VERSION:
@@ -261,10 +262,11 @@ def read_run(path: str | Path) -> RunInformation:
 
 def write_run(path: str | Path, run: RunInformation) -> None:
     """Write the run information atomically."""
-    _write_json(Path(path), run)
+    write_json(Path(path), run)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON atomically, its keys in order; a number that is not finite is a ValueError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)

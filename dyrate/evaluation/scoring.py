@@ -132,6 +132,11 @@ def differences(
     return result
 
 
+def primary_statistic(benchmark: Benchmark, units: Units) -> Statistic:
+    """The metric that the tables show, in its unit; linear in the units' columns for every benchmark here."""
+    return _statistics(benchmark, units)[benchmark.primary.name]
+
+
 def _interval(benchmark: Benchmark, units: Units, metric: str, draws: Mapping[str, Array]) -> Interval:
     if metric not in draws:
         return None, None

@@ -1,0 +1,147 @@
+"""One trace: the unpruned model answers questions, greedily, and where it looks meanwhile is kept."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dyrate.evaluation import provenance
+from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.evaluate import device_name, make_folder
+from dyrate.evaluation.harness import ask
+from dyrate.evaluation.intervals import LEVEL, RESAMPLES
+from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.families import family_of
+from dyrate.fingerprint import fingerprint
+from dyrate.methods.none import NoReduction
+from dyrate.trace import files
+from dyrate.trace.files import Summary, TracedBenchmark, TraceFiles
+from dyrate.trace.recorder import Recorder
+from dyrate.trace.trends import by_layer, curve, grows, trends
+
+if TYPE_CHECKING:
+    from dyrate.evaluation.adapter import DyrateModel
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What to trace, and into which file; `dyrate trace`'s arguments."""
+
+    model: str
+    benchmarks: Sequence[Benchmark]
+    output: Path
+    model_name: str | None = None
+    study: str = "adhoc"
+    tasks: str = "testbed"
+    data: Path | None = None
+    samples: int | None = None
+    batch_size: int = 16
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The model's name in the summary."""
+        return self.model_name or Path(self.model).name
+
+    def command(self) -> str:
+        """The command line that asks for this trace; without `--threads`, as in `Evaluation.command`."""
+        options: dict[str, Any] = {
+            "--study": self.study,
+            "--model": self.model,
+            "--model-name": self.name,
+            "--tasks": self.tasks,
+            "--data": self.data,
+            "--samples": self.samples,
+            "--batch-size": self.batch_size,
+            "--device": self.device,
+            "--dtype": self.dtype,
+            "--seed": self.seed,
+            "--output": self.output,
+        }
+        given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
+        names = [benchmark.name for benchmark in self.benchmarks]
+        return shlex.join(["dyrate", "trace", "--benchmarks", *names, *given])
+
+
+def trace(job: Trace) -> Summary:
+    """Run a trace and write its files; returns the summary. Raises `DyrateError` for unfit arguments."""
+    from dyrate.evaluation.adapter import DyrateModel
+
+    out = TraceFiles.of(job.output)
+    make_folder(job.output.parent)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    method = NoReduction()
+    model = DyrateModel(
+        job.model, method.spec(), device=job.device, dtype=job.dtype, batch_size=job.batch_size
+    )
+    model.recorded = range(len(family_of(model.model).layers))
+    tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
+    recorders = {loaded.benchmark.name: _record(model, loaded) for loaded in tasks}
+    summary = _summary(job, model, tasks, recorders)
+    files.write_mass(out.mass, {name: recorder.samples for name, recorder in recorders.items()})
+    files.write_heads(out.heads, {name: recorder.heads for name, recorder in recorders.items()})
+    files.write_summary(out.summary, summary)
+    return summary
+
+
+def _record(model: "DyrateModel", loaded: LoadedTask) -> Recorder:
+    """Answer one benchmark's questions; samples are named by their row in the benchmark's data."""
+    recorder = Recorder()
+    model.observer = recorder
+    ask(model, loaded)
+    recorder.samples = {loaded.rows[doc]: recorder.samples[doc] for doc in sorted(recorder.samples)}
+    return recorder
+
+
+def _summary(
+    job: Trace, model: "DyrateModel", tasks: Sequence[LoadedTask], recorders: dict[str, Recorder]
+) -> Summary:
+    heads = next(iter(recorders.values())).heads
+    return {
+        "schema": files.SCHEMA,
+        "version": files.VERSION,
+        "study": job.study,
+        "model": job.name,
+        "layers": heads.shape[1],
+        "heads": heads.shape[2],
+        "benchmarks": {
+            loaded.benchmark.name: _traced(loaded, recorders[loaded.benchmark.name], job.seed)
+            for loaded in tasks
+        },
+        "meta": {
+            "command": job.command(),
+            "seed": job.seed,
+            "device": device_name(model),
+            "dtype": job.dtype,
+            "batch_size": job.batch_size,
+            "samples": job.samples,
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "hashes": {
+                "weights": model.weights_hash,
+                "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
+                "code": fingerprint([__name__, "dyrate.reduction"]),
+            },
+            "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
+        },
+    }
+
+
+def _traced(loaded: LoadedTask, recorder: Recorder, seed: int) -> TracedBenchmark:
+    samples = recorder.samples
+    return {
+        "task": loaded.name,
+        "samples": len(samples),
+        "growing": sum(grows(mass) for mass in samples.values()),
+        "steps": sum(len(mass) for mass in samples.values()) / len(samples),
+        "trends": trends(samples, seed),
+        "curve": curve(samples, seed),
+        "img_by_layer": by_layer(samples),
+    }

@@ -1,0 +1,108 @@
+"""`dyrate trace`: where the unpruned model looks while it answers. Imports nothing slow until it runs."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.commands import add_data, add_machine, positive, quiet_libraries
+
+if TYPE_CHECKING:
+    from dyrate.trace.files import Estimate, Summary
+
+SAMPLES = 50
+
+_TRACE = """\
+Record where the unpruned model looks while it answers: the attention mass of each step's newest token on
+system, image, instruction and response tokens, in every layer, up to each answer's end (greedy decoding).
+
+Three files are written, named after --output; the same inputs give the same bytes:
+  testbed-s.json            does visual attention decay as the answer grows? figures with 95% intervals
+  testbed-s.parquet         class mass per benchmark, sample, step and layer; heads averaged
+  testbed-s.heads.parquet   class mass per benchmark, step, layer and head; samples averaged
+"""
+
+_EXAMPLES = """\
+examples:
+  dyrate testbed build --benchmarks nocaps gqa --samples 50 --output data/testbed
+  dyrate trace --model models/testbed-s --benchmarks nocaps gqa --output results/try/testbed-s.json
+  dyrate trace --model llava-hf/llava-1.5-7b-hf --tasks hub --benchmarks nocaps --samples 200 \\
+      --dtype float16 --output results/try/llava-1.5-7b.json
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `dyrate trace`."""
+    trace = subparsers.add_parser(
+        "trace",
+        help="record where a model looks while it answers",
+        description=_TRACE,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = trace.add_argument_group("what")
+    what.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder or hub id")
+    what.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help=", ".join(BENCHMARKS))
+    what.add_argument(
+        "--samples", type=positive, default=SAMPLES, metavar="N", help=f"per benchmark ({SAMPLES})"
+    )
+    add_data(trace)
+    add_machine(trace)
+    result = trace.add_argument_group("result")
+    result.add_argument("--output", type=Path, required=True, metavar="FILE", help="the summary, a .json")
+    result.add_argument("--study", default="adhoc", metavar="NAME", help="written into the summary (adhoc)")
+    result.add_argument("--model-name", metavar="NAME", help="written into the summary (the folder's name)")
+    trace.set_defaults(run=_trace)
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    benchmarks = select(arguments.benchmarks)
+    quiet_libraries()
+    from dyrate.trace.collect import Trace, trace
+
+    job = Trace(
+        model=arguments.model,
+        benchmarks=benchmarks,
+        output=arguments.output,
+        model_name=arguments.model_name,
+        study=arguments.study,
+        tasks=arguments.tasks,
+        data=arguments.data,
+        samples=arguments.samples,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        seed=arguments.seed,
+    )
+    print("\n".join(lines(trace(job))))
+    print(f"\n{job.output}")
+    return 0
+
+
+def lines(summary: "Summary") -> list[str]:
+    """The summary as lines of text: image mass at the first step and in the last quarter of the answers."""
+    layers, head = summary["layers"], f"{'benchmark':<12}{'n':>5}{'steps':>7}{'first':>8}{'last':>8}"
+    found = [
+        f"{summary['model']}: attention on the image, in percent, mean over {layers} layers",
+        "",
+        f"{head}   {'last - first':<24}rank correlation with the step",
+    ]
+    for name, benchmark in summary["benchmarks"].items():
+        line = f"{name:<12}{benchmark['samples']:>5}{benchmark['steps']:>7.1f}"
+        if benchmark["trends"] is None:
+            long = f"{benchmark['growing']} of {benchmark['samples']} answers are long enough"
+            found.append(f"{line}   does not apply: {long} to grow")
+            continue
+        trend = benchmark["trends"]["img"]
+        line += f"{100 * trend['first']:>8.1f}{100 * trend['last']:>8.1f}"
+        change = _estimate(trend["difference"], 100, 1)
+        found.append(f"{line}   {change:<24}{_estimate(trend['rank_correlation'], 1, 2)}")
+    return found
+
+
+def _estimate(estimate: "Estimate", scale: float, digits: int) -> str:
+    value = f"{scale * estimate['value']:+.{digits}f}"
+    if estimate["low"] is None or estimate["high"] is None:
+        return value
+    return f"{value} [{scale * estimate['low']:+.{digits}f}, {scale * estimate['high']:+.{digits}f}]"
