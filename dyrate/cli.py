@@ -14,8 +14,10 @@ def parser() -> argparse.ArgumentParser:
     """Build the argument parser; imports only the light `commands` modules."""
     from dyrate.evaluation import commands as evaluation
     from dyrate.methods import commands as methods
+    from dyrate.predictor_training import commands as predictor_training
     from dyrate.report import commands as report
     from dyrate.testbed import commands as testbed
+    from dyrate.trace import commands as trace
 
     top = argparse.ArgumentParser(
         prog="dyrate",
@@ -23,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The whole study: `make report`. Each sub-command explains itself: `dyrate evaluate --help`.",
     )
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (methods, evaluation, testbed, report):
+    for part in (methods, evaluation, trace, predictor_training, testbed, report):
         part.register(subparsers)
     return top
 

@@ -1,0 +1,102 @@
+"""One training job: a model, a recipe and data, into a folder with the predictor and its record."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation import checkpoint, provenance
+from dyrate.predictor_training.batch import Encoder
+from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
+from dyrate.predictor_training.recipe import Recipe
+from dyrate.predictor_training.teacher import teacher
+from dyrate.predictor_training.trainer import Trainer
+from dyrate.predictor_training.validation import validate
+from dyrate.predictors import save_predictor
+
+RUN_FILE = "predictor.run.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """`dyrate train-predictor`'s arguments."""
+
+    model: str
+    recipe: Recipe
+    output: Path
+    data: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+
+
+def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] | None:
+    """Train, or go on training, a predictor; write it, its record, and what the run took.
+
+    `stop_after` ends the call after so many steps, as a kill would. Returns the record, None if it stopped.
+    Times and hardware go into `predictor.run.json`; the other files are the same for the same job.
+    Raises `DyrateError` for unfit arguments, and for a checkpoint of another job in the folder.
+    """
+    import torch
+
+    started = perf_counter()
+    recipe = job.recipe
+    if job.limit is not None and (job.data is None or job.limit < 2):
+        raise DyrateError(f"--limit {job.limit}: expected at least 2, the entries of --data to use")
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    device = checkpoint.choose_device(job.device)
+    examples: Examples = (
+        TestbedExamples(recipe.seed, recipe.caption_share)
+        if job.data is None
+        else FileExamples(job.data, recipe.seed, recipe.validation_examples, job.limit)
+    )
+    folder = checkpoint.locate(job.model)
+    processor = checkpoint.load_processor(folder)
+    model = checkpoint.load_model(folder, device, job.dtype)
+    try:
+        job.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DyrateError(f"--output {job.output}: cannot be made a folder: {error.strerror}") from None
+    facts = {
+        "model": {
+            "name": Path(job.model).name,
+            "weights": checkpoint.content_hash(folder),
+            "dtype": job.dtype,
+        },
+        "data": examples.description,
+    }
+    with teacher(model) as frozen:
+        encode = Encoder(processor, model, recipe.longest_answer)
+        trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
+        finished = trainer.run(stop_after)
+        if not finished:
+            return None
+        found = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
+    record = {
+        "recipe": asdict(recipe),
+        **facts,
+        **found,
+        "parameters": trainer.predictor.parameters_count,
+        "curve": trainer.progress.curve,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    save_predictor(trainer.predictor, job.output, record)
+    run = {
+        "schema": "dyrate.predictor_run",
+        "version": 1,
+        "seconds": round(perf_counter() - started, 1),
+        "resumed": trainer.progress.resumed,
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    (job.output / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    trainer.remove_checkpoint()
+    return record

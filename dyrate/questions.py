@@ -1,0 +1,113 @@
+"""Files of questions about images, with or without answers: JSON lines and parquet."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dyrate.errors import DyrateError
+
+
+def questions_from(path: Path) -> Iterator[tuple[Any, str]]:
+    """Yield (PIL image, question) of a JSON-lines or parquet file with the fields `image` and `question`.
+
+    In JSON lines `image` is a path, relative to the file; in parquet it is a Hugging Face Image.
+    """
+    for image, (question,) in _entries(path, ("question",)):
+        yield image, question
+
+
+def answered_questions_from(path: Path) -> Iterator[tuple[Any, str, str]]:
+    """Yield (PIL image, question, answer) of a file as for `questions_from`, with the field `answer` too."""
+    for image, (question, answer) in _entries(path, ("question", "answer")):
+        yield image, question, answer
+
+
+def _entries(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
+    """Yield the image and the text fields `texts` of every entry."""
+    if path.suffix == ".parquet":
+        yield from _from_parquet(path, texts)
+    elif path.suffix in (".jsonl", ".json"):
+        yield from _from_json_lines(path, texts)
+    else:
+        raise DyrateError(f"--data {path}: expected a .jsonl or .parquet file")
+
+
+def _from_json_lines(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
+    try:
+        lines = _read(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DyrateError(f"--data {path}: expected UTF-8 text ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"--data {path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DyrateError(f"{where}: {line!r:.80} is not JSON ({error})") from None
+        match entry:
+            case {"image": str() as image} if (found := _texts(entry, texts)) is not None:
+                yield _decoded(_read(path.parent / image), where), found
+            case _:
+                fields = "".join(f', "{name}": text' for name in texts)
+                raise DyrateError(f'{where}: {line!r:.80}; expected {{"image": path{fields}}}')
+
+
+def _from_parquet(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(_read(path)))
+    except pa.ArrowInvalid as error:
+        raise DyrateError(f"--data {path}: not a parquet file ({error})") from None
+    columns = set(file.schema_arrow.names)
+    if missing := {"image", *texts} - columns:
+        raise DyrateError(
+            f"--data {path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(columns))}"
+        )
+    batches = file.iter_batches(batch_size=16, columns=["image", *texts])
+    entries = (entry for batch in batches for entry in batch.to_pylist())
+    for row, entry in enumerate(entries):
+        where = f"--data {path}, row {row}"
+        found = _texts(entry, texts)
+        match entry:
+            case {"image": {"bytes": bytes() as data}} if data and found is not None:
+                yield _decoded(data, where), found
+            case {"image": {"path": str() as image}} if found is not None:
+                yield _decoded(_read(path.parent / image), where), found
+            case _:
+                raise DyrateError(
+                    f"{where}: {entry!r:.80}; expected a text {' and '.join(f'`{name}`' for name in texts)} "
+                    "and a Hugging Face Image, a struct of `bytes` and `path`, as `image`"
+                )
+
+
+def _texts(entry: dict[str, Any], names: tuple[str, ...]) -> list[str] | None:
+    """The entry's text fields; None if one of them is missing or no text."""
+    found = [entry.get(name) for name in names]
+    return (
+        [text for text in found if isinstance(text, str)] if all(isinstance(t, str) for t in found) else None
+    )
+
+
+def _decoded(data: bytes, where: str) -> Any:
+    """Return the PIL image in `data`, in RGB; `where` it came from goes into the error."""
+    from PIL import Image, ImageFile, UnidentifiedImageError
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval, once imported, has Pillow fill up broken images
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError:
+        raise DyrateError(f"{where}: the {len(data)} bytes of the image are of no known format") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DyrateError(f"{where}: the image cannot be decoded ({error})") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DyrateError(f"--data: cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,124 @@
+"""Claims: a predictor says the same step by step and all at once, and is on disk what it was in memory."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+from dyrate.predictors import PredictorConfig, load_predictor, read_record, save_predictor
+from tests.training.classroom import HEADS, wild_predictor
+
+
+def masses(batch: int = 3, steps: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return torch.rand((batch, steps, HEADS, 4), generator=generator).softmax(-1)
+
+
+@pytest.mark.parametrize("per_head", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "linear"},
+        {"kind": "mlp"},
+        {"kind": "window"},
+        {"kind": "window", "history": 1},
+        {"kind": "window", "history": 9},
+        {"kind": "gru"},
+    ],
+    ids=lambda config: "-".join(map(str, config.values())),
+)
+@torch.no_grad()
+def test_steps_one_by_one_equal_all_at_once(config, per_head) -> None:
+    rate, mass = wild_predictor(per_head=per_head, **config).rate, masses()
+    state: dict[str, Tensor] = {}
+    one_by_one = torch.stack([rate.step(mass[:, step], state) for step in range(mass.shape[1])], dim=1)
+    torch.testing.assert_close(one_by_one, rate(mass), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["window", "gru"])
+@torch.no_grad()
+def test_the_memory_of_a_row_goes_where_the_row_goes(kind) -> None:
+    rate, mass = wild_predictor(kind=kind).rate, masses()
+    state: dict[str, Tensor] = {}
+    for step in range(4):
+        rate.step(mass[:, step], state)
+    rows = torch.tensor([2, 2, 0])
+    state = {name: value[rows] for name, value in state.items()}
+    moved = rate.step(mass[rows, 4], state)
+    torch.testing.assert_close(moved, rate(mass[rows])[:, 4], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "later"), [("linear", 1), ("mlp", 1), ("window", 4), ("gru", 6)])
+@torch.no_grad()
+def test_how_far_back_a_predictor_looks(kind, later) -> None:
+    """A change at step 0 shows at the steps that see step 0, and at no other."""
+    rate, mass = wild_predictor(kind=kind).rate, masses()
+    changed = mass.clone()
+    changed[:, 0] = changed[:, 0].flip(-1)
+    differs = (rate(mass) != rate(changed)).any(-1).any(0).tolist()
+    assert differs[0]
+    assert not any(differs[later:]) or kind == "gru"
+    assert differs[later - 1]
+
+
+@torch.no_grad()
+def test_a_ranker_scores_each_token_by_its_own_attention_alone() -> None:
+    ranker = wild_predictor(ranking="mlp").decode_ranker
+    layers = [torch.rand(2, HEADS, 10), torch.rand(2, HEADS, 10)]
+    scores = ranker(layers)
+    assert scores.shape == (2, 10)
+    order = torch.randperm(10)
+    torch.testing.assert_close(ranker([layer[..., order] for layer in layers]), scores[:, order])
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path) -> None:
+    predictor = wild_predictor(kind="gru", ranking="linear", lagged=(3, 5))
+    save_predictor(predictor, tmp_path, {"schedule": [0.5]})
+    loaded = load_predictor(tmp_path)
+    assert loaded.config == predictor.config
+    assert all(torch.equal(v, predictor.state_dict()[k]) for k, v in loaded.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert read_record(tmp_path)["schedule"] == [0.5]
+    first = (tmp_path / "predictor.safetensors").read_bytes()
+    save_predictor(loaded, tmp_path / "again", {"schedule": [0.5]})
+    assert (tmp_path / "again" / "predictor.safetensors").read_bytes() == first
+
+
+def test_a_predictor_is_small() -> None:
+    assert wild_predictor(kind="gru", ranking="mlp", per_head=True).parameters_count < 10_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "predictor.json").unlink(), "train one with"),
+        (lambda folder: (folder / "predictor.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "predictor.json").write_text("{}"), "schema dyrate.predictor"),
+        (lambda folder: (folder / "predictor.safetensors").unlink(), "is missing beside"),
+        (lambda folder: (folder / "predictor.safetensors").write_bytes(b"12345678"), "does not fit"),
+        (lambda folder: change(folder, hidden=7), "does not fit"),
+        (lambda folder: change(folder, kind="lstm"), "kind='lstm'"),
+        (lambda folder: change(folder, layer="2"), "layer='2'"),
+        (lambda folder: change(folder, depth=3), "expected exactly the keys"),
+    ],
+)
+def test_damaged_predictors_are_explained(damage, message, tmp_path) -> None:
+    save_predictor(wild_predictor(), tmp_path, {})
+    damage(tmp_path)
+    with pytest.raises(DyrateError, match=message):
+        load_predictor(tmp_path)
+
+
+def change(folder, **config) -> None:
+    path = folder / "predictor.json"
+    record = json.loads(path.read_text())
+    record["config"] |= config
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("field", ["layer", "heads", "rates", "hidden", "history", "ranking_hidden"])
+def test_unfit_configs_are_explained(field) -> None:
+    with pytest.raises(DyrateError, match=f"{field}=0: expected at least"):
+        PredictorConfig(**{"layer": 2, "heads": 4, field: 0})

@@ -1,0 +1,222 @@
+"""Claims: one teacher-forced pass with hard rates is what inference computes; only the predictor learns."""
+
+import pytest
+import torch
+
+from dyrate.errors import DyrateError
+from dyrate.methods.dyrate import DyRate
+from dyrate.methods.none import NoReduction
+from dyrate.predictor_training.batch import NO_TARGET, Batch
+from dyrate.predictor_training.gates import Pruning, Relaxation, gumbel, hard
+from dyrate.predictor_training.lesson import answer_loss, ranking_loss, teach, token_scores
+from dyrate.predictor_training.teacher import teacher
+from dyrate.predictors import save_predictor
+from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
+from tests.training.classroom import answers_of, forced, tiny_batch, wild_predictor
+
+ROWS, LENGTHS = [7, 3, 5], [6, 4, 2]
+
+
+def generated_logits(model, method, record=()):
+    answers = answers_of(LENGTHS)
+    with method(model, record) as run:
+        made = model.generate(
+            **tiny_inputs(ROWS),
+            max_new_tokens=max(LENGTHS),
+            do_sample=False,
+            logits_processor=forced(answers),
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return torch.stack(made.logits, dim=1), run
+
+
+@pytest.mark.parametrize("text", ["llama", "mistral", "qwen2"])
+def test_unpruned_logits_and_class_mass_are_those_of_generate(text: str) -> None:
+    model = tiny_llava(text=text, kv_heads=2)
+    batch = tiny_batch(ROWS, LENGTHS)
+    expected, run = generated_logits(model, NoReduction(), record=[1, 4])
+    with teacher(model) as frozen:
+        logits, statistics = frozen.observe(batch, [1, 4])
+    assert (logits - expected)[batch.asked].abs().max() < 1e-4
+    for layer in (1, 4):
+        mass = torch.stack(list(run.class_mass[layer]), dim=1)
+        assert (statistics[layer].class_mass - mass)[batch.asked].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("prune_prefill", [True, False])
+@pytest.mark.parametrize("mode", ["evict", "select"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "linear"},
+        {"kind": "mlp", "per_head": True, "layer": 3},
+        {"kind": "window", "history": 3, "ranking": "linear"},
+        {"kind": "gru", "ranking": "mlp", "layer": 1},
+    ],
+    ids=lambda config: config["kind"],
+)
+def test_hard_rates_in_training_equal_inference(config, mode, prune_prefill, tmp_path) -> None:
+    model = tiny_llava(kv_heads=2)
+    for seed in range(2):
+        predictor = wild_predictor(seed, **config)
+        save_predictor(predictor, tmp_path, {"schedule": [0.5]})
+        method = DyRate(
+            layer=predictor.config.layer, predictor=str(tmp_path), mode=mode, prune_prefill=prune_prefill
+        )
+        expected, _ = generated_logits(model, method)
+        batch = tiny_batch(ROWS, LENGTHS)
+        with teacher(model) as frozen, torch.no_grad():
+            lesson = teach(frozen, predictor, Pruning(mode, prune_prefill), batch, hard)
+        assert (lesson.logits - expected)[batch.asked].abs().max() < 1e-4
+        rates = lesson.rate_logits.argmax(-1)[batch.asked]
+        assert len(rates.unique()) > 1, "the claim is about rates that differ"
+
+
+def test_minimum_and_monotone_equal_inference(tmp_path) -> None:
+    model, predictor = tiny_llava(), wild_predictor(1)
+    save_predictor(predictor, tmp_path, {"schedule": [0.5]})
+    method = DyRate(predictor=str(tmp_path), minimum=0.3, monotone=True)
+    expected, _ = generated_logits(model, method)
+    batch = tiny_batch(ROWS, LENGTHS)
+    with teacher(model) as frozen, torch.no_grad():
+        lesson = teach(frozen, predictor, Pruning("select", minimum=0.3, monotone=True), batch, hard)
+    assert (lesson.logits - expected)[batch.asked].abs().max() < 1e-4
+
+
+def test_lagged_layers_see_what_the_prefill_left_and_rank_one_step_later() -> None:
+    """With a rate of 0 nothing is pruned, so even the stand-in for lagged attention is exact."""
+    model, predictor = tiny_llava(), wild_predictor(0, lagged=(4,), ranking="mlp")
+    with torch.no_grad():
+        predictor.rate.head[-1].bias.copy_(torch.tensor([1e4] + [0.0] * 7))
+    batch = tiny_batch(ROWS, LENGTHS)
+    with teacher(model) as frozen, torch.no_grad():
+        unpruned, statistics = frozen.observe(batch, range(6))
+        lesson = teach(frozen, predictor, Pruning(), batch, hard)
+        assert (lesson.logits - unpruned)[batch.asked].abs().max() < 1e-4
+        plain = wild_predictor(0, lagged=(4,))
+        scores = token_scores(plain, statistics, statistics)
+    torch.testing.assert_close(scores[:, 0], statistics[1].head_scores[:, 0].mean(1))
+    torch.testing.assert_close(scores[:, 1:], statistics[4].head_scores[:, :-1].mean(2))
+
+
+@pytest.mark.parametrize("mode", ["evict", "select"])
+@pytest.mark.parametrize("kind", ["linear", "mlp", "window", "gru"])
+def test_gradients_reach_the_predictor_and_nothing_else(kind: str, mode: str) -> None:
+    model, predictor = tiny_llava(), wild_predictor(kind=kind)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = tiny_batch(ROWS, LENGTHS)
+    noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
+    with teacher(model) as frozen:
+        lesson = teach(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0))
+        answer_loss(lesson.logits, batch).backward()
+    gradients = [parameter.grad for parameter in predictor.rate.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 1e-4
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_gradient_of_a_soft_gate_is_right() -> None:
+    """Against finite differences of the loss in the logits of the rates."""
+    model, batch = tiny_llava(num_layers=3).double(), tiny_batch([4, 6], [3, 2])
+    predictor = wild_predictor(kind="linear").double()
+    noise = gumbel((2, batch.steps, 8), torch.Generator().manual_seed(0)).double()
+    batch = Batch(batch.input_ids, batch.prompt, batch.pixel_values.double(), batch.targets)
+    bias = predictor.rate.head.bias
+
+    def loss() -> torch.Tensor:
+        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 3.0, "soft"))
+        return answer_loss(lesson.logits, batch)
+
+    with teacher(model) as frozen:
+        loss().backward()
+        numeric, width = [], 1e-3
+        for index in range(4):
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    bias[index] += sign * width
+                    values.append(loss())
+                    bias[index] -= sign * width
+            numeric.append((values[0] - values[1]) / (2 * width))
+    torch.testing.assert_close(bias.grad[:4].float(), torch.stack(numeric).float(), rtol=0.05, atol=1e-4)
+
+
+def test_rankers_learn_what_deep_layers_look_at() -> None:
+    model, predictor = tiny_llava(), wild_predictor(ranking="mlp", lagged=(4,))
+    batch = tiny_batch([4, 6, 5, 3], [5, 3, 2, 4])
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-2)
+    losses = []
+    with teacher(model) as frozen:
+        for _ in range(60):
+            loss = ranking_loss(frozen, predictor, batch)
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+    assert min(losses) >= 0, "a divergence"
+    assert all(parameter.grad is None for parameter in predictor.rate.parameters())
+
+
+def test_after_the_block_the_model_is_as_before_even_after_an_error() -> None:
+    model = tiny_llava().train()
+    implementation = model.model.language_model.config._attn_implementation
+    with pytest.raises(ZeroDivisionError), teacher(model):
+        _ = 1 / 0
+    assert model.model.language_model.config._attn_implementation == implementation
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_answer_of_n_tokens_weighs_the_root_of_n() -> None:
+    batch = tiny_batch(ROWS, [9, 4, 1])
+    torch.testing.assert_close(batch.weights.sum(1), torch.tensor([3.0, 2.0, 1.0]))
+    assert (batch.weights[batch.targets == NO_TARGET] == 0).all()
+
+
+def test_unfit_batches_are_explained() -> None:
+    inputs = tiny_inputs([4, 6])
+    with pytest.raises(DyrateError, match="no tokens"):
+        Batch.of(inputs, [[5], []], IMAGE)
+    inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+    with pytest.raises(DyrateError, match="pad on the left"):
+        Batch.of(inputs, [[5], [6]], IMAGE)
+
+
+def test_two_images_in_a_row_have_gates_of_their_own() -> None:
+    model, predictor = tiny_llava(), wild_predictor()
+    batch = Batch.of(tiny_inputs([4, 6], images=[2, 1]), answers_of([3, 2]), IMAGE)
+    with teacher(model) as frozen, torch.no_grad():
+        lesson = teach(frozen, predictor, Pruning(), batch, hard)
+    assert lesson.gates.steps.shape == (2, 3, 2 * VISUAL_TOKENS)
+    assert (lesson.gates.steps[1, :, VISUAL_TOKENS:] == 0).all()
+    assert lesson.logits.isfinite().all()
+
+
+def gradient_of(device: str, dtype: torch.dtype) -> torch.Tensor:
+    model, predictor = tiny_llava(kv_heads=2).to(device, dtype), wild_predictor(kind="linear").to(device)
+    prompts = {name: value.to(device) for name, value in tiny_inputs(ROWS).items()}
+    prompts["pixel_values"] = prompts["pixel_values"].to(dtype)
+    batch = Batch.of(prompts, answers_of(LENGTHS), IMAGE)
+    noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0)).to(device)
+    with teacher(model) as frozen:
+        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, "soft"))
+        answer_loss(lesson.logits, batch).backward()
+    return predictor.rate.head.bias.grad.cpu()
+
+
+def test_a_model_in_bfloat16_teaches_too() -> None:
+    gradient = gradient_of("cpu", torch.bfloat16)
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.norm() > 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_gradient_that_the_cpu_gives() -> None:
+    expected = gradient_of("cpu", torch.float32)
+    assert (gradient_of("cuda", torch.float32) - expected).norm() < 1e-3 * expected.norm()
+    assert gradient_of("cuda", torch.bfloat16).isfinite().all()
