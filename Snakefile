@@ -1,5 +1,5 @@
 # A study from its config to its report: `snakemake --cores all` runs the testbed.
-# What to run, on what, and where it lands is decided in dyrate/study.py; the rules only say how.
+# What to run, on what, and where it lands is decided in dyrate/study; the rules only say how.
 import shlex
 import sys
 from pathlib import Path
@@ -30,7 +30,9 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/testbed.smk"
+include: "workflow/rules/predictors.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/trace.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -38,6 +40,7 @@ rule all:
     default_target: True
     input:
         study.results,
+        traces,
         rules.tables.output,
         rules.report.output,
     localrule: True

@@ -242,6 +242,8 @@ def _result(
                 "weights": model.weights_hash,
                 "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
                 "code": provenance.result_code(model.method.spec()),
+                # Of a trained predictor, which the spec only names.
+                **({"method": model.method.content_hash} if model.method.content_hash else {}),
             },
             "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
         },

@@ -77,6 +77,7 @@ class Hashes(TypedDict, total=False):
     weights: str  # weights, configuration and tokenizer of the checkpoint
     data: dict[str, str]  # per benchmark: its parquet file, or the dataset's fingerprint
     code: str  # the runtime, the method's own file and the evaluation
+    method: str  # of the files that the method's spec names, such as a trained predictor; absent if none
 
 
 class Meta(TypedDict):

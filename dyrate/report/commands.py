@@ -13,14 +13,16 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Add the two commands to `dyrate`."""
     tables = subparsers.add_parser(
         "tables",
-        help="Tables I and II of a study, as CSV and HTML",
-        description="Reads the result files of a study, writes table1.csv, table2.csv and their HTML twins: "
-        "measured figures with intervals beside the ones that the paper prints.",
+        help="the tables of a study, as CSV and HTML",
+        description="Reads the result files of a study and writes Tables I to III (table1, table2, table3) "
+        "and the ablations (ablation_strategy, ablation_decoding, ablation_predictor), as .csv and .html: "
+        "measured figures with intervals beside the printed ones. And equal_budget.csv: DyRate against each "
+        "competitor at the same budget of visual tokens, per benchmark.",
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tables.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
-    tables.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the four files")
+    tables.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
     tables.set_defaults(run=_tables)
 
     report = subparsers.add_parser(
@@ -38,15 +40,17 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def _tables(arguments: argparse.Namespace) -> int:
     from dyrate.report import tidy
+    from dyrate.report.contents import gather
     from dyrate.report.measured import load
     from dyrate.report.page import table_page
-    from dyrate.report.tables import table1, table2
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
     measurements = load(study)
+    contents = gather(study, measurements)
     _make_folder(arguments.output)
-    for table in (table1(study, measurements), table2(study, measurements)):
+    tidy.write_standings(contents.standings, arguments.output / "equal_budget.csv")
+    for table in contents.tables:
         tidy.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
         page.write_text(table_page(table, study, measurements), encoding="utf-8")

@@ -1,49 +1,13 @@
-"""The report's figures, drawn by matplotlib as SVG text that takes its colours from the page."""
+"""What is lost against the unpruned model, and for which budget: two kinds of figure."""
 
-import io
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from statistics import fmean
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
 from dyrate.report.measured import NONE, Measurement, budget, primary, unpruned, verdict
 from dyrate.report.tables import heading
 
-# Stand-ins in the drawing; the SVG text refers to the page's custom properties instead, so dark mode works.
-COLOURS = {
-    "#111111": "var(--ink)",
-    "#777777": "var(--muted)",
-    "#cccccc": "var(--line)",
-    "#0000aa": "var(--model-0)",
-    "#aa5500": "var(--model-1)",
-    "#006644": "var(--model-2)",
-    "#880088": "var(--model-3)",
-    "#fefefe": "var(--paper)",
-}
-INK, MUTED, LINE, *MODELS, PAPER = COLOURS
-MARKERS = "oDs^"
 LONGEST = 36  # characters of a label
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "dyrate",
-    "text.parse_math": False,  # labels come from configs: a dollar sign is a dollar sign
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": LINE,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-}
 
 
 def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
@@ -77,7 +41,7 @@ def differences(
     ]
     if not points:
         return None
-    with _figure(3.3, 0.55 + 0.235 * len(benchmarks)) as (figure, axes):
+    with canvas(3.3, 0.55 + 0.235 * len(benchmarks)) as (figure, axes):
         axes.axvline(0, color=MUTED, linewidth=0.8)
         spread = 0.36 / max(len(models), 1)
         for benchmark, model, value, low, high, significant in points:
@@ -100,7 +64,7 @@ def differences(
         axes.tick_params(length=0)
         axes.grid(axis="x", color=LINE, linewidth=0.5)
         axes.set_axisbelow(True)
-        return _svg(figure, name)
+        return as_svg(figure, name)
 
 
 def tradeoff(
@@ -121,7 +85,7 @@ def tradeoff(
     if not points:
         return None
     colour = MODELS[models.index(model) % len(MODELS)]
-    with _figure(3.5, 3.0) as (figure, axes):
+    with canvas(3.5, 3.0) as (figure, axes):
         low, high = min(0.0, *(y for _, y, _ in points)) - 3, max(105.0, *(y + 5 for _, y, _ in points))
         axes.set_ylim(low, high)
         axes.set_xlim(-4, 106)
@@ -142,7 +106,7 @@ def tradeoff(
         axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
-        return _svg(figure, name)
+        return as_svg(figure, name)
 
 
 def _relative_difference(
@@ -191,27 +155,3 @@ def _placed(
             at -= line / 4
         taken.append((left, left + width, at))
         yield x, y, at, label, right
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        yield figure, axes
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element, byte for byte the same each time, its ids prefixed with `name`."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(?<= id=")', f"{name}-", text)
-    text = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", text)
-    for stand_in, colour in COLOURS.items():
-        text = text.replace(stand_in, colour)
-    return text

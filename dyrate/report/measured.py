@@ -20,7 +20,7 @@ from dyrate.evaluation.results import (
     read,
     read_run,
 )
-from dyrate.study import Study
+from dyrate.study import Job, Study
 
 NONE = "none"
 CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
@@ -28,11 +28,12 @@ CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """One result file; `run` is None where the producer left no run information."""
+    """One result file; `run` is None without run information, `job` where no job of the study made it."""
 
     files: ResultFiles
     result: Result
     run: RunInformation | None
+    job: Job | None = None
 
     @property
     def key(self) -> str:
@@ -60,6 +61,17 @@ class Measurement:
         return decoding_slug(self.result["decoding"])
 
     @property
+    def group(self) -> str:
+        """The tables that it belongs to: the study says so, and of other producers' it is `main`."""
+        return self.job.method.group if self.job else "main"
+
+    @property
+    def predicts_rate(self) -> bool:
+        """Whether a trained predictor sets the rate, from the attention of the step at hand."""
+        spec = self.result["method"]
+        return "predictor" in spec and spec.get("rates", "predicted") == "predicted"
+
+    @property
     def control(self) -> bool:
         """Whether the method only shows what a budget or an image is worth."""
         return self.method in CONTROLS
@@ -83,7 +95,8 @@ def load(study: Study) -> tuple[Measurement, ...]:
     Raises `ResultError` for a result of another study, or of the testbed's tasks in a study of others (and
     the other way round): its figures would be shown as what they are not.
     """
-    measurements = tuple(_load(Path(path)) for path in study.results)
+    jobs = {job.result: job for job in study.jobs}
+    measurements = tuple(_load(Path(path), jobs.get(path)) for path in study.results)
     if lines := [line for m in measurements for line in _misplaced(m, study)]:
         raise ResultError("\n".join(lines))
     return measurements
@@ -124,9 +137,9 @@ def units(name: str, benchmark: BenchmarkResult) -> int | None:
     return benchmark.get("units", benchmark["samples"] if whole else None)
 
 
-def _load(path: Path) -> Measurement:
+def _load(path: Path, job: Job | None) -> Measurement:
     files = ResultFiles.beside(path)
-    return Measurement(files, read(path), read_run(files.run) if files.run.exists() else None)
+    return Measurement(files, read(path), read_run(files.run) if files.run.exists() else None, job)
 
 
 def span(counts: Iterable[int | None]) -> str:

@@ -10,12 +10,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures
+from dyrate.report import figures, pareto
+from dyrate.report.attention import attention
+from dyrate.report.cells import Table
+from dyrate.report.claims import default_standings
+from dyrate.report.contents import gather
+from dyrate.report.drawing import CURVES
+from dyrate.report.equal_budget import Standing
 from dyrate.report.gallery import cards
 from dyrate.report.measured import Measurement, source
 from dyrate.report.provenance import facts
 from dyrate.report.summary import lines
-from dyrate.report.tables import Table, heading, table1, table2
+from dyrate.report.tables import heading
 from dyrate.study import Study
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -28,20 +34,25 @@ def table_page(table: Table, study: Study, measurements: Sequence[Measurement]) 
 
 def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
     """The self-contained report of a study: the same text for the same result files."""
-    tables = (table1(study, measurements), table2(study, measurements))
+    contents = gather(study, measurements)
+    main = [m for m in measurements if m.group == "main"]
     questions, captions = (
         [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
         for caption in (False, True)
     )
-    model, gallery = cards(measurements, study.benchmarks, _data(study))
+    model, gallery = cards(main, study.benchmarks, _data(study))
     return _render(
         "report.html",
-        tables=tables,
-        summary=lines(measurements, study.benchmarks),
+        tables=[table for table in contents.tables if table.measured],
+        left_out=[table for table in contents.tables if not table.measured],
+        claims=contents.claims,
+        standings=_by_default(contents.standings),
+        curves=_curves(study, measurements),
+        summary=lines(main, study.benchmarks),
         differences=[
             (" / ".join(dict.fromkeys(m.label for m in shown)), Markup(svg))
-            for i, shown in enumerate(figures.panels(measurements))
-            if (svg := figures.differences(shown, measurements, study.benchmarks, f"d{i}"))
+            for i, shown in enumerate(figures.panels(main))
+            if (svg := figures.differences(shown, main, study.benchmarks, f"d{i}"))
         ],
         tradeoffs=[
             (f"{title}, {m}", Markup(svg))
@@ -49,13 +60,67 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
                 ("Questions and short answers", questions, "prefill"),
                 ("Captions", captions, "decode"),
             )
-            for i, m in enumerate(dict.fromkeys(m.model for m in measurements))
-            if (svg := figures.tradeoff(m, measurements, names, phase, f"{phase}{i}"))
+            for i, m in enumerate(dict.fromkeys(m.model for m in main))
+            if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}"))
         ],
+        attention=attention(study),
         gallery=gallery,
         gallery_model=model,
         **_context(study, measurements),
     )
+
+
+Grouped = list[tuple[Measurement, list[Standing]]]
+
+
+def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Grouped]]:
+    """Per model the standings of its default DyRate, and those of its other settings, by setting."""
+    defaults = {id(s) for found in default_standings(standings).values() for s in found}
+    models: dict[str, tuple[dict[Measurement, list[Standing]], dict[Measurement, list[Standing]]]] = {}
+    for standing in standings:
+        first, others = models.setdefault(standing.mine.model, ({}, {}))
+        (first if id(standing) in defaults else others).setdefault(standing.mine, []).append(standing)
+    return {name: (list(first.items()), list(others.items())) for name, (first, others) in models.items()}
+
+
+def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """The pictures of quality against retained tokens per model, the mean first, and the curves' colours."""
+    models = list(dict.fromkeys(m.model for m in measurements))
+    found = {
+        model: {name: pareto.curves(model, measurements, name) for name in (None, *study.benchmarks)}
+        for model in models
+    }
+    # Without DyRate there is nothing to compare, and without a second setting there is no curve.
+    drawn = {model: panels for model, panels in found.items() if "DyRate" in panels[None]}
+    labels = dict.fromkeys(
+        label for panels in drawn.values() for curves in panels.values() for label in curves
+    )
+    # The first colour is DyRate's alone.
+    colours = {label: 1 + (i - 1) % (len(CURVES) - 1) if i else 0 for i, label in enumerate(labels)}
+    return {
+        "colours": colours,
+        "means": [
+            (
+                model,
+                len(pareto.averaged(model, measurements)),
+                Markup(_panel(panels[None], colours, None, f"p{i}")),
+            )
+            for i, (model, panels) in enumerate(drawn.items())
+        ],
+        "panels": {
+            model: [
+                Markup(_panel(curves, colours, name, f"p{i}-{name}"))
+                for name, curves in panels.items()
+                if name and curves
+            ]
+            for i, (model, panels) in enumerate(drawn.items())
+        },
+    }
+
+
+def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
+    title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
+    return pareto.figure(curves, colours, title, key)
 
 
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
@@ -65,7 +130,7 @@ def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any
         "facts": facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "heading": heading,
-        "many_decodings": len({m.decoding for m in measurements}) > 1,
+        "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     }
@@ -88,6 +153,7 @@ def _environment() -> Environment:
     environment.filters["number"] = number
     environment.filters["signed"] = signed
     environment.filters["share"] = share
+    environment.filters["capfirst"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 

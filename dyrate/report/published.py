@@ -51,6 +51,31 @@ def table2() -> tuple[PublishedRow, ...]:
     return tuple(rows)
 
 
+@cache
+def table3() -> tuple[PublishedRow, ...]:
+    """Table III, FLOPs, latency and NoCaps CIDEr, in print order; `group` is the model."""
+    return tuple(
+        PublishedRow(line.pop("model"), line.pop("method"), _values(line), frozenset())
+        for line in _lines("table3_efficiency.csv")
+    )
+
+
+@cache
+def strategy() -> tuple[PublishedRow, ...]:
+    """The ablation of pruning strategies: NoCaps CIDEr and FLOPs; the paper names no model."""
+    return _ablation("ablation_strategy.csv")
+
+
+@cache
+def decoding() -> tuple[PublishedRow, ...]:
+    """The ablation of decoding strategies, DyRate alone: NoCaps CIDEr; the paper names no model."""
+    return _ablation("ablation_decoding.csv")
+
+
+def _ablation(name: str) -> tuple[PublishedRow, ...]:
+    return tuple(PublishedRow("", line.pop("strategy"), _values(line), frozenset()) for line in _lines(name))
+
+
 def _lines(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))

@@ -1,9 +1,11 @@
-"""A table as CSV: one line per row and benchmark, measured and published side by side."""
+"""Tables as CSV: one line per row and benchmark."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
-from dyrate.report.tables import Cell, Column, Row, Table
+from dyrate.report.cells import Cell, Column, Row, Table, TextColumn
+from dyrate.report.equal_budget import Comparison, Standing
 
 FIELDS = (
     "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples", "units",
@@ -12,19 +14,78 @@ FIELDS = (
 )  # fmt: skip
 
 
+BUDGET_FIELDS = (
+    "model", "method", "decoding", "competitor", "benchmark", "phase", "budget", "prefill_share",
+    "decode_share", "mixture", "metric", "unit", "units", "value", "competitor_value",
+    "difference", "difference_low", "difference_high", "verdict", "result",
+)  # fmt: skip
+
+
 def write(table: Table, path: Path) -> None:
-    """Write the table; empty fields are what was not measured, or not published."""
+    """Write the table; empty fields are what was not measured, or not published.
+
+    A text column is the field of its key, and what the paper prints in it that of its key with `published_`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [name for column in table.text_columns for name in _text_fields(column)]
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(stream, (*FIELDS, *texts), lineterminator="\n")
         writer.writeheader()
         for group, rows in table.groups:
             for row in rows:
-                for column, cell in zip(table.columns, row.cells, strict=True):
+                for column, cell in row.pairs(table.columns):
                     if cell.measured or cell.published:
                         writer.writerow(
-                            {"group": group} | _published(row, column, cell) | _measured(row, column, cell)
+                            {"group": group}
+                            | _published(row, column, cell)
+                            | _measured(row, column, cell)
+                            | _texts(table, row)
                         )
+
+
+def write_standings(standings: Iterable[Standing], path: Path) -> None:
+    """Write the comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, BUDGET_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_compared(c) for standing in standings for c in standing.comparisons)
+
+
+def _compared(c: Comparison) -> dict[str, object]:
+    return {
+        "model": c.mine.model,
+        "method": c.mine.label,
+        "decoding": c.mine.decoding,
+        "competitor": c.competitor,
+        "benchmark": c.benchmark,
+        "phase": c.phase,
+        "budget": c.budget,
+        "prefill_share": c.own.prefill,
+        "decode_share": c.own.decode,
+        "mixture": " + ".join(f"{weight:.4f} {m.label}" for weight, m in c.parts),
+        "metric": c.mine.result["benchmarks"][c.benchmark]["primary"],
+        "unit": c.unit,
+        "units": len(c.whole.units),
+        "value": c.score,
+        "competitor_value": c.competitor_score,
+        "difference": c.difference["value"],
+        "difference_low": c.difference["low"],
+        "difference_high": c.difference["high"],
+        "verdict": c.verdict,
+        "result": c.mine.files.result.as_posix(),
+    }
+
+
+def _text_fields(column: TextColumn) -> tuple[str, ...]:
+    return (column.key, f"published_{column.key}") if column.published else (column.key,)
+
+
+def _texts(table: Table, row: Row) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for column, cell in row.text_pairs(table.text_columns):
+        fields |= dict(zip(_text_fields(column), (cell.measured, cell.published), strict=False))
+    return fields
 
 
 def _published(row: Row, column: Column, cell: Cell) -> dict[str, object]:

@@ -57,7 +57,8 @@ class Project:
         study = Study.read(self.folder / config)
         fake.write_study(study, self.folder)
         # As old as if jobs had made them in their order.
-        for age, paths in ((200, study.data_files), (100, [study.jobs[0].result])):
+        trained = [path for predictor in study.trainings for path in predictor.files]
+        for age, paths in ((200, study.data_files), (150, trained), (100, [study.jobs[0].result])):
             for path in paths:
                 made = (self.folder / path).stat().st_mtime - age
                 os.utime(self.folder / path, (made, made))
@@ -90,8 +91,10 @@ def _finish(project: Project) -> None:
     study = Study.read(project.folder / "config/smoke.yaml")
     fake.write_study(study, project.folder / "made-up")
     results = "made-up/results/smoke/{wildcards.model}/{wildcards.method}"
+    predictor = "made-up/results/smoke/predictors/{wildcards.model}/{wildcards.predictor}"
     for rule, copying in (
         ("testbed", "cp made-up/data/smoke/*.parquet {params.output} #"),
+        ("predictors", f"cp {predictor}/* $(dirname {{output.record}}) #"),
         ("evaluate", f"cp {results}/* $(dirname {{output.result}}) #"),
     ):
         project.edit(f"workflow/rules/{rule}.smk", '"python -m', f'"{copying} python -m')

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 
@@ -67,16 +68,27 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
     output = project.snakemake("-n", "--forceall", "--config", "samples=5")
 
     todo = rules_to_run(output)
-    assert todo == {"build_benchmarks": 1, "evaluate": len(study.jobs), "study": 1, "tables": 1, "report": 1}
-    assert output.count("--samples 5") == 1 + len(study.jobs)
+    traces = todo.pop("trace")
+    assert todo == {
+        "build_benchmarks": 1,
+        "train_predictor": len(study.trainings),
+        "evaluate": len(study.jobs),
+        "study": 1,
+        "tables": 1,
+        "report": 1,
+    }
+    assert output.count("--samples 5") == 1 + len(study.jobs) + traces
 
 
 def test_the_papers_study_is_planned_offline(project):
     output = project.snakemake("-n", "--configfile", "config/paper.yaml")
 
-    assert rules_to_run(output) == {"evaluate": 17, "study": 1, "tables": 1, "report": 1}
+    todo = rules_to_run(output)
+    assert (todo["evaluate"], todo["train_predictor"]) == (19, 2)
     assert "testbed-s" not in output, "the default study leaks into the named one"
-    assert output.count(", 1 GPU)") == 17
+    assert output.count(", 1 GPU)") >= 19 + 2
+    assert output.count("--data data/paper/train.jsonl") == 2
+    assert output.count("--dtype bfloat16") == 2, "in float16 the gates of training have no gradient"
 
 
 def test_a_mistake_in_the_config_is_one_clear_line(project):
@@ -91,7 +103,12 @@ def test_snakemakes_own_report_holds_the_tables(finished):
     finished.snakemake(*SMOKE, "--report", "items.html")
 
     page = (finished.folder / "items.html").read_text(encoding="utf-8")
-    for item in ("table1.csv", "table1.html", "table2.csv", "table2.html", "index.html"):
+    tables = ("table1", "table2", "table3", "ablation_strategy", "ablation_decoding", "ablation_predictor")
+    for item in (
+        *(f"{key}.{kind}" for key in tables for kind in ("csv", "html")),
+        "equal_budget.csv",
+        "index.html",
+    ):
         assert item in page
     assert "I: questions and short answers" in page
     assert "not comparable in value" in page
@@ -106,7 +123,7 @@ def test_two_settings_of_one_decoding_are_planned_apart(project):
 
     output = project.snakemake("-n", *SMOKE)
 
-    assert rules_to_run(output)["evaluate"] == 6
+    assert rules_to_run(output)["evaluate"] == 8
     assert "results/smoke/testbed-s/none/top_p-top_p=0.7.json" in output
 
 
@@ -119,7 +136,46 @@ def test_an_edited_file_of_a_task_folder_reruns_the_jobs(finished):
 
     task.write_text("task: gqa # other data")
 
-    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 3
+    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 4
+
+
+def test_a_predictors_code_and_files_rerun_what_uses_them_and_no_more(finished):
+    folder = finished.folder / "results/smoke/predictors/testbed-s/hasty"
+
+    finished.edit("dyrate/predictor_training/train.py", "import ", "import json as _\nimport ")
+    todo = rules_to_run(finished.snakemake("-n", *SMOKE))
+    assert todo["train_predictor"] == todo["evaluate"] == 1
+
+    finished.edit("dyrate/predictor_training/train.py", "import json as _\nimport ", "import ")
+    (folder / "predictor.safetensors").write_bytes(b"other weights")
+    assert rules_to_run(finished.snakemake("-n", *SMOKE)) == {"evaluate": 1, "tables": 1, "report": 1}
+
+
+def test_a_shipped_predictor_is_used_until_it_shall_be_trained_again(finished):
+    shipped = finished.folder / "predictors/smoke/testbed-s/hasty"
+    shutil.copytree(finished.folder / "results/smoke/predictors/testbed-s/hasty", shipped)
+
+    output = finished.snakemake("-n", *SMOKE)
+    assert rules_to_run(output) == {"evaluate": 1, "tables": 1, "report": 1}
+    assert '"predictor": "predictors/smoke/testbed-s/hasty"' in output
+
+    finished.snakemake(*SMOKE)
+    for path in shipped.iterdir():
+        os.utime(path)  # as in a fresh clone
+    assert "Nothing to be done" in finished.snakemake("-n", *SMOKE)
+    (shipped / "predictor.safetensors").write_bytes(b"other weights")
+    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 1
+
+    todo = rules_to_run(finished.snakemake("-n", *SMOKE, "--config", "retrain=1", "--forceall"))
+    assert todo["train_predictor"] == 1
+
+
+def test_a_mistake_in_a_recipe_is_refused_before_anything_runs(project):
+    project.edit("config/smoke.yaml", "ranking_steps: 4", "ranking_stepss: 4")
+
+    output = project.snakemake("-n", *SMOKE, status=1)
+
+    assert "predictors: hasty: unknown key 'ranking_stepss'; did you mean 'ranking_steps'?" in output
 
 
 # As much of conda as Snakemake asks for: an environment whose Python only says that it is one.

@@ -1,22 +1,20 @@
-"""The embedded study with made-up results in a temporary folder."""
+"""A study like the embedded one, with made-up results in a temporary folder."""
 
 from contextlib import chdir
-from pathlib import Path
 
 import pytest
 
+from dyrate.report.contents import gather
 from dyrate.report.measured import load
 from dyrate.report.page import report_page
 from dyrate.study import Study
 from tests.report import fake
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Study.read(REPOSITORY / "config/testbed.yaml")
+    return Study.of(fake.CONFIG)
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def measurements(study, tmp_path):
 def page(tmp_path_factory):
     """The report page of that study, rendered once."""
     folder = tmp_path_factory.mktemp("page")
-    study = Study.read(REPOSITORY / "config/testbed.yaml")
+    study = Study.of(fake.CONFIG)
     with chdir(folder):
         fake.write_study(study, folder)
         return report_page(study, load(study))
@@ -39,6 +37,19 @@ def page(tmp_path_factory):
 def small(tmp_path, monkeypatch):
     """A study of three jobs and its measurements."""
     monkeypatch.chdir(tmp_path)
-    study = Study.read(REPOSITORY / "config/smoke.yaml")
+    methods = [fake.CONFIG["methods"][i] for i in (0, 2, 5)]
+    models = fake.CONFIG["models"][:1]
+    study = Study.of({**fake.CONFIG, "study": "smoke", "models": models, "methods": methods, "samples": 6})
     fake.write_study(study, tmp_path)
     return study, load(study)
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory):
+    """The study with DyRate and its ablations in a folder of its own: study, measurements, contents."""
+    folder = tmp_path_factory.mktemp("compared")
+    study = Study.of(fake.WITH_DYRATE)
+    with chdir(folder):
+        fake.write_study(study, folder, images=False)
+        measurements = load(study)
+        yield study, measurements, gather(study, measurements)

@@ -15,30 +15,98 @@ from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
 from dyrate.evaluation.scoring import Sample
-from dyrate.study import Job, Study
+from dyrate.study import Job, Predictor, Study
 
-LEVEL = {"none": 1.0, "fastv": 0.985, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8}
+LEVEL = {
+    "none": 1.0, "fastv": 0.985, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8,
+    "dyrate": 0.99, "fixed_prune": 0.9, "depth_prune": 0.9,
+}  # fmt: skip
 LAYERS, V = {"testbed-s": 8, "testbed-m": 12}, 144.0
+RATES = {"default": 0.6, "lean": 0.9}  # of DyRate, by predictor
+DOCS = 8
+CAPTIONS = ["nocaps", "flickr30k", "coco2017"]
+CONFIG: dict[str, Any] = {
+    "study": "testbed",
+    "models": [
+        {"name": "testbed-s", "path": "models/testbed-s", "published": "LLaVA-1.5-7B"},
+        {"name": "testbed-m", "path": "models/testbed-m", "published": "LLaVA-1.5-13B"},
+    ],
+    "methods": [
+        {"name": "none", "published": {"table1": "LLaVA v1.5", "table2": "Original"}},
+        {"name": "fastv", "layer": 3, "rate": 0.5, "published": {"table2": "FastV(K=3,R=0.5)"}},
+        {
+            "name": "fastv",
+            "layer": 2,
+            "rate": 0.5,
+            "published": {"table1": "FastV", "table2": "FastV(K=2,R=0.5)"},
+        },
+        *(
+            {
+                "name": "vtw",
+                "layer": layer,
+                "models": [model],
+                "published": {"table1": "VTW", "table2": "VTW(K=16,R=1)"},
+            }
+            for layer, model in ((4, "testbed-s"), (6, "testbed-m"))
+        ),
+        {"name": "random", "layer": 2, "rate": 0.5},
+        {"name": "uniform", "layer": 2, "rate": 0.5},
+        {"name": "downsample", "rate": 0.5},
+        {"name": "text_only"},
+    ],
+    "benchmarks": [
+        "gqa", "vizwiz", "sqa", "vqav2", "textvqa", "pope", "mmb", "mme", *CAPTIONS,
+    ],
+}  # fmt: skip
+DYRATE = {"name": "dyrate", "predictor": "default", "layer": 2}
+# The same study with DyRate, a sweep and the ablations.
+WITH_DYRATE: dict[str, Any] = {
+    **CONFIG,
+    "predictors": [
+        {"name": "default", "layer": 2, "kind": "mlp", "budget_weight": 0.1},
+        {"name": "lean", "layer": 2, "kind": "mlp", "budget_weight": 1.0},
+        {"name": "gru", "layer": 2, "kind": "gru", "budget_weight": 0.1},
+    ],
+    "methods": [
+        *CONFIG["methods"],
+        {**DYRATE, "published": {"table1": "DyRate", "table2": "DyRate"}},
+        {**DYRATE, "predictor": "lean", "group": "budget"},
+        {"name": "fastv", "layer": 2, "rate": 0.75, "group": "budget"},
+        {
+            "name": "depth_prune",
+            "benchmarks": CAPTIONS,
+            "group": "strategy",
+            "published": {"strategy": "Ours(DP)"},
+        },
+        {"name": "none", "benchmarks": CAPTIONS, "decodings": ["beam-2"], "group": "decoding"},
+        {**DYRATE, "benchmarks": CAPTIONS, "decodings": ["beam-2"], "group": "decoding"},
+        {**DYRATE, "predictor": "gru", "benchmarks": ["gqa", "nocaps"], "group": "predictor"},
+        {**DYRATE, "rates": "schedule", "benchmarks": ["gqa", "nocaps"], "group": "predictor"},
+    ],
+}
 
 
 def label(spec: Mapping[str, Any]) -> str:
     fields = {"layer": "K", "rate": "R"}
-    inside = ", ".join(f"{fields.get(k, k)}={v}" for k, v in spec.items() if k != "name")
-    name = {"fastv": "FastV", "vtw": "VTW", "none": "Unpruned"}.get(spec["name"], spec["name"])
+    shown = {**spec, "predictor": Path(spec["predictor"]).name} if "predictor" in spec else spec
+    inside = ", ".join(f"{fields.get(k, k)}={v}" for k, v in shown.items() if k != "name")
+    names = {"fastv": "FastV", "vtw": "VTW", "none": "Unpruned", "dyrate": "DyRate"}
+    name = names.get(spec["name"], spec["name"])
     return f"{name} ({inside})" if inside else name
 
 
 def tokens(spec: Mapping[str, Any], layers: int) -> list[float]:
-    kept = V * (1 - spec.get("rate", 0.0 if spec["name"] == "none" else 1.0))
+    default = {"none": 0.0, "dyrate": RATES.get(Path(spec.get("predictor", "")).name, 0.5)}
+    kept = V * (1 - spec.get("rate", default.get(spec["name"], 1.0)))
     first = spec.get("layer", 0)
     return [V] * first + [kept] * (layers - first)
 
 
 def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) -> dict[str, Any]:
-    spec, model = dict(job.method.spec), job.model.name
+    spec, model = job.spec, job.model.name
     chance = random.Random(f"{spec} {model}")
     found = {}
-    for name in benchmarks or study.benchmarks:
+    for name in benchmarks or job.method.benchmarks:
         benchmark = BENCHMARKS[name]
         top = {"points": 1450.0, "x100": 118.0}.get(benchmark.primary.unit, 84.0)
         top *= random.Random(name).uniform(0.85, 1.1) * (1.06 if model == "testbed-m" else 1.0)
@@ -119,22 +187,34 @@ QUESTIONS = {
 
 def answers(job: Job, study: Study) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
-    for name in study.benchmarks:
+    for name in job.method.benchmarks:
         question, reference = QUESTIONS.get(name, ("How many stars are there?", "3"))
-        for doc in range(3):
+        kind = BENCHMARKS[name].kind
+        for doc in range(DOCS):
             right = random.Random(f"{job.stem} {name} {doc}").random() < LEVEL.get(job.method.name, 0.3)
-            kind = BENCHMARKS[name].group == "caption"
             sample = Sample(
                 doc_id=doc,
-                unit=str(doc),
-                stratum="",
+                unit=str(doc // {"circular": 4, "pairs": 2}.get(kind, 1)),
+                stratum="color" if kind == "pairs" else "",
                 prompt=f"{question}\nAnswer the question using a single word or phrase.",
                 answer=reference if right else " ".join(reversed(reference.split())) + " maroon",
                 references=[reference],
-                scores={"CIDEr": 1.2 if right else 0.3} if kind else {"exact_match": float(right)},
+                scores=sample_scores(kind, right),
             )
             found.setdefault(name, []).append(sample)
     return found
+
+
+def sample_scores(kind: str, right: bool) -> dict[str, float]:
+    """What the scoring of that kind of benchmark keeps of a sample."""
+    one = float(right)
+    return {
+        "match": {"exact_match": one},
+        "yes_no": {"accuracy": one, "yes": one, "hit": one, "miss": 1 - one},
+        "circular": {"accuracy": one},
+        "pairs": {"correct": one},
+        "caption": {"CIDEr": 1.2 if right else 0.3, "ROUGE_L": 0.5},
+    }[kind]
 
 
 def write_job(job: Job, study: Study, root: Path, **changes: Any) -> ResultFiles:
@@ -148,10 +228,22 @@ def write_job(job: Job, study: Study, root: Path, **changes: Any) -> ResultFiles
 def write_study(study: Study, root: Path, images: bool = True) -> None:
     for job in study.jobs:
         write_job(job, study, root)
+    for predictor in study.trainings:
+        write_predictor(predictor, root)
     for path in study.data_files if images else ():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        rows = [{"image": {"bytes": scene(f"{path}{i}"), "path": None}} for i in range(3)]
+        rows = [{"image": {"bytes": scene(f"{path}{i}"), "path": None}} for i in range(DOCS)]
         pq.write_table(pa.Table.from_pylist(rows), root / path)
+
+
+def write_predictor(predictor: Predictor, root: Path) -> None:
+    """What a training leaves behind, as far as a study reads it."""
+    record, weights = (root / path for path in predictor.files)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(
+        json.dumps({"recipe": {**predictor.recipe, "seed": 0}, "model": {"weights": "made up"}})
+    )
+    weights.write_bytes(b"weights")
 
 
 def scene(seed: str) -> bytes:

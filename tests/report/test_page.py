@@ -122,9 +122,9 @@ def test_each_measured_row_links_to_its_command(page):
         re.findall(r'<details id="(command-[^"]+)"', page),
     )
 
-    assert len(links) == 2 * 16
+    assert len(links) == 3 * 16
     assert set(links) == set(ids)
-    assert text_of(page).count("dyrate evaluate --model models/testbed-s") == 2 * 8
+    assert text_of(page).count("dyrate evaluate --model models/testbed-s") == 3 * 8
 
 
 def test_ids_are_unique(page):

@@ -9,6 +9,9 @@ rule evaluate:
         # A fresh clone has new times on the same weights: their content is a parameter instead.
         model=lambda w: ancient(study.job(*w).model.files),
         baseline=lambda w: study.baseline(study.job(*w)) or [],
+        # So has a predictor that comes with it; others are a rule's to make.
+        shipped=lambda w: ancient(study.job(*w).predictor_files(shipped=True)),
+        trained=lambda w: study.job(*w).predictor_files(shipped=False),
     output:
         # The response log stands beside these, undeclared, so that a killed job's answers outlive it.
         result=f"results/{study.name}/{{model}}/{{method}}/{{decoding}}.json",
@@ -40,6 +43,7 @@ rule evaluate:
         arguments=lambda w: study.arguments(study.job(*w)),
         tasks=study.tasks_content,
         weights=lambda w: study.job(*w).model.content,
+        predictor=lambda w: study.job(*w).predictor_content,
         code=lambda w: study.code(study.job(*w)),
     message:
         "{wildcards.model}: {wildcards.method}, {wildcards.decoding} ({threads} threads, {resources.gpu} GPU)"

@@ -17,24 +17,38 @@ rule study:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
 
+# Key of a table's files, which is also that of its caption, and how Snakemake's own report labels it.
+TABLES = {
+    "table1": "I: questions and short answers",
+    "table2": "II: captioning",
+    "table3": "III: efficiency",
+    "ablation_strategy": "ablation: pruning strategy",
+    "ablation_decoding": "ablation: decoding",
+    "ablation_predictor": "ablation: predictor",
+}
+
+
 rule tables:
     input:
         study=rules.study.output,
         results=study.results,
     output:
         **{
-            f"table{number}_{kind}": report(
-                f"results/{study.name}/tables/table{number}.{kind}",
-                caption=f"../report/table{number}.rst",
+            f"{key}_{kind}": report(
+                f"results/{study.name}/tables/{key}.{kind}",
+                caption=f"../report/{key}.rst",
                 category="Tables",
                 labels={"table": label, "format": kind},
             )
-            for number, label in (
-                (1, "I: questions and short answers"),
-                (2, "II: captioning"),
-            )
+            for key, label in TABLES.items()
             for kind in ("csv", "html")
         },
+        equal_budget=report(
+            f"results/{study.name}/tables/equal_budget.csv",
+            caption="../report/equal_budget.rst",
+            category="Tables",
+            labels={"table": "DyRate at equal budget", "format": "csv"},
+        ),
     log:
         f"results/{study.name}/logs/tables.log",
     benchmark:
@@ -56,6 +70,7 @@ rule report:
     input:
         study=rules.study.output,
         results=study.results,
+        traces=traces,
     output:
         report(
             f"reports/{study.name}/index.html",

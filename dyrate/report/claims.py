@@ -1,0 +1,195 @@
+"""Whether the paper's claims hold here, in sentences made from the results, whichever way they fall."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.results import Difference
+from dyrate.report.ablations import DYRATE
+from dyrate.report.equal_budget import Standing
+from dyrate.report.measured import Measurement, budget, unpruned
+from dyrate.report.paired import Answers, mean_interval
+
+WINS, KEPT, THIRD, TENTH = 8, 99.0, 1 / 3, 0.1
+SLACK = 0.005  # a share that is printed as 33% is a third
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, what was found on each model, and whether it holds on all of them (None: no evidence)."""
+
+    claim: str
+    found: tuple[str, ...]
+    holds: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """The finding in a word or two."""
+        return {True: "holds here", False: "does not hold here", None: "cannot be told here"}[self.holds]
+
+
+def claims(
+    measurements: Sequence[Measurement], standings: Sequence[Standing], answers: Answers
+) -> tuple[Claim, ...]:
+    """The three claims, over all models that have a DyRate row; none without one."""
+    dyrate = [m for m in measurements if m.method == DYRATE and m.decoding == measurements[0].decoding]
+    models = list(dict.fromkeys(m.model for m in dyrate))
+    if not models:
+        return ()
+    by_model = {model: [m for m in dyrate if m.model == model] for model in models}
+    captions = [name for name, known in BENCHMARKS.items() if known.group == "caption"]
+    return (
+        _claim(
+            f"At equal budget DyRate beats FastV on at least {WINS} of 10 benchmarks",
+            [_against_fastv(model, standings) for model in models],
+        ),
+        _claim(
+            "DyRate keeps 99% of the unpruned score at a third of the visual tokens",
+            [
+                _kept(model, settings, measurements, answers, None, THIRD, _mean_share(measurements))
+                for model, settings in by_model.items()
+            ],
+        ),
+        _claim(
+            "On captions it does so at a tenth of them at decode",
+            [
+                _kept(model, settings, measurements, answers, captions, TENTH, _pruned_share(measurements))
+                for model, settings in by_model.items()
+            ],
+        ),
+    )
+
+
+def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
+    """Per model the standings of its default DyRate, the first of Tables I and II."""
+    defaults: dict[str, Measurement] = {}
+    for standing in standings:
+        if standing.mine.group == "main":
+            defaults.setdefault(standing.mine.model, standing.mine)
+    return {model: [s for s in standings if s.mine is mine] for model, mine in defaults.items()}
+
+
+def _claim(claim: str, found: Sequence[tuple[str, bool | None]]) -> Claim:
+    decided = [holds for _, holds in found if holds is not None]
+    return Claim(claim, tuple(text for text, _ in found), all(decided) if decided else None)
+
+
+def _against_fastv(model: str, standings: Sequence[Standing]) -> tuple[str, bool | None]:
+    mine = [s for s in default_standings(standings).get(model, []) if s.settings[0].method == "fastv"]
+    if not mine:
+        return f"on {model} no FastV curve reaches DyRate's budget", None
+    best = max(mine, key=lambda s: (len(s.comparisons), len(s.settings)))
+    wins, losses, total = best.count("win"), best.count("loss"), len(best.comparisons)
+    return (
+        f"on {model}, {best.mine.label} is above {best.competitor} on {wins} of {total} benchmarks and below "
+        f"it on {losses}, by intervals that exclude zero; its score is the higher one on {best.ahead}, and "
+        f"the mean difference is {_percent(best.mean, sign=True)} of the unpruned score",
+        wins >= WINS,
+    )
+
+
+Share = Callable[[Measurement, Sequence[str]], tuple[float, str] | None]
+
+
+def _kept(
+    model: str,
+    settings: Sequence[Measurement],
+    among: Sequence[Measurement],
+    answers: Answers,
+    benchmarks: Sequence[str] | None,
+    limit: float,
+    share: Share,
+) -> tuple[str, bool | None]:
+    """The best of the settings that spend at most `limit`, over the unpruned model's benchmarks."""
+    whole = unpruned(settings[0], among)
+    names = [
+        name
+        for name in (whole.result["benchmarks"] if whole else ())
+        if name in BENCHMARKS and (benchmarks is None or name in benchmarks)
+    ]
+    known = [
+        (*spent, kept, m)
+        for m in settings
+        if names and (spent := share(m, names)) and (kept := kept_of_unpruned(m, names, among, answers))
+    ]
+    if not known:
+        return f"on {model} no setting was measured on all benchmarks that this needs", None
+    lean = [entry for entry in known if entry[0] <= limit + SLACK]
+    if not lean:
+        _, where, kept, m = min(known, key=lambda entry: entry[0])
+        return (
+            f"on {model} no setting spends so little: the leanest, {m.label}, spends {where} and keeps "
+            f"{_percent(kept)}",
+            False,
+        )
+    _, where, kept, m = max(lean, key=lambda entry: entry[2]["value"])
+    return (
+        f"on {model} {_best_of(len(lean))} within it, {m.label}, keeps {_percent(kept)} and spends {where}",
+        kept["value"] >= KEPT,
+    )
+
+
+def kept_of_unpruned(
+    m: Measurement, names: Sequence[str], among: Sequence[Measurement], answers: Answers
+) -> Difference | None:
+    """Mean score in percent of the unpruned model's; None where a benchmark or its answers are missing."""
+    whole = unpruned(m, among)
+    found = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
+    pairs = [(a, b) for a, b in found if a and b and b.value and a.units.names == b.units.names]
+    if len(pairs) < len(names):
+        return None
+    # Over the unpruned score itself: a resample in which that is zero would have no ratio.
+    low, high = mean_interval([100 * (1 + (a.draws - b.draws) / b.value) for a, b in pairs])
+    return {"value": fmean(100 * a.value / b.value for a, b in pairs), "low": low, "high": high}
+
+
+def _mean_share(among: Sequence[Measurement]) -> Share:
+    """The larger one of the shares at prefill and decode, true means over layers."""
+
+    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
+        spent = budget(m, names, among)
+        shares = [value for value in (spent.prefill, spent.decode) if value is not None]
+        text = f"{_share(spent.prefill)} at prefill and {_share(spent.decode)} at decode"
+        return (max(shares), text) if shares else None
+
+    return share
+
+
+def _pruned_share(among: Sequence[Measurement]) -> Share:
+    """The share at decode in the prune layer and those after it: the layers before it always see all."""
+
+    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
+        first, found = int(m.result["method"].get("layer", 0)), []
+        for name in names:
+            tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
+            if tokens and tokens["decode"] and tokens["total"]:
+                found.append(fmean(tokens["decode"][first:]) / tokens["total"])
+        if not found:
+            return None
+        spent = budget(m, names, among)
+        text = (
+            f"{_share(fmean(found))} at decode from layer {first} on ({_share(spent.decode)} over all "
+            f"layers) and {_share(spent.prefill)} at prefill"
+        )
+        return fmean(found), text
+
+    return share
+
+
+def _best_of(count: int) -> str:
+    return "the only setting" if count == 1 else f"the best of {count} settings"
+
+
+def _share(value: float | None) -> str:
+    return "nothing known" if value is None else f"{100 * value:.0f}%"
+
+
+def _percent(found: Difference, sign: bool = False) -> str:
+    def number(value: float) -> str:
+        return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
+
+    text = f"{number(found['value'])}%"
+    if found["low"] is None or found["high"] is None:
+        return text
+    return f"{text} ({number(found['low'])} to {number(found['high'])})"

@@ -1,0 +1,40 @@
+"""Everything that a study's results say, computed once for the CSV files and for the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dyrate.report.ablations import decoding_table, predictor_table, strategy_table
+from dyrate.report.cells import Table
+from dyrate.report.claims import Claim, claims
+from dyrate.report.equal_budget import Standing, standings
+from dyrate.report.measured import Measurement
+from dyrate.report.paired import Answers
+from dyrate.report.tables import table1, table2, table3
+from dyrate.study import Study
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A study's tables, its comparison at equal budget, and what becomes of the paper's claims."""
+
+    tables: tuple[Table, ...]
+    standings: tuple[Standing, ...]
+    claims: tuple[Claim, ...]
+
+
+def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
+    """Fill in all tables, and compare what can be compared."""
+    answers = Answers(study.config["seed"])
+    found = standings(measurements, answers)
+    return Contents(
+        tables=(
+            table1(study, measurements),
+            table2(study, measurements),
+            table3(study, measurements),
+            strategy_table(study, measurements),
+            decoding_table(study, measurements),
+            predictor_table(study, measurements, answers),
+        ),
+        standings=found,
+        claims=claims(measurements, found, answers),
+    )

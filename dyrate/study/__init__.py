@@ -1,0 +1,11 @@
+"""A study: its config file read and checked, its jobs listed, and where each result stands.
+
+Torch-free, so that Snakemake parses in a second; how a job is evaluated is `dyrate.evaluation`'s business,
+and how a predictor is trained that of `dyrate train-predictor`.
+"""
+
+from dyrate.study.entries import Job, Method, Model, Predictor
+from dyrate.study.schema import StudyError
+from dyrate.study.study import Study
+
+__all__ = ["Job", "Method", "Model", "Predictor", "Study", "StudyError"]

@@ -1,0 +1,121 @@
+"""What a config of the right shape may still get wrong: unknown names, and results that would clash."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dyrate import registry
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.decoding import decoding_spec
+from dyrate.report import published
+from dyrate.study.schema import meant
+
+if TYPE_CHECKING:
+    from dyrate.study.study import Study
+
+Name = TypeVar("Name", str, tuple[str, str])
+SOURCES = ("testbed", "hub")
+NONE = "none"
+
+
+def problems(study: "Study") -> Iterator[str]:
+    """Yield a line, with its key, for each name that is unknown, given twice, or without a counterpart."""
+    yield from _benchmarks(study)
+    yield from _models(study)
+    yield from _decodings(study)
+    yield from _methods(study)
+    yield from _predictors(study)
+    yield from _unprinted(study)
+    if study.tasks not in SOURCES and not Path(study.tasks).is_dir():
+        yield f"tasks: {study.tasks!r} is no folder and none of {', '.join(SOURCES)}"
+    if study.tasks == "testbed" and study.config["samples"] is None:
+        yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
+
+
+def _benchmarks(study: "Study") -> Iterator[str]:
+    for name in study.benchmarks:
+        if name not in BENCHMARKS:
+            yield f"benchmarks: {name!r} is unknown{meant(name, BENCHMARKS)}"
+    for entry in study.config["methods"]:
+        for name in entry.get("benchmarks", ()):
+            if name not in study.benchmarks:
+                hint = meant(name, study.benchmarks)
+                yield f"methods: {entry}: {name!r} is no benchmark of the study{hint}"
+
+
+def _models(study: "Study") -> Iterator[str]:
+    names = [model.name for model in study.models]
+    yield from (f"models: {name!r} is listed twice" for name in _repeated(names))
+    for key in ("methods", "predictors"):
+        for entry in study.config[key]:
+            for name in entry.get("models", ()):
+                if name not in names:
+                    yield f"{key}: {entry}: {name!r} is no model of the study{meant(name, names)}"
+
+
+def _decodings(study: "Study") -> Iterator[str]:
+    given = [
+        *study.config["decodings"],
+        *(decoding for method in study.methods for decoding in method.decodings),
+    ]
+    complaints = []
+    for decoding in given:
+        try:
+            decoding_spec(decoding)
+        except DyrateError as error:
+            complaints.append(f"decodings: {error}")
+    yield from dict.fromkeys(complaints)
+
+
+def _methods(study: "Study") -> Iterator[str]:
+    for method in study.methods:
+        try:
+            registry.module_file(method.spec)
+        except DyrateError as error:
+            yield f"methods: {error}"
+    yield from (f"two jobs would write {path}" for path in _repeated(job.result for job in study.jobs))
+    yield from dict.fromkeys(_without_baseline(study))
+
+
+def _without_baseline(study: "Study") -> Iterator[str]:
+    for job in study.jobs:
+        base, model = study.unpruned(job), job.model.name
+        if base is None:
+            under = "" if job.decoding in study.decodings else f" under {job.decoding['name']}"
+            yield f"methods: no 'none' on {model!r}{under}: its differences are taken from the unpruned model"
+        elif missing := [name for name in job.method.benchmarks if name not in base.method.benchmarks]:
+            slug = job.method.slug
+            yield f"methods: 'none' on {model!r} lacks the benchmark {missing[0]!r}, which {slug} has"
+
+
+def _predictors(study: "Study") -> Iterator[str]:
+    keys = [(entry.name, entry.model.name) for entry in study.predictors]
+    yield from (f"predictors: {name!r} is given twice for {model!r}" for name, model in _repeated(keys))
+    for method in study.methods:
+        for model in method.models:
+            if method.predictor is not None and (method.predictor, model) not in keys:
+                known = dict.fromkeys(name for name, on in keys if on == model)
+                where = f"methods: {method.slug}: no predictor {method.predictor!r} on {model!r}"
+                yield f"{where}{meant(str(method.predictor), known)}"
+
+
+def _unprinted(study: "Study") -> Iterator[str]:
+    """What stands under `published`, but not in the paper's tables."""
+    printed = {"table1": published.table1(), "table2": published.table2(), "strategy": published.strategy()}
+    rows = {table: list(dict.fromkeys(row.name for row in found)) for table, found in printed.items()}
+    models = list(dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in published.table2())]))
+    for method in study.methods:
+        for table, row in method.published.items():
+            if row not in rows[table]:
+                where = f"methods: {method.slug}: published.{table}"
+                yield f"{where}: no row {row!r}{meant(row, rows[table])}"
+    for model in study.models:
+        if model.published is not None and model.published not in models:
+            where = f"models: {model.name}: published"
+            yield f"{where}: no model {model.published!r}{meant(model.published, models)}"
+
+
+def _repeated(names: Iterable[Name]) -> list[Name]:
+    names = list(names)
+    return sorted({name for name in names if names.count(name) > 1})

@@ -1,0 +1,203 @@
+"""What a study lists: models, predictors, methods, and the jobs that they make."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from dyrate import registry
+from dyrate.evaluation.checkpoint import content_hash
+from dyrate.evaluation.decoding import decoding_slug
+from dyrate.study.schema import StudyError
+
+SHIPPED = "predictors"  # the folder of predictors that come with the checkout
+PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint (folder or hub id) under the name that the tables print."""
+
+    name: str
+    path: str
+    published: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weights and settings of a local checkpoint, as paths; none for a hub id."""
+        folder = Path(self.path)
+        found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]
+        return tuple(sorted(str(path) for path in found))
+
+    @property
+    def content(self) -> str:
+        """A hash of a local checkpoint's files (times do not matter), or the hub id."""
+        return content(self.files) if self.files else self.path
+
+    @property
+    def missing(self) -> bool:
+        """Whether the path can only mean a folder, and there is none: `owner/name` may be a hub id."""
+        path = Path(self.path)
+        local = self.path.startswith((".", "~", "/")) or self.path.count("/") > 1
+        return not path.is_dir() and (local or Path(path.parts[0]).is_dir())
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One `predictors:` entry on one model: its recipe, and where the trained one stands."""
+
+    study: str
+    model: Model
+    name: str
+    recipe: Mapping[str, Any]
+    data: str | None = None
+    retrain: bool = False
+
+    @cached_property
+    def shipped(self) -> bool:
+        """Whether the checkout's own is used: it has one, and the study does not ask to train it again."""
+        return not self.retrain and Path(self._shipped_folder).is_dir()
+
+    @property
+    def folder(self) -> str:
+        """Where its two files stand, or will."""
+        trained = f"results/{self.study}/predictors/{self.model.name}/{self.name}"
+        return self._shipped_folder if self.shipped else trained
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its record and its weights, as paths."""
+        return tuple(f"{self.folder}/{name}" for name in PREDICTOR_FILES)
+
+    @property
+    def content(self) -> str | None:
+        """A hash of a shipped predictor's files; None for one that a rule makes."""
+        return content(self.files) if self.shipped else None
+
+    @property
+    def data_content(self) -> str | None:
+        """A hash of the training data where it is there, else its path; None for the testbed's own."""
+        return content([self.data]) if self.data and Path(self.data).is_file() else self.data
+
+    def check_shipped(self) -> None:
+        """Refuse a shipped predictor of another recipe than the study's, or of other weights.
+
+        Training another one in its place would take minutes that nobody asked for, and using it would print
+        figures under a recipe that is not theirs. What the study leaves out is not compared.
+        """
+        if not self.shipped:
+            return
+        path, again = Path(self.files[0]), "train it again with --config retrain=1"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: record["recipe"].get(key) for key in self.recipe}
+            weights = record["model"]["weights"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise StudyError(
+                f"predictors: {self.name}: {path} does not record its recipe and model; {again}"
+            ) from None
+        for key, value in self.recipe.items():
+            if found[key] != value:
+                raise StudyError(
+                    f"predictors: {self.name}: {self.folder} was trained with {key}={found[key]!r}, but the "
+                    f"study says {value!r}; {again}, or give the recipe another name"
+                )
+        if self.model.files and weights != _weights(self.model.path, self.model.content):
+            raise StudyError(
+                f"predictors: {self.name}: {self.folder} was trained on other weights than those in "
+                f"{self.model.path}; {again}"
+            )
+
+    @property
+    def _shipped_folder(self) -> str:
+        return f"{SHIPPED}/{self.study}/{self.model.name}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One `methods:` entry: the method's own spec, and what the study says about it."""
+
+    spec: Mapping[str, Any]
+    models: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    decodings: tuple[Mapping[str, Any], ...]
+    published: Mapping[str, str]
+    group: str
+
+    @property
+    def name(self) -> str:
+        """The name, or path/to/file.py:Class, as the config writes it."""
+        return str(self.spec["name"])
+
+    @property
+    def predictor(self) -> str | None:
+        """The name of the `predictors:` entry that it runs with."""
+        return self.spec.get("predictor")
+
+    @cached_property
+    def slug(self) -> str:
+        """The method's folder name: its name and hyperparameters, a predictor by its name."""
+        return registry.slug(self.spec)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: a model with a method under a decoding strategy, on the method's benchmarks."""
+
+    study: str
+    model: Model
+    method: Method
+    decoding: Mapping[str, Any]
+    predictor: Predictor | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Model, method and decoding strategy, as the job's path and the rule's wildcards name them."""
+        return self.model.name, self.method.slug, decoding_slug(self.decoding)
+
+    @property
+    def stem(self) -> str:
+        """Path of the job's files, without suffix."""
+        return "/".join(("results", self.study, *self.key))
+
+    @property
+    def result(self) -> str:
+        """Path of the result JSON."""
+        return f"{self.stem}.json"
+
+    def predictor_files(self, shipped: bool) -> tuple[str, ...]:
+        """The files of the predictor that it runs with, if that one is shipped, or if it is not."""
+        return self.predictor.files if self.predictor and self.predictor.shipped == shipped else ()
+
+    @property
+    def predictor_content(self) -> str | None:
+        """A hash of the shipped predictor that it runs with, if it does."""
+        return self.predictor.content if self.predictor else None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The method as it is loaded: a predictor by its folder."""
+        return {**self.method.spec, **({"predictor": self.predictor.folder} if self.predictor else {})}
+
+
+def content(files: Iterable[str]) -> str:
+    """A hash of files by their names and bytes; times and folders do not matter."""
+    digest = hashlib.sha256()
+    for path in map(Path, files):
+        digest.update(path.name.encode())
+        digest.update(_digest(path, path.stat().st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _weights(folder: str, content: str) -> str:
+    return content_hash(Path(folder))
+
+
+@cache
+def _digest(path: Path, modified: int) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -1,0 +1,198 @@
+"""Table III and the ablations, on the made-up study with DyRate."""
+
+import csv
+import re
+
+import pytest
+
+from dyrate.evaluation.results import Difference
+from dyrate.report import tidy
+from dyrate.report.ablations import changes
+from dyrate.report.contents import gather
+from dyrate.report.measured import load
+from dyrate.report.page import report_page, table_page
+from dyrate.report.paired import Answers
+from dyrate.report.tables import table2
+from dyrate.study import Study
+from tests.report import fake
+from tests.report.test_page import text_of
+
+
+def table(compared, key):
+    return next(found for found in compared[2].tables if found.key == key)
+
+
+def texts(row, found):
+    return {
+        column.key: (cell.measured, cell.published) for column, cell in row.text_pairs(found.text_columns)
+    }
+
+
+def labels(rows):
+    return [
+        (r.printed.name if r.printed else None, r.measurement.label if r.measurement else None) for r in rows
+    ]
+
+
+def test_only_the_main_group_is_in_tables_1_to_3(compared):
+    for key in ("table1", "table2", "table3"):
+        groups = {row.measurement.group for row in table(compared, key).rows if row.measurement}
+        assert groups == {"main"}, key
+
+
+def test_dyrates_rows_stand_beside_the_papers(compared):
+    for key in ("table1", "table2", "table3"):
+        found = [row for row in table(compared, key).rows if row.printed and row.printed.name == "DyRate"]
+        assert found
+        assert all(row.measurement.label == "DyRate (predictor=default, K=2)" for row in found)
+
+
+def test_table_3_says_whether_the_rate_is_predicted_and_what_the_paper_spends(compared):
+    found = table(compared, "table3")
+    rows = {
+        row.printed.name: texts(row, found)
+        for row in dict(found.groups)["LLaVA-1.5-7B, beside it testbed-s"]
+        if row.printed
+    }
+
+    assert rows["DyRate"] == {
+        "tflops_percent": (None, "33.33"),
+        "latency_ms": (None, "40.13"),
+        "auto_rate": ("yes", "yes"),
+    }
+    assert rows["FastV(K=2,R=0.5)"]["auto_rate"] == ("no", "no")
+    assert "Not yet measured here" in found.footnotes[0]
+
+
+def test_table_3s_csv_has_fields_for_both(compared, tmp_path):
+    tidy.write(table(compared, "table3"), tmp_path / "t.csv")
+
+    lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    dyrate = next(
+        line for line in lines if line["published_row"] == "DyRate" and line["model"] == "testbed-s"
+    )
+    assert (dyrate["auto_rate"], dyrate["published_latency_ms"], dyrate["latency_ms"]) == ("yes", "40.13", "")
+    assert float(dyrate["prefill_share"]) == pytest.approx((2 + 6 * 0.4) / 8)
+    assert {line["benchmark"] for line in lines} == {"nocaps"}
+
+
+def test_a_schedule_predicts_no_rate(compared):
+    rows = {m.label: m.predicts_rate for m in compared[1] if m.method == "dyrate"}
+
+    assert rows["DyRate (predictor=default, K=2)"] is True
+    assert rows["DyRate (predictor=default, K=2, rates=schedule)"] is False
+
+
+def test_strategies_stand_beside_the_papers_names(compared):
+    found = table(compared, "ablation_strategy")
+
+    assert labels(found.groups[0][1]) == [
+        ("LLaVA", None),
+        ("FastV", None),
+        ("Ours(FP)", None),
+        ("Ours(DP)", "depth_prune"),
+    ]
+    assert [name for name, _ in found.groups] == ["As printed, beside it testbed-s", "On testbed-m"]
+    assert texts(found.groups[0][1][3], found) == {"flops_percent": (None, "58.10")}
+
+
+def test_decodings_are_shown_with_dyrate_and_without(compared):
+    found = table(compared, "ablation_decoding")
+    rows = {
+        name: [(row.measurement.decoding) for row in rows if row.measurement] for name, rows in found.groups
+    }
+
+    assert rows == {
+        "As printed, beside it testbed-s": ["greedy", "beam-2"],
+        "Unpruned on testbed-s": ["greedy", "beam-2"],
+        "Unpruned on testbed-m": ["greedy", "beam-2"],
+        "DyRate (predictor=default, K=2) on testbed-m": ["greedy", "beam-2"],
+    }
+    assert [column.benchmark for column in found.columns] == fake.CAPTIONS
+
+
+def test_a_predictors_row_says_what_was_varied(compared):
+    found = table(compared, "ablation_predictor")
+    rows = {row.measurement.label: texts(row, found) for row in found.groups[0][1]}
+
+    assert rows["DyRate (predictor=gru, K=2)"] == {
+        "varied": ("kind", None),
+        "value_here": ("gru", None),
+        "value_default": ("mlp", None),
+    }
+    assert rows["DyRate (predictor=lean, K=2)"]["varied"] == ("lambda", None)
+    assert rows["DyRate (predictor=default, K=2, rates=schedule)"]["varied"] == ("rates", None)
+    assert rows["DyRate (predictor=default, K=2)"]["varied"] == ("nothing: the default", None)
+
+
+def test_its_differences_are_to_the_default_of_the_same_model(compared):
+    found = table(compared, "ablation_predictor")
+    default, *others = dict(found.groups)["On testbed-s, against DyRate (predictor=default, K=2)"]
+    gru = next(row for row in others if "gru" in row.measurement.label)
+
+    assert all(cell.measured.difference is None for cell in default.cells)
+    expected: Difference = Answers(0).difference(gru.measurement, default.measurement, "gqa")
+    assert gru.cells[0].measured.difference == expected["value"]
+    assert found.against == "the default DyRate of the same model"
+
+
+def test_predictors_that_differ_in_nothing_go_by_their_names(compared):
+    rows = [m for m in compared[1] if m.method == "dyrate" and m.model == "testbed-s"]
+    lean = next(m for m in rows if m.job.method.predictor == "lean")
+
+    assert changes(lean, lean) == {"predictor": ("lean", "lean")}
+
+
+def test_the_tables_of_the_ablation_name_only_its_benchmarks(compared):
+    assert [c.benchmark for c in table(compared, "ablation_predictor").columns] == ["gqa", "nocaps"]
+
+
+def test_a_study_without_ablations_leaves_their_tables_out_with_a_sentence(study, measurements, tmp_path):
+    page = text_of(report_page(study, measurements))
+    left = gather(study, measurements)
+
+    assert "Left out, because the study has no row for it: Ablation: strategy (" in page
+    assert "DyRate at equal budget" not in page
+    assert (left.standings, left.claims) == ((), ())
+    for found in left.tables[3:]:
+        assert "The study has no row for this table." in text_of(table_page(found, study, measurements))
+        tidy.write(found, tmp_path / "t.csv")
+        assert (tmp_path / "t.csv").read_text().startswith("group,model,method")
+
+
+def test_without_a_default_dyrate_there_is_no_predictor_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = [fake.CONFIG["methods"][0], {**fake.DYRATE, "group": "predictor"}]
+    study = Study.of({**fake.WITH_DYRATE, "methods": methods})
+    fake.write_study(study, tmp_path, images=False)
+
+    assert not gather(study, load(study)).tables[-1].measured
+
+
+@pytest.fixture(scope="module")
+def page(compared):
+    return report_page(*compared[:2])
+
+
+def test_the_page_has_every_table_and_the_comparison(page):
+    text = text_of(page)
+
+    for title in ("Table III", "Ablation: strategy", "Ablation: decoding", "Ablation: predictor"):
+        assert title in text
+    assert "DyRate at equal budget" in text
+    assert "Left out" not in text
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert page.count("<svg") > 2 * 12
+
+
+def test_what_a_row_was_not_evaluated_on_is_a_dash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = [{"name": "none"}, {"name": "fastv", "layer": 2, "benchmarks": ["nocaps"]}]
+    study = Study.of({**fake.CONFIG, "models": fake.CONFIG["models"][:1], "methods": methods})
+    fake.write_study(study, tmp_path, images=False)
+    measurements = load(study)
+
+    page = table_page(table2(study, measurements), study, measurements)
+
+    assert page.count('<td class="m first">–</td>') == 2

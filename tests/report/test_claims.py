@@ -1,0 +1,120 @@
+"""The paragraph on the paper's claims: its numbers are those of the results, whichever way they fall."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dyrate.report.claims import claims, kept_of_unpruned
+from dyrate.report.contents import gather
+from dyrate.report.equal_budget import standings
+from dyrate.report.measured import load
+from dyrate.report.paired import Answers
+from dyrate.study import Study
+from tests.report import fake
+from tests.report.test_equal_budget import SHARES, write
+
+BENCHMARKS = ["gqa", "vizwiz", "sqa", "vqav2", "textvqa", *fake.CAPTIONS]
+
+
+@pytest.fixture
+def tell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(benchmarks=tuple(BENCHMARKS), **shares):
+        study = Study.of(
+            {
+                "study": "small",
+                "models": [{"name": "a", "path": "a"}],
+                "predictors": [{"name": "default"}],
+                "methods": [
+                    {"name": "none"},
+                    {"name": "fastv", "layer": 2, "rate": 0.25},
+                    {"name": "fastv", "layer": 2, "rate": 0.75},
+                    {"name": "dyrate", "predictor": "default", "layer": 2},
+                ],
+                "benchmarks": list(benchmarks),
+            }
+        )
+        write(study, tmp_path, {**SHARES, **shares})
+        measurements = load(study)
+        found = standings(measurements, Answers(0))
+        return measurements, claims(measurements, found, Answers(0))
+
+    return run
+
+
+def test_eight_wins_are_the_claim_and_seven_are_not(tell):
+    _, (beats, *_) = tell(default=(0.5, 0.5))
+
+    assert beats.holds is True
+    assert "on a, DyRate (predictor=default, K=2) is above FastV (K=2) on 8 of 8 benchmarks" in beats.found[0]
+    assert "below it on 0" in beats.found[0]
+
+    _, (beats, *_) = tell(BENCHMARKS[:7], default=(0.5, 0.5))
+    assert beats.holds is False
+    assert beats.verdict == "does not hold here"
+
+
+def test_what_is_kept_is_the_mean_share_of_the_unpruned_score(tell):
+    measurements, (_, third, _) = tell(("gqa", "nocaps"), default=(0.33, 0.3))
+    dyrate = measurements[-1]
+
+    kept = kept_of_unpruned(dyrate, ["gqa", "nocaps"], measurements, Answers(0))
+
+    # 32 of 40 questions; captions of CIDEr 1.2 or 0.3, against 40 of 40.
+    assert kept["value"] == pytest.approx((80 + 100 * (32 * 1.2 + 8 * 0.3) / (40 * 1.2)) / 2)
+    assert kept["low"] < kept["value"] < kept["high"]
+    assert third.holds is False
+    assert f"keeps {kept['value']:.1f}%" in third.found[0]
+    assert "the only setting within it" in third.found[0]
+
+
+def test_a_setting_that_spends_more_does_not_count(tell):
+    _, (_, third, _) = tell(("gqa", "nocaps"), default=(0.5, 0.3))
+
+    assert third.holds is False
+    assert (
+        "no setting spends so little: the leanest, DyRate (predictor=default, K=2), spends 50%"
+        in third.found[0]
+    )
+
+
+def test_a_tenth_is_counted_from_the_prune_layer_on(tell, tmp_path):
+    tell(("nocaps",))
+    path = Path("results/small/a/dyrate-layer=2-predictor=default/greedy.json")
+    result = json.loads(path.read_text())
+    result["benchmarks"]["nocaps"]["visual_tokens"] |= {"decode": [100.0, 100.0, 10.0, 10.0]}
+    path.write_text(json.dumps(result))
+    # All 40 captions as good as the unpruned model's.
+    path.with_name("greedy.answers.parquet").write_bytes(
+        Path("results/small/a/none/greedy.answers.parquet").read_bytes()
+    )
+    study = Study.of(
+        {
+            "study": "small",
+            "models": [{"name": "a", "path": "a"}],
+            "predictors": [{"name": "default"}],
+            "methods": [{"name": "none"}, {"name": "dyrate", "predictor": "default", "layer": 2}],
+            "benchmarks": ["nocaps"],
+        }
+    )
+
+    *_, tenth = gather(study, load(study)).claims
+
+    assert tenth.holds is True
+    assert "10% at decode from layer 2 on (55% over all layers)" in tenth.found[0]
+
+
+def test_without_answers_nothing_is_claimed(tell, tmp_path):
+    measurements, _ = tell(("gqa",))
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+
+    found = claims(measurements, standings(measurements, Answers(0)), Answers(0))
+
+    assert [claim.verdict for claim in found] == ["cannot be told here"] * 3
+
+
+def test_a_study_without_dyrate_claims_nothing(study, measurements):
+    assert claims(measurements, (), Answers(0)) == ()

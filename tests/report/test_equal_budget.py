@@ -1,0 +1,246 @@
+"""The comparison at equal budget, on results small enough to compute by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dyrate.evaluation import answers
+from dyrate.report import tidy
+from dyrate.report.equal_budget import Point, families, mix, phase_of, spent, standings
+from dyrate.report.measured import Budget, load
+from dyrate.report.paired import Answers
+from dyrate.study import Study
+from tests.report import fake
+
+DOCS = 40
+METHODS = [
+    {"name": "none"},
+    {"name": "fastv", "layer": 2, "rate": 0.25},
+    {"name": "fastv", "layer": 2, "rate": 0.75},
+    {"name": "fixed_prune", "layer": 2, "rate": 0.5, "prune_prefill": False},
+    {"name": "dyrate", "predictor": "default", "layer": 2},
+]
+# Which of the 40 questions each method answers rightly: the first so many.
+RIGHT = {"none": 40, "0.25": 36, "0.75": 20, "0.5": 38, "default": 32}
+
+
+def name_of(spec):
+    return str(spec.get("rate", Path(spec.get("predictor", spec["name"])).name))
+
+
+def write(study, folder, shares):
+    """Results whose layers all see `shares[name]`: (prefill, decode), on 40 samples per benchmark."""
+    fake.write_study(study, folder, images=False)
+    for job in study.jobs:
+        path, name = folder / job.result, name_of(job.spec)
+        result = json.loads(path.read_text())
+        for found in result["benchmarks"].values():
+            prefill, decode = shares[name]
+            found["visual_tokens"] = {
+                "total": 100.0,
+                "prefill": [100.0 * prefill] * 4,
+                "decode": None if decode is None else [100.0 * decode] * 4,
+            }
+        path.write_text(json.dumps(result))
+        samples = {}
+        for benchmark in job.method.benchmarks:
+            kind = "caption" if benchmark in fake.CAPTIONS else "match"
+            samples[benchmark] = [
+                answers.Sample(i, str(i), "", "q", "a", ["a"], fake.sample_scores(kind, i < RIGHT[name]))
+                for i in range(DOCS)
+            ]
+        answers.write(path.with_name("greedy.answers.parquet"), samples)
+
+
+SHARES = {"none": (1, 1), "0.25": (0.8, 0.8), "0.75": (0.4, 0.4), "0.5": (1, 0.6), "default": (0.5, 0.7)}
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(**shares):
+        study = Study.of(
+            {
+                "study": "small",
+                "models": [{"name": "a", "path": "a"}],
+                "predictors": [{"name": "default"}],
+                "methods": METHODS,
+                "benchmarks": ["gqa", "nocaps"],
+            }
+        )
+        write(study, tmp_path, {**SHARES, **shares})
+        measurements = load(study)
+        return measurements, standings(measurements, Answers(0))
+
+    return run
+
+
+def standing(found, competitor):
+    return next(s for s in found if s.competitor == competitor)
+
+
+def test_a_competitor_between_two_budgets_plays_the_mixture_that_spends_the_same(compare):
+    _, found = compare()
+
+    gqa = standing(found, "FastV (K=2)").on("gqa")
+
+    # 0.5 = 1/4 of 0.8 + 3/4 of 0.4, so the score is 1/4 of 90 + 3/4 of 50.
+    assert [(round(w, 9), m.label) for w, m in gqa.parts] == [
+        (0.25, "FastV (K=2, R=0.25)"),
+        (0.75, "FastV (K=2, R=0.75)"),
+    ]
+    assert gqa.budget == pytest.approx(0.5)
+    assert gqa.score == pytest.approx(80)
+    assert gqa.competitor_score == pytest.approx(60)
+    assert gqa.difference["value"] == pytest.approx(20)
+
+
+def test_the_interval_is_that_of_the_mixture_played_item_by_item(compare):
+    _, found = compare()
+    gqa = standing(found, "FastV (K=2)").on("gqa")
+    columns = {name: (np.arange(DOCS) < RIGHT[name]).astype(float) for name in ("default", "0.25", "0.75")}
+    per_item = 100 * (columns["default"] - 0.25 * columns["0.25"] - 0.75 * columns["0.75"])
+
+    chance = np.random.default_rng(1)
+    means = per_item[chance.integers(0, DOCS, (20000, DOCS))].mean(1)
+
+    assert gqa.difference["low"] == pytest.approx(np.quantile(means, 0.025), abs=1.5)
+    assert gqa.difference["high"] == pytest.approx(np.quantile(means, 0.975), abs=1.5)
+    assert gqa.verdict == "win"
+
+
+def test_on_captions_a_competitor_gets_the_larger_one_of_dyrates_shares(compare):
+    _, found = compare()
+
+    nocaps = standing(found, "FastV (K=2)").on("nocaps")
+
+    assert (nocaps.phase, nocaps.budget) == ("both", pytest.approx(0.7))
+
+
+def test_what_a_competitor_keeps_at_prefill_alone_buys_it_nothing_at_decode(compare):
+    """The competitor with a whole prefill counts by its smaller share, so it never has fewer tokens."""
+    _, found = compare()
+
+    nocaps = standing(found, "fixed_prune (K=2, R=0.5, prune_prefill=False)").on("nocaps")
+
+    assert nocaps.budget == pytest.approx(0.7)
+    assert {m.label.partition(" ")[0]: round(w, 9) for w, m in nocaps.parts} == {
+        "Unpruned": 0.25,
+        "fixed_prune": 0.75,
+    }
+
+
+def test_dyrate_with_a_whole_prefill_meets_only_others_with_a_whole_prefill(compare):
+    _, found = compare(default=(1.0, 0.7))
+
+    assert {s.competitor: [c.benchmark for c in s.comparisons] for s in found} == {
+        "fixed_prune (K=2, R=0.5, prune_prefill=False)": ["nocaps"]
+    }
+    assert found[0].comparisons[0].phase == "decode"
+
+
+def test_below_a_competitors_leanest_setting_there_is_no_comparison(compare):
+    _, found = compare(default=(0.3, 0.3))
+
+    assert not found
+
+
+def test_at_the_unpruned_models_budget_the_difference_is_that_to_the_unpruned_model(compare):
+    measurements, found = compare(default=(1 - 1e-12, 1 - 1e-12), **{"0.5": (1, 1)})
+    assert not found  # nothing is saved, so there is nothing to compare
+
+    unpruned, *_, dyrate = measurements
+    _, found = compare(default=(0.9999, 0.9999))
+    gap = standing(found, "FastV (K=2)").on("gqa").difference
+
+    paired = Answers(0).difference(dyrate, unpruned, "gqa")
+    for key in ("value", "low", "high"):
+        assert gap[key] == pytest.approx(paired[key], abs=0.02)
+
+
+def test_answers_give_the_difference_that_the_evaluation_gives(compare):
+    from dyrate.evaluation.benchmarks import BENCHMARKS
+    from dyrate.evaluation.scoring import differences
+
+    measurements, _ = compare()
+    unpruned, *_, dyrate = measurements
+    mine, theirs = (answers.read(m.files.answers) for m in (dyrate, unpruned))
+
+    stored = differences(BENCHMARKS["nocaps"], mine["nocaps"], theirs["nocaps"], 0, 2000)["CIDEr"]
+
+    assert Answers(0).difference(dyrate, unpruned, "nocaps") == stored
+
+
+def test_without_answers_nothing_is_compared(compare, tmp_path):
+    measurements, _ = compare()
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+
+    assert standings(measurements, Answers(0)) == ()
+
+
+def test_a_familys_name_is_what_its_settings_share(compare):
+    measurements, _ = compare()
+
+    assert {name: len(found) for name, found in families(measurements).items()} == {
+        "FastV (K=2)": 2,
+        "fixed_prune (K=2, R=0.5, prune_prefill=False)": 1,
+    }
+
+
+def test_a_method_without_a_rate_is_one_family_over_its_layers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = [{"name": "none"}, {"name": "vtw", "layer": 3}, {"name": "vtw", "layer": 6}]
+    study = Study.of({**fake.CONFIG, "methods": methods, "models": fake.CONFIG["models"][:1]})
+    fake.write_study(study, tmp_path, images=False)
+
+    assert list(families(load(study))) == ["VTW"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "benchmark", "phase"),
+    [
+        (Budget(0.5, None), "gqa", "prefill"),
+        (Budget(0.5, 0.2), "gqa", "prefill"),
+        (Budget(0.5, 0.2), "nocaps", "both"),
+        (Budget(1.0, 0.2), "nocaps", "decode"),
+        (Budget(1.0, 0.2), "gqa", None),
+        (Budget(1.0, 1.0), "nocaps", None),
+        (Budget(None, None), "nocaps", None),
+    ],
+)
+def test_the_phase_that_counts(budget, benchmark, phase):
+    assert phase_of(budget, benchmark) == phase
+
+
+def test_of_two_shares_dyrates_larger_and_the_others_smaller_one_counts():
+    assert spent(Budget(0.5, 0.3), "both", mine=True) == 0.5
+    assert spent(Budget(0.5, 0.3), "both") == 0.3
+    assert spent(Budget(0.5, 0.3), "decode") is None
+
+
+def test_a_budget_that_a_setting_has_is_that_setting_alone():
+    curve = [Point(None, at, None) for at in (0.25, 0.5, 1.0)]
+
+    assert mix(curve, 0.5) == [(1.0, curve[1])]
+    assert mix(curve, 0.2) is None
+
+
+def test_the_csv_has_one_line_per_competitor_and_benchmark(compare, tmp_path):
+    _, found = compare()
+    tidy.write_standings(found, tmp_path / "equal_budget.csv")
+
+    lines = list(csv.DictReader((tmp_path / "equal_budget.csv").read_text().splitlines()))
+
+    assert [(line["competitor"], line["benchmark"]) for line in lines] == [
+        ("FastV (K=2)", "gqa"),
+        ("FastV (K=2)", "nocaps"),
+        ("fixed_prune (K=2, R=0.5, prune_prefill=False)", "nocaps"),
+    ]
+    assert lines[0]["mixture"] == "0.2500 FastV (K=2, R=0.25) + 0.7500 FastV (K=2, R=0.75)"
+    assert float(lines[0]["value"]) - float(lines[0]["competitor_value"]) == pytest.approx(20)
+    assert lines[0]["verdict"] == "win"

@@ -1,0 +1,44 @@
+import re
+
+# One job per predictor and model that the checkout does not ship; `--config retrain=1` trains those as well.
+
+
+if study.trainings:
+
+    rule train_predictor:
+        input:
+            # A fresh clone has new times on the same weights: their content is a parameter instead.
+            model=lambda w: ancient(study.training(*w).model.files),
+        output:
+            # A checkpoint stands beside these, undeclared, so that a killed training goes on from it.
+            record=f"results/{study.name}/predictors/{{model}}/{{predictor}}/predictor.json",
+            weights=f"results/{study.name}/predictors/{{model}}/{{predictor}}/predictor.safetensors",
+        log:
+            f"results/{study.name}/logs/{{model}}/train_predictor/{{predictor}}.log",
+        benchmark:
+            f"results/{study.name}/timings/{{model}}/train_predictor/{{predictor}}.tsv"
+        wildcard_constraints:
+            model="|".join(re.escape(entry.model.name) for entry in study.trainings),
+            predictor="|".join(re.escape(entry.name) for entry in study.trainings),
+        # Whole tables wait for them: they come first.
+        priority: 1
+        conda:
+            "../../environment.yml"
+        threads: study.config["threads"]
+        resources:
+            **{
+                key: amount
+                for key, amount in study.config["resources"].items()
+                if key != "gpu"
+            },
+            gpu=lambda w: study.gpus,
+        params:
+            arguments=lambda w: study.training_arguments(study.training(*w)),
+            # No input: a user's file may be missing when the study is planned, and the command says so clearly.
+            data=lambda w: study.training(*w).data_content,
+            weights=lambda w: study.training(*w).model.content,
+            code=fingerprint(["dyrate.predictor_training.commands"]),
+        message:
+            "{wildcards.model}: training predictor {wildcards.predictor} ({threads} threads, {resources.gpu} GPU)"
+        shell:
+            "python -m dyrate.cli train-predictor {params.arguments:q} --threads {threads} > {log:q} 2>&1"
