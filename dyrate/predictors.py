@@ -5,7 +5,7 @@ All of it is a few thousand parameters, kept as `predictor.safetensors` and `pre
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, softplus
 
 from dyrate.errors import DyrateError
 
@@ -22,6 +22,7 @@ WEIGHTS_FILE, RECORD_FILE = "predictor.safetensors", "predictor.json"
 SCHEMA, VERSION = "dyrate.predictor", 1
 
 Kind = Literal["linear", "mlp", "window", "gru"]
+Output = Literal["classes", "ordinal"]
 Ranking = Literal["attention", "linear", "mlp"]
 _LEAST = (("layer", 1), ("heads", 1), ("rates", 2), ("hidden", 1), ("history", 1), ("ranking_hidden", 1))
 
@@ -38,6 +39,10 @@ class PredictorConfig:
     """`linear` and `mlp` see the present step, `window` the last `history` steps, `gru` all steps."""
     rates: int = 20
     """K_r: the rates are 0, 1/K_r, ..., (K_r - 1)/K_r."""
+    output: Output = "classes"
+    """`classes`: a logit for each rate, as the paper has it. `ordinal`: a centre among the rates and a width,
+    so that what is learned about one rate holds for its neighbours.
+    """
     per_head: bool = False
     """Whether every head's class mass is an input, or their mean only."""
     hidden: int = 32
@@ -58,6 +63,7 @@ class PredictorConfig:
         object.__setattr__(self, "lagged", tuple(self.lagged))
         checks = {name: (_whole(getattr(self, name), least), f"at least {least}") for name, least in _LEAST}
         checks["kind"] = self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"
+        checks["output"] = self.output in get_args(Output), f"one of {', '.join(get_args(Output))}"
         checks["per_head"] = type(self.per_head) is bool, "true or false"
         checks["ranking"] = self.ranking in get_args(Ranking), f"one of {', '.join(get_args(Ranking))}"
         if checks["layer"][0]:
@@ -113,14 +119,15 @@ class RatePredictor(nn.Module):
         self.standardise = Standardise(config.inputs)
         width = config.inputs * (config.history if config.kind == "window" else 1)
         self.recurrent = nn.GRU(width, config.hidden, batch_first=True) if config.kind == "gru" else None
+        outputs = config.rates if config.output == "classes" else 2
         self.head: nn.Module
         if config.kind == "linear":
-            self.head = nn.Linear(width, config.rates)
+            self.head = nn.Linear(width, outputs)
         elif config.kind == "gru":
-            self.head = nn.Linear(config.hidden, config.rates)
+            self.head = nn.Linear(config.hidden, outputs)
         else:
             self.head = nn.Sequential(
-                nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.rates)
+                nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, outputs)
             )
 
     def inputs(self, class_mass: Tensor) -> Tensor:
@@ -136,8 +143,7 @@ class RatePredictor(nn.Module):
             values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
         if self.recurrent is not None:
             values = self.recurrent(values)[0]
-        logits: Tensor = self.head(values)
-        return logits
+        return self._logits(values)
 
     def step(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
         """Return logits [batch, K_r] of the next step's class mass [batch, heads, 4].
@@ -157,8 +163,17 @@ class RatePredictor(nn.Module):
             hidden = None if hidden is None else hidden[None].contiguous()
             values, hidden = self.recurrent(values[:, None], hidden)
             state["predictor_hidden"], values = hidden[0], values[:, 0]
-        logits: Tensor = self.head(values)
-        return logits
+        return self._logits(values)
+
+    def _logits(self, values: Tensor) -> Tensor:
+        """Logits [..., K_r]; with `ordinal` those of a normal distribution, at least one rate wide."""
+        found: Tensor = self.head(values)
+        if self.config.output == "classes":
+            return found
+        rates = self.config.rates
+        centre = found[..., :1].sigmoid() * (rates - 1)
+        width = 1 + rates / 8 * softplus(found[..., 1:])
+        return -(((torch.arange(rates, device=found.device) - centre) / width) ** 2) / 2
 
 
 class TokenRanker(nn.Module):
@@ -227,9 +242,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or (record.get("schema"), record.get("version")) != (SCHEMA, VERSION):
         raise DyrateError(f"{path}: expected a record of schema {SCHEMA}, version {VERSION}")
     known = {field.name for field in fields(PredictorConfig)}
+    needed = {field.name for field in fields(PredictorConfig) if field.default is MISSING}
     config = record.get("config")
-    if not isinstance(config, dict) or set(config) != known:
-        raise DyrateError(f"{path}: config: expected exactly the keys {', '.join(sorted(known))}")
+    if not isinstance(config, dict) or not needed <= set(config) <= known:
+        raise DyrateError(
+            f"{path}: config: expected the keys {', '.join(sorted(needed))} and perhaps "
+            f"{', '.join(sorted(known - needed))}"
+        )
     return record
 
 

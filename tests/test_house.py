@@ -1,6 +1,7 @@
 """The house: what is imported is declared, the environments parse, and the lock covers both."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -93,3 +94,12 @@ def test_weights_are_small_and_safe() -> None:
     assert sum(path.stat().st_size for path in files) < 37_000_000
     assert max(path.stat().st_size for path in files) < 15_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".jinja", ".md"}
+
+
+def test_predictors_are_thousands_of_numbers_with_their_records() -> None:
+    weights = sorted((ROOT / "predictors").rglob("*.safetensors"))
+    assert weights
+    for path in weights:
+        assert path.stat().st_size < 200_000, path
+        record = json.loads(path.with_name("predictor.json").read_text("utf-8"))
+        assert {"recipe", "model", "data", "validation", "curve", "versions"} <= set(record), path

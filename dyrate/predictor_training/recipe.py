@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.gates import Estimator, Mode, Pruning
-from dyrate.predictors import Kind, PredictorConfig, Ranking
+from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
 
 Loss = Literal["cross_entropy", "distillation"]
 
@@ -24,6 +24,7 @@ class Recipe:
     layer: int = 2
     kind: Kind = "mlp"
     rates: int = 20
+    output: Output = "classes"
     per_head: bool = False
     hidden: int = 32
     history: int = 4

@@ -117,6 +117,10 @@ def attention_forward(
     mask = dyrate_pass.mask(layer, query.dtype)
     if layer in dyrate_pass.observed:
         dyrate_pass.statistics[layer] = _statistics(query, key, mask, scaling, dyrate_pass.batch)
+    if mask.requires_grad and not query.requires_grad:
+        # The first gated layer. Whether CUDA's memory-efficient kernel keeps what its backward needs, depends
+        # on query, key and value alone, and there only the bias has a gradient.
+        query = query.detach().requires_grad_()
     output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     return output, None
 

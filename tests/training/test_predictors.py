@@ -26,6 +26,7 @@ def masses(batch: int = 3, steps: int = 7) -> Tensor:
         {"kind": "window", "history": 1},
         {"kind": "window", "history": 9},
         {"kind": "gru"},
+        {"kind": "gru", "output": "ordinal"},
     ],
     ids=lambda config: "-".join(map(str, config.values())),
 )
@@ -61,6 +62,25 @@ def test_how_far_back_a_predictor_looks(kind, later) -> None:
     assert differs[0]
     assert not any(differs[later:]) or kind == "gru"
     assert differs[later - 1]
+
+
+@torch.no_grad()
+def test_ordinal_rates_have_one_peak_and_never_all_the_mass_on_it() -> None:
+    rate = wild_predictor(output="ordinal", rates=20).rate
+    chances = rate(masses(batch=9)).softmax(-1)
+    assert chances.argmax(-1).unique().numel() > 1
+    rising = (chances.diff(dim=-1) > 0).long()
+    assert (rising.diff(dim=-1) <= 0).all()  # up to the peak, then down
+    assert chances.max() < 0.6  # a width of one rate, with the peak on the first or last
+
+
+def test_a_record_from_before_a_field_existed_means_its_default(tmp_path) -> None:
+    save_predictor(wild_predictor(), tmp_path, {})
+    path = tmp_path / "predictor.json"
+    record = json.loads(path.read_text())
+    del record["config"]["output"]
+    path.write_text(json.dumps(record))
+    assert load_predictor(tmp_path).config.output == "classes"
 
 
 @torch.no_grad()
@@ -101,7 +121,8 @@ def test_a_predictor_is_small() -> None:
         (lambda folder: change(folder, hidden=7), "does not fit"),
         (lambda folder: change(folder, kind="lstm"), "kind='lstm'"),
         (lambda folder: change(folder, layer="2"), "layer='2'"),
-        (lambda folder: change(folder, depth=3), "expected exactly the keys"),
+        (lambda folder: change(folder, depth=3), "expected the keys heads, layer and perhaps hidden"),
+        (lambda folder: change(folder, output="rank"), "output='rank'"),
     ],
 )
 def test_damaged_predictors_are_explained(damage, message, tmp_path) -> None:
