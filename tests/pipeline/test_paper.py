@@ -94,6 +94,7 @@ def test_the_papers_rules_run_on_stand_ins(project):
             if (entry["name"], entry.get("layer")) in {("none", None), ("fastv", 2)}
         ],
         "benchmarks": list(HUB_TASKS),
+        "trace": {"benchmarks": ["nocaps"], "samples": 2},
     }
     (project.folder / "stand-ins.yaml").write_text(yaml.safe_dump(stand_ins))
 
@@ -106,6 +107,7 @@ def test_the_papers_rules_run_on_stand_ins(project):
     for found in fastv["benchmarks"].values():
         assert found["visual_tokens"]["prefill"] == [576.0] * 2 + [288.0] * 30
         assert found["difference"] is not None
+    assert (project.folder / "results/paper/trace/llava-1.5-7b.json").is_file()
     lines = csv.DictReader((project.folder / "results/paper/tables/table2.csv").read_text().splitlines())
     rows = {(line["published_row"], line["benchmark"]): line for line in lines if line["value"]}
     assert rows["FastV(K=2,R=0.5)", "nocaps"]["published"] == "74.86"
