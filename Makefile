@@ -26,10 +26,10 @@ report: $(READY) ## build the environment, run the whole testbed study, leave re
 	@echo "open reports/testbed/index.html"
 
 test: $(READY) ## every test
-	python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY) ## the fast tier (under five minutes on two cores)
-	python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
