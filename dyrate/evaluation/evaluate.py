@@ -3,13 +3,12 @@
 import json
 import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
@@ -80,9 +79,8 @@ class Evaluation:
             "--metrics": None if self.metrics == "all" else self.metrics,
             "--output": self.output,
         }
-        given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
         names = [benchmark.name for benchmark in self.benchmarks]
-        return shlex.join(["dyrate", "evaluate", "--benchmarks", *names, *given])
+        return provenance.command_line("evaluate", names, options)
 
 
 def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
@@ -229,24 +227,44 @@ def _result(
         "label": model.method.label,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
-        "meta": {
-            "command": job.command(),
-            "seed": job.seed,
-            "device": device_name(model),
-            "dtype": job.dtype,
-            "batch_size": job.batch_size,
-            "samples": job.samples,
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "hashes": {
-                "weights": model.weights_hash,
-                "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
-                "code": provenance.result_code(model.method.spec()),
-                # Of a trained predictor, which the spec only names.
-                **({"method": model.method.content_hash} if model.method.content_hash else {}),
-            },
-            "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
-        },
+        "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
+    }
+
+
+class Request(Protocol):
+    """What the arguments of `dyrate evaluate` and of its kin have in common."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def samples(self) -> int | None: ...  # noqa: D102
+    def command(self) -> str: ...  # noqa: D102
+
+
+def meta(job: Request, model: "DyrateModel", tasks: Sequence[LoadedTask], code: str) -> results.Meta:
+    """How a file of results comes about; `code` is the hash of the code behind it."""
+    hashes: results.Hashes = {
+        "weights": model.weights_hash,
+        "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
+        "code": code,
+    }
+    if model.method.content_hash:  # a trained predictor's, which the spec only names
+        hashes["method"] = model.method.content_hash
+    return {
+        "command": job.command(),
+        "seed": job.seed,
+        "device": device_name(model),
+        "dtype": job.dtype,
+        "batch_size": job.batch_size,
+        "samples": job.samples,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "hashes": hashes,
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
     }
 
 

@@ -14,7 +14,7 @@ captions, where DyRate keeps all at prefill: visual tokens at decode, against ot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
@@ -85,6 +85,10 @@ class Standing:
     def on(self, benchmark: str) -> Comparison | None:
         """The comparison on a benchmark, if there is one."""
         return next((c for c in self.comparisons if c.benchmark == benchmark), None)
+
+    def among(self, benchmarks: Sequence[str]) -> "Standing":
+        """The same on these benchmarks only."""
+        return replace(self, comparisons=tuple(c for c in self.comparisons if c.benchmark in benchmarks))
 
     def count(self, verdict: Literal["win", "tie", "loss"]) -> int:
         """On how many benchmarks."""

@@ -16,7 +16,8 @@ GROUPS = ("main", "budget")  # the ablations' settings would crowd the picture
 def curves(model: str, measurements: Sequence[Measurement], benchmark: str | None) -> dict[str, Curve]:
     """Each method's settings on a benchmark, DyRate's first, all but DyRate's up to the unpruned model.
 
-    Without a benchmark: the means over those that every setting has, in percent of the unpruned score.
+    Without a benchmark: the means over all that the unpruned model has, in percent of its score; settings
+    that lack one of them, such as those of captions only, are left out.
     """
     shown = _shown(model, measurements)
     names = (benchmark,) if benchmark else averaged(model, measurements)
@@ -32,10 +33,9 @@ def curves(model: str, measurements: Sequence[Measurement], benchmark: str | Non
 
 
 def averaged(model: str, measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """The benchmarks of the mean: those that all settings of the picture have."""
-    shown = _shown(model, measurements)
-    first = shown[0].result["benchmarks"] if shown else {}
-    return tuple(n for n in first if n in BENCHMARKS and all(m.benchmark(n) for m in shown))
+    """The benchmarks of the mean: those of the unpruned model."""
+    whole = next((m for m in _shown(model, measurements) if m.method == NONE), None)
+    return tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in BENCHMARKS)
 
 
 def figure(found: Mapping[str, Curve], colours: Mapping[str, int], title: str, name: str) -> str:

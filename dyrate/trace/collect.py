@@ -1,6 +1,5 @@
 """One trace: the unpruned model answers questions, greedily, and where it looks meanwhile is kept."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ import torch
 
 from dyrate.evaluation import provenance
 from dyrate.evaluation.benchmarks import Benchmark
-from dyrate.evaluation.evaluate import device_name, make_folder
+from dyrate.evaluation.evaluate import make_folder, meta
 from dyrate.evaluation.harness import ask
-from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.suite import LoadedTask, load_tasks
 from dyrate.families import family_of
 from dyrate.fingerprint import fingerprint
@@ -64,9 +62,8 @@ class Trace:
             "--seed": self.seed,
             "--output": self.output,
         }
-        given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
         names = [benchmark.name for benchmark in self.benchmarks]
-        return shlex.join(["dyrate", "trace", "--benchmarks", *names, *given])
+        return provenance.command_line("trace", names, options)
 
 
 def trace(job: Trace) -> Summary:
@@ -115,22 +112,7 @@ def _summary(
             loaded.benchmark.name: _traced(loaded, recorders[loaded.benchmark.name], job.seed)
             for loaded in tasks
         },
-        "meta": {
-            "command": job.command(),
-            "seed": job.seed,
-            "device": device_name(model),
-            "dtype": job.dtype,
-            "batch_size": job.batch_size,
-            "samples": job.samples,
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "hashes": {
-                "weights": model.weights_hash,
-                "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
-                "code": fingerprint([__name__, "dyrate.reduction"]),
-            },
-            "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
-        },
+        "meta": meta(job, model, tasks, fingerprint([__name__, "dyrate.reduction"])),
     }
 
 

@@ -26,7 +26,7 @@ from tests.evaluation.stand_ins import LAYERS, VISUAL, make_benchmark
 from tests.runtime.tiny_predictors import random_predictor
 
 COMPARED = ("gqa", "pope", "nocaps")
-TESTBED = sorted(Path("models").glob("testbed-*"))
+TESTBED = sorted((Path(__file__).parents[2] / "models").glob("testbed-*"))
 FASTV = {"name": "fastv", "layer": 1, "rate": 0.5}
 
 

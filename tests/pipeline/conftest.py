@@ -13,7 +13,7 @@ from dyrate.study import Study
 from tests.report import fake
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "environment.yml", "dyrate")
+PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "predictors", "environment.yml", "dyrate")
 
 
 class Project:

@@ -71,7 +71,6 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
     traces = todo.pop("trace")
     assert todo == {
         "build_benchmarks": 1,
-        "train_predictor": len(study.trainings),
         "evaluate": len(study.jobs),
         "study": 1,
         "tables": 1,

@@ -45,11 +45,18 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def compared(tmp_path_factory):
-    """The study with DyRate and its ablations in a folder of its own: study, measurements, contents."""
+def rendered(tmp_path_factory):
+    """The study with DyRate and its ablations in a folder of its own: all of `compared`, and the page."""
     folder = tmp_path_factory.mktemp("compared")
     study = Study.of(fake.WITH_DYRATE)
-    with chdir(folder):
+    with chdir(folder):  # left again: other tests stand where they always do
         fake.write_study(study, folder, images=False)
         measurements = load(study)
-        yield study, measurements, gather(study, measurements)
+        contents = gather(study, measurements)
+        return (study, measurements, contents, folder), report_page(study, measurements)
+
+
+@pytest.fixture(scope="session")
+def compared(rendered):
+    """Study, measurements, contents, and the folder that answers are read from."""
+    return rendered[0]

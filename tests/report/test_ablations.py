@@ -125,7 +125,8 @@ def test_a_predictors_row_says_what_was_varied(compared):
     assert rows["DyRate (predictor=default, K=2)"]["varied"] == ("nothing: the default", None)
 
 
-def test_its_differences_are_to_the_default_of_the_same_model(compared):
+def test_its_differences_are_to_the_default_of_the_same_model(compared, monkeypatch):
+    monkeypatch.chdir(compared[3])
     found = table(compared, "ablation_predictor")
     default, *others = dict(found.groups)["On testbed-s, against DyRate (predictor=default, K=2)"]
     gru = next(row for row in others if "gru" in row.measurement.label)
@@ -170,8 +171,8 @@ def test_without_a_default_dyrate_there_is_no_predictor_table(tmp_path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def page(compared):
-    return report_page(*compared[:2])
+def page(rendered):
+    return rendered[1]
 
 
 def test_the_page_has_every_table_and_the_comparison(page):

@@ -14,7 +14,7 @@ from dyrate.study import Study
 from tests.report import fake
 from tests.report.test_equal_budget import SHARES, write
 
-BENCHMARKS = ["gqa", "vizwiz", "sqa", "vqav2", "textvqa", *fake.CAPTIONS]
+BENCHMARKS = ["gqa", "vizwiz", "sqa", "vqav2", "pope", *fake.CAPTIONS]
 
 
 @pytest.fixture
@@ -54,6 +54,13 @@ def test_eight_wins_are_the_claim_and_seven_are_not(tell):
     _, (beats, *_) = tell(BENCHMARKS[:7], default=(0.5, 0.5))
     assert beats.holds is False
     assert beats.verdict == "does not hold here"
+
+
+def test_a_benchmark_beyond_the_papers_ten_is_no_win_of_eight(tell):
+    _, (beats, *_) = tell([*BENCHMARKS[:7], "textvqa"], default=(0.5, 0.5))
+
+    assert beats.holds is False
+    assert "is above FastV (K=2) on 7 of 7 benchmarks (without TextVQA" in beats.found[0]
 
 
 def test_what_is_kept_is_the_mean_share_of_the_unpruned_score(tell):

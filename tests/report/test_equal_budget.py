@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dyrate.evaluation import answers
+from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import tidy
 from dyrate.report.equal_budget import Point, families, mix, phase_of, spent, standings
 from dyrate.report.measured import Budget, load
@@ -47,7 +48,7 @@ def write(study, folder, shares):
         path.write_text(json.dumps(result))
         samples = {}
         for benchmark in job.method.benchmarks:
-            kind = "caption" if benchmark in fake.CAPTIONS else "match"
+            kind = BENCHMARKS[benchmark].kind
             samples[benchmark] = [
                 answers.Sample(i, str(i), "", "q", "a", ["a"], fake.sample_scores(kind, i < RIGHT[name]))
                 for i in range(DOCS)

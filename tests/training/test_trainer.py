@@ -16,7 +16,14 @@ from tests.tiny import tiny_llava
 from tests.training.classroom import Stream, encode
 
 RECIPE = Recipe(
-    rates=8, steps=30, ranking_steps=25, batch_size=4, ranking="linear", hidden=8, validation_examples=10
+    rates=8,
+    output="classes",
+    steps=30,
+    ranking_steps=25,
+    batch_size=4,
+    ranking="linear",
+    hidden=8,
+    validation_examples=10,
 )
 
 

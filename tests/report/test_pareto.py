@@ -1,0 +1,59 @@
+"""The Pareto figure's curves: which settings they go through, and where these stand."""
+
+import json
+
+import pytest
+
+from dyrate.report.measured import load
+from dyrate.report.pareto import averaged, curves
+from dyrate.study import Study
+from tests.report import fake
+
+METHODS = [
+    {"name": "none"},
+    {"name": "fastv", "layer": 2, "rate": 0.5},
+    {"name": "fixed_prune", "layer": 2, "rate": 0.5, "prune_prefill": False, "benchmarks": ["nocaps"]},
+    {"name": "dyrate", "predictor": "default", "layer": 2},
+]
+
+
+@pytest.fixture
+def measurements(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study.of(
+        {
+            "study": "small",
+            "models": [{"name": "a", "path": "a"}],
+            "predictors": [{"name": "default"}],
+            "methods": METHODS,
+            "benchmarks": ["gqa", "nocaps"],
+        }
+    )
+    fake.write_study(study, tmp_path, images=False)
+    for job in study.jobs:
+        path = tmp_path / job.result
+        result = json.loads(path.read_text())
+        share = 1.0 if job.method.name == "none" else 0.5
+        for found in result["benchmarks"].values():
+            found["visual_tokens"] = {"total": 10.0, "prefill": [10 * share], "decode": [10 * share]}
+            score = found["scores"][found["primary"]]
+            score["value"] = 80.0 if share == 1 else 60.0
+        path.write_text(json.dumps(result))
+    return load(study)
+
+
+def test_a_setting_of_captions_only_does_not_shrink_the_mean_over_all(measurements):
+    assert averaged("a", measurements) == ("gqa", "nocaps")
+
+    found = curves("a", measurements, None)
+
+    assert set(found) == {"DyRate", "FastV (K=2, R=0.5)"}
+    assert found["DyRate"] == ((0.5, 75.0),)
+    assert found["FastV (K=2, R=0.5)"] == ((0.5, 75.0), (1.0, 100.0))
+
+
+def test_on_its_own_benchmark_it_has_its_curve(measurements):
+    found = curves("a", measurements, "nocaps")
+
+    assert any("fixed_prune" in label for label in found), list(found)
+    assert all((0.5, 60.0) in curve for curve in found.values())
