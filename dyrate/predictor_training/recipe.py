@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.gates import Estimator, Mode, Pruning
@@ -18,60 +18,80 @@ Loss = Literal["cross_entropy", "distillation"]
 class Recipe:
     """What to train and how. The first fields are those of `PredictorConfig` and `Pruning`, which see.
 
-    The paper gives none of the values below; each is our choice, with its reason.
+    The paper gives none of the values below: each is our choice. The report lists them with their reasons,
+    the text in each annotation.
     """
 
-    layer: int = 2
-    kind: Kind = "mlp"
-    rates: int = 20
-    output: Output = "ordinal"
-    """Not the paper's `classes`: with those, training on testbed-s ended at one rate for every input."""
-    per_head: bool = False
-    hidden: int = 32
-    history: int = 4
-    ranking: Ranking = "attention"
-    ranking_hidden: int = 32
-    lagged: tuple[int, ...] = ()
-    mode: Mode = "select"
-    prune_prefill: bool = True
-    minimum: float = 0.0
-    monotone: bool = False
-    seed: int = 0
-    """Of the initial weights, the noise, and the order of the data."""
-    steps: int = 300
-    """Optimiser steps of the rate predictor: some hundred weights settle in as many steps."""
-    ranking_steps: int = 300
-    """Optimiser steps of the rankers, before; no effect with the ranking `attention`."""
-    batch_size: int = 16
-    learning_rate: float = 1e-2
-    """Of the rate predictor, at the start; it falls linearly to zero. AdamW without weight decay. At a third
-    of it, 300 steps leave rates undecided: the sampled ones then cost far more than the most probable ones.
-    """
-    ranking_learning_rate: float = 3e-3
-    """Of the rankers, likewise."""
-    loss: Loss = "cross_entropy"
-    """On the answers' tokens, as the paper says; `distillation` is the divergence KL(unpruned || pruned)."""
-    budget_weight: float = 1.0
-    """lambda: loss = task loss + lambda * retained share, so the nats that all visual tokens together may be
-    worth. On testbed-s a fixed rate costs 0.4 (the first quarter dropped) to 1.5 nats per whole budget: at 1
-    the two balance, below 0.3 everything is kept. At 0 there is no reason to prune.
-    """
-    estimator: Estimator = "straight_through"
-    """Whether training prunes as inference does, with whole masks, or with their mixtures."""
-    temperature_start: float = 1.0
-    temperature_end: float = 0.3
-    """Of Gumbel-Softmax, falling geometrically: first every rate gets gradients, then few."""
-    caption_share: float = 0.5
-    """Share of captions in the testbed's data: they have the many decode steps, questions the most scores."""
-    longest_answer: int = 128
-    """Answers are cut at so many tokens."""
-    validation_examples: int = 128
+    layer: Annotated[int, "prune layer K: FastV's, so that both spend the same below it"] = 2
+    kind: Annotated[
+        Kind,
+        "a lightweight classifier: one hidden layer; the table of predictors has others",
+    ] = "mlp"
+    rates: Annotated[int, "K_r: steps of 5% are finer than what the score of a benchmark tells apart"] = 20
+    output: Annotated[
+        Output,
+        "a centre among the rates and a width; with a logit for each rate, as the paper has it, "
+        "training on testbed-s ended at one rate for every input",
+    ] = "ordinal"
+    per_head: Annotated[bool, "the paper's input: four numbers, averaged over heads"] = False
+    hidden: Annotated[int, "of the hidden layer: wide for four numbers, and nothing beside the model"] = 32
+    history: Annotated[int, "steps that `window` sees"] = 4
+    ranking: Annotated[
+        Ranking,
+        "which tokens go: the paper ranks by attention and does not say by which layer's; K-1's",
+    ] = "attention"
+    ranking_hidden: Annotated[int, "of a learned ranking's hidden layer"] = 32
+    lagged: Annotated[
+        tuple[int, ...],
+        "layers whose attention one step before ranks too: none in the paper",
+    ] = ()
+    mode: Annotated[
+        Mode,
+        "at decode every step chooses anew; whether the paper's tokens go for good is not said",
+    ] = "select"
+    prune_prefill: Annotated[bool, "one-token answers spend everything at prefill"] = True
+    minimum: Annotated[float, "share that stays at any rate: K_r alone keeps 1/K_r"] = 0.0
+    monotone: Annotated[bool, "steps may use more tokens than the one before"] = False
+    seed: Annotated[int, "of the initial weights, the noise, and the order of the data"] = 0
+    steps: Annotated[int, "of the optimiser: some hundred weights settle in as many"] = 300
+    ranking_steps: Annotated[int, "of the optimiser, for a learned ranking, which comes first"] = 300
+    batch_size: Annotated[int, "answers per step: as many as keep two CPU cores busy"] = 16
+    learning_rate: Annotated[
+        float,
+        "AdamW without weight decay, falling linearly to zero; at a third of it, 300 steps leave "
+        "rates undecided, and sampled ones cost far more than the most probable ones",
+    ] = 1e-2
+    ranking_learning_rate: Annotated[float, "of a learned ranking, likewise"] = 3e-3
+    loss: Annotated[
+        Loss,
+        "the paper's, on the answers; or `distillation`, KL(unpruned || pruned)",
+    ] = "cross_entropy"
+    budget_weight: Annotated[
+        float,
+        "lambda, in nats for all visual tokens: the paper names no budget term, but cross-entropy "
+        "alone has no reason to prune",
+    ] = 1.0
+    estimator: Annotated[
+        Estimator,
+        "training prunes as inference does, with whole masks",
+    ] = "straight_through"
+    temperature_start: Annotated[
+        float,
+        "of Gumbel-Softmax, falling geometrically: first every rate learns",
+    ] = 1.0
+    temperature_end: Annotated[float, "then those near the best one"] = 0.3
+    caption_share: Annotated[
+        float,
+        "of the testbed's data: captions have the many decode steps, questions the most scores",
+    ] = 0.5
+    longest_answer: Annotated[int, "tokens that answers are cut at"] = 128
+    validation_examples: Annotated[int, "held out, for the record and the mean rates"] = 128
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            value = _typed(field.name, hints[field.name], getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        for entry in fields(self):
+            value = _typed(entry.name, hints[entry.name], getattr(self, entry.name))
+            object.__setattr__(self, entry.name, value)
         for name, fits, expected in (
             ("steps", self.steps >= 1, "at least 1"),
             ("ranking_steps", self.ranking_steps >= 1, "at least 1"),
@@ -113,7 +133,7 @@ class Recipe:
     @classmethod
     def of(cls, values: dict[str, Any], where: str = "recipe") -> "Recipe":
         """Return the recipe with these values; a `DyrateError` names an unknown key and its nearest one."""
-        known = [field.name for field in fields(cls)]
+        known = [entry.name for entry in fields(cls)]
         for key in values:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -121,9 +141,15 @@ class Recipe:
                 raise DyrateError(f"{where}: unknown key {key!r}; {hint}")
         return cls(**values)
 
+    @classmethod
+    def reasons(cls) -> dict[str, str]:
+        """Return why each field has the default that it has."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {entry.name: hints[entry.name].__metadata__[0] for entry in fields(cls)}
+
     def config(self, heads: int) -> PredictorConfig:
         """Return the shape of the predictor for a model with so many query heads."""
-        names = [field.name for field in fields(PredictorConfig) if field.name != "heads"]
+        names = [entry.name for entry in fields(PredictorConfig) if entry.name != "heads"]
         return PredictorConfig(heads=heads, **{name: getattr(self, name) for name in names})
 
     @property

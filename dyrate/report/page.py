@@ -13,6 +13,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures, pareto
 from dyrate.report.attention import attention
 from dyrate.report.cells import Table
+from dyrate.report.choices import choices
 from dyrate.report.claims import default_standings
 from dyrate.report.contents import gather
 from dyrate.report.drawing import CURVES
@@ -66,6 +67,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         attention=attention(study),
         gallery=gallery,
         gallery_model=model,
+        choices=choices(main),
         **_context(study, measurements),
     )
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from dyrate import predictors
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
@@ -240,9 +241,14 @@ def write_predictor(predictor: Predictor, root: Path) -> None:
     """What a training leaves behind, as far as a study reads it."""
     record, weights = (root / path for path in predictor.files)
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(
-        json.dumps({"recipe": {**predictor.recipe, "seed": 0}, "model": {"weights": "made up"}})
-    )
+    found = {
+        "schema": predictors.SCHEMA,
+        "version": predictors.VERSION,
+        "config": {"layer": 2, "heads": 4},
+        "recipe": {**predictor.recipe, "seed": 0},
+        "model": {"weights": "made up"},
+    }
+    record.write_text(json.dumps(found))
     weights.write_bytes(b"weights")
 
 
