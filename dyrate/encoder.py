@@ -27,6 +27,8 @@ class EncodedImages:
     """Image tokens that each image has in the prompt."""
     features: int
     """Visual features that each image really has; they fill its first placeholders."""
+    patches: int
+    """Patches of each image that the encoder really saw."""
 
     def of_rows(self, layout: TokenLayout) -> list[range]:
         """Return the images of each row of the prompt; rows may be copies of the encoded batch's rows."""
@@ -115,7 +117,7 @@ class EncoderHooks:
                 f"{self.method}: visual features of shape {tuple(reduced.shape)} do not fit {len(features)} "
                 f"images of at most {placeholders} tokens"
             )
-        self.images = EncodedImages(pixels, placeholders, reduced.shape[1])
+        self.images = EncodedImages(pixels, placeholders, reduced.shape[1], patches)
         self._resized = None
         missing = placeholders - reduced.shape[1]
         return pad(reduced, (0, 0, 0, missing)) if missing else reduced

@@ -262,6 +262,8 @@ class Attachment:
         assert self._step is not None
         assert self._cache is not None
         if not self._step.index:
+            if self.encoder.images is not None:
+                self.run.encoded = len(self.encoder.images.pixels), self.encoder.images.patches
             # What belongs to the prompt alone is not needed any more.
             self.encoder.forget()
             self._row_seeds = _no_seeds_at_decode

@@ -21,6 +21,7 @@ class _Generation:
 
     cache: ReducedCache | None
     visual_tokens: Tensor
+    text_tokens: Tensor
     kept: list[Tensor] = field(default_factory=list)
     """Per layer, BoolTensor [batch, V]."""
     class_mass: list[dict[int, Tensor]] = field(default_factory=list)
@@ -50,6 +51,10 @@ class Run:
     """
 
     def __init__(self, statistics_layer: int | None = None) -> None:
+        self.encoded: tuple[int, int] = 0, 0
+        """Images encoded for the last prompt, and patches that the encoder saw of each; none where features
+        were made outside the `with` block.
+        """
         self._statistics_layer = statistics_layer
         self._generation: _Generation | None = None
 
@@ -78,6 +83,11 @@ class Run:
         return self._last().visual_tokens[self._rows(0)]
 
     @property
+    def text_tokens(self) -> Tensor:
+        """LongTensor [batch]: tokens of each row's prompt that are no visual ones, without padding."""
+        return self._last().text_tokens[self._rows(0)]
+
+    @property
     def decode_tokens(self) -> Tensor:
         """FloatTensor [layers]: visual tokens seen per decode step, mean over rows and steps; NaN if none."""
         return self.decode_tokens_per_row.double().mean(dim=(0, 2)).float()
@@ -104,6 +114,11 @@ class Run:
             layer: torch.stack([by_layer[layer][self._rows(step)] for step, by_layer in enumerate(recorded)])
             for layer in sorted(recorded[0] if recorded else ())
         }
+
+    @property
+    def observed(self) -> list[tuple[int, ...]]:
+        """Per step the layers whose statistics were computed."""
+        return [tuple(sorted(by_layer)) for by_layer in self._last().class_mass]
 
     @property
     def steps(self) -> "pd.DataFrame":
@@ -136,7 +151,9 @@ class Run:
 
     def begin(self, cache: ReducedCache) -> None:
         """Forget the last generation and start the record of a new one."""
-        self._generation = _Generation(cache, cache.layout.visual_tokens)
+        layout = cache.layout
+        self.encoded = 0, 0
+        self._generation = _Generation(cache, layout.visual_tokens, layout.text_tokens)
 
     def finish_step(self, step: Step, held: Iterable[Tensor]) -> None:
         """Record a forward pass; `held`: per layer, BoolTensor [batch, V] of the visual tokens held."""

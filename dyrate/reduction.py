@@ -114,6 +114,13 @@ class ReductionMethod:
         """
         return "none"
 
+    def own_macs(self, visual_tokens: int, step: int) -> int:
+        """Return the multiply-accumulates of the method's own matrices for a row at a step, 0 the prefill.
+
+        What its statistics layers recompute is not among them.
+        """
+        return 0
+
     @property
     def content_hash(self) -> str:
         """A hash of what a hyperparameter only names, such as a file; empty where `spec()` says it all."""

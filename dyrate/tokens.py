@@ -87,6 +87,11 @@ class TokenLayout:
         indices = torch.arange(self.num_visual, device=self.visual_tokens.device)
         return indices < self.visual_tokens[:, None]
 
+    @property
+    def text_tokens(self) -> Tensor:
+        """LongTensor [batch]: tokens of each row that are neither visual nor padding."""
+        return ((self.classes != TokenClass.IMG) & (self.classes != TokenClass.PADDING)).sum(dim=1)
+
     def select_rows(self, rows: Tensor) -> "TokenLayout":
         """Return the layout of the batch made of `rows` (LongTensor [new batch]) of this one."""
         return replace(

@@ -114,6 +114,14 @@ class DyRate(StepwisePruning):
         scores: Tensor = ranker([found.head_scores for found in seen])
         return scores
 
+    def own_macs(self, visual_tokens: int, step: int) -> int:
+        """The predictor's, and a learned ranking's where it ranks."""
+        asked = self.mode != "none" if step else True
+        ranks = asked if step else self.prune_prefill
+        return self._learned.macs(
+            visual_tokens, step, ranks=ranks, predicts=asked and self.rates == "predicted"
+        )
+
     @property
     def _lagged(self) -> tuple[int, ...]:
         """Layers whose scores at the step before are used; without selection there is no use for them."""

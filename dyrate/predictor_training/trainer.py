@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -165,10 +164,7 @@ class Trainer:
     def _resume(self) -> bool:
         """Go on from the folder's checkpoint if there is one; a `DyrateError` if it is another run's."""
         path = self.folder / checkpoint.FILE_NAME
-        try:
-            found = checkpoint.load(self.folder)
-        except SafetensorError as error:
-            raise DyrateError(f"{path} is damaged ({error}); remove it to start anew") from None
+        found = checkpoint.load(self.folder)
         if found is None:
             return False
         saved, tensors = found

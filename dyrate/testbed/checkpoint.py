@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,16 +31,19 @@ def load(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Return (progress, tensors) of the checkpoint in a directory, or None where there is none.
 
     Raises:
-        DyrateError: if the file there is not a checkpoint of this module.
+        DyrateError: if the file there is damaged, or not a checkpoint of this module.
     """
     path = directory / FILE_NAME
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if _KEY not in metadata:
-            raise DyrateError(f"{path} holds no training progress; move it away or name another --checkpoint")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise DyrateError(f"{path} is damaged ({error}); remove it to start anew") from None
+    if _KEY not in metadata:
+        raise DyrateError(f"{path} holds no training progress; remove it to start anew, or write elsewhere")
     return json.loads(metadata[_KEY]), tensors
 
 

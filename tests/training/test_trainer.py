@@ -200,6 +200,7 @@ def test_recipes_are_read_from_text_and_file(tmp_path):
         ('{"mode": "drop"}', "mode='drop': expected one of evict, select"),
         ('{"lagged": [5], "mode": "evict"}', 'lagged=.5,.: expected none with mode="evict"'),
         ('{"lagged": [1]}', "lagged=.1,.: expected layers from 2 on"),
+        ('{"lagged": [3, 3]}', "lagged=.3, 3.: expected layers from 2 on, each once"),
         ('{"lagged": "5"}', "lagged='5': expected a list of layers"),
         ('{"temperature_end": 0}', "temperature_end=0.0: expected above 0"),
         ('{"temperature_end": 2}', "temperature_start=1.0: expected at least temperature_end"),
