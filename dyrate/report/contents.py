@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.report.ablations import decoding_table, predictor_table, strategy_table
+from dyrate.report.audit.checks import audit
+from dyrate.report.audit.finding import Finding
 from dyrate.report.cells import Table
 from dyrate.report.claims import Claim, claims
 from dyrate.report.equal_budget import Standing, standings
@@ -15,11 +17,14 @@ from dyrate.study import Study
 
 @dataclass(frozen=True)
 class Contents:
-    """A study's tables, its comparison at equal budget, and what becomes of the paper's claims."""
+    """A study's tables, its comparison at equal budget, what becomes of the paper's claims, and what the
+    paper's own tables say of each other.
+    """
 
     tables: tuple[Table, ...]
     standings: tuple[Standing, ...]
     claims: tuple[Claim, ...]
+    findings: tuple[Finding, ...]
 
 
 def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
@@ -37,4 +42,5 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
         ),
         standings=found,
         claims=claims(measurements, found, answers),
+        findings=audit(),
     )

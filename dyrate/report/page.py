@@ -68,6 +68,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         gallery=gallery,
         gallery_model=model,
         choices=choices(main),
+        findings=contents.findings,
         **_context(study, measurements),
     )
 

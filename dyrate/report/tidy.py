@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from dyrate.report.audit.finding import Finding
 from dyrate.report.cells import Cell, Column, Row, Table, TextColumn
 from dyrate.report.equal_budget import Comparison, Standing
 
@@ -41,6 +42,15 @@ def write(table: Table, path: Path) -> None:
                             | _measured(row, column, cell)
                             | _texts(table, row)
                         )
+
+
+def write_findings(findings: Iterable[Finding], path: Path) -> None:
+    """Write the audit of the printed tables: one line per finding."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("where", "check", "verdict", "cells", "evidence"))
+        writer.writerows((f.where, f.check, f.verdict, "; ".join(f.cells), f.evidence) for f in findings)
 
 
 def write_standings(standings: Iterable[Standing], path: Path) -> None:

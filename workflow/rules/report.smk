@@ -49,6 +49,12 @@ rule tables:
             category="Tables",
             labels={"table": "DyRate at equal budget", "format": "csv"},
         ),
+        audit=report(
+            f"results/{study.name}/tables/audit.csv",
+            caption="../report/audit.rst",
+            category="Tables",
+            labels={"table": "audit of the printed tables", "format": "csv"},
+        ),
     log:
         f"results/{study.name}/logs/tables.log",
     benchmark:
