@@ -214,21 +214,16 @@ class Predictor(nn.Module):
             TokenRanker(shallow + lagged, config.ranking, config.ranking_hidden) if learned else None
         )
 
-    def macs(self, visual_tokens: int, step: int, *, ranks: bool, predicts: bool) -> int:
-        """Return the multiply-accumulates of a row's rate and ranking at a step, 0 the prefill."""
-        ranker = self.decode_ranker if step else self.prefill_ranker
-        ranking = _matrices(ranker) * visual_tokens if ranks and ranker is not None else 0
-        return ranking + (_matrices(self.rate) if predicts else 0)
-
     @property
     def parameters_count(self) -> int:
         """Number of learned values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def _matrices(module: nn.Module) -> int:
-    """Return the numbers in a module's matrices: its multiply-accumulates for one input."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() == 2)
+def macs(module: nn.Module | None) -> int:
+    """Return a module's multiply-accumulates for one input: the numbers in its matrices."""
+    parameters = module.parameters() if module is not None else ()
+    return sum(parameter.numel() for parameter in parameters if parameter.dim() == 2)
 
 
 def save_predictor(predictor: Predictor, folder: Path, record: Mapping[str, Any]) -> None:

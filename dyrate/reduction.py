@@ -114,8 +114,9 @@ class ReductionMethod:
         """
         return "none"
 
-    def own_macs(self, visual_tokens: int, step: int) -> int:
-        """Return the multiply-accumulates of the method's own matrices for a row at a step, 0 the prefill.
+    def own_macs(self, visual_tokens: int, *, decode: bool) -> int:
+        """Return the multiply-accumulates of the method's own matrices, for a row at prefill or at one decode
+        step.
 
         What its statistics layers recompute is not among them.
         """

@@ -1,5 +1,6 @@
 """The sizes of a model that its cost depends on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class ModelShape:
 
     text: TextShape
     vision: VisionShape
+
+    @classmethod
+    def read(cls, values: Mapping[str, Mapping[str, int]]) -> "ModelShape":
+        """Return the shape that `dataclasses.asdict` gave, perhaps read from a file."""
+        return cls(TextShape(**values["text"]), VisionShape(**values["vision"]))
 
     @classmethod
     def of(cls, config: Any) -> "ModelShape":

@@ -1,12 +1,18 @@
 """What passed through each layer: tokens, and pairs of a query and a key; exact sums over rows and steps."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from operator import mul
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dyrate.record import Run
     from dyrate.reduction import ReductionMethod
+
+
+_LISTS = ("tokens", "pairs")  # fields with a number for each layer
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,14 @@ class Work:
         return cls((0,) * layers, (0,) * layers)
 
     @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Work":
+        """Return what was written as a JSON object."""
+        found: dict[str, Any] = {
+            key: tuple(value) if key in _LISTS else value for key, value in values.items()
+        }
+        return cls(**found)
+
+    @classmethod
     def encoder(cls, layers: int, images: int, patches: int) -> "Work":
         """Return that of encoding images, for a decoder of so many layers."""
         tokens = patches + 1 if images else 0
@@ -65,7 +79,7 @@ class Work:
         columns = {
             entry.name: [getattr(part, entry.name) for part in parts]
             for entry in fields(self)
-            if entry.name not in ("tokens", "pairs")
+            if entry.name not in _LISTS
         }
         return Work(
             tuple(sum(column) for column in zip(*(part.tokens for part in parts), strict=True)),
@@ -87,6 +101,33 @@ class Phases:
     steps: int = field(default=0)
     """Decode steps, summed over rows: tokens that were fed back."""
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Phases":
+        """Return what `to_json` gave, perhaps read from a file."""
+        return cls(
+            Work.of(values["prefill"]),
+            Work.of(values["decode"]),
+            Work.of(values["recompute"]),
+            values["steps"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON-able dicts of numbers and lists."""
+        return {
+            "steps": self.steps,
+            **{
+                name: {
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in asdict(work).items()
+                }
+                for name, work in (
+                    ("prefill", self.prefill),
+                    ("decode", self.decode),
+                    ("recompute", self.recompute),
+                )
+            },
+        }
+
     def __add__(self, other: "Phases") -> "Phases":
         return Phases(
             self.prefill + other.prefill,
@@ -103,48 +144,69 @@ def schedule(prompt: Sequence[int], steps: int, patches: int = 0) -> Phases:
     """
     layers = len(prompt)
     encoder = Work.encoder(layers, images=int(patches > 0), patches=patches)
-    return _phases(encoder, prompt, [[n + step for n in prompt] for step in range(1, steps + 1)])
+    lengths = [[n + step for n in prompt] for step in range(1, steps + 1)]
+    nothing = Work.none(layers)
+    return Phases(
+        encoder + Work.prefill(prompt),
+        nothing.plus(map(Work.step, lengths)),
+        nothing.plus(map(Work.prefill, lengths)),
+        steps,
+    )
 
 
-def work_of(run: "Run", method: "ReductionMethod", steps: Sequence[int] | None = None) -> Phases:
+def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None) -> Phases:
     """Return the work of a run's last generation, summed over its rows.
 
-    `steps` are the decode steps of each row up to its end; all of them without it.
+    `steps` (LongTensor [batch]) are the decode steps of each row up to its end; all of them without it.
     """
-    text, visual, kept = run.text_tokens.tolist(), run.visual_tokens.tolist(), run.kept
-    attended = run.decode_tokens_per_row.tolist()  # [steps][layers][batch]
-    observed = run.observed
-    layers = len(kept)
-    whole = Phases(Work.encoder(layers, *run.encoded), Work.none(layers), Work.none(layers))
-    for row, words in enumerate(text):
-        last = len(attended) if steps is None else steps[row]
-        lengths = [[words + len(kept[layer][row]) for layer in range(layers)]]
-        lengths += [
-            [words + by_layer[layer][row] + step for layer in range(layers)]
-            for step, by_layer in enumerate(attended[:last], start=1)
-        ]
-        overheads = [
-            Work(
-                (0,) * layers,
-                (0,) * layers,
-                scored=sum(found[layer] for layer in observed[step]),
-                scored_prompt=sum(found[layer] - step for layer in observed[step]),
-                own_macs=method.own_macs(visual[row], step) if visual[row] else 0,
-            )
-            for step, found in enumerate(lengths)
-        ]
-        whole += _phases(overheads[0], lengths[0], lengths[1:], overheads[1:])
-    return whole
+    import torch
 
+    text, visual, attended = run.text_tokens, run.visual_tokens, run.decode_tokens_per_row
+    kept = torch.tensor([[len(row) for row in rows] for _, rows in sorted(run.kept.items())])
+    index = torch.arange(1, len(attended) + 1, device=text.device)
+    alive = torch.ones_like(attended[:, 0]) if steps is None else (index[:, None] <= steps).long()
+    prompt = (text + kept.to(text.device))[None]  # [1, layers, batch]
+    lengths = text + attended + index[:, None, None]  # [steps, layers, batch]
+    every = alive[:, None]
+    took = int(alive.sum())
+    nothing = (0,) * prompt.shape[1]
+    generated = torch.cat([torch.zeros_like(alive[:1]), alive.cumsum(dim=0) * alive])
+    counted = torch.cat([torch.ones_like(alive[:1]), alive])
 
-def _phases(
-    before: Work, prompt: Sequence[int], steps: Sequence[Sequence[int]], overheads: Sequence[Work] = ()
-) -> Phases:
-    """Return a row's work; `before` and `overheads` come on top of its prefill and its decode steps."""
-    nothing = Work.none(len(prompt))
+    def scored(first: int, last: int) -> Work:
+        """What the statistics layers of these steps computed once more."""
+        keys = torch.cat([prompt, lengths])
+        found = [
+            (keys[step, layer] * counted[step], generated[step])
+            for step in range(first, last)
+            for layer in run.observed[step]
+        ]
+        of_all = sum(int(seen.sum()) for seen, _ in found)
+        return Work(
+            nothing,
+            nothing,
+            scored=of_all,
+            scored_prompt=of_all - sum(int(answer.sum()) for _, answer in found),
+        )
+
+    def own(decode: bool) -> Work:
+        """What the method's own matrices computed, in rows with an image."""
+        times = (alive.sum(dim=0) if decode else torch.ones_like(visual)).tolist()
+        per_row = [method.own_macs(tokens, decode=decode) if tokens else 0 for tokens in visual.tolist()]
+        return Work(nothing, nothing, own_macs=sum(map(mul, times, per_row)))
+
+    overhead = scored(1, len(attended) + 1) + own(decode=True)
     return Phases(
-        before + Work.prefill(prompt),
-        nothing.plus([*map(Work.step, steps), *overheads]),
-        nothing.plus([*map(Work.prefill, steps), *overheads]),
-        len(steps),
+        Work.encoder(len(nothing), *run.encoded)
+        + Work(_sums(prompt), _sums(prompt**2), logits=len(text))
+        + scored(0, 1)
+        + own(decode=False),
+        Work((took,) * len(nothing), _sums(lengths * every), logits=took) + overhead,
+        Work(_sums(lengths * every), _sums(lengths**2 * every), logits=took) + overhead,
+        took,
     )
+
+
+def _sums(counts: "Tensor") -> tuple[int, ...]:
+    """Sum [steps, layers, batch] per layer."""
+    return tuple(counts.sum(dim=(0, 2)).tolist())

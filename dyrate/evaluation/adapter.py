@@ -22,6 +22,7 @@ from loguru import logger
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
+from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
 from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seeded_sampling
@@ -280,7 +281,13 @@ class DyrateModel(lmms):  # type: ignore[misc]
         if self.observer:
             self.observer([query.doc_id for query in queries], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        return answers, token_sums(run, decode_steps(made, ends)) if images else None
+        if not images:
+            return answers, None
+        steps = decode_steps(made, ends)
+        sums = token_sums(run, steps)
+        beams = len(run.visual_tokens) // len(steps)
+        sums["work"] = work_of(run, self.method, steps.repeat_interleave(beams)).to_json()
+        return answers, sums
 
 
 def _positive(name: str, value: int | str) -> int:

@@ -4,12 +4,13 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.benchmarks import Benchmark
@@ -19,7 +20,7 @@ from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
 from dyrate.evaluation.suite import LoadedTask, load_tasks
-from dyrate.evaluation.visual_tokens import true_means
+from dyrate.evaluation.visual_tokens import true_means, whole_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
@@ -217,6 +218,7 @@ def _result(
             "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
             "difference": theirs,
             "visual_tokens": true_means(model.records[loaded.name].tokens),
+            "work": whole_work(model.records[loaded.name].tokens),
         }
     return {
         "schema": results.SCHEMA,
@@ -227,6 +229,7 @@ def _result(
         "label": model.method.label,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
+        "shape": asdict(ModelShape.of(model.model.config)),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
     }
 

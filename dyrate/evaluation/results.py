@@ -69,6 +69,7 @@ class BenchmarkResult(TypedDict):
     scores: dict[str, Score]
     difference: dict[str, Difference] | None  # null when there is no baseline
     visual_tokens: VisualTokens | None  # null where the producer does not know
+    work: NotRequired[dict[str, Any] | None]  # sums over the samples, as `dyrate.cost.work.Phases` has them
 
 
 class Hashes(TypedDict, total=False):
@@ -106,6 +107,7 @@ class Result(TypedDict):
     label: str  # "FastV (K=2, R=0.5)"
     decoding: dict[str, Any]  # {"name": ..., generation arguments}
     benchmarks: dict[str, BenchmarkResult]
+    shape: NotRequired[dict[str, dict[str, int]]]  # the model's sizes, `dyrate.cost.shapes.ModelShape`
     meta: Meta
 
 

@@ -1,8 +1,9 @@
 """Visual tokens per layer: sums over a batch's rows and steps, and the true means that results report."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from dyrate.cost.work import Phases
 from dyrate.evaluation.results import VisualTokens
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class TokenSums(TypedDict):
     prefill: list[int]  # per layer: kept on entering it, summed over rows
     decode: list[float]  # per layer: attended, summed over answers and their decode steps
     decode_steps: int  # (answer, decode step) pairs behind `decode`
+    work: NotRequired[dict[str, Any]]  # what went through each layer, as `dyrate.cost.work.Phases` has it
 
 
 def decode_steps(made: "torch.Tensor", ends: int | Sequence[int]) -> "torch.Tensor":
@@ -52,13 +54,24 @@ def add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
     """The sums of two parts of a batch; None is a part without images."""
     if one is None or other is None:
         return one or other
-    return {
+    found: TokenSums = {
         "rows": one["rows"] + other["rows"],
         "total": one["total"] + other["total"],
         "prefill": [a + b for a, b in zip(one["prefill"], other["prefill"], strict=True)],
         "decode": [a + b for a, b in zip(one["decode"], other["decode"], strict=True)],
         "decode_steps": one["decode_steps"] + other["decode_steps"],
     }
+    if "work" in one and "work" in other:
+        found["work"] = (Phases.of(one["work"]) + Phases.of(other["work"])).to_json()
+    return found
+
+
+def whole_work(batches: Iterable[TokenSums]) -> dict[str, Any] | None:
+    """The work of all batches; None where no sample had an image, or a batch does not say."""
+    total = None
+    for batch in batches:
+        total = add(total, batch)
+    return total.get("work") if total is not None else None
 
 
 def true_means(batches: Iterable[TokenSums]) -> VisualTokens | None:

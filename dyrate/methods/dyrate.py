@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.methods.stepwise import StepwisePruning
-from dyrate.predictors import RECORD_FILE, WEIGHTS_FILE, Predictor, load_predictor, read_record
+from dyrate.predictors import RECORD_FILE, WEIGHTS_FILE, Predictor, load_predictor, macs, read_record
 from dyrate.reduction import Run, View, hyperparameter
 
 
@@ -114,13 +114,13 @@ class DyRate(StepwisePruning):
         scores: Tensor = ranker([found.head_scores for found in seen])
         return scores
 
-    def own_macs(self, visual_tokens: int, step: int) -> int:
+    def own_macs(self, visual_tokens: int, *, decode: bool) -> int:
         """The predictor's, and a learned ranking's where it ranks."""
-        asked = self.mode != "none" if step else True
-        ranks = asked if step else self.prune_prefill
-        return self._learned.macs(
-            visual_tokens, step, ranks=ranks, predicts=asked and self.rates == "predicted"
-        )
+        learned, asked = self._learned, not decode or self.mode != "none"
+        ranker = learned.decode_ranker if decode else learned.prefill_ranker
+        ranks = ranker is not None and asked and (decode or self.prune_prefill)
+        predicts = asked and self.rates == "predicted"
+        return (macs(learned.rate) if predicts else 0) + (macs(ranker) * visual_tokens if ranks else 0)
 
     @property
     def _lagged(self) -> tuple[int, ...]:

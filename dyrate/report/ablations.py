@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import published
+from dyrate.report import cost, published
 from dyrate.report.cells import (
     Column,
     Row,
@@ -34,7 +34,6 @@ UNNAMED = "The paper does not say of which model its ablations are."
 STRATEGY_NOTES = {
     "a": f"{UNNAMED} 105.57 and 105.00, here under NoCaps, are what Table II prints for "
     f"{published.TABLE1_MODEL} under Flickr30k.",
-    "b": "Not yet measured here.",
 }
 DECODING_NOTES = {
     "m": f"{UNNAMED} Its rows are all of DyRate; what decoding does without it, it does not print."
@@ -65,8 +64,21 @@ def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
             "Ablation: strategy",
             "Which tokens are pruned, and when",
             columns,
-            tuple((title, tuple(with_texts(row, (FLOPS,)) for row in found)) for title, found in groups),
-            STRATEGY_NOTES,
+            tuple(
+                (
+                    title,
+                    tuple(
+                        with_texts(
+                            row,
+                            (FLOPS,),
+                            {"flops_percent": cost.percent(row.measurement, "nocaps", measurements)},
+                        )
+                        for row in found
+                    ),
+                )
+                for title, found in groups
+            ),
+            {**STRATEGY_NOTES, "b": cost.note("nocaps", measurements)},
             (FLOPS,),
         )
     )

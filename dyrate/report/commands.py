@@ -17,8 +17,8 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         description="Reads the result files of a study and writes Tables I to III (table1, table2, table3) "
         "and the ablations (ablation_strategy, ablation_decoding, ablation_predictor), as .csv and .html: "
         "measured figures with intervals beside the printed ones. And equal_budget.csv: DyRate against each "
-        "competitor at the same budget of visual tokens, per benchmark. And audit.csv: the printed tables "
-        "checked against themselves and against arithmetic.",
+        "competitor at the same budget of visual tokens, per benchmark. cost.csv: the FLOPs of every row, by "
+        "convention and scope. audit.csv: the printed tables checked against themselves and arithmetic.",
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,6 +50,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     measurements = load(study)
     contents = gather(study, measurements)
     _make_folder(arguments.output)
+    tidy.write_costs(measurements, arguments.output / "cost.csv")
     tidy.write_findings(contents.findings, arguments.output / "audit.csv")
     tidy.write_standings(contents.standings, arguments.output / "equal_budget.csv")
     for table in contents.tables:

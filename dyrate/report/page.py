@@ -9,8 +9,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures, pareto
+from dyrate.report import cost, figures, pareto
 from dyrate.report.attention import attention
 from dyrate.report.cells import Table
 from dyrate.report.choices import choices
@@ -25,6 +26,7 @@ from dyrate.report.summary import lines
 from dyrate.report.tables import heading
 from dyrate.study import Study
 
+COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are spent on differs
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -69,6 +71,9 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         gallery_model=model,
         choices=choices(main),
         findings=contents.findings,
+        costs=cost.cost_tables(measurements, [name for name in COSTED if name in study.benchmarks]),
+        conventions=CONVENTIONS,
+        scopes=SCOPES,
         **_context(study, measurements),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import published
+from dyrate.report import cost, published
 from dyrate.report.cells import Column, Row, Table, TextColumn, finish, merge, with_texts
 from dyrate.report.measured import Measurement
 from dyrate.report.published import PublishedRow
@@ -27,7 +27,7 @@ TABLE2 = (
 TABLE3 = (Column("nocaps", "NoCaps", "CIDEr", "nocaps_cider"),)
 TABLE3_TEXTS = (
     TextColumn("tflops_percent", "FLOPs", "% of unpruned, ↓", "tflops_percent", "a"),
-    TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "a"),
+    TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b"),
     TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate"),
 )
 TABLE1_NOTES = {
@@ -90,10 +90,23 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
     groups = tuple(
-        (title, tuple(with_texts(row, TABLE3_TEXTS, _auto_rate(row.measurement)) for row in rows))
+        (
+            title,
+            tuple(
+                with_texts(
+                    row,
+                    TABLE3_TEXTS,
+                    {
+                        **_auto_rate(row.measurement),
+                        "tflops_percent": cost.percent(row.measurement, "nocaps", measurements),
+                    },
+                )
+                for row in rows
+            ),
+        )
         for title, rows in _groups_per_model(study, measurements, TABLE3, published.table3())
     )
-    notes = {"a": "Not yet measured here: tokens seen are, FLOPs and latency are not."}
+    notes = {"a": cost.note("nocaps", measurements), "b": "Not measured here."}
     return finish(Table("table3", "Table III", "Efficiency", TABLE3, groups, notes, TABLE3_TEXTS))
 
 

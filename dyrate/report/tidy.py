@@ -1,12 +1,14 @@
 """Tables as CSV: one line per row and benchmark."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dyrate.report.audit.finding import Finding
 from dyrate.report.cells import Cell, Column, Row, Table, TextColumn
+from dyrate.report.cost import lines
 from dyrate.report.equal_budget import Comparison, Standing
+from dyrate.report.measured import Measurement
 
 FIELDS = (
     "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples", "units",
@@ -42,6 +44,21 @@ def write(table: Table, path: Path) -> None:
                             | _measured(row, column, cell)
                             | _texts(table, row)
                         )
+
+
+COST_FIELDS = (
+    "model", "method", "decoding", "benchmark", "convention", "scope", "text_tokens", "new_tokens",
+    "tera", "percent", "result",
+)  # fmt: skip
+
+
+def write_costs(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write the FLOPs of every row: one line per measurement, benchmark, convention and scope."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COST_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines(measurements))
 
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:

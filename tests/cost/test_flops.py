@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +53,7 @@ def test_steps_after_a_rows_end_do_not_count():
     with method(model) as run:
         model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
 
-    cut = work_of(run, method, steps=[2])
+    cut = work_of(run, method, steps=torch.tensor([2]))
 
     assert (cut.steps, work_of(run, method).steps) == (2, NEW_TOKENS - 1)
     with method(model) as run:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from dyrate import predictors
+from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
@@ -23,6 +24,13 @@ LEVEL = {
     "dyrate": 0.99, "fixed_prune": 0.9, "depth_prune": 0.9,
 }  # fmt: skip
 LAYERS, V = {"testbed-s": 8, "testbed-m": 12}, 144.0
+SHAPE = {
+    "text": {
+        "layers": 8, "hidden": 192, "intermediate": 512, "heads": 6, "kv_heads": 6, "head_dim": 32,
+        "vocabulary": 1024,
+    },
+    "vision": {"layers": 5, "hidden": 160, "intermediate": 640, "patches": 144, "patch_inputs": 588},
+}  # fmt: skip
 RATES = {"default": 0.6, "lean": 0.9}  # of DyRate, by predictor
 DOCS = 8
 CAPTIONS = ["nocaps", "flickr30k", "coco2017"]
@@ -138,6 +146,7 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
                 }
             },
             "visual_tokens": {"total": V, "prefill": kept, "decode": kept},
+            "work": work(kept, name in CAPTIONS),
         }
     return {
         "schema": "dyrate.result",
@@ -148,6 +157,7 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
         "label": label(spec),
         "decoding": {"num_beams": 1, "do_sample": False, **job.decoding},
         "benchmarks": found,
+        "shape": SHAPE,
         "meta": {
             "command": f"dyrate evaluate --model {job.model.path} --method '{json.dumps(spec)}'",
             "seed": 0,
@@ -158,6 +168,19 @@ def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) ->
             "versions": {"torch": "2.13.0", "transformers": "5.23.0", "lmms-eval": "0.7.3"},
         },
     }
+
+
+def work(kept: list[float], caption: bool) -> dict[str, Any]:
+    """What 100 samples with 20 tokens of text did, each with the mean's visual tokens."""
+    one = schedule([20 + round(count) for count in kept], 30 if caption else 1, patches=int(V)).to_json()
+
+    def times(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: times(entry) for key, entry in value.items()}
+        return [times(entry) for entry in value] if isinstance(value, list) else 100 * value
+
+    found: dict[str, Any] = times(one)
+    return found
 
 
 def run(seconds: float = 41.5, date: str = "2026-01-15T10:00:00+00:00") -> dict[str, Any]:

@@ -49,6 +49,12 @@ rule tables:
             category="Tables",
             labels={"table": "DyRate at equal budget", "format": "csv"},
         ),
+        cost=report(
+            f"results/{study.name}/tables/cost.csv",
+            caption="../report/cost.rst",
+            category="Tables",
+            labels={"table": "FLOPs by convention", "format": "csv"},
+        ),
         audit=report(
             f"results/{study.name}/tables/audit.csv",
             caption="../report/audit.rst",
