@@ -19,16 +19,21 @@ SLACK = 0.005  # a share that is printed as 33% is a third
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, what was found on each model, and whether it holds on all of them (None: no evidence)."""
+    """A claim, what was found on each model, and whether it holds in each case that it was looked at in."""
 
     claim: str
     found: tuple[str, ...]
-    holds: bool | None
+    holds: tuple[bool, ...]
 
     @property
     def verdict(self) -> str:
-        """The finding in a word or two."""
-        return {True: "holds here", False: "does not hold here", None: "cannot be told here"}[self.holds]
+        """The finding in a few words."""
+        if not self.holds:
+            return "cannot be told here"
+        if all(self.holds):
+            return "holds here"
+        held = sum(self.holds)
+        return f"holds here in {held} of {len(self.holds)} cases" if held else "does not hold here"
 
 
 def claims(
@@ -44,7 +49,7 @@ def claims(
     return (
         _claim(
             f"At equal budget DyRate beats FastV on at least {WINS} of {len(TEN)} benchmarks",
-            [_against_fastv(model, standings) for model in models],
+            [_against_fastv(model, standings, measurements) for model in models],
         ),
         _claim(
             "DyRate keeps 99% of the unpruned score at a third of the visual tokens",
@@ -72,28 +77,49 @@ def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]
     return {model: [s for s in standings if s.mine is mine] for model, mine in defaults.items()}
 
 
-def _claim(claim: str, found: Sequence[tuple[str, bool | None]]) -> Claim:
-    decided = [holds for _, holds in found if holds is not None]
-    return Claim(claim, tuple(text for text, _ in found), all(decided) if decided else None)
+def _claim(claim: str, found: Sequence[tuple[str, Sequence[bool]]]) -> Claim:
+    decided = tuple(holds for _, each in found for holds in each)
+    return Claim(claim, tuple(text for text, _ in found), decided)
 
 
-def _against_fastv(model: str, standings: Sequence[Standing]) -> tuple[str, bool | None]:
-    mine = [
-        standing
-        for found in default_standings(standings).get(model, [])
-        if found.settings[0].method == "fastv" and (standing := found.among(TEN)).comparisons
+def _against_fastv(
+    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
+) -> tuple[str, list[bool]]:
+    """The default and the settings of its sweep, each at its own budget, from most tokens to fewest."""
+    found = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
+    if not found:
+        return f"on {model} no FastV curve reaches DyRate's budget", []
+    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in found]
+    places.sort(key=lambda place: place[0].prefill or 0, reverse=True)
+    told = [
+        f"{s.count('win')} wins, {s.count('tie')} ties, {s.count('loss')} losses at {_share(at.prefill)} of "
+        f"the tokens at prefill and {_share(at.decode)} at decode ({s.mine.label}, mean difference "
+        f"{_percent(s.mean, sign=True)} of the unpruned score)"
+        for at, s in places
     ]
-    if not mine:
-        return f"on {model} no FastV curve reaches DyRate's budget", None
-    best = max(mine, key=lambda s: (len(s.comparisons), len(s.settings)))
-    wins, losses, total = best.count("win"), best.count("loss"), len(best.comparisons)
+    total = max(len(s.comparisons) for s in found)
     return (
-        f"on {model}, {best.mine.label} is above {best.competitor} on {wins} of {total} benchmarks (without "
-        f"{BENCHMARKS[EXTRA].title}, which the paper's ten do not have) and below "
-        f"it on {losses}, by intervals that exclude zero; its score is the higher one on {best.ahead}, and "
-        f"the mean difference is {_percent(best.mean, sign=True)} of the unpruned score",
-        wins >= WINS,
+        f"on {model}, against {found[0].competitor} on {total} benchmarks (without "
+        f"{BENCHMARKS[EXTRA].title}, which the paper's ten do not have), decided by intervals that exclude zero: {', '.join(told)}",
+        [s.count("win") >= WINS for _, s in places],
     )
+
+
+def _swept(model: str, standings: Sequence[Standing]) -> list[Measurement]:
+    """The model's default DyRate, and its settings for the comparison at equal budget."""
+    first = default_standings(standings).get(model, [])[:1]
+    others = [s.mine for s in standings if s.mine.model == model and s.mine.group == "budget"]
+    return list(dict.fromkeys([*(s.mine for s in first), *others]))
+
+
+def _fastv(mine: Measurement, standings: Sequence[Standing]) -> Standing | None:
+    """A setting's standing against the FastV curve with the most points, over the paper's ten benchmarks."""
+    found = [
+        standing
+        for s in standings
+        if s.mine is mine and s.settings[0].method == "fastv" and (standing := s.among(TEN)).comparisons
+    ]
+    return max(found, key=lambda s: (len(s.comparisons), len(s.settings)), default=None)
 
 
 Share = Callable[[Measurement, Sequence[str]], tuple[float, str] | None]
@@ -107,7 +133,7 @@ def _kept(
     benchmarks: Sequence[str],
     limit: float,
     share: Share,
-) -> tuple[str, bool | None]:
+) -> tuple[str, list[bool]]:
     """The best of the settings that spend at most `limit`, over the unpruned model's benchmarks."""
     whole = unpruned(settings[0], among)
     names = [name for name in (whole.result["benchmarks"] if whole else ()) if name in benchmarks]
@@ -117,19 +143,19 @@ def _kept(
         if names and (spent := share(m, names)) and (kept := kept_of_unpruned(m, names, among, answers))
     ]
     if not known:
-        return f"on {model} no setting was measured on all benchmarks that this needs", None
+        return f"on {model} no setting was measured on all benchmarks that this needs", []
     lean = [entry for entry in known if entry[0] <= limit + SLACK]
     if not lean:
         _, where, kept, m = min(known, key=lambda entry: entry[0])
         return (
             f"on {model} no setting spends so little: the leanest, {m.label}, spends {where} and keeps "
             f"{_percent(kept)}",
-            False,
+            [False],
         )
     _, where, kept, m = max(lean, key=lambda entry: entry[2]["value"])
     return (
         f"on {model} {_best_of(len(lean))} within it, {m.label}, keeps {_percent(kept)} and spends {where}",
-        kept["value"] >= KEPT,
+        [kept["value"] >= KEPT],
     )
 
 

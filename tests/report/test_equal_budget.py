@@ -25,7 +25,7 @@ METHODS = [
     {"name": "dyrate", "predictor": "default", "layer": 2},
 ]
 # Which of the 40 questions each method answers rightly: the first so many.
-RIGHT = {"none": 40, "0.25": 36, "0.75": 20, "0.5": 38, "default": 32}
+RIGHT = {"none": 40, "0.25": 36, "0.75": 20, "0.5": 38, "default": 32, "lean": 30, "lavish": 12}
 
 
 def name_of(spec):
