@@ -100,7 +100,8 @@ def _against_fastv(
     total = max(len(s.comparisons) for s in found)
     return (
         f"on {model}, against {found[0].competitor} on {total} benchmarks (without "
-        f"{BENCHMARKS[EXTRA].title}, which the paper's ten do not have), decided by intervals that exclude zero: {', '.join(told)}",
+        f"{BENCHMARKS[EXTRA].title}, which the paper's ten do not have), decided by intervals that exclude "
+        f"zero: {', '.join(told)}",
         [s.count("win") >= WINS for _, s in places],
     )
 
