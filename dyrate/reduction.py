@@ -148,7 +148,9 @@ class ReductionMethod:
 
     def spec(self) -> dict[str, Any]:
         """Return the method as the JSON-able dict of configs and result files, which `load_method` reads."""
-        return {"name": self.name, **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
+        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+        return {"name": self.name, **values, **lists}
 
     @property
     def label(self) -> str:

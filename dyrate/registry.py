@@ -27,6 +27,7 @@ BUILT_IN = {
     "text_only": "dyrate.methods.text_only:TextOnly",
     "downsample": "dyrate.methods.downsample:Downsample",
     "fixed_prune": "dyrate.methods.fixed_prune:FixedPrune",
+    "replay": "dyrate.methods.replay:Replay",
     "depth_prune": "dyrate.methods.depth_prune:DepthBasedPrune",
     "dyrate": "dyrate.methods.dyrate:DyRate",
 }

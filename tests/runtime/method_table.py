@@ -132,6 +132,8 @@ _LINES = [
     _case({"name": "fixed_prune", "layer": 1, "rate": 0.8, "minimum": 0.3, "prune_prefill": False}),
     _case({"name": "depth_prune", "layer": 3, "rate": 0.4, "correction": 0.3}),
     _case({"name": "depth_prune", "rate": 0.7, "correction": -0.2, "prune_prefill": False}),
+    _case({"name": "replay", "rates": [0.25, 0.5, 0.75, 0.4]}),
+    _case({"name": "replay", "rates": [0.25, 0.5, 0.4], "layer": 3, "mode": "evict", "prune_prefill": False}),
     *(_case({"name": "dyrate", **spec}) for spec in DYRATE),
 ]
 _LISTED = {case.method.name for case in _LINES}
@@ -164,6 +166,7 @@ KEEP_EVERYTHING = [
         {"name": "downsample", "rate": 0.0},
         {"name": "fixed_prune", "rate": 0.0, "mode": "evict"},
         {"name": "depth_prune", "rate": 0.0},
+        {"name": "replay", "rates": [0.0]},
         {"name": "dyrate", "predictor": always_zero("zero")},
         {"name": "dyrate", "predictor": always_zero("zero-gru", kind="gru", lagged=(4,), ranking="mlp")},
         {"name": "dyrate", "predictor": always_zero("zero-window", kind="window"), "mode": "evict"},

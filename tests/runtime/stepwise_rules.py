@@ -9,6 +9,7 @@ from torch import Tensor
 from dyrate.methods.depth_prune import DepthBasedPrune
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.fixed_prune import FixedPrune
+from dyrate.methods.replay import Replay
 from dyrate.methods.stepwise import StepwisePruning
 from dyrate.predictors import load_predictor
 from tests.runtime.probes import best
@@ -21,6 +22,8 @@ def rule_of(method: StepwisePruning) -> Rule:
     """A new rule for one row of a method with its fields."""
     if isinstance(method, DyRate):
         return DyRateRule(method)
+    if isinstance(method, Replay):
+        return ReplayRule(method)
     assert isinstance(method, FixedPrune | DepthBasedPrune)
     return StepwiseRule(method, method.rate + getattr(method, "correction", 0.0))
 
@@ -55,6 +58,12 @@ class StepwiseRule(Rule):
         if self.evicts and len(held) - wanted < self.method.evict_at_least:
             return held
         return best(self.scores(step, scores), held, wanted)
+
+
+class ReplayRule(StepwiseRule):
+    def rate(self, step: int) -> float:
+        assert isinstance(self.method, Replay)
+        return [*self.method.rates, *[self.method.rates[-1]] * step][step]
 
 
 class DyRateRule(StepwiseRule):

@@ -45,7 +45,7 @@ def method_file(tmp_path: Path) -> Path:
     return path
 
 
-REQUIRED = {"dyrate": {"predictor": "predictors/mine"}}
+REQUIRED = {"dyrate": {"predictor": "predictors/mine"}, "replay": {"rates": [0.5]}}
 
 
 @pytest.mark.parametrize("name", registry.references())

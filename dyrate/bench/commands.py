@@ -1,0 +1,207 @@
+"""`dyrate bench`: time to the first token, time per token, memory; methods beside transformers itself."""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyrate.errors import DyrateError
+
+if TYPE_CHECKING:
+    from dyrate.bench.contenders import Contender
+
+SCHEMA, VERSION = "dyrate.bench", 1
+_Subparsers = argparse._SubParsersAction  # the type has no public name
+
+
+def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `dyrate bench`; imports nothing heavy."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure time and memory of methods, beside transformers itself",
+        description="Generate with every contender in alternating order, after warm-ups, and print medians:\n"
+        "time to the first token (TTFT), time per further token (synchronised steps), end to end, memory,\n"
+        "and what share of the device's own bandwidth (decode) and matrix peak (prefill), measured in\n"
+        "the same run, that is. Every row makes as many tokens. The last line is one JSON document.\n\n"
+        "Methods whose rates depend on the input mean nothing on random weights: --replay gives the mean\n"
+        "rates that a predictor of a study chose, step by step.",
+        epilog="examples:\n"
+        '  dyrate bench --model models/testbed-s --methods none \'{"name": "fastv", "rate": 0.5}\'\n'
+        "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 --batch 1 8 32 --new-tokens 64 \\\n"
+        "    --methods none fastv --peers generate static --output results/h200/decode.json\n"
+        "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
+        "    --replay predictors/testbed/testbed-s/lambda-16",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or hub id")
+    what.add_argument("--shape", metavar="NAME", help="llava-1.5-7b or llava-1.5-13b, with random weights")
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        default=["none"],
+        metavar="METHOD",
+        help="names, or JSON objects as in --method of `dyrate evaluate` (default: none, the unpruned model)",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=["generate"],
+        metavar="PEER",
+        help="generate: transformers with its dynamic cache; static: with its static cache, compiled on a "
+        "GPU (default: generate)",
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="DIR",
+        help="a predictor's folder, whose mean rates are replayed in two more rows: select and evict",
+    )
+    for name, default, text in (
+        ("batch", [1], "rows at once"),
+        ("prompt", [640], "tokens of a prompt, the visual ones among them"),
+        ("new-tokens", [32], "tokens to make"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default[0]})",
+        )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--warmups", type=int, default=1, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, words and images (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document here, too")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from dyrate.bench import models
+    from dyrate.bench.limits import measure_limits
+    from dyrate.bench.measure import Load, measure
+    from dyrate.bench.rows import rows, table
+    from dyrate.cost.shapes import ModelShape
+    from dyrate.evaluation.checkpoint import choose_device
+
+    for name in ("batch", "prompt", "new_tokens"):
+        if wrong := [value for value in getattr(arguments, name) if value < 1]:
+            raise DyrateError(f"--{name.replace('_', '-')} {wrong[0]}: expected at least 1")
+    if arguments.rounds < 1 or arguments.warmups < 0:
+        raise DyrateError(
+            f"--rounds {arguments.rounds} --warmups {arguments.warmups}: expected 1 and 0 at least"
+        )
+    contenders = _contenders(arguments)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
+    torch.manual_seed(arguments.seed)
+    model = (
+        models.loaded_model(arguments.model, device, arguments.dtype)
+        if arguments.model
+        else models.random_model(models.named_shape(arguments.shape), device, dtype)
+    )
+    shape = ModelShape.of(model.config)
+    limits = measure_limits(device, dtype)
+    loads = [
+        Load(batch, prompt, new)
+        for prompt in arguments.prompt
+        for new in arguments.new_tokens
+        for batch in arguments.batch
+    ]
+    found: list[dict[str, Any]] = []
+    total = len(loads) * len(contenders) * (arguments.rounds + arguments.warmups)
+    with tqdm(total=total, unit="round", mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
+        for load in loads:
+            timings = measure(
+                model,
+                contenders,
+                load,
+                rounds=arguments.rounds,
+                warmups=arguments.warmups,
+                seed=arguments.seed,
+                done=bar.update,
+            )
+            found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
+    document = _document(arguments, model, found, asdict(limits), asdict(shape))
+    print(table(found))
+    text = json.dumps(document, sort_keys=True)
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _contenders(arguments: argparse.Namespace) -> "list[Contender]":
+    """The peers, then the methods, then what is replayed; each once."""
+    from dyrate.bench.contenders import PEERS, Contender
+    from dyrate.evaluation.specs import as_spec
+    from dyrate.registry import load_method
+
+    if unknown := [peer for peer in arguments.peers if peer not in PEERS]:
+        raise DyrateError(f"--peers {unknown[0]}: unknown; known: {', '.join(PEERS)}")
+    specs = [as_spec(text, "--methods") for text in arguments.methods]
+    if arguments.replay is not None:
+        rates = _replayed(arguments.replay)
+        specs += [
+            {"name": "replay", "rates": rates, "mode": mode, "prune_prefill": prune}
+            for mode, prune in (("select", True), ("evict", True), ("evict", False))
+        ]
+    found = [Contender(peer) for peer in arguments.peers]
+    found += [Contender(spec["name"], load_method(spec)) for spec in specs]
+    if not found:
+        raise DyrateError("--methods and --peers are both empty: nothing to measure")
+    return found
+
+
+def _replayed(folder: Path) -> list[float]:
+    from dyrate.predictors import read_record
+
+    schedule = read_record(folder).get("schedule")
+    if not isinstance(schedule, list) or not schedule:
+        raise DyrateError(f"--replay {folder}: its record has no schedule; train it with this version")
+    return schedule
+
+
+def _document(
+    arguments: argparse.Namespace,
+    model: Any,
+    found: list[dict[str, Any]],
+    limits: dict[str, float],
+    shape: dict[str, Any],
+) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from dyrate.evaluation import provenance
+
+    device = model.device
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "command": shlex.join(["dyrate", *sys.argv[1:]]),
+        "model": arguments.model or arguments.shape,
+        "weights": "checkpoint" if arguments.model else "random",
+        "replayed": str(arguments.replay) if arguments.replay else None,
+        "dtype": arguments.dtype,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": arguments.seed,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "shape": shape,
+        "limits": limits,
+        "rows": found,
+    }

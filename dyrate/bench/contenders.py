@@ -1,0 +1,96 @@
+"""What competes: transformers as it is, and the methods of this package on it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyrate.cost.work import Phases, schedule, work_of
+from dyrate.errors import DyrateError
+from dyrate.record import Run
+from dyrate.reduction import ReductionMethod
+
+PEERS = {
+    "generate": "transformers' own generate(), dynamic cache",
+    "static": "transformers' own generate(), static cache, compiled on a GPU",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to generate: a method of this package, or, without one, a peer by its name."""
+
+    name: str
+    method: ReductionMethod | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.method.label if self.method is not None else PEERS[self.name]
+
+    def generate(
+        self, model: Any, inputs: dict[str, Tensor], new_tokens: int, on_step: Callable[[], None]
+    ) -> "Generated":
+        """Generate greedily; `on_step` is called as soon as the logits of a step are asked for."""
+        context: AbstractContextManager[Run | None] = (
+            self.method(model) if self.method is not None else nullcontext()
+        )
+        options: dict[str, Any] = {"cache_implementation": "static"} if self.name == "static" else {}
+        with context as run, torch.inference_mode():
+            found = model.generate(
+                **inputs,
+                **options,
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                logits_processor=[_Steps(on_step)],
+                return_dict_in_generate=True,
+            )
+        made = found.sequences.shape[1] - inputs["input_ids"].shape[1]
+        if made != new_tokens:
+            raise DyrateError(f"{self.label}: made {made} tokens instead of {new_tokens}")
+        if run is not None and self.method is not None:
+            return Generated(work_of(run, self.method), run.kv_bytes)
+        rows, prompt = inputs["input_ids"].shape
+        layers = model.config.text_config.num_hidden_layers
+        return Generated(_whole(model, rows, prompt, layers, new_tokens), _cache_bytes(found.past_key_values))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generation did."""
+
+    work: Phases
+    kv_bytes: int
+
+
+class _Steps:
+    """A logits processor that changes nothing: `generate()` calls it once per step, after the forward."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self.on_step = on_step
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.on_step()
+        return scores
+
+
+def _whole(model: Any, rows: int, prompt: int, layers: int, new_tokens: int) -> Phases:
+    patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
+    one = schedule([prompt] * layers, new_tokens - 1, patches=patches)
+    total = one
+    for _ in range(rows - 1):
+        total += one
+    return total
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes behind the keys and values of a cache, unused places of a static one included."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if tensor is not None
+    )

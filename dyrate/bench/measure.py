@@ -1,0 +1,106 @@
+"""The measuring itself: warm-ups, rounds in alternating order, clocks read at a synchronised device."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dyrate.bench.contenders import Contender, Generated
+from dyrate.bench.limits import synchronise
+from dyrate.bench.models import inputs as make_inputs
+
+
+@dataclass(frozen=True)
+class Load:
+    """What each contender has to do."""
+
+    batch: int
+    prompt: int
+    new_tokens: int
+
+
+@dataclass
+class Timings:
+    """One contender under one load, seconds by round."""
+
+    first_token: list[float] = field(default_factory=list)
+    per_token: list[float] = field(default_factory=list)
+    """Median over a round's decode steps, each synchronised; none where a round makes one token."""
+    whole: list[float] = field(default_factory=list)
+    """End to end, without synchronising in between."""
+    peak_bytes: int | None = None
+    """Most memory that was taken at once, weights included; None where the device does not say."""
+    generated: Generated | None = None
+
+
+def measure(
+    model: Any,
+    contenders: Sequence[Contender],
+    load: Load,
+    *,
+    rounds: int,
+    warmups: int,
+    seed: int,
+    done: Callable[[], object],
+) -> list[Timings]:
+    """Return the timings of each contender; `done` is called after each generation.
+
+    Rounds go through the contenders forwards and backwards in turn, so that what drifts (clocks, heat, other
+    load) falls on all of them alike.
+    """
+    asked = make_inputs(model, load.batch, load.prompt, seed)
+    device = model.device
+    timings = [Timings() for _ in contenders]
+
+    def once(contender: Contender, found: Timings | None) -> None:
+        _one_round(model, contender, asked, load.new_tokens, device, found)
+        done()
+
+    for _ in range(warmups):
+        for contender in contenders:
+            once(contender, None)
+    for number in range(rounds):
+        order = list(zip(contenders, timings, strict=True))
+        for contender, found in order if number % 2 == 0 else order[::-1]:
+            once(contender, found)
+    return timings
+
+
+def _one_round(
+    model: Any,
+    contender: Contender,
+    asked: dict[str, torch.Tensor],
+    new_tokens: int,
+    device: torch.device,
+    found: Timings | None,
+) -> None:
+    """Generate twice: synchronised at each step for the steps' times, and once more for the whole."""
+    marks: list[float] = []
+
+    def mark() -> None:
+        synchronise(device)
+        marks.append(perf_counter())
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    synchronise(device)
+    started = perf_counter()
+    generated = contender.generate(model, asked, new_tokens, mark)
+    synchronise(device)
+    middle = perf_counter()
+    contender.generate(model, asked, new_tokens, lambda: None)
+    synchronise(device)
+    ended = perf_counter()
+    if found is None:
+        return
+    steps = sorted(later - before for before, later in pairwise(marks))
+    found.first_token.append(marks[0] - started)
+    if steps:
+        found.per_token.append(steps[len(steps) // 2])
+    found.whole.append(ended - middle)
+    found.generated = generated
+    if device.type == "cuda":
+        found.peak_bytes = max(found.peak_bytes or 0, torch.cuda.max_memory_allocated(device))

@@ -1,0 +1,209 @@
+"""What the bench counts and computes; its times are measured, never asserted."""
+
+import json
+from itertools import cycle
+
+import pytest
+import torch
+
+from dyrate.bench import measure as measuring
+from dyrate.bench.contenders import Contender
+from dyrate.bench.limits import Limits, measure_limits
+from dyrate.bench.measure import Load, Timings, measure
+from dyrate.bench.models import inputs, named_shape, prepared, random_model
+from dyrate.bench.rows import rows, table
+from dyrate.cli import main
+from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
+from dyrate.errors import DyrateError
+from dyrate.predictors import Predictor, PredictorConfig, save_predictor
+from dyrate.registry import load_method
+from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_llava
+
+LOAD = Load(batch=2, prompt=24, new_tokens=5)
+TINY = ModelShape(
+    TextShape(layers=3, hidden=32, intermediate=64, heads=4, kv_heads=2, head_dim=8, vocabulary=64),
+    VisionShape(layers=2, hidden=64, intermediate=64, patches=16, patch_inputs=48),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return prepared(tiny_llava(num_layers=3))
+
+
+def contenders(*specs):
+    return [Contender(spec["name"], load_method(spec)) for spec in specs]
+
+
+def test_a_random_model_has_the_shape_that_was_asked_for():
+    made = random_model(TINY, torch.device("cpu"), torch.bfloat16)
+
+    assert ModelShape.of(made.config) == TINY
+    assert {parameter.dtype for parameter in made.parameters()} == {torch.bfloat16}
+    assert made.config.text_config.head_dim == 8
+    assert sum(p.numel() for p in made.model.language_model.parameters()) + 64 * 32 == TINY.text.parameters
+
+
+def test_prompts_have_their_length_and_one_image(model):
+    made = inputs(model, batch=3, prompt=24, seed=1)
+
+    assert made["input_ids"].shape == (3, 24)
+    assert ((made["input_ids"] == IMAGE).sum(dim=1) == VISUAL_TOKENS).all()
+    assert not torch.equal(made["input_ids"][0], made["input_ids"][1])
+    assert torch.equal(made["input_ids"], inputs(model, batch=3, prompt=24, seed=1)["input_ids"])
+    with pytest.raises(DyrateError, match="--prompt 17: too short for 16 visual tokens"):
+        inputs(model, batch=1, prompt=17, seed=0)
+
+
+def test_every_contender_makes_as_many_tokens_and_its_own_cache(model):
+    entries = [Contender("generate"), Contender("static")]
+    entries += contenders({"name": "none"}, {"name": "fastv", "layer": 1, "rate": 0.5})
+
+    found = measure(model, entries, LOAD, rounds=2, warmups=1, seed=0, done=lambda: None)
+
+    stock, static, none, fastv = (timings.generated for timings in found)
+    assert stock.work.prefill == none.work.prefill
+    assert stock.work.decode == none.work.decode
+    assert none.kv_bytes == stock.kv_bytes == 2 * (24 + 4) * 3 * TINY.text.kv_width * 2 * 4
+    assert static.kv_bytes >= stock.kv_bytes
+    assert fastv.kv_bytes == none.kv_bytes - 2 * 8 * 2 * TINY.text.kv_width * 2 * 4
+    for timings in found:
+        assert len(timings.first_token) == len(timings.per_token) == len(timings.whole) == 2
+        assert timings.peak_bytes is None
+
+
+def test_rounds_alternate_and_warm_ups_are_not_counted(model, monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        measuring,
+        "_one_round",
+        lambda model, contender, asked, new, device, found: order.append((contender.name, found is None)),
+    )
+    done = []
+
+    measure(
+        model,
+        [Contender("a"), Contender("b")],
+        LOAD,
+        rounds=3,
+        warmups=1,
+        seed=0,
+        done=lambda: done.append(1),
+    )
+
+    assert order == [("a", True), ("b", True)] + [(name, False) for name in "abbaab"]
+    assert len(done) == len(order)
+
+
+def test_times_are_taken_at_each_step(model, monkeypatch):
+    clock = cycle(range(10**6))
+    monkeypatch.setattr(measuring, "perf_counter", lambda: float(next(clock)))
+
+    (found,) = measure(model, contenders({"name": "none"}), LOAD, rounds=1, warmups=0, seed=0, done=int)
+
+    # One tick for each reading of the clock: started, five steps, the ends of both generations.
+    assert (found.first_token, found.per_token, found.whole) == ([1.0], [1.0], [1.0])
+
+
+def test_rows_compare_with_the_first_and_with_the_devices_limits(model):
+    entries = contenders({"name": "none"}, {"name": "fastv", "layer": 1, "rate": 0.5})
+    timed = measure(model, entries, LOAD, rounds=1, warmups=0, seed=0, done=int)
+    for seconds, timings in zip((4.0, 1.0), timed, strict=True):
+        timings.first_token, timings.per_token, timings.whole = [seconds], [seconds], [seconds, seconds]
+    shape = ModelShape.of(model.config)
+
+    first, second = rows(entries, timed, LOAD, shape, Limits(1e6, 1e9), bytes_per_number=4)
+
+    assert (first["speedup"], second["speedup"]) == (1.0, 4.0)
+    assert second["tokens_per_second"] == 10
+    weights = shape.text.parameters - shape.text.vocabulary * shape.text.hidden
+    read = 4 * (weights + 2 * 3 * sum(24 + step for step in (1, 2, 3, 4)) / 4 * shape.text.kv_width)
+    assert first["bandwidth_share"] == pytest.approx(read / 4.0 / 1e6)
+    assert second["method"] == {"name": "fastv", "layer": 1, "rate": 0.5}
+    text = table([first, second])
+    assert "FastV (K=1, R=0.5)" in text
+    assert "4.00" in text
+
+
+def test_one_new_token_has_no_time_per_token(model):
+    entries, load = contenders({"name": "none"}), Load(1, 24, 1)
+    timed = measure(model, entries, load, rounds=1, warmups=0, seed=0, done=int)
+
+    (row,) = rows(entries, timed, load, ModelShape.of(model.config), Limits(1, 1), 4)
+
+    assert (row["per_token_ms"], row["bandwidth_share"]) == (None, None)
+    assert " – " in table([row])
+
+
+def test_limits_are_positive():
+    found = measure_limits(torch.device("cpu"), torch.float32)
+    assert found.bytes_per_second > 0
+    assert found.flops_per_second > 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_llava(num_layers=3).save_pretrained(tmp_path / "model")
+    config = PredictorConfig(layer=2, heads=4, rates=4)
+    save_predictor(Predictor(config), tmp_path / "predictor", {"schedule": [0.25, 0.5]})
+    return tmp_path
+
+
+def test_the_command_prints_a_table_and_ends_with_json(folder, capsys):
+    arguments = [
+        *("bench", "--model", str(folder / "model"), "--methods", "none", '{"name": "fastv", "rate": 0.5}'),
+        *("--replay", str(folder / "predictor"), "--prompt", "24", "--new-tokens", "3", "--batch", "1", "2"),
+        *("--rounds", "1", "--warmups", "0", "--output", str(folder / "out" / "bench.json")),
+    ]
+
+    assert main(arguments) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    document = json.loads(lines[-1])
+    assert document == json.loads((folder / "out" / "bench.json").read_text())
+    assert (document["schema"], document["weights"], document["dtype"]) == (
+        "dyrate.bench",
+        "checkpoint",
+        "float32",
+    )
+    assert [row["contender"] for row in document["rows"]] == 2 * [
+        "generate",
+        "none",
+        "fastv",
+        *3 * ["replay"],
+    ]
+    assert [row["batch"] for row in document["rows"]] == [1] * 6 + [2] * 6
+    assert document["rows"][3]["method"]["rates"] == [0.25, 0.5]
+    assert document["replayed"] == str(folder / "predictor")
+    assert lines[0].split()[:2] == ["contender", "batch"]
+    assert len(lines) == 1 + 12 + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "llava-9"], "--shape llava-9: unknown; known: llava-1.5-7b, llava-1.5-13b"),
+        (["--shape", "llava-1.5-7b", "--peers", "vllm"], "--peers vllm: unknown; known: generate, static"),
+        (["--shape", "llava-1.5-7b", "--batch", "0"], "--batch 0: expected at least 1"),
+        (["--shape", "llava-1.5-7b", "--new-tokens", "0"], "--new-tokens 0: expected at least 1"),
+        (["--shape", "llava-1.5-7b", "--rounds", "0"], "--rounds 0 --warmups 1: expected 1 and 0 at least"),
+        (["--shape", "llava-1.5-7b", "--methods", "--peers"], "nothing to measure"),
+        (["--shape", "llava-1.5-7b", "--replay", "nowhere"], "there is no predictor in nowhere"),
+    ],
+)
+def test_unfit_arguments_are_explained_before_anything_slow(arguments, message, capsys, monkeypatch):
+    def too_slow(*_):
+        raise AssertionError("made a model first")
+
+    monkeypatch.setattr("dyrate.bench.models.random_model", too_slow)
+
+    assert main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_shapes_have_names_in_any_case():
+    assert named_shape("LLaVA-1.5-7B").text.layers == 32
+
+
+def test_timings_begin_empty():
+    assert Timings().whole == []
