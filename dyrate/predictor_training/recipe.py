@@ -35,7 +35,7 @@ class Recipe:
     ] = "ordinal"
     per_head: Annotated[bool, "the paper's input: four numbers, averaged over heads"] = False
     hidden: Annotated[int, "of the hidden layer: wide for four numbers, and nothing beside the model"] = 32
-    history: Annotated[int, "steps that `window` sees"] = 4
+    history: Annotated[int, "steps that a window sees"] = 4
     ranking: Annotated[
         Ranking,
         "which tokens go: the paper ranks by attention and does not say by which layer's; K-1's",
@@ -64,7 +64,7 @@ class Recipe:
     ranking_learning_rate: Annotated[float, "of a learned ranking, likewise"] = 3e-3
     loss: Annotated[
         Loss,
-        "the paper's, on the answers; or `distillation`, KL(unpruned || pruned)",
+        "the paper's, on the answers; or distillation, KL(unpruned || pruned)",
     ] = "cross_entropy"
     budget_weight: Annotated[
         float,

@@ -48,6 +48,8 @@ def _value(found: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

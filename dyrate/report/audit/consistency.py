@@ -5,7 +5,7 @@ from itertools import combinations
 from math import log
 
 from dyrate.report import published
-from dyrate.report.audit.finding import Finding, cell, numbers
+from dyrate.report.audit.finding import HEADINGS, Finding, cell, numbers
 from dyrate.report.published import PublishedRow
 
 PATCH = 14
@@ -129,7 +129,7 @@ def exchanged() -> Iterator[Finding]:
         looks = crossed < CLOSE < straight
         original = first[0], second[0]
         yield Finding(
-            f"{a} and {b} are in the same order for both models",
+            f"{HEADINGS[a]} and {HEADINGS[b]} are in the same order for both models",
             "Table II",
             tuple(cell(row, column) for row in original for column in (a, b)),
             "inconsistent" if looks else "consistent",

@@ -6,6 +6,12 @@ from typing import Literal
 
 from dyrate.report.published import PublishedRow
 
+HEADINGS = {
+    "gqa_em": "GQA", "vizwiz_em": "VizWiz", "sqa_em": "SQA", "vqa_em": "VQA", "pope_acc": "POPE",
+    "mmb_acc": "MMB", "mme_score": "MME", "nocaps_cider": "NoCaps", "flickr30k_cider": "Flickr30k",
+    "coco2017_cider": "COCO2017", "tflops_percent": "TFLOPs(%)", "flops_percent": "FLOPs(%)",
+}  # fmt: skip
+"""The columns of our CSV files as the paper heads them."""
 Verdict = Literal["consistent", "inconsistent", "cannot be told"]
 
 
@@ -23,9 +29,9 @@ class Finding:
 
 
 def cell(row: PublishedRow, column: str) -> str:
-    """Return a cell in words: `DyRate (LLaVA-1.5-7B), nocaps_cider: 75.00`."""
+    """Return a cell in words: `DyRate (LLaVA-1.5-7B), NoCaps: 75.00`."""
     group = f" ({row.group})" if row.group.startswith("LLaVA-1.5") else ""
-    return f"{row.name}{group}, {column}: {row.values[column]}"
+    return f"{row.name}{group}, {HEADINGS[column]}: {row.values[column]}"
 
 
 def numbers(rows: Iterable[PublishedRow], column: str) -> list[tuple[PublishedRow, float]]:
