@@ -15,7 +15,10 @@ from dyrate.errors import DyrateError
 from dyrate.ranking import kept_counts, rounded_share
 
 Mode = Literal["evict", "select"]
-Estimator = Literal["straight_through", "soft"]
+Estimator = Literal["straight_through", "soft", "soft_gradient"]
+"""`straight_through`: whole masks, with the gradients that small changes of them would have. `soft`: mixtures
+of masks. `soft_gradient`: whole masks, with the gradients of attention under their mixtures.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Gates:
     """[batch, T, V]: to the query of each step."""
     prefill: Tensor | None
     """[batch, V]: to every query before step 0; None where prefill drops nothing."""
+    relaxed: "Gates | None" = None
+    """The mixtures whose gradients count instead, with `soft_gradient`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +63,16 @@ class Relaxation:
     estimator: Estimator = "straight_through"
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return the probabilities [batch, T, K_r] of the rates; one-hot with `straight_through`."""
-        soft = ((logits + self.noise) / self.temperature).softmax(dim=-1)
+        """Return the probabilities [batch, T, K_r] of the rates; one-hot but for `soft`."""
+        soft = self.mixture(logits)
         if self.estimator == "soft":
             return soft
         # The value is exactly one-hot: (soft - soft) is zero, and only it carries the gradient.
         return hard(soft) + (soft - soft.detach())
+
+    def mixture(self, logits: Tensor) -> Tensor:
+        """Return the probabilities before any of them is made whole."""
+        return ((logits + self.noise) / self.temperature).softmax(dim=-1)
 
 
 def hard(logits: Tensor) -> Tensor:

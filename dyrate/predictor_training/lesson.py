@@ -1,14 +1,14 @@
 """One batch under a predictor: its rates and rankings close the gates of a teacher-forced pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.gates import Gates, Pruning, gates, retained
+from dyrate.predictor_training.gates import Gates, Pruning, Relaxation, gates, retained
 from dyrate.predictor_training.recipe import Loss
 from dyrate.predictor_training.teacher import Pass, Statistics, Teacher
 from dyrate.predictors import Predictor
@@ -78,7 +78,12 @@ def teach(
     def decide(statistics: Statistics) -> Gates:
         rate_logits.append(predictor.rate(statistics[config.layer - 1].class_mass))
         scores = token_scores(predictor, statistics, lagged)
-        return gates(relax(rate_logits[0]), scores, batch.prompt.layout.valid, pruning)
+        valid = batch.prompt.layout.valid
+        found = gates(relax(rate_logits[0]), scores, valid, pruning)
+        if isinstance(relax, Relaxation) and relax.estimator == "soft_gradient":
+            mixed = gates(relax.mixture(rate_logits[0]), scores, valid, pruning)
+            found = replace(found, relaxed=mixed)
+        return found
 
     made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
     logits = teacher.prune(made)

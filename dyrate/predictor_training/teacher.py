@@ -76,12 +76,25 @@ class Pass:
             return self.batch.attended
         if self.gates is None:
             self.gates = self.decide(self.statistics)
-        if layer in self.ungated:
-            if self.gates.prefill is None:
-                return self.batch.attended
-            stay = self.gates.prefill[:, None].expand_as(self.gates.steps)
-            return self._bias("ungated", Gates(stay, self.gates.prefill), dtype)
-        return self._bias("gated", self.gates, dtype)
+        mask = self._mask("", layer, self.gates, dtype)
+        return mask if self.gates.relaxed is None else mask.detach()
+
+    def relaxed_mask(self, layer: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the mask under which gradients are those of the attention, None where `mask` has them; asked
+        for after it.
+        """
+        if self.gates is None or self.gates.relaxed is None:
+            return None
+        mask = self._mask("relaxed ", layer, self.gates.relaxed, dtype)
+        return mask if mask.requires_grad else None
+
+    def _mask(self, name: str, layer: int, gates: Gates, dtype: torch.dtype) -> Tensor:
+        if layer not in self.ungated:
+            return self._bias(f"{name}gated", gates, dtype)
+        if gates.prefill is None:
+            return self.batch.attended
+        stay = gates.prefill[:, None].expand_as(gates.steps)
+        return self._bias(f"{name}ungated", Gates(stay, gates.prefill), dtype)
 
     def _bias(self, name: str, gates: Gates, dtype: torch.dtype) -> Tensor:
         if name not in self._biases:
@@ -117,12 +130,24 @@ def attention_forward(
     mask = dyrate_pass.mask(layer, query.dtype)
     if layer in dyrate_pass.observed:
         dyrate_pass.statistics[layer] = _statistics(query, key, mask, scaling, dyrate_pass.batch)
-    if mask.requires_grad and not query.requires_grad:
-        # The first gated layer. Whether CUDA's memory-efficient kernel keeps what its backward needs, depends
-        # on query, key and value alone, and there only the bias has a gradient.
-        query = query.detach().requires_grad_()
+    if mask.requires_grad and not query.requires_grad:  # the first gated layer
+        query = _with_gradient(query)
     output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+    relaxed = dyrate_pass.relaxed_mask(layer, query.dtype)
+    if relaxed is not None:
+        fixed = _with_gradient(query), key.detach(), value.detach()
+        soft, _ = sdpa_attention_forward(module, *fixed, relaxed, scaling=scaling, **kwargs)
+        output = output + (soft - soft.detach())  # the value is that of the whole masks
     return output, None
+
+
+def _with_gradient(query: Tensor) -> Tensor:
+    """Return the query cut off from what made it, but as if it needed a gradient.
+
+    Whether CUDA's memory-efficient kernel keeps what its backward needs, depends on query, key and value
+    alone; here only the bias has a gradient.
+    """
+    return query.detach().requires_grad_()
 
 
 @torch.no_grad()

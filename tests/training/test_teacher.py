@@ -1,7 +1,10 @@
 """Claims: one teacher-forced pass with hard rates is what inference computes; only the predictor learns."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
@@ -9,7 +12,7 @@ from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import NO_TARGET, Batch
 from dyrate.predictor_training.gates import Pruning, Relaxation, gumbel, hard
 from dyrate.predictor_training.lesson import answer_loss, ranking_loss, teach, token_scores
-from dyrate.predictor_training.teacher import teacher
+from dyrate.predictor_training.teacher import attention_forward, teacher
 from dyrate.predictors import save_predictor
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
 from tests.training.classroom import answers_of, forced, tiny_batch, wild_predictor
@@ -101,20 +104,60 @@ def test_lagged_layers_see_what_the_prefill_left_and_rank_one_step_later() -> No
 
 
 @pytest.mark.parametrize("mode", ["evict", "select"])
+@pytest.mark.parametrize("estimator", ["straight_through", "soft_gradient"])
 @pytest.mark.parametrize("kind", ["linear", "mlp", "window", "gru"])
-def test_gradients_reach_the_predictor_and_nothing_else(kind: str, mode: str) -> None:
+def test_gradients_reach_the_predictor_and_nothing_else(kind: str, estimator: str, mode: str) -> None:
     model, predictor = tiny_llava(), wild_predictor(kind=kind)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = tiny_batch(ROWS, LENGTHS)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
     with teacher(model) as frozen:
-        lesson = teach(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0))
+        lesson = teach(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0, estimator))
         answer_loss(lesson.logits, batch).backward()
     gradients = [parameter.grad for parameter in predictor.rate.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert sum(gradient.abs().sum() for gradient in gradients) > 1e-4
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("lagged", [(), (4,)])
+def test_a_soft_gradient_leaves_the_values_to_whole_masks(lagged: tuple[int, ...]) -> None:
+    predictor, batch = wild_predictor(lagged=lagged), tiny_batch(ROWS, LENGTHS)
+    noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
+    logits, gradients = [], []
+    with teacher(tiny_llava()) as frozen:
+        for estimator in ("straight_through", "soft_gradient"):
+            predictor.zero_grad()
+            lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
+            answer_loss(lesson.logits, batch).backward()
+            logits.append(lesson.logits)
+            gradients.append(torch.cat([p.grad.flatten() for p in predictor.rate.parameters()]))
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
+    assert (gradients[0] - gradients[1]).abs().max() > 0.01 * gradients[0].abs().max()
+
+
+def test_a_soft_gradient_is_that_of_attention_under_the_mixtures() -> None:
+    """On an attention layer by itself: value and the query's gradient of one mask, the bias' of the other."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
+    hard_bias, soft_bias = (torch.randn(1, 1, 5, 5, requires_grad=True) for _ in range(2))
+    layer = SimpleNamespace(layer_idx=0, is_causal=True, training=False)
+    made = SimpleNamespace(observed=(), mask=lambda *_: hard_bias.detach(), relaxed_mask=lambda *_: soft_bias)
+    found, _ = attention_forward(layer, query, key, value, None, dyrate_pass=made, scaling=0.5)
+    found.square().sum().backward()
+
+    whole, other = query.detach().requires_grad_(), soft_bias.detach().requires_grad_()
+    fixed = hard_bias.detach()
+    expected = scaled_dot_product_attention(whole, key, value, fixed, scale=0.5).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    upstream = 2 * expected.detach()
+    mixed = scaled_dot_product_attention(query.detach(), key.detach(), value.detach(), other, scale=0.5)
+    mixed.transpose(1, 2).backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(soft_bias.grad, other.grad)
+    torch.testing.assert_close(query.grad, whole.grad)
+    assert hard_bias.grad is None
 
 
 def test_the_gradient_of_a_soft_gate_is_right() -> None:
