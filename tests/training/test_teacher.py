@@ -1,6 +1,7 @@
 """Claims: one teacher-forced pass with hard rates is what inference computes; only the predictor learns."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.gates import Pruning, Relaxation, gumbel, hard
+from dyrate.predictor_training.gates import Estimator, Pruning, Relaxation, gumbel, hard
 from dyrate.predictor_training.lesson import answer_loss, ranking_loss, teach, token_scores
 from dyrate.predictor_training.teacher import attention_forward, teacher
 from dyrate.predictors import save_predictor
@@ -238,14 +239,14 @@ def test_two_images_in_a_row_have_gates_of_their_own() -> None:
     assert lesson.logits.isfinite().all()
 
 
-def gradient_of(device: str, dtype: torch.dtype) -> torch.Tensor:
+def gradient_of(device: str, dtype: torch.dtype, estimator: Estimator = "soft") -> torch.Tensor:
     model, predictor = tiny_llava(kv_heads=2).to(device, dtype), wild_predictor(kind="linear").to(device)
     prompts = {name: value.to(device) for name, value in tiny_inputs(ROWS).items()}
     prompts["pixel_values"] = prompts["pixel_values"].to(dtype)
     batch = Batch.of(prompts, answers_of(LENGTHS), IMAGE)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0)).to(device)
     with teacher(model) as frozen:
-        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, "soft"))
+        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
         answer_loss(lesson.logits, batch).backward()
     return predictor.rate.head.bias.grad.cpu()
 
@@ -259,7 +260,8 @@ def test_a_model_in_bfloat16_teaches_too() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_gradient_that_the_cpu_gives() -> None:
-    expected = gradient_of("cpu", torch.float32)
-    assert (gradient_of("cuda", torch.float32) - expected).norm() < 1e-3 * expected.norm()
-    assert gradient_of("cuda", torch.bfloat16).isfinite().all()
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_a_gpu_gives_the_gradient_that_the_cpu_gives(estimator: Estimator) -> None:
+    expected = gradient_of("cpu", torch.float32, estimator)
+    assert (gradient_of("cuda", torch.float32, estimator) - expected).norm() < 1e-3 * expected.norm()
+    assert gradient_of("cuda", torch.bfloat16, estimator).isfinite().all()
