@@ -170,8 +170,8 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
     every = alive[:, None]
     took = int(alive.sum())
     nothing = (0,) * prompt.shape[1]
-    generated = torch.cat([torch.zeros_like(alive[:1]), alive.cumsum(dim=0) * alive])
-    counted = torch.cat([torch.ones_like(alive[:1]), alive])
+    generated = torch.cat([torch.zeros_like(text)[None], alive.cumsum(dim=0) * alive])
+    counted = torch.cat([torch.ones_like(text)[None], alive])
 
     def scored(first: int, last: int) -> Work:
         """What the statistics layers of these steps computed once more."""

@@ -61,6 +61,18 @@ def test_steps_after_a_rows_end_do_not_count():
     assert cut == work_of(run, method)
 
 
+def test_an_answer_of_one_token_has_no_decode_steps():
+    model, method = tiny_llava(), load_method({"name": "fastv", "layer": 2, "rate": 0.5})
+    with method(model) as run:
+        model.generate(**tiny_inputs([7, 4]), max_new_tokens=1, do_sample=False)
+
+    phases = work_of(run, method)
+
+    assert phases.steps == 0
+    assert phases.decode == phases.recompute == Work.none(6)
+    assert phases.prefill.scored == run.text_tokens.sum() + 2 * VISUAL_TOKENS
+
+
 @pytest.mark.parametrize(
     "spec", [{"name": "none"}, {"name": "fastv", "layer": 2, "rate": 0.5}, {"name": "vtw", "layer": 3}]
 )
