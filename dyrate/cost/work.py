@@ -1,7 +1,7 @@
 """What passed through each layer: tokens, and pairs of a query and a key; exact sums over rows and steps."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ class Phases:
     prefill: Work
     decode: Work
     recompute: Work
-    steps: int = field(default=0)
+    steps: int = 0
     """Decode steps, summed over rows: tokens that were fed back."""
 
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from dyrate.bench import measure as measuring
 from dyrate.bench.contenders import Contender
 from dyrate.bench.limits import Limits, measure_limits
-from dyrate.bench.measure import Load, Timings, measure
+from dyrate.bench.measure import Load, measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
 from dyrate.bench.rows import rows, table
 from dyrate.cli import main
@@ -203,7 +203,3 @@ def test_unfit_arguments_are_explained_before_anything_slow(arguments, message, 
 
 def test_shapes_have_names_in_any_case():
     assert named_shape("LLaVA-1.5-7B").text.layers == 32
-
-
-def test_timings_begin_empty():
-    assert Timings().whole == []

@@ -124,8 +124,10 @@ def test_accuracies_of_a_thousand_and_a_resolution_of_33_are_found(printed):
     assert "with a digit more it would be 336" in resolution.evidence
 
     printed("table1", "VoCo-LLaMA", resolution="336")
+    printed("table3", "Original", tflops_percent="8.48")
 
     assert not list(consistency.resolutions())
+    assert [f.where for f in consistency.magnitudes() if f.verdict == "inconsistent"] == ["Table I"]
 
 
 def test_figures_rounded_otherwise_are_named():

@@ -17,6 +17,7 @@ TEXT = np.arange(1.0, 257.0)
 """Values of t that are searched: LLaVA-1.5's prompts have some 40 to 110 tokens beside the image."""
 NEW = np.arange(1.0, 513.0)
 """Values of N: answers of one token up to long descriptions."""
+# K is read as in FastV's code: so many layers see every token.
 DROPS = {
     "FastV(K=3,R=0.5)": Drop(3, 0.5),
     "FastV(K=2,R=0.5)": Drop(2, 0.5),
@@ -61,12 +62,11 @@ def search(printed: Sequence[tuple[str, Drop, str]]) -> Search:
     settings: list[Setting] = []
     nearest, best = None, np.inf
     for convention, scope in _cases():
-        worst: Array = np.max(
-            [np.abs(_grid(model, drop, convention, scope) - float(text)) for model, drop, text in printed],
-            axis=0,
-        )
+        off = [np.abs(_grid(model, drop, convention, scope) - float(text)) for model, drop, text in printed]
+        worst: Array = np.max(off, axis=0)
         # A printed value means anything within half a unit of its last decimal.
-        fits = worst <= max(half_unit(text) for _, _, text in printed) + 1e-9
+        near = [each <= half_unit(text) + 1e-9 for each, (_, _, text) in zip(off, printed, strict=True)]
+        fits = np.all(near, axis=0)
         settings += [_setting(convention, scope, t, n) for t, n in np.argwhere(fits).tolist()]
         t, n = map(int, np.unravel_index(np.argmin(worst), worst.shape))
         if worst[t, n] < best:

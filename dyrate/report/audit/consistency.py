@@ -10,7 +10,7 @@ from dyrate.report.published import PublishedRow
 
 PATCH = 14
 """Side of a patch of CLIP ViT-L/14, the encoder of these models, in pixels."""
-SHARE_METRICS = ("accuracy", "em")
+SHARE_METRICS = ("acc", "em")
 PRINTED_METRIC = {"mme_score": "Accuracy"}
 """Headings of Table I whose name in our CSV says what they are instead of what is printed."""
 CLOSE = 0.1
@@ -41,9 +41,9 @@ def _best(where: str, rows: Sequence[PublishedRow], row: PublishedRow, column: s
         evidence = f"higher: {named}"
         if where == "Table I":
             evidence += "; " + (
-                f"{len(group)} of them among the methods of token reduction"
+                f"{len(group)} of them in its own group, “{row.group}”"
                 if group
-                else "none of them among the methods of token reduction, where it is the best"
+                else f"none of them in its own group, “{row.group}”, where it is the best"
             )
     return Finding(
         "Bold marks the best of its column",
@@ -156,7 +156,7 @@ def magnitudes() -> Iterator[Finding]:
     rows = published.table1()
     for column in rows[0].values:
         metric = PRINTED_METRIC.get(column, column.rpartition("_")[2])
-        if not metric.lower().startswith(("acc", *SHARE_METRICS)):
+        if not metric.lower().startswith(SHARE_METRICS):
             continue
         above = [(row, value) for row, value in numbers(rows, column) if value > 100]
         yield Finding(
@@ -174,8 +174,9 @@ def magnitudes() -> Iterator[Finding]:
         "Table III",
         tuple(cell(row, column) for row in wholes),
         "inconsistent" if wholes else "consistent",
-        f"the heading says TFLOPs, but {len(wholes)} rows, one per model, are 100: percentages of a sum that "
-        "is not printed",
+        f"the heading says TFLOPs, but {len(wholes)} rows are 100: percentages of a sum that is not printed"
+        if wholes
+        else "no row is 100, as percentages of the first would have it",
     )
 
 
