@@ -69,7 +69,7 @@ class Recipe:
     budget_weight: Annotated[
         float,
         "lambda, in nats for all visual tokens: the paper names no budget term, but cross-entropy "
-        "alone has no reason to prune; under straight_through it only orders budgets, see estimator",
+        "alone has no reason to prune; under straight_through it is no true price, see estimator",
     ] = 1.0
     estimator: Annotated[
         Estimator,
