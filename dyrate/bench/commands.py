@@ -33,7 +33,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 --batch 1 8 32 --new-tokens 64 \\\n"
         "    --methods none fastv --peers generate static --output results/h200/decode.json\n"
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
-        "    --replay predictors/testbed/testbed-s/lambda-16",
+        "    --replay predictors/testbed/testbed-s/lambda-2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)

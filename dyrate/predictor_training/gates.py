@@ -60,7 +60,7 @@ class Relaxation:
     noise: Tensor
     """FloatTensor [batch, T, K_r]: standard Gumbel noise."""
     temperature: float
-    estimator: Estimator = "straight_through"
+    estimator: Estimator = "soft_gradient"
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the probabilities [batch, T, K_r] of the rates; one-hot but for `soft`."""
