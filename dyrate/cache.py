@@ -122,7 +122,7 @@ class Stage:
         no slot could go because the longest row keeps all it has. `renumber` gives the tokens of each row new
         positions. Reads the new lengths back to the host.
         """
-        held = self.valid & ((self.visual_index < 0) | keep.gather(1, self.visual_index.clamp_min(0)))
+        held = self._held(keep)
         lengths = held.sum(dim=1)
         shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
         if shortest == self.width:
@@ -135,6 +135,17 @@ class Stage:
             slots = slots.gather(1, columns)
         next_position = lengths if renumber else self.next_position
         return Stage(self.layout, slots, padded=shortest < longest, next_position=next_position), columns
+
+    def without(self, keep: Tensor) -> "Stage":
+        """Drop what is not in `keep` (BoolTensor [batch, V]) and leave its slots empty.
+
+        Nothing is read back to the host.
+        """
+        return replace(self, slots=torch.where(self._held(keep), self.slots, -1), padded=True)
+
+    def _held(self, keep: Tensor) -> Tensor:
+        """BoolTensor [batch, slots]: text, and the visual tokens in `keep`."""
+        return self.valid & ((self.visual_index < 0) | keep.gather(1, self.visual_index.clamp_min(0)))
 
     def select_rows(self, rows: Tensor, layout: TokenLayout) -> "Stage":
         """Return the stage of the batch made of `rows`; `layout` is the layout of that batch."""

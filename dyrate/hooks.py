@@ -52,6 +52,8 @@ class Attachment:
                     f"{method}: there is no layer {layer}; the model has layers 0..{num_layers - 1}"
                 )
         self.run = Run(method.reported_layer(num_layers))
+        self.new_cache: Callable[[int, TokenLayout, Callable[[Tensor], None]], ReducedCache] = ReducedCache
+        """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
         self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
         self._undo = ExitStack()
         self._cache: ReducedCache | None = None
@@ -61,6 +63,12 @@ class Attachment:
         self._state: dict[str, Tensor] = {}
         self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
         self._row_seeds: Callable[[int], list[int]] = _no_seeds_at_decode
+
+    @property
+    def cache(self) -> ReducedCache:
+        """The cache of the last prompt."""
+        assert self._cache is not None
+        return self._cache
 
     def __enter__(self) -> Run:
         config = self.family.text_config
@@ -121,7 +129,7 @@ class Attachment:
         cache = inputs.get("past_key_values")
         if isinstance(cache, ReducedCache) and cache is self._cache:
             check_decode(inputs["input_ids"], inputs.get("attention_mask"), cache)
-            self._begin_decode(cache)
+            self.begin_decode()
         else:
             check_prefill_cache(cache, self._replaced)
             self._replaced = cache
@@ -133,18 +141,38 @@ class Attachment:
 
     def _begin_prefill(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         layout = TokenLayout.from_prompt(input_ids, attention_mask, self.family.image_token_id)
-        self._cache = ReducedCache(len(self.family.layers), layout, self._move_rows)
+        self._cache = self.new_cache(len(self.family.layers), layout, self._move_rows)
         self._step = Step(0, self._cache.stages, 0, self.observed)
         self._previous, self._state, self._positions = {}, {}, None
         self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self.encoder.images)
         self.run.begin(self._cache)
 
-    def _begin_decode(self, cache: ReducedCache) -> None:
+    def begin_decode(self) -> Step:
+        """Begin a decode step: the statistics of the last one become those of the step before."""
         assert self._step is not None
-        cache.incoming = 1
+        assert self._cache is not None
+        self._cache.incoming = 1
         self._previous = self._step.statistics
-        self._step = Step(self._step.index + 1, cache.stages, cache.generated + 1, self.observed)
+        self._step = Step(
+            self._step.index + 1, self._cache.stages, self._cache.generated + 1, self.observed
+        )
         self._positions = None
+        return self._step
+
+    def ask(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """Return what the method lets this decode step see from a prune layer on (BoolTensor [batch, V]).
+
+        None where the method leaves all as it is, or has no say. `hidden` [batch, 1, hidden] enters the
+        layer, and the statistics of the layers before it are in the step.
+        """
+        assert self._cache is not None
+        stage = self._cache.stages[layer]
+        if self.method.decode_mode == "none" or layer not in self.prune_layers or not stage.layout.num_visual:
+            return None
+        keep = self.method.decode(self._view(layer, hidden))
+        if keep is not None:
+            self._check_keep(keep, stage.present)
+        return keep
 
     def _before_layer(
         self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -224,15 +252,12 @@ class Attachment:
         if layer not in self.prune_layers and layer:
             return
         stage = cache.stages[layer]
-        if self.method.decode_mode != "none" and layer in self.prune_layers and stage.layout.num_visual:
-            keep = self.method.decode(self._view(layer, hidden))
-            if keep is not None:
-                self._check_keep(keep, stage.present)
-                if self.method.decode_mode == "evict":
-                    cache.evict(layer, keep)
-                    step.stages[layer:] = cache.stages[layer:]
-                else:
-                    step.select(layer, cache.stages, keep)
+        keep = self.ask(layer, hidden)
+        if keep is not None and self.method.decode_mode == "evict":
+            cache.evict(layer, keep)
+            step.stages[layer:] = cache.stages[layer:]
+        elif keep is not None:
+            step.select(layer, cache.stages, keep)
         if stage.next_position is not None:
             position_ids = (stage.next_position + step.generated - 1)[:, None]
             self._positions = self.family.rotary(hidden, position_ids), position_ids
@@ -267,7 +292,8 @@ class Attachment:
             # What belongs to the prompt alone is not needed any more.
             self.encoder.forget()
             self._row_seeds = _no_seeds_at_decode
-        self.run.finish_step(self._step, [stage.present for stage in self._cache.stages])
+            self.run.finish_prefill(stage.present for stage in self._cache.stages)
+        self.run.finish_step(self._step.statistics, [stage.visual_counts for stage in self._step.stages])
 
     def _move_rows(self, rows: Tensor) -> None:
         """Follow a change of rows between two steps (beam search)."""

@@ -1,13 +1,13 @@
 """What a run leaves behind: kept tokens, cache lengths, and one line per row and step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dyrate.attention import Step
+from dyrate.attention import Statistics
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 
@@ -155,14 +155,17 @@ class Run:
         self.encoded = 0, 0
         self._generation = _Generation(cache, layout.visual_tokens, layout.text_tokens)
 
-    def finish_step(self, step: Step, held: Iterable[Tensor]) -> None:
-        """Record a forward pass; `held`: per layer, BoolTensor [batch, V] of the visual tokens held."""
-        generation = self._last()
-        if not step.index:
-            generation.kept = list(held)
-        mass = {layer: found.class_mass.detach() for layer, found in step.statistics.items()}
-        generation.class_mass.append(mass)
-        generation.attended.append([stage.visual_counts for stage in step.stages])
+    def finish_prefill(self, held: Iterable[Tensor]) -> None:
+        """Record what layers hold once the prompt has been read: per layer, BoolTensor [batch, V]."""
+        self._last().kept = list(held)
+
+    def finish_step(self, statistics: Mapping[int, Statistics], seen: Iterable[Tensor]) -> None:
+        """Record a forward pass; `seen`: per layer, LongTensor [batch], how many visual tokens it attended
+        to.
+        """
+        mass = {layer: found.class_mass.detach() for layer, found in statistics.items()}
+        self._last().class_mass.append(mass)
+        self._last().attended.append(list(seen))
 
     def move_rows(self, rows: Tensor) -> None:
         """Record that row i now continues row `rows[i]`."""
