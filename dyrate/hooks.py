@@ -153,9 +153,7 @@ class Attachment:
         assert self._cache is not None
         self._cache.incoming = 1
         self._previous = self._step.statistics
-        self._step = Step(
-            self._step.index + 1, self._cache.stages, self._cache.generated + 1, self.observed
-        )
+        self._step = Step(self._step.index + 1, self._cache.stages, self._cache.generated + 1, self.observed)
         self._positions = None
         return self._step
 

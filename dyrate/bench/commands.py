@@ -31,7 +31,8 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         epilog="examples:\n"
         '  dyrate bench --model models/testbed-s --methods none \'{"name": "fastv", "rate": 0.5}\'\n'
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 --batch 1 8 32 --new-tokens 64 \\\n"
-        "    --methods none fastv --peers generate static --output results/h200/decode.json\n"
+        "    --methods none fastv --engine transformers graph --peers generate static \\\n"
+        "    --output results/h200/decode.json\n"
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
         "    --replay predictors/testbed/testbed-s/lambda-2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,6 +54,14 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         metavar="PEER",
         help="generate: transformers with its dynamic cache; static: with its static cache, compiled on a "
         "GPU (default: generate)",
+    )
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        default=["transformers"],
+        choices=("transformers", "graph"),
+        help="what runs the methods: transformers under this package's hooks, this package's engine, or both "
+        "(default: transformers)",
     )
     parser.add_argument(
         "--replay",
@@ -159,7 +168,11 @@ def _contenders(arguments: argparse.Namespace) -> "list[Contender]":
             for mode, prune in (("select", True), ("evict", True), ("evict", False))
         ]
     found = [Contender(peer) for peer in arguments.peers]
-    found += [Contender(spec["name"], load_method(spec)) for spec in specs]
+    found += [
+        Contender(spec["name"], load_method(spec), fast=engine == "graph")
+        for spec in specs
+        for engine in dict.fromkeys(arguments.engine)
+    ]
     if not found:
         raise DyrateError("--methods and --peers are both empty: nothing to measure")
     return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dyrate.cost.work import Phases, schedule, work_of
+from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.record import Run
 from dyrate.reduction import ReductionMethod
@@ -19,22 +20,41 @@ PEERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contender:
     """A way to generate: a method of this package, or, without one, a peer by its name."""
 
     name: str
     method: ReductionMethod | None = None
+    fast: bool = False
+    """Whether this package's own engine runs the method, and not transformers."""
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> str:
+        """`graph` or `transformers`, as in `dyrate evaluate --engine`."""
+        return "graph" if self.fast else "transformers"
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return self.method.label if self.method is not None else PEERS[self.name]
+        if self.method is None:
+            return PEERS[self.name]
+        return f"{self.method.label}, graph" if self.fast else self.method.label
+
+    def close(self) -> None:
+        """Give back the memory that is kept from one generation to the next."""
+        self._engine = None
 
     def generate(
         self, model: Any, inputs: dict[str, Tensor], new_tokens: int, on_step: Callable[[], None]
     ) -> "Generated":
         """Generate greedily; `on_step` is called as soon as the logits of a step are asked for."""
+        if self.fast and self.method is not None:
+            if self._engine is None:
+                self._engine = Engine(model)
+            _, made = self._engine.generate(self.method, inputs, max_new_tokens=new_tokens, on_step=on_step)
+            return Generated(work_of(made, self.method), made.kv_bytes)
         context: AbstractContextManager[Run | None] = (
             self.method(model) if self.method is not None else nullcontext()
         )

@@ -33,7 +33,9 @@ class Timings:
     whole: list[float] = field(default_factory=list)
     """End to end, without synchronising in between."""
     peak_bytes: int | None = None
-    """Most memory that was taken at once, weights included; None where the device does not say."""
+    """Most memory that was taken at once, weights included, in a generation of its own that is not timed;
+    None where the device does not say.
+    """
     generated: Generated | None = None
 
 
@@ -67,6 +69,15 @@ def measure(
         order = list(zip(contenders, timings, strict=True))
         for contender, found in order if number % 2 == 0 else order[::-1]:
             once(contender, found)
+    for contender in contenders:
+        contender.close()
+    if device.type == "cuda":
+        for contender, found in zip(contenders, timings, strict=True):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            contender.generate(model, asked, load.new_tokens, lambda: None)
+            found.peak_bytes = torch.cuda.max_memory_allocated(device)
+            contender.close()
     return timings
 
 
@@ -85,8 +96,6 @@ def _one_round(
         synchronise(device)
         marks.append(perf_counter())
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     synchronise(device)
     started = perf_counter()
     generated = contender.generate(model, asked, new_tokens, mark)
@@ -103,5 +112,3 @@ def _one_round(
         found.per_token.append(median(steps))
     found.whole.append(ended - middle)
     found.generated = generated
-    if device.type == "cuda":
-        found.peak_bytes = max(found.peak_bytes or 0, torch.cuda.max_memory_allocated(device))

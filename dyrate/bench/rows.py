@@ -34,6 +34,7 @@ def rows(
         yield {
             "contender": contender.name,
             "label": contender.label,
+            "engine": contender.engine,
             "method": contender.method.spec() if contender.method is not None else None,
             **asdict(load),
             "first_token_ms": _spread(found.first_token),

@@ -1,0 +1,1 @@
+"""The fast generation path: device kernels and what runs them."""

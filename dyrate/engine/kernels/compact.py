@@ -1,0 +1,29 @@
+"""From which visual tokens a step reads to the list of slots where they lie."""
+
+import torch
+from torch import Tensor
+
+
+def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
+    """Write into `chosen` the slots whose token is in `keep`, ascending, and into `count` how many there are.
+
+    keep: BoolTensor [batch, V]; visual: LongTensor [batch, slots], the token of each slot, -1 for none;
+    chosen: int32 [batch, slots], what follows the first `count` means nothing; count: int32 [batch].
+    """
+    if not visual.shape[1] or not keep.shape[1]:
+        count.zero_()
+        return
+    if not keep.is_cuda:
+        compact_reference(keep, visual, chosen, count)
+        return
+    from dyrate.engine.kernels.device.compact import list_slots
+
+    list_slots(keep, visual, chosen, count)
+
+
+def compact_reference(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
+    """Do the same with plain tensor operations."""
+    mask = keep.gather(1, visual.clamp_min(0)) & (visual >= 0)
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    chosen.copy_(order)
+    count.copy_(mask.sum(dim=1))

@@ -1,0 +1,210 @@
+"""Decode attention in Triton: splits of a row's tokens run in parallel, a second kernel combines them."""
+# mypy: ignore-errors
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dyrate.engine.kernels.attention import Reading
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the work is cut."""
+
+    block: int = 32
+    """Tokens that a program reads at a time, a power of two."""
+    warps: int = 4
+    """Warps of a program."""
+    stages: int = 1
+    """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""
+    programs: int = 528
+    """Programs that fill the GPU: four for each of 132 multiprocessors. Rows are split while there are
+    fewer."""
+
+    def splits(self, rows: int, tokens: int) -> int:
+        """Return into how many programs each of `rows` (batch x heads) of up to `tokens` tokens goes."""
+        wanted = 1
+        while rows * wanted * 2 <= self.programs and wanted * self.block < tokens:
+            wanted *= 2
+        return wanted
+
+
+TUNING = Tuning()
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    reading: Reading,
+    scale: float,
+    statistics: bool,
+    tuning: Tuning | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return output, class mass and head scores as `decode_attention` does; `splits` (a power of two)
+    overrides the tuning's.
+    """
+    tuning = tuning or TUNING
+    batch, heads, width = query.shape
+    kv_heads, slots = keys.shape[1:3]
+    capacity = reading.chosen.shape[1]
+    if keys.stride() != values.stride() or keys.stride(3) != 1:
+        raise ValueError("keys and values must lie alike in memory, each token's vector without gaps")
+    splits = splits or tuning.splits(batch * heads, capacity + slots - reading.text_start)
+    query, chosen = query.contiguous(), reading.chosen.contiguous()
+    padded = triton.next_power_of_2(width)
+    output = torch.empty_like(query)
+    partial = logits = mass = scores = None
+    if statistics or splits > 1:
+        partial = query.new_empty(batch * heads * splits, padded + 8, dtype=torch.float32)
+    if statistics:
+        logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
+        mass = query.new_empty(batch, heads, 4, dtype=torch.float32)
+        scores = torch.empty_like(logits)
+    _attend[heads, batch, splits](
+        query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated,
+        output, partial, logits, scale * LOG2_E, reading.text_start, capacity,
+        keys.stride(0), keys.stride(1), keys.stride(2),
+        heads=heads, group=heads // kv_heads, width=width, padded=padded, block=tuning.block, splits=splits,
+        stages=tuning.stages, statistics=statistics, num_warps=tuning.warps,
+    )  # fmt: skip
+    if partial is not None:
+        _combine[heads, batch](
+            partial, chosen, reading.count, logits, output, mass, scores, capacity,
+            heads=heads, width=width, padded=padded, splits=splits, statistics=statistics, block=256,
+            num_warps=4,
+        )  # fmt: skip
+    return output, mass, scores
+
+
+@triton.jit
+def _attend(
+    query, keys, values, chosen, count, system, text, generated, output, partial, logits, scale, text_start,
+    capacity, row_stride, head_stride, slot_stride,
+    heads: tl.constexpr, group: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+    splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
+):  # fmt: skip
+    """Attend to one split of a row's tokens (listed visual tokens, then text) with one head.
+
+    Every lane of a block keeps a softmax of its own over the tokens that it meets, so that the loop has no
+    step in which lanes wait for each other; they are put together after it.
+    """
+    head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    listed = tl.load(count + row)
+    system_end = tl.load(system + row)
+    prompt_end = tl.load(text + row)
+    tokens = listed + prompt_end + tl.load(generated)
+    share = tl.cdiv(tokens, splits)
+    start = split * share
+    end = tl.minimum(tokens, start + share)
+
+    lanes = tl.arange(0, block)
+    d = tl.arange(0, padded)
+    q = tl.load(query + (row * heads + head) * width + d, mask=d < width, other=0.0).to(tl.float32) * scale
+    base = row.to(tl.int64) * row_stride + (head // group).to(tl.int64) * head_stride
+    # Finite, because a lane may meet no token and -inf minus -inf is NaN.
+    peak = tl.full([block], -1e30, dtype=tl.float32)
+    total = tl.zeros([block], dtype=tl.float32)
+    on_system = tl.zeros([block], dtype=tl.float32)
+    on_visual = tl.zeros([block], dtype=tl.float32)
+    on_instruction = tl.zeros([block], dtype=tl.float32)
+    on_generated = tl.zeros([block], dtype=tl.float32)
+    sums = tl.zeros([block, padded], dtype=tl.float32)
+    for first in tl.range(start, end, block, num_stages=stages):
+        at = first + lanes
+        valid = at < end
+        visual = at < listed
+        word = at - listed
+        picked = tl.load(chosen + row * capacity + at, mask=valid & visual, other=0)
+        slot = tl.where(visual, picked, text_start + word).to(tl.int64)
+        where = base + slot[:, None] * slot_stride + d[None, :]
+        inside = valid[:, None]
+        if padded != width:
+            inside = inside & (d < width)[None, :]
+        # Both loads before the sums over the first, so that twice as many bytes are under way.
+        key = tl.load(keys + where, mask=inside, other=0.0)
+        value = tl.load(values + where, mask=inside, other=0.0)
+        logit = tl.sum(key.to(tl.float32) * q[None, :], axis=1)
+        logit = tl.where(valid, logit, -float("inf"))
+        if statistics:
+            tl.store(logits + (row * heads + head) * capacity + at, logit, mask=valid & visual)
+        new_peak = tl.maximum(peak, logit)
+        decay = tl.exp2(peak - new_peak)
+        weight = tl.exp2(logit - new_peak)
+        if statistics:
+            on_system = on_system * decay + tl.where((word >= 0) & (word < system_end), weight, 0.0)
+            on_visual = on_visual * decay + tl.where(visual, weight, 0.0)
+            instruction = (word >= 0) & (word >= system_end) & (word < prompt_end)
+            on_instruction = on_instruction * decay + tl.where(instruction, weight, 0.0)
+            on_generated = on_generated * decay + tl.where((word >= 0) & (word >= prompt_end), weight, 0.0)
+        else:
+            total = total * decay + weight
+        sums = sums * decay[:, None] + weight[:, None] * value.to(tl.float32)
+        peak = new_peak
+
+    top = tl.max(peak, axis=0)
+    decay = tl.exp2(peak - top)
+    summed = tl.sum(sums * decay[:, None], axis=0)
+    if splits == 1 and not statistics:
+        summed = summed / tl.sum(total * decay, axis=0)
+        out = output + (row * heads + head) * width + d
+        tl.store(out, summed.to(output.dtype.element_ty), mask=d < width)
+    else:
+        out = partial + ((row * heads + head) * splits + split).to(tl.int64) * (padded + 8)
+        tl.store(out + d, summed)
+        tl.store(out + padded, top)
+        if statistics:
+            tl.store(out + padded + 1, tl.sum(on_system * decay, axis=0))
+            tl.store(out + padded + 2, tl.sum(on_visual * decay, axis=0))
+            tl.store(out + padded + 3, tl.sum(on_instruction * decay, axis=0))
+            tl.store(out + padded + 4, tl.sum(on_generated * decay, axis=0))
+        else:
+            tl.store(out + padded + 1, tl.sum(total * decay, axis=0))
+
+
+@triton.jit
+def _combine(
+    partial, chosen, count, logits, output, mass, scores, capacity,
+    heads: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, splits: tl.constexpr,
+    statistics: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Put the splits of one row and head together, and turn the logits in list order into weights by slot."""
+    head, row = tl.program_id(0), tl.program_id(1)
+    line = row * heads + head
+    d = tl.arange(0, padded)
+    base = partial + (line * splits + tl.arange(0, splits)).to(tl.int64) * (padded + 8)
+    peaks = tl.load(base + padded)
+    top = tl.max(peaks, axis=0)
+    decay = tl.exp2(peaks - top)
+    summed = tl.sum(tl.load(base[:, None] + d[None, :]) * decay[:, None], axis=0)
+    total = tl.sum(tl.load(base + padded + 1) * decay, axis=0)
+    if statistics:
+        on_system = total
+        on_visual = tl.sum(tl.load(base + padded + 2) * decay, axis=0)
+        on_instruction = tl.sum(tl.load(base + padded + 3) * decay, axis=0)
+        on_generated = tl.sum(tl.load(base + padded + 4) * decay, axis=0)
+        total = on_system + on_visual + on_instruction + on_generated
+        tl.store(mass + line * 4, on_system / total)
+        tl.store(mass + line * 4 + 1, on_visual / total)
+        tl.store(mass + line * 4 + 2, on_instruction / total)
+        tl.store(mass + line * 4 + 3, on_generated / total)
+        lanes = tl.arange(0, block)
+        for first in range(0, capacity, block):
+            at = first + lanes
+            tl.store(scores + line * capacity + at, tl.zeros([block], dtype=tl.float32), mask=at < capacity)
+        # Other threads of the program write to the same places next.
+        tl.debug_barrier()
+        listed = tl.load(count + row)
+        for first in range(0, listed, block):
+            at = first + lanes
+            slot = tl.load(chosen + row * capacity + at, mask=at < listed, other=0)
+            logit = tl.load(logits + line * capacity + at, mask=at < listed, other=0.0)
+            tl.store(scores + line * capacity + slot, tl.exp2(logit - top) / total, mask=at < listed)
+    tl.store(output + line * width + d, (summed / total).to(output.dtype.element_ty), mask=d < width)

@@ -1,0 +1,190 @@
+"""A fused linear layer for few rows in Triton: the weight is read once, everything else hides behind it.
+
+Two kernels. For one row or two, products and sums of plain numbers: a program takes a few rows of the weight.
+For more, the tensor cores: there the plain arithmetic would take longer than reading the weight. In float32
+both take exact products.
+"""
+# mypy: ignore-errors
+# ruff: noqa: RUF005 (Triton adds tuples, but does not unpack them)
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the work is cut."""
+
+    dots: bool
+    """Whether the tensor cores do it."""
+    outputs: int
+    """Rows of the weight of a program (with a gate: as many of the gate and of up), a power of two, with
+    `dots` 16 or more."""
+    depth: int
+    """Columns that a program reads at a time, a power of two."""
+    warps: int
+    """Warps of a program."""
+    stages: int
+    """Depth of the pipeline of loads."""
+
+
+def tuning(rows: int, gated: bool, dtype: torch.dtype) -> Tuning:
+    """Return how to cut the product of `rows` rows."""
+    if rows <= 2 or (dtype == torch.float32 and rows <= 4):
+        return Tuning(dots=False, outputs=2 if gated or rows > 2 else 4, depth=1024, warps=4, stages=1)
+    if dtype == torch.float32:
+        return Tuning(dots=True, outputs=16, depth=64, warps=4, stages=1)
+    return Tuning(dots=True, outputs=16, depth=128 if gated else 256, warps=1, stages=4)
+
+
+def fused_linear(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    gated: bool = False,
+    cut: Tuning | None = None,
+) -> Tensor:
+    """Do what `linear` does, in one kernel."""
+    rows, d = x.shape
+    features = len(weight) // 2 if gated else len(weight)
+    if weight.stride(1) != 1:
+        raise ValueError("the rows of a weight must be without gaps")
+    cut = cut or tuning(rows, gated, x.dtype)
+    x = x.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    out = x.new_empty(rows, features)
+    arguments = (x, weight, norm, bias, residual, out, eps, features, d, weight.stride(0))
+    sizes = {
+        "rows": rows, "gated": gated, "outputs": cut.outputs, "depth": cut.depth, "stages": cut.stages,
+        "num_warps": cut.warps,
+    }  # fmt: skip
+    grid = (triton.cdiv(features, cut.outputs),)
+    if cut.dots:
+        _by_dots[grid](*arguments, padded=max(8, triton.next_power_of_2(rows)), **sizes)
+    else:
+        _by_sums[grid](*arguments, **sizes)
+    return out
+
+
+@triton.jit
+def _by_sums(
+    x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
+    rows: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr, stages: tl.constexpr,
+):  # fmt: skip
+    """Sum products column by column of a tile; the columns are added up after the loop, once.
+
+    The norm's scale is the same for all columns of a row, so that it can wait for the end.
+    """
+    f = tl.program_id(0) * outputs + tl.arange(0, outputs)
+    inside = f < features
+    lines = weight + f.to(tl.int64)[:, None] * weight_stride
+    up_lines = lines + features.to(tl.int64) * weight_stride
+    sums = ()
+    ups = ()
+    squares = ()
+    for _ in tl.static_range(rows):
+        sums = sums + (tl.zeros([outputs, depth], dtype=tl.float32),)
+        if gated:
+            ups = ups + (tl.zeros([outputs, depth], dtype=tl.float32),)
+        if norm is not None:
+            squares = squares + (tl.zeros([1, depth], dtype=tl.float32),)
+    for first in tl.range(0, d, depth, num_stages=stages):
+        column = first + tl.arange(0, depth)[None, :]
+        there = inside[:, None] & (column < d)
+        # The weight is read once and should not push x, which every program reads, out of the caches.
+        w = tl.load(lines + column, mask=there, other=0.0, eviction_policy="evict_first")
+        if gated:
+            up = tl.load(up_lines + column, mask=there, other=0.0, eviction_policy="evict_first")
+            up = up.to(tl.float32)
+        w = w.to(tl.float32)
+        if norm is not None:
+            scale = tl.load(norm + column, mask=column < d, other=0.0).to(tl.float32)
+        new_sums = ()
+        new_ups = ()
+        new_squares = ()
+        for row in tl.static_range(rows):
+            wide = tl.load(x + row * d + column, mask=column < d, other=0.0).to(tl.float32)
+            if norm is not None:
+                new_squares = new_squares + (squares[row] + wide * wide,)
+                wide = wide * scale
+            new_sums = new_sums + (sums[row] + w * wide,)
+            if gated:
+                new_ups = new_ups + (ups[row] + up * wide,)
+        sums = new_sums
+        ups = new_ups
+        squares = new_squares
+
+    for row in tl.static_range(rows):
+        y = tl.sum(sums[row], axis=1)
+        if norm is not None:
+            factor = tl.rsqrt(tl.sum(squares[row]) / d + eps)
+            y = y * factor
+        if bias is not None:
+            y = y + tl.load(bias + f, mask=inside, other=0.0).to(tl.float32)
+        if gated:
+            z = tl.sum(ups[row], axis=1)
+            if norm is not None:
+                z = z * factor
+            if bias is not None:
+                z = z + tl.load(bias + features + f, mask=inside, other=0.0).to(tl.float32)
+            y = y * tl.sigmoid(y) * z
+        if residual is not None:
+            y = y + tl.load(residual + row * features + f, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row * features + f, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _by_dots(
+    x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
+    rows: tl.constexpr, padded: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr,
+    stages: tl.constexpr,
+):  # fmt: skip
+    """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real."""
+    f = tl.program_id(0) * outputs + tl.arange(0, outputs)
+    inside = f < features
+    lines = weight + f.to(tl.int64)[:, None] * weight_stride
+    up_lines = lines + features.to(tl.int64) * weight_stride
+    row = tl.arange(0, padded)
+    sums = tl.zeros([outputs, padded], dtype=tl.float32)
+    ups = tl.zeros([outputs, padded], dtype=tl.float32)
+    squares = tl.zeros([padded], dtype=tl.float32)
+    for first in tl.range(0, d, depth, num_stages=stages):
+        column = first + tl.arange(0, depth)
+        there = inside[:, None] & (column < d)[None, :]
+        w = tl.load(lines + column[None, :], mask=there, other=0.0, eviction_policy="evict_first")
+        real = (row < rows)[:, None] & (column < d)[None, :]
+        tile = tl.load(x + row[:, None] * d + column[None, :], mask=real, other=0.0)
+        if norm is not None:
+            wide = tile.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            scale = tl.load(norm + column, mask=column < d, other=0.0).to(tl.float32)
+            tile = (wide * scale[None, :]).to(w.dtype)
+        tile = tl.trans(tile)
+        sums = tl.dot(w, tile, sums, input_precision="ieee")
+        if gated:
+            up = tl.load(up_lines + column[None, :], mask=there, other=0.0, eviction_policy="evict_first")
+            ups = tl.dot(up, tile, ups, input_precision="ieee")
+
+    if norm is not None:
+        factor = tl.rsqrt(squares / d + eps)[None, :]
+        sums = sums * factor
+        ups = ups * factor
+    if bias is not None:
+        sums += tl.load(bias + f, mask=inside, other=0.0).to(tl.float32)[:, None]
+        if gated:
+            ups += tl.load(bias + features + f, mask=inside, other=0.0).to(tl.float32)[:, None]
+    if gated:
+        sums = sums * tl.sigmoid(sums) * ups
+    place = row[None, :] * features + f[:, None]
+    real = inside[:, None] & (row < rows)[None, :]
+    if residual is not None:
+        sums += tl.load(residual + place, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + place, sums.to(out.dtype.element_ty), mask=real)

@@ -1,0 +1,62 @@
+"""Rotary positions as Llama has them, on the output of a fused query, key and value projection.
+
+`qkv` holds, for each token, the queries of all heads, then the keys of all kv heads, then their values, D
+wide each. cos and sin are D wide, the two halves alike or not, in any float dtype.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rope_and_store(
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+) -> Tensor:
+    """Rotate query and key of one token per row, write its key and value to the cache, return the query.
+
+    qkv [batch, (heads + 2 kv_heads) D], cos, sin [batch or 1, D], keys, values [batch, kv_heads, slots, D],
+    written in place at `slots` (LongTensor [batch]) -> query [batch, heads, D].
+    """
+    if not qkv.is_cuda:
+        return rope_and_store_reference(qkv, cos, sin, keys, values, slots)
+    from dyrate.engine.kernels.device.rope import rotate_and_store
+
+    return rotate_and_store(qkv, cos, sin, keys, values, slots)
+
+
+def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate queries and keys of a prompt.
+
+    qkv [batch, tokens, (heads + 2 kv_heads) D], cos, sin [batch or 1, tokens, D] -> query [batch, heads,
+    tokens, D], key, value [batch, kv_heads, tokens, D], all contiguous.
+    """
+    if not qkv.is_cuda:
+        return rope_and_split_reference(qkv, cos, sin, kv_heads)
+    from dyrate.engine.kernels.device.rope import rotate_and_split
+
+    return rotate_and_split(qkv, cos, sin, kv_heads)
+
+
+def rope_and_store_reference(
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+) -> Tensor:
+    """Do what `rope_and_store` does with plain tensor operations."""
+    kv_heads = keys.shape[1]
+    query, key, value = rope_and_split_reference(qkv[:, None], cos[:, None], sin[:, None], kv_heads)
+    rows = torch.arange(len(qkv), device=qkv.device)
+    keys[rows, :, slots] = key[:, :, 0].to(keys.dtype)
+    values[rows, :, slots] = value[:, :, 0].to(values.dtype)
+    return query[:, :, 0]
+
+
+def rope_and_split_reference(
+    qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `rope_and_split` does with plain tensor operations."""
+    batch, tokens, _ = qkv.shape
+    states = qkv.reshape(batch, tokens, -1, cos.shape[-1]).transpose(1, 2)
+    turning, value = states[:, :-kv_heads].float(), states[:, -kv_heads:]
+    low, high = turning.chunk(2, dim=-1)
+    turned = turning * cos.float()[:, None] + torch.cat([-high, low], dim=-1) * sin.float()[:, None]
+    turned = turned.to(qkv.dtype)
+    query, key = turned[:, :-kv_heads], turned[:, -kv_heads:]
+    return query.contiguous(), key.contiguous(), value.contiguous()

@@ -1,0 +1,208 @@
+"""Where keys and values lie during decode: preallocated slots, laid out as the attention kernel reads them.
+
+Layers between two prune layers hold the same prompt tokens and make up a section. In each of its layers a row
+has its visual tokens in slots 0, 1, ..., as many as it holds, and its text (system, instruction, generated)
+from a slot on that is the same for all rows. Memory is only ever enlarged, so that captured graphs stay valid
+from one prompt to the next.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyrate.cache import ReducedCache, Stage, gather_tokens
+from dyrate.engine.kernels.attention import Reading
+from dyrate.engine.kernels.compact import compact
+from dyrate.tokens import TokenClass, TokenLayout
+
+_STEP = 16
+"""Capacities are multiples of this many slots."""
+
+
+class Section:
+    """The layers from one prune layer up to the next: what they hold, and what a step reads of it."""
+
+    def __init__(self, layers: range) -> None:
+        self.layers = layers
+        self.visual_capacity = 0
+        self.text_capacity = 0
+        self.keys: dict[int, Tensor] = {}
+        """By layer, [batch, kv_heads, slots, D]."""
+        self.values: dict[int, Tensor] = {}
+        self.reading: Reading
+        self.visual: Tensor
+        """LongTensor [batch, visual_capacity]: which visual token a slot holds, -1 for none."""
+        self.slot_base: Tensor
+        """LongTensor [batch]: generated token t, from 1 on, lies in slot_base + t."""
+        self.position_base: Tensor
+        """LongTensor [batch]: and has position position_base + t."""
+        self.held: Tensor
+        """BoolTensor [batch, V]: the visual tokens not evicted."""
+        self.seen: Tensor
+        """BoolTensor [batch, V]: those that the step under way reads."""
+        self._columns: tuple[Tensor, Tensor]
+        self._whole = False
+
+    @property
+    def slots(self) -> int:
+        """Slots of each row."""
+        return self.visual_capacity + self.text_capacity
+
+    def prepare(self, stage: Stage, new_tokens: int, generated: Tensor) -> bool:
+        """Take in what the layers hold after the prompt, and whether that needs more memory than there is."""
+        text = stage.valid & (stage.visual_index < 0)
+        wanted = torch.stack(
+            [stage.visual_counts.max(), text.sum(dim=1).max(), (stage.present == stage.layout.valid).all()]
+        )
+        visual_tokens, text_tokens, whole = (
+            wanted.tolist() if stage.layout.num_visual else [0, stage.width, 1]
+        )
+        self._whole, self.held = bool(whole), stage.present
+        enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, stage, generated)
+        self._load(stage, text, visual_tokens, text_tokens)
+        return enlarged
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Copy the prompt's keys and values [batch, kv_heads, stage slots, D] of a layer."""
+        if layer not in self.keys:
+            shape = (*keys.shape[:2], self.slots, keys.shape[3])
+            # Zeros: what is never read must not be NaN either, which a weight of 0 would not undo.
+            self.keys[layer], self.values[layer] = keys.new_zeros(shape), values.new_zeros(shape)
+        for states, memory in ((keys, self.keys[layer]), (values, self.values[layer])):
+            for columns, first in zip(self._columns, (0, self.visual_capacity), strict=True):
+                memory[:, :, first : first + columns.shape[1]] = gather_tokens(states, columns)
+
+    def show(self, keep: Tensor | None) -> None:
+        """Let steps read only `keep` (BoolTensor [batch, V]) of the visual tokens held, None for all of
+        them.
+        """
+        self.seen = self.held if keep is None else keep & self.held
+        compact(self.seen, self.visual, self.reading.chosen, self.reading.count)
+
+    def evict(self, keep: Tensor) -> None:
+        """Let no step read other visual tokens than `keep` any more; memory is not given back."""
+        self.held = keep & self.held
+        self.show(None)
+
+    def seen_counts(self) -> Tensor:
+        """LongTensor [batch]: visual tokens that the step under way reads."""
+        return self.reading.count.long()
+
+    def by_token(self, by_slot: Tensor) -> Tensor:
+        """Return attention [batch, heads, visual_capacity] by visual token [batch, heads, V], 0 where none is
+        held.
+        """
+        num_visual = self.seen.shape[1]
+        if self._whole:
+            return by_slot[..., :num_visual].clone()
+        spare = torch.where(self.visual < 0, num_visual, self.visual)[:, None].expand_as(by_slot)
+        found = by_slot.new_zeros(*by_slot.shape[:2], num_visual + 1)
+        return found.scatter_(2, spare, by_slot)[..., :num_visual]
+
+    def nbytes(self) -> int:
+        """Bytes behind keys and values, unused slots included."""
+        held = [*self.keys.values(), *self.values.values()]
+        return sum(states.untyped_storage().nbytes() for states in held)
+
+    def _reserve(self, visual_tokens: int, text_tokens: int, stage: Stage, generated: Tensor) -> bool:
+        visual, text = (-(-count // _STEP) * _STEP for count in (visual_tokens, text_tokens))
+        if self.keys and visual <= self.visual_capacity and text <= self.text_capacity:
+            return False
+        self.keys, self.values = {}, {}
+        self.visual_capacity = max(self.visual_capacity, visual)
+        self.text_capacity = max(self.text_capacity, text)
+        batch, device = len(stage.slots), stage.slots.device
+        counts = [torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(3)]
+        self.visual = torch.full((batch, self.visual_capacity), -1, device=device)
+        self.reading = Reading(
+            chosen=torch.zeros(batch, self.visual_capacity, dtype=torch.int32, device=device),
+            count=counts[0],
+            text_start=self.visual_capacity,
+            system=counts[1],
+            text=counts[2],
+            generated=generated,
+        )
+        self.slot_base, self.position_base = (torch.zeros_like(stage.slots[:, 0]) for _ in range(2))
+        return True
+
+    def _load(self, stage: Stage, text: Tensor, visual_tokens: int, text_tokens: int) -> None:
+        layout = stage.layout
+        classes = layout.classes.gather(1, stage.slots.clamp_min(0))
+        self.reading.system.copy_(((classes == TokenClass.SYS) & text).sum(dim=1))
+        lengths = text.sum(dim=1)
+        self.reading.text.copy_(lengths)
+        self.slot_base.copy_(lengths + self.visual_capacity - 1)
+        whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
+        following = whole if stage.next_position is None else stage.next_position
+        self.position_base.copy_(following - 1)
+        held = _listed(stage.present, visual_tokens)
+        self.visual.fill_(-1)
+        self.visual[:, :visual_tokens] = held
+        visual_columns = stage.visual_slots.gather(1, held.clamp_min(0)).clamp_min(0)
+        self._columns = visual_columns, _listed(text, text_tokens).clamp_min(0)
+        self.show(None)
+
+
+def _listed(mask: Tensor, width: int) -> Tensor:
+    """LongTensor [batch, width]: where each row of `mask` [batch, n] is true, ascending, then -1."""
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    return torch.where(mask.gather(1, order), order, -1)
+
+
+class Memory:
+    """The sections of a batch, kept from one prompt to the next as long as the batch has as many rows."""
+
+    def __init__(self, batch: int, boundaries: Sequence[int], num_layers: int, device: torch.device) -> None:
+        self.batch = batch
+        self.boundaries = tuple(boundaries)
+        ends = [*boundaries[1:], num_layers]
+        self.sections = [Section(range(*ends_of)) for ends_of in zip(boundaries, ends, strict=True)]
+        self.generated = torch.zeros(1, dtype=torch.int32, device=device)
+        """Generated tokens in the cache."""
+        self.enlarged = False
+        """Whether graphs captured before the last prompt know the wrong addresses now."""
+
+    def of(self, layer: int) -> Section:
+        """Return the section of a layer."""
+        return next(section for section in self.sections if layer in section.layers)
+
+    def nbytes(self) -> int:
+        """Bytes behind all keys and values, unused slots included."""
+        return sum(section.nbytes() for section in self.sections)
+
+
+class SlotCache(ReducedCache):
+    """The cache of a prompt that will be decoded by the engine: it hands keys and values on to its memory."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        new_tokens: int,
+        num_layers: int,
+        layout: TokenLayout,
+        on_select_rows: Callable[[Tensor], None],
+    ) -> None:
+        super().__init__(num_layers, layout, on_select_rows)
+        self.memory = memory
+        self._new_tokens = new_tokens
+        memory.generated.zero_()
+        memory.enlarged = False
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store a layer's part of the prompt, which is returned as it came."""
+        if layer_idx == 0:
+            self.seen += self.incoming
+        section = self.memory.of(layer_idx)
+        if layer_idx == section.layers.start:
+            stage = self.stages[layer_idx]
+            self.memory.enlarged |= section.prepare(stage, self._new_tokens, self.memory.generated)
+        section.store(layer_idx, key_states, value_states)
+        return key_states, value_states
+
+    def nbytes(self) -> int:
+        """Bytes of memory behind all keys and values, unused slots included."""
+        return self.memory.nbytes()

@@ -1,0 +1,60 @@
+"""The prompt's pass: the stock model and the methods' hooks, with layers that run on fused kernels."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear as product
+
+from dyrate.attention import attention_forward
+from dyrate.engine.kernels.norm import rms_norm
+from dyrate.engine.kernels.rope import rope_and_split
+from dyrate.engine.kernels.swiglu import swiglu
+from dyrate.engine.weights import LayerWeights
+from dyrate.families import Family
+
+
+@contextmanager
+def fused_layers(family: Family, weights: Sequence[LayerWeights]) -> Iterator[None]:
+    """Let the model's decoder layers run on fused kernels; hooks around them stay what they are."""
+    with ExitStack() as undo:
+        for layer, fused in zip(family.layers, weights, strict=True):
+            undo.callback(delattr, layer, "forward")
+            layer.forward = _forward(layer, fused)
+        yield
+
+
+def _forward(layer: Any, weights: LayerWeights) -> Callable[..., Tensor]:
+    attention = layer.self_attn
+
+    def forward(
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Do what the layer does, hidden states [batch, tokens, d]."""
+        assert position_embeddings is not None
+        batch, tokens, width = hidden_states.shape
+        normed = rms_norm(hidden_states, weights.input_norm, weights.eps)
+        qkv = product(normed, weights.qkv, weights.qkv_bias)
+        kv_heads = attention.config.num_key_value_heads
+        query, key, value = rope_and_split(qkv, *position_embeddings, kv_heads)
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+        found, _ = attention_forward(
+            attention, query, key, value, attention_mask, scaling=weights.scaling, **kwargs
+        )
+        found = product(found.reshape(batch, tokens, -1), weights.out, weights.out_bias)
+        hidden = found.add_(hidden_states)
+        normed = rms_norm(hidden, weights.post_norm, weights.eps)
+        act = swiglu(product(normed, weights.gate_up))
+        # In place: nobody else has seen `hidden`.
+        flat = hidden.view(-1, width)
+        return torch.addmm(flat, act.view(batch * tokens, -1), weights.down.t(), out=flat).view_as(hidden)
+
+    return forward

@@ -1,0 +1,107 @@
+"""The decoder's weights as the engine reads them: products of one input fused into one matrix.
+
+The model goes on working: its own weights become views of the fused ones, so nothing is held twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyrate.errors import DyrateError
+from dyrate.families import Family
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """One decoder layer: hidden size d, feed-forward size f, heads of D numbers."""
+
+    input_norm: Tensor
+    """[d]."""
+    qkv: Tensor
+    """[(heads + 2 kv_heads) D, d]: queries, keys, values."""
+    qkv_bias: Tensor | None
+    """[(heads + 2 kv_heads) D]."""
+    out: Tensor
+    """[d, heads D]."""
+    out_bias: Tensor | None
+    """[d]."""
+    post_norm: Tensor
+    """[d]."""
+    gate_up: Tensor
+    """[2f, d]: gate, up."""
+    down: Tensor
+    """[d, f]."""
+    eps: float
+    """Of both norms."""
+    scaling: float
+    """Of attention logits."""
+
+
+def fuse(family: Family) -> list[LayerWeights]:
+    """Fuse the weights of a model's decoder layers in place.
+
+    Raises `DyrateError` for layers that are not plain linear ones (quantised, adapted), before any is fused.
+    """
+    for index, layer in enumerate(family.layers):
+        _check(index, layer)
+    return [_fused(layer) for layer in family.layers]
+
+
+def _check(index: int, layer: Any) -> None:
+    attention, mlp = layer.self_attn, layer.mlp
+    for name, module in (*attention.named_children(), *mlp.named_children()):
+        if name.endswith("_proj") and type(module) is not nn.Linear:
+            raise DyrateError(
+                f"layer {index}: {name} is a {type(module).__name__}, not a plain linear layer; "
+                "quantised and adapted models run with engine='transformers'"
+            )
+    if type(mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
+        raise DyrateError(
+            f"layer {index}: activation {type(mlp.act_fn).__name__}; the graph engine has SiLU only: "
+            "use engine='transformers'"
+        )
+
+
+@torch.no_grad()
+def _fused(layer: Any) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv, qkv_bias = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+    gate_up, _ = _joined([mlp.gate_proj, mlp.up_proj])
+    return LayerWeights(
+        input_norm=layer.input_layernorm.weight,
+        qkv=qkv,
+        qkv_bias=qkv_bias,
+        out=attention.o_proj.weight,
+        out_bias=attention.o_proj.bias,
+        post_norm=layer.post_attention_layernorm.weight,
+        gate_up=gate_up,
+        down=mlp.down_proj.weight,
+        eps=layer.input_layernorm.variance_epsilon,
+        scaling=attention.scaling,
+    )
+
+
+def _joined(modules: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Return the weights and biases of some modules below each other, and let them be views of these."""
+    weights, biases = [module.weight for module in modules], [module.bias for module in modules]
+    return _below(weights), _below(biases) if biases[0] is not None else None
+
+
+def _below(parts: Sequence[Tensor]) -> Tensor:
+    """Return one tensor of parameters that lie below each other in memory, after moving them there if need
+    be: two engines of one model share it.
+    """
+    first, rows = parts[0], sum(len(part) for part in parts)
+    ends = [part.data_ptr() + part.nbytes for part in parts]
+    together = [part.data_ptr() for part in parts[1:]] == ends[:-1]
+    if together and len({part.untyped_storage().data_ptr() for part in parts}) == 1:
+        return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+    whole = torch.cat([part.detach() for part in parts])
+    row = 0
+    for part in parts:
+        part.data = whole[row : row + len(part)]
+        row += len(part)
+    return whole

@@ -1,0 +1,77 @@
+"""On a GPU: captured graphs and Triton kernels give what transformers gives, prompt after prompt."""
+
+import pytest
+import torch
+
+from dyrate.engine.engine import Engine
+from dyrate.methods.none import NoReduction
+from tests.runtime.method_table import CASES, Case
+from tests.tiny import row_of, tiny_inputs, tiny_llava
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+# Three prompts of as many rows: the second finds graphs to replay, the third needs more memory.
+PROMPTS = (
+    {"rows": [7, 3, 11], "images": [1, 2, 0], "seed": 0},
+    {"rows": [9, 1, 4], "images": [1, 1, 1], "seed": 1},
+    {"rows": [40, 12, 2], "images": [2, 3, 1], "seed": 2},
+)
+
+
+def on_gpu(**prompt):
+    return {name: tensor.to("cuda") for name, tensor in tiny_inputs(**prompt).items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
+    model = tiny_llava().to("cuda")
+    engine = Engine(model)
+    for prompt in PROMPTS:
+        inputs = on_gpu(**prompt)
+        with case.method(model) as expected:
+            tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        found, run = engine.generate(case.method, inputs, max_new_tokens=12)
+        assert found.tolist() == tokens.tolist()
+        assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
+        assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+def test_a_row_gets_what_it_gets_alone(case: Case) -> None:
+    model = tiny_llava().to("cuda")
+    inputs = on_gpu(**PROMPTS[0])
+    together, _ = Engine(model).generate(case.method, inputs, max_new_tokens=8)
+    engine = Engine(model)
+    for row in range(3):
+        alone, _ = engine.generate(case.method, row_of(inputs, row), max_new_tokens=8)
+        assert alone[0, -8:].tolist() == together[row, -8:].tolist()
+
+
+def test_the_host_never_waits_while_a_method_decides() -> None:
+    """Between two looks at whether all rows have ended, a step only asks the device for work."""
+    model = tiny_llava().to("cuda")
+    engine = Engine(model)
+    for case in (case for case in CASES if case.method.decode_mode != "none"):
+        inputs = on_gpu(**PROMPTS[0])
+        engine.generate(case.method, inputs, max_new_tokens=6)
+        calls = []
+
+        def watch(calls: list[int] = calls) -> None:
+            calls.append(0)
+            torch.cuda.set_sync_debug_mode("error" if 1 < len(calls) < 6 else "default")
+
+        try:
+            engine.generate(case.method, inputs, max_new_tokens=8, on_step=watch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_bfloat16_runs_and_repeats_itself() -> None:
+    model = tiny_llava().to("cuda", torch.bfloat16)
+    engine = Engine(model)
+    inputs = on_gpu(**PROMPTS[0])
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    first, _ = engine.generate(NoReduction(), inputs, max_new_tokens=12)
+    assert engine.generate(NoReduction(), inputs, max_new_tokens=12)[0].tolist() == first.tolist()

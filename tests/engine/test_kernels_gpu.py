@@ -1,0 +1,228 @@
+"""On a GPU: every kernel gives what its reference gives, alone and replayed in a CUDA graph."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dyrate.engine.kernels.attention import Attended, Reading, decode_attention, decode_attention_reference
+from dyrate.engine.kernels.linear import linear, linear_composed
+from dyrate.engine.kernels.norm import rms_norm, rms_norm_reference
+from dyrate.engine.kernels.rope import (
+    rope_and_split,
+    rope_and_split_reference,
+    rope_and_store,
+    rope_and_store_reference,
+)
+from dyrate.engine.kernels.swiglu import swiglu, swiglu_reference
+from tests.engine.readings import random_reading, random_states
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+# Of the largest entry.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+
+
+def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    if found.numel():
+        bound = tolerance * float(expected.float().abs().max().clamp_min(1e-3))
+        torch.testing.assert_close(found.float(), expected.float(), rtol=tolerance, atol=bound)
+
+
+def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of `call` and the tensors that replaying it fills."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
+
+
+def assert_same_attention(found: Attended, expected: Attended, tolerance: float) -> None:
+    assert_near(found.output, expected.output, tolerance)
+    if expected.class_mass is None or expected.head_scores is None:
+        assert found.class_mass is None
+        assert found.head_scores is None
+        return
+    assert found.class_mass is not None
+    assert found.head_scores is not None
+    # Statistics are in float32 whatever the states are.
+    assert_near(found.class_mass, expected.class_mass, 2e-5)
+    assert_near(found.head_scores, expected.head_scores, 2e-5)
+    assert torch.equal(found.head_scores == 0, expected.head_scores == 0)
+
+
+def on_gpu(reading: Reading) -> Reading:
+    tensors = {field.name: getattr(reading, field.name) for field in fields(reading)}
+    return replace(reading, **{name: t.cuda() for name, t in tensors.items() if isinstance(t, Tensor)})
+
+
+ATTENTION_SHAPES = [
+    # batch, heads, kv heads, D, V
+    (1, 32, 32, 128, 576),
+    (3, 32, 32, 128, 576),
+    (33, 32, 32, 128, 576),
+    (3, 32, 8, 64, 40),
+    (1, 6, 2, 12, 37),
+    (33, 4, 1, 8, 0),
+    (1, 1, 1, 16, 1),
+]
+
+
+@each_dtype
+@pytest.mark.parametrize("statistics", [True, False], ids=["statistics", "output"])
+@pytest.mark.parametrize(("batch", "heads", "kv_heads", "width", "capacity"), ATTENTION_SHAPES)
+def test_attention(
+    batch: int, heads: int, kv_heads: int, width: int, capacity: int, statistics: bool, dtype: torch.dtype
+) -> None:
+    counts = [(capacity, 0, capacity // 3)[row % 3] for row in range(batch)]
+    text = [(60, 7, 21)[row % 3] for row in range(batch)]
+    system = [(35, 0, 21)[row % 3] for row in range(batch)]
+    reading = on_gpu(random_reading(capacity, counts, system, text, generated=2))
+    query, keys, values = (
+        states.cuda().to(dtype) for states in random_states(reading, heads, kv_heads, width, spare=40)
+    )
+    scale = width**-0.5
+
+    def step() -> Attended:
+        return decode_attention(query, keys, values, reading, scale, statistics)
+
+    def expected() -> Attended:
+        return decode_attention_reference(query, keys, values, reading, scale, statistics)
+
+    assert_same_attention(step(), expected(), TOLERANCE[dtype])
+    graph, found = captured(step)
+    for generated in (1, 5, 42):
+        reading.generated.fill_(generated)
+        graph.replay()
+        assert_same_attention(found, expected(), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("statistics", [True, False], ids=["statistics", "output"])
+@pytest.mark.parametrize("splits", [1, 2, 16, 64])
+@pytest.mark.parametrize(("block", "stages"), [(16, 1), (32, 3), (64, 2)])
+def test_attention_however_it_is_cut(block: int, stages: int, splits: int, statistics: bool) -> None:
+    from dyrate.engine.kernels.device.attention import Tuning, attend
+
+    reading = on_gpu(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3))
+    states = [s.cuda() for s in random_states(reading, 4, 2, 16, spare=0)]
+    tuning = Tuning(block=block, stages=stages)
+    found = Attended(*attend(*states, reading, 0.25, statistics, tuning, splits))
+    expected = decode_attention_reference(*states, reading, 0.25, statistics)
+    assert_same_attention(found, expected, 1e-5)
+
+
+def draw(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, device="cuda").to(dtype)
+
+
+EXTRAS = ["plain", "norm", "bias", "residual", "gated", "gated norm", "norm bias residual"]
+
+
+# Every combination is compiled, so not all of them are tried: all extras at an odd size, few at others.
+LINEAR_CASES = [
+    *((rows, 301, 333, extras) for rows in (1, 2, 3, 4, 5, 8, 9) for extras in EXTRAS),
+    *((rows, 7, 4100, "norm bias residual") for rows in (1, 4)),
+    *((rows, 512, 4096, extras) for rows in (1, 2, 4, 6, 7, 8) for extras in ("norm", "gated norm")),
+    *((rows, 4096, 11008, "residual") for rows in (1, 2, 4, 8)),
+]
+
+
+@each_dtype
+@pytest.mark.parametrize(("rows", "features", "d", "extras"), LINEAR_CASES)
+def test_linear(rows: int, features: int, d: int, extras: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    gated = "gated" in extras
+    x = draw(rows, d, dtype=dtype)
+    weight = (torch.randn(features * (1 + gated), d, device="cuda") / d**0.5).to(dtype)
+    options: dict[str, Any] = {
+        "bias": draw(len(weight), dtype=dtype) if "bias" in extras else None,
+        "norm": (torch.rand(d, device="cuda") + 0.5).to(dtype) if "norm" in extras else None,
+        "residual": draw(rows, features, dtype=dtype) if "residual" in extras else None,
+        "eps": 1e-5,
+        "gated": gated,
+    }
+    # In float32 and rounded once: the composition in half precision rounds after each part.
+    wide = {name: o.float() if isinstance(o, Tensor) else o for name, o in options.items()}
+    expected = linear_composed(x.float(), weight.float(), **wide).to(dtype)
+    assert_near(linear(x, weight, **options), expected, TOLERANCE[dtype])
+    graph, found = captured(lambda: linear(x, weight, **options))
+    x.mul_(0.5)
+    graph.replay()
+    expected = linear_composed(x.float(), weight.float(), **wide).to(dtype)
+    assert_near(found, expected, TOLERANCE[dtype])
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(1, 4096), (2, 3, 77), (33, 1024), (5, 5120)], ids=str)
+def test_norm_and_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype)
+    gate_up = draw(*shape[:-1], 2 * shape[-1], dtype=dtype)
+
+    def both() -> tuple[Tensor, Tensor]:
+        return rms_norm(x, weight, 1e-5), swiglu(gate_up)
+
+    graph, found = captured(both)
+    x.mul_(2)
+    gate_up.mul_(2)
+    graph.replay()
+    for normed, gated in (found, both()):
+        assert_near(normed, rms_norm_reference(x, weight, 1e-5), TOLERANCE[dtype])
+        assert_near(gated, swiglu_reference(gate_up), TOLERANCE[dtype])
+
+
+@each_dtype
+@pytest.mark.parametrize("angle_dtype", [None, torch.float32], ids=["own", "float32"])
+@pytest.mark.parametrize("angles", ["one", "each"])
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "width"), [(1, 32, 32, 128), (3, 6, 2, 12), (33, 4, 1, 8)]
+)
+def test_rope(
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    angles: str,
+    angle_dtype: torch.dtype | None,
+    dtype: torch.dtype,
+) -> None:
+    tokens = 17
+    qkv = draw(batch, tokens, (heads + 2 * kv_heads) * width, dtype=dtype)
+    many = batch if angles == "each" else 1
+    cos, sin = (draw(many, tokens, width, dtype=angle_dtype or dtype) for _ in range(2))
+    keys, values = (draw(batch, kv_heads, 29, width, dtype=dtype) for _ in range(2))
+    slots = torch.randint(29, (batch,), device="cuda")
+
+    def split() -> tuple[Tensor, Tensor, Tensor]:
+        return rope_and_split(qkv, cos, sin, kv_heads)
+
+    split_graph, found = captured(split)
+    qkv.mul_(2)
+    split_graph.replay()
+    for state, other, expected in zip(
+        found, split(), rope_and_split_reference(qkv, cos, sin, kv_heads), strict=True
+    ):
+        assert state.is_contiguous()
+        assert_near(state, expected, TOLERANCE[dtype])
+        assert_near(other, expected, TOLERANCE[dtype])
+
+    one = qkv[:, 0].contiguous(), cos[:, 0].contiguous(), sin[:, 0].contiguous()
+    store_graph, query = captured(lambda: rope_and_store(*one, keys, values, slots))
+    slots.add_(1).remainder_(29)
+    expected_keys, expected_values = keys.clone(), values.clone()
+    expected_query = rope_and_store_reference(*one, expected_keys, expected_values, slots)
+    store_graph.replay()
+    for state, expected in ((query, expected_query), (keys, expected_keys), (values, expected_values)):
+        assert_near(state, expected, TOLERANCE[dtype])
