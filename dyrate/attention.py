@@ -100,7 +100,10 @@ def attention_forward(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the layer's stage says: query [batch, heads, m, dim], key, value [batch, kv heads, n, dim]"""
+    """Attend as the layer's stage says: query [batch, heads, m, dim], key, value [batch, kv heads, n, dim].
+
+    The queries are those of the newest m tokens.
+    """
     if dyrate_step is None:
         raise DyrateError(
             "a forward pass reached the attention without passing the hooks: call the whole model, "
@@ -112,6 +115,7 @@ def attention_forward(
     if columns is not None:
         key, value = gather_tokens(key, columns), gather_tokens(value, columns)
     mask = dyrate_step.mask(stage)
+    mask = None if mask is None else mask[:, :, -query.shape[2] :]
     if layer in dyrate_step.observed:
         last_mask = None if mask is None else mask[:, :, -1:]
         dyrate_step.statistics[layer] = last_query_statistics(

@@ -70,6 +70,17 @@ class Attachment:
         assert self._cache is not None
         return self._cache
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the method remembers."""
+        return self._state
+
+    @property
+    def statistics(self) -> dict[int, Statistics]:
+        """Statistics of the last forward, by layer."""
+        assert self._step is not None
+        return self._step.statistics
+
     def __enter__(self) -> Run:
         config = self.family.text_config
         if config._attn_implementation == ATTENTION:
@@ -129,7 +140,7 @@ class Attachment:
         cache = inputs.get("past_key_values")
         if isinstance(cache, ReducedCache) and cache is self._cache:
             check_decode(inputs["input_ids"], inputs.get("attention_mask"), cache)
-            self.begin_decode()
+            self._begin_decode(cache)
         else:
             check_prefill_cache(cache, self._replaced)
             self._replaced = cache
@@ -147,30 +158,12 @@ class Attachment:
         self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self.encoder.images)
         self.run.begin(self._cache)
 
-    def begin_decode(self) -> Step:
-        """Begin a decode step: the statistics of the last one become those of the step before."""
+    def _begin_decode(self, cache: ReducedCache) -> None:
         assert self._step is not None
-        assert self._cache is not None
-        self._cache.incoming = 1
+        cache.incoming = 1
         self._previous = self._step.statistics
-        self._step = Step(self._step.index + 1, self._cache.stages, self._cache.generated + 1, self.observed)
+        self._step = Step(self._step.index + 1, cache.stages, cache.generated + 1, self.observed)
         self._positions = None
-        return self._step
-
-    def ask(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """Return what the method lets this decode step see from a prune layer on (BoolTensor [batch, V]).
-
-        None where the method leaves all as it is, or has no say. `hidden` [batch, 1, hidden] enters the
-        layer, and the statistics of the layers before it are in the step.
-        """
-        assert self._cache is not None
-        stage = self._cache.stages[layer]
-        if self.method.decode_mode == "none" or layer not in self.prune_layers or not stage.layout.num_visual:
-            return None
-        keep = self.method.decode(self._view(layer, hidden))
-        if keep is not None:
-            self._check_keep(keep, stage.present)
-        return keep
 
     def _before_layer(
         self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -202,7 +195,7 @@ class Attachment:
             view = self._view(layer, hidden)
             keep = self.method.prefill(view)
             if keep is not None:
-                self._check_keep(keep, view.present)
+                check_keep(self.method, keep, view.present)
                 hidden = self._merge(view, keep)
                 hidden = self._drop(layer, hidden, keep, kwargs, step, cache)
         return hidden
@@ -250,12 +243,15 @@ class Attachment:
         if layer not in self.prune_layers and layer:
             return
         stage = cache.stages[layer]
-        keep = self.ask(layer, hidden)
-        if keep is not None and self.method.decode_mode == "evict":
-            cache.evict(layer, keep)
-            step.stages[layer:] = cache.stages[layer:]
-        elif keep is not None:
-            step.select(layer, cache.stages, keep)
+        if self.method.decode_mode != "none" and layer in self.prune_layers and stage.layout.num_visual:
+            keep = self.method.decode(self._view(layer, hidden))
+            if keep is not None:
+                check_keep(self.method, keep, stage.present)
+                if self.method.decode_mode == "evict":
+                    cache.evict(layer, keep)
+                    step.stages[layer:] = cache.stages[layer:]
+                else:
+                    step.select(layer, cache.stages, keep)
         if stage.next_position is not None:
             position_ids = (stage.next_position + step.generated - 1)[:, None]
             self._positions = self.family.rotary(hidden, position_ids), position_ids
@@ -274,13 +270,6 @@ class Attachment:
             row_seeds=self._row_seeds,
         )
 
-    def _check_keep(self, keep: Tensor, present: Tensor) -> None:
-        if keep.dtype != present.dtype or keep.shape != present.shape:
-            raise DyrateError(
-                f"{self.method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; a mask of the "
-                f"visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
-            )
-
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert self._step is not None
         assert self._cache is not None
@@ -291,7 +280,8 @@ class Attachment:
             self.encoder.forget()
             self._row_seeds = _no_seeds_at_decode
             self.run.finish_prefill(stage.present for stage in self._cache.stages)
-        self.run.finish_step(self._step.statistics, [stage.visual_counts for stage in self._step.stages])
+        mass = {layer: found.class_mass.detach() for layer, found in self._step.statistics.items()}
+        self.run.finish_step(mass, [stage.visual_counts for stage in self._step.stages])
 
     def _move_rows(self, rows: Tensor) -> None:
         """Follow a change of rows between two steps (beam search)."""
@@ -301,6 +291,15 @@ class Attachment:
         }
         self._state.update({name: value[rows] for name, value in self._state.items()})
         self.run.move_rows(rows)
+
+
+def check_keep(method: "ReductionMethod", keep: Tensor, present: Tensor) -> None:
+    """Raise `DyrateError` unless `keep` is a mask of the visual tokens, like `present`."""
+    if keep.dtype != present.dtype or keep.shape != present.shape:
+        raise DyrateError(
+            f"{method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; a mask of the visual "
+            f"tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
+        )
 
 
 def _no_seeds_at_decode(seed: int) -> list[int]:

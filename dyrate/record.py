@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dyrate.attention import Statistics
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 
@@ -159,12 +158,11 @@ class Run:
         """Record what layers hold once the prompt has been read: per layer, BoolTensor [batch, V]."""
         self._last().kept = list(held)
 
-    def finish_step(self, statistics: Mapping[int, Statistics], seen: Iterable[Tensor]) -> None:
-        """Record a forward pass; `seen`: per layer, LongTensor [batch], how many visual tokens it attended
-        to.
+    def finish_step(self, class_mass: Mapping[int, Tensor], seen: Iterable[Tensor]) -> None:
+        """Record a forward pass: class mass [batch, heads, 4] by layer, and, of each layer, how many visual
+        tokens it attended to (LongTensor [batch]).
         """
-        mass = {layer: found.class_mass.detach() for layer, found in statistics.items()}
-        self._last().class_mass.append(mass)
+        self._last().class_mass.append(dict(class_mass))
         self._last().attended.append(list(seen))
 
     def move_rows(self, rows: Tensor) -> None:

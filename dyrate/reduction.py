@@ -114,6 +114,15 @@ class ReductionMethod:
         """
         return "none"
 
+    @property
+    def steady(self) -> bool:
+        """Whether `decode` is one function of tensors, the same at every step: it can be captured once.
+
+        It then looks at nothing of the view but `present`, `valid`, `visual_tokens`, `visual_counts`, the
+        statistics of this step and the one before, and `state`, which gets no new entries after step 1.
+        """
+        return False
+
     def own_macs(self, visual_tokens: int, *, decode: bool) -> int:
         """Return the multiply-accumulates of the method's own matrices, for a row at prefill or at one decode
         step.

@@ -38,6 +38,11 @@ class View:
         return self.stage.present
 
     @property
+    def visual_counts(self) -> Tensor:
+        """LongTensor [B]: number of visual tokens that this layer holds."""
+        return self.stage.visual_counts
+
+    @property
     def valid(self) -> Tensor:
         """BoolTensor [B, V]: which entries stand for a visual token at all."""
         return self.stage.layout.valid

@@ -69,6 +69,12 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         metavar="DIR",
         help="a predictor's folder, whose mean rates are replayed in two more rows: select and evict",
     )
+    parser.add_argument(
+        "--overhead",
+        action="store_true",
+        help="more rows: DyRate with predictors that never drop anything; beside the unpruned model they show "
+        "what statistics, prediction and ranking cost by themselves",
+    )
     for name, default, text in (
         ("batch", [1], "rows at once"),
         ("prompt", [640], "tokens of a prompt, the visual ones among them"),
@@ -97,6 +103,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from dyrate.bench import models
+    from dyrate.bench.contenders import keeping_all
     from dyrate.bench.limits import measure_limits
     from dyrate.bench.measure import Load, measure
     from dyrate.bench.rows import rows, table
@@ -121,6 +128,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         else models.random_model(models.named_shape(arguments.shape), device, dtype)
     )
     shape = ModelShape.of(model.config)
+    if arguments.overhead:
+        contenders += keeping_all(shape.text.heads, arguments.engine)
     limits = measure_limits(device, dtype)
     loads = [
         Load(batch, prompt, new)

@@ -1,8 +1,10 @@
 """What competes: transformers as it is, and the methods of this package on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from dyrate.cost.work import Phases, schedule, work_of
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
+from dyrate.methods.dyrate import DyRate
+from dyrate.predictors import Predictor, PredictorConfig, save_predictor
 from dyrate.record import Run
 from dyrate.reduction import ReductionMethod
 
@@ -114,3 +118,24 @@ def _cache_bytes(cache: Any) -> int:
         for tensor in (layer.keys, layer.values)
         if tensor is not None
     )
+
+
+def keeping_all(heads: int, engines: Sequence[str]) -> list[Contender]:
+    """DyRate with predictors that never drop anything, for a model of `heads` heads per layer."""
+    found = []
+    for ranking in ("attention", "mlp"):
+        predictor = Predictor(PredictorConfig(layer=2, heads=heads, ranking=ranking, output="ordinal"))
+        last = predictor.rate.head[-1]
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.fill_(-30.0)  # a centre at the first rate, 0
+        folder = Path(mkdtemp(prefix="dyrate-bench-")) / f"keeps-all-{ranking}"
+        save_predictor(predictor, folder, {"schedule": [0.0]})
+        found += [
+            Contender(
+                f"overhead {mode}, {ranking}", DyRate(predictor=str(folder), mode=mode), engine == "graph"
+            )
+            for mode in ("select", "evict")
+            for engine in dict.fromkeys(engines)
+        ]
+    return found

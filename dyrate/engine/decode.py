@@ -1,27 +1,29 @@
-"""The decode steps: sections of layers as captured graphs, and the method's say between them.
+"""The decode steps: a captured graph per step, or, where a method must be asked anew, per section of layers.
 
 A step runs section after section. Before each one that starts at a prune layer the method is asked, by the
-same code as everywhere, on tensors that stay on the device; the host never waits for them. On a GPU a section
-is replayed from a CUDA graph, on a CPU it just runs.
+same code as everywhere, on tensors that stay on the device; the host never waits for them. On a GPU the whole
+step of a steady method (see `ReductionMethod.steady`) is one CUDA graph; with others the sections are graphs,
+and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dyrate.attention import Statistics, Step
+from dyrate.attention import Statistics
+from dyrate.cache import Stage
 from dyrate.engine.kernels.attention import Attended, decode_attention
 from dyrate.engine.kernels.linear import linear
 from dyrate.engine.kernels.rope import rope_and_store
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import LayerWeights
-from dyrate.hooks import Attachment
-
-Sampler = Callable[[Tensor, Tensor], Tensor]
-"""(ids so far [batch, n], logits [batch, vocabulary]) -> scores [batch, vocabulary], whose best is taken."""
+from dyrate.hooks import Attachment, check_keep
+from dyrate.reduction import ReductionMethod
+from dyrate.tokens import TokenLayout
+from dyrate.view import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,50 +44,76 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How rows end."""
+class Setting:
+    """What a decoder is made for."""
 
+    method: ReductionMethod
+    prune_layers: frozenset[int]
+    observed: frozenset[int]
+    """Layers whose statistics are wanted."""
     ends: tuple[int, ...]
     """Token ids that end a row."""
     padding: int
     """Token id that an ended row goes on with."""
+    greedy: bool
+    """Whether a step takes its own next token."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether the method has a say at decode."""
+        return self.method.decode_mode != "none"
+
+    @property
+    def steady(self) -> bool:
+        """Whether one graph does for all steps."""
+        return not self.asks or self.method.steady
 
 
 class Decoder:
-    """Decode steps for one memory and one way to end; graphs are captured once and replayed after that."""
+    """Decode steps for one memory and one setting; graphs are captured once and replayed after that."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        memory: Memory,
-        observed: frozenset[int],
-        ending: Ending,
-        greedy: bool,
-        room: int,
-    ) -> None:
-        self.backbone, self.memory, self.observed, self.greedy = backbone, memory, observed, greedy
+    def __init__(self, backbone: Backbone, memory: Memory, setting: Setting, room: int) -> None:
+        self.backbone, self.memory, self.setting = backbone, memory, setting
         device, batch = backbone.embed.device, memory.batch
         self.tokens = torch.zeros(batch, dtype=torch.long, device=device)
         """LongTensor [batch]: the newest token of each row."""
-        self.made = torch.full((batch, room), ending.padding, device=device)
+        self.made = torch.full((batch, room), setting.padding, device=device)
         """LongTensor [batch, room]: the new tokens."""
         self.finished = torch.zeros(batch, dtype=torch.bool, device=device)
         """BoolTensor [batch]: rows that have ended."""
+        self.seen = [torch.zeros(room, batch, dtype=torch.long, device=device) for _ in memory.sections]
+        """By section, LongTensor [room, batch]: visual tokens seen at each step."""
+        self.class_mass: dict[int, Tensor] = {}
+        """By layer, FloatTensor [room, batch, heads, 4]."""
         self.logits: Tensor
         """FloatTensor [batch, vocabulary] of the last step."""
-        self._ends = torch.tensor(ending.ends, dtype=torch.long, device=device)
-        self._padding = torch.tensor(ending.padding, device=device)
+        self._ends = torch.tensor(setting.ends, dtype=torch.long, device=device)
+        self._padding = torch.tensor(setting.padding, device=device)
+        self._visual_tokens = torch.zeros(batch, dtype=torch.long, device=device)
+        self._state: dict[str, Tensor] = {}
+        self._previous: dict[int, Statistics] = {}
         self._attended: dict[int, Attended] = {}
-        self._graphs: list[Any] | None = None
-        self._outputs: list[Tensor] = []
+        self._stages: list[Stage] = []
+        self._steps = 0
         self._warm = False
+        self._graph: Any = None
+        self._sections: list[tuple[Any, Tensor]] = []
 
-    def begin(self, scores: Tensor) -> None:
-        """Take the first token from scores [batch, vocabulary] made of the prompt's logits."""
+    @property
+    def captures(self) -> bool:
+        """Whether there are graphs to capture."""
+        return self.tokens.is_cuda
+
+    def begin(self, attachment: Attachment, scores: Tensor) -> None:
+        """Take over from the prompt, and take the first token from scores [batch, vocabulary]."""
+        cache = attachment.cache
+        if self.memory.enlarged:
+            self._forget()
+        self._steps, self._stages = 0, list(cache.stages)
+        self._visual_tokens.copy_(cache.layout.visual_tokens)
+        self._remember(attachment.state, attachment.statistics)
         self.finished.zero_()
         self.made.copy_(self._padding.expand_as(self.made))
-        if self.memory.enlarged:
-            self._graphs, self._warm = None, False
         self.accept(scores)
 
     def accept(self, scores: Tensor) -> None:
@@ -96,77 +124,126 @@ class Decoder:
         self.made.scatter_(1, place, chosen[:, None])
         self.finished |= (chosen[:, None] == self._ends).any(dim=1)
 
-    def step(self, attachment: Attachment) -> Step:
-        """Feed the newest tokens, and take the next ones if search is greedy; return what was seen."""
-        step = attachment.begin_decode()
-        cache = attachment.cache
-        cache.seen += 1
-        self._prepare_graphs()
+    def step(self) -> None:
+        """Feed the newest tokens; if search is greedy, take the next ones."""
+        self._steps += 1
+        if self.captures and self._warm and self._graph is None and not self._sections:
+            self._capture()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._step(self._run)
+        self._warm = True  # every kernel has been compiled
+
+    def _capture(self) -> None:
+        sections = self.memory.sections
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        pool = torch.cuda.graph_pool_handle()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            if self.setting.steady:
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool=pool)
+                self._step(self._section)
+                graph.capture_end()
+                self._graph = graph
+            else:
+                hidden = self.backbone.embed[:1]
+                for number in range(len(sections)):
+                    graph = torch.cuda.CUDAGraph()
+                    graph.capture_begin(pool=pool)
+                    hidden = self._section(number, hidden)
+                    graph.capture_end()
+                    self._sections.append((graph, hidden))
+        torch.cuda.synchronize()
+
+    def _forget(self) -> None:
+        """Give up the graphs: something that they use lies elsewhere now."""
+        self._graph, self._sections, self._warm = None, [], False
+
+    def _run(self, number: int, hidden: Tensor) -> Tensor:
+        if not self._sections:
+            return self._section(number, hidden)
+        graph, hidden = self._sections[number]
+        graph.replay()
+        return hidden
+
+    def _step(self, run: Callable[[int, Tensor], Tensor]) -> None:
+        """Run all sections, the method's say between them, and the record of it all."""
+        statistics: dict[int, Statistics] = {}
+        state = dict(self._state)
         hidden = self.backbone.embed[:1]
         chosen: Tensor | None = None
         for number, section in enumerate(self.memory.sections):
-            if section.layers.start in attachment.prune_layers:
-                entering = hidden if number else self.backbone.embed.index_select(0, self.tokens)
-                chosen = self._ask(attachment, number, entering, chosen)
-            hidden = self._run(number, hidden)
-            for layer in self.observed.intersection(section.layers):
-                step.statistics[layer] = _statistics(self._attended[layer], section)
-        return step
+            if self.setting.asks and section.layers.start in self.setting.prune_layers:
+                if not number:
+                    hidden = self.backbone.embed.index_select(0, self.tokens)
+                keep = self._decide(section, hidden, statistics, state)
+                chosen = self._apply(number, keep, chosen)
+            hidden = run(number, hidden)
+            for layer in self.setting.observed.intersection(section.layers):
+                statistics[layer] = _statistics(self._attended[layer], section)
+        self._remember(state, statistics)
+        at = self.memory.generated.long()
+        for layer, found in statistics.items():
+            if layer not in self.class_mass:
+                shape = len(self.made[0]), *found.class_mass.shape
+                self.class_mass[layer] = found.class_mass.new_zeros(shape)
+            self.class_mass[layer].index_copy_(0, at, found.class_mass[None])
+        for log, section in zip(self.seen, self.memory.sections, strict=True):
+            log.index_copy_(0, at, section.seen_counts()[None])
 
-    def _ask(
-        self, attachment: Attachment, number: int, hidden: Tensor, before: Tensor | None
+    def _decide(
+        self,
+        section: Section,
+        hidden: Tensor,
+        statistics: Mapping[int, Statistics],
+        state: dict[str, Tensor],
     ) -> Tensor | None:
-        """Let the method choose for the sections from `number` on; return the choice in force there."""
-        section = self.memory.sections[number]
-        keep = attachment.ask(section.layers.start, hidden[:, None])
-        later = self.memory.sections[number:]
-        if attachment.method.decode_mode == "evict":
-            if keep is not None:
-                stages = attachment.cache.stages
-                for other in later:
-                    other.evict(keep)
-                    stage = stages[other.layers.start].without(keep)
-                    stages[other.layers.start : other.layers.stop] = [stage] * len(other.layers)
+        """Ask the method what this step sees from a section on, hidden states [batch, d]."""
+        if not section.held.shape[1]:
             return None
+        method, stage = self.setting.method, self._stages[section.layers.start]
+        if self.setting.steady:
+            # Only what stays where it is may get into a graph.
+            none = self._visual_tokens.new_zeros(len(hidden), 0)
+            layout = TokenLayout(none, none, self._visual_tokens, section.held.shape[1], padded=True)
+            stage = Stage(layout, none, padded=True)
+            vars(stage)["present"] = section.held
+        elif method.decode_mode == "evict":
+            stage = stage.without(section.held)
+        view = View(
+            layer=section.layers.start,
+            step=self._steps,
+            stage=stage,
+            hidden_states=hidden[:, None],
+            statistics=statistics,
+            previous=self._previous,
+            state=state,
+            row_seeds=_no_seeds,
+        )
+        keep = method.decode(view)
         if keep is not None:
-            if keep is not before:
-                for other in later:
-                    other.show(
-                        None if keep is attachment.cache.stages[section.layers.start].present else keep
-                    )
-            return keep
-        if before is None and section.seen is not section.held:
-            section.show(None)
-        return before
+            check_keep(method, keep, section.held)
+            if keep is stage.present:
+                keep = section.held
+        return keep
 
-    def _prepare_graphs(self) -> None:
-        """Capture the sections, once each kernel has been compiled by a first step without them."""
-        if self._graphs is not None or not self.tokens.is_cuda:
-            return
-        if not self._warm:
-            self._warm = True
-            return
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        pool = torch.cuda.graph_pool_handle()
-        graphs, self._outputs = [], []
-        hidden = torch.empty(0)
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            for number in range(len(self.memory.sections)):
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(pool=pool)
-                hidden = self._section(number, hidden)
-                graph.capture_end()
-                graphs.append(graph)
-                self._outputs.append(hidden)
-        torch.cuda.synchronize()
-        self._graphs = graphs
-
-    def _run(self, number: int, hidden: Tensor) -> Tensor:
-        if self._graphs is None:
-            return self._section(number, hidden)
-        self._graphs[number].replay()
-        return self._outputs[number]
+    def _apply(self, number: int, keep: Tensor | None, before: Tensor | None) -> Tensor | None:
+        """Let the sections from `number` on read what the method keeps; return the choice in force there."""
+        sections = self.memory.sections[number:]
+        if self.setting.method.decode_mode == "evict":
+            if keep is not None:
+                for section in sections:
+                    section.evict(keep)
+            return None
+        if keep is None:
+            if before is None and sections[0].seen is not sections[0].held:
+                sections[0].show(None)
+            return before
+        for section in sections:
+            section.show(None if keep is section.held else keep)
+        return keep
 
     def _section(self, number: int, hidden: Tensor) -> Tensor:
         """Run the layers of a section on hidden states [batch, d]; the first one embeds the tokens."""
@@ -182,10 +259,9 @@ class Decoder:
             keys, values = section.keys[layer], section.values[layer]
             qkv = linear(hidden, weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=weights.eps)
             query = rope_and_store(qkv, cos, sin, keys, values, slots)
-            found = decode_attention(
-                query, keys, values, section.reading, weights.scaling, layer in self.observed
-            )
-            if found.class_mass is not None:
+            observed = layer in self.setting.observed
+            found = decode_attention(query, keys, values, section.reading, weights.scaling, observed)
+            if observed:
                 self._attended[layer] = found
             hidden = linear(found.output.flatten(1), weights.out, bias=weights.out_bias, residual=hidden)
             act = linear(hidden, weights.gate_up, norm=weights.post_norm, eps=weights.eps, gated=True)
@@ -194,15 +270,37 @@ class Decoder:
             eps = backbone.layers[-1].eps
             logits = linear(hidden, backbone.head, bias=backbone.head_bias, norm=backbone.norm, eps=eps)
             self.logits = logits.float()
-            if self.greedy:
+            if self.setting.greedy:
                 self.accept(self.logits)
         return hidden
 
+    def _remember(self, state: Mapping[str, Tensor], statistics: Mapping[int, Statistics]) -> None:
+        """Keep for the next step, where it will be looked for, what this one leaves behind."""
+        for name, value in state.items():
+            self._state[name] = self._kept(self._state.get(name), value)
+        for layer, found in statistics.items():
+            old = self._previous.get(layer)
+            kept = [
+                self._kept(None if old is None else getattr(old, part), getattr(found, part))
+                for part in ("class_mass", "scores", "head_scores")
+            ]
+            self._previous[layer] = Statistics(*kept)
+
+    def _kept(self, old: Tensor | None, new: Tensor) -> Tensor:
+        if old is not None and old.shape == new.shape and old.dtype == new.dtype:
+            return old if old is new else old.copy_(new)
+        self._forget()
+        return new.clone()
+
 
 def _statistics(found: Attended, section: Section) -> Statistics:
-    """Return statistics by visual token, in memory of their own: the next step reuses the layer's."""
+    """Return a layer's statistics by visual token."""
     assert found.class_mass is not None
     assert found.head_scores is not None
     head_scores = section.by_token(found.head_scores)
     scores = head_scores.mean(dim=1).masked_fill(~section.seen, float("-inf"))
-    return Statistics(found.class_mass.clone(), scores, head_scores)
+    return Statistics(found.class_mass, scores, head_scores)
+
+
+def _no_seeds(seed: int) -> list[int]:
+    raise RuntimeError("row seeds exist at prefill only: keep what you need of them in view.state")

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.attention import Step
-from dyrate.engine.decode import Backbone, Decoder, Ending, Sampler
+from dyrate.engine.decode import Backbone, Decoder, Setting
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.prefill import fused_layers
 from dyrate.engine.weights import fuse
@@ -17,6 +16,9 @@ from dyrate.families import family_of
 from dyrate.hooks import Attachment
 from dyrate.record import Run
 from dyrate.reduction import ReductionMethod
+
+Sampler = Callable[[Tensor, Tensor], Tensor]
+"""(ids so far [batch, n], logits [batch, vocabulary]) -> scores [batch, vocabulary], whose best is taken."""
 
 _LOOK_EVERY = 8
 """Steps after which the host waits for the device, to see whether all rows have ended."""
@@ -48,7 +50,7 @@ class Engine:
             sin=sin[0].clone(),
         )
         self._memory: Memory | None = None
-        self._decoder: tuple[tuple[Any, ...], Decoder] | None = None
+        self._decoder: Decoder | None = None
 
     @torch.inference_mode()
     def generate(
@@ -70,103 +72,103 @@ class Engine:
         token is taken, else the best of what it makes of the logits. `on_step` is called after each forward
         has been asked for. Raises `DyrateError` for a prompt with its answer too long for the model.
         """
-        if max_new_tokens < 1:
-            raise DyrateError(f"max_new_tokens={max_new_tokens}: expected at least 1")
         ids = inputs["input_ids"]
-        positions = len(self._backbone.cos)
-        if ids.shape[1] + max_new_tokens > positions:
-            raise DyrateError(
-                f"a prompt of {ids.shape[1]} tokens and {max_new_tokens} new ones: the model has {positions} "
-                "positions"
-            )
+        self._check_room(ids.shape[1], max_new_tokens)
         attachment = method(self.model, record)
         if not isinstance(attachment, Attachment):
-            raise DyrateError(f"{method}: attaches to models in a way of its own; use engine='transformers'")
+            raise DyrateError(f"{method} attaches to models in a way of its own; use engine='transformers'")
         memory = self._memory_for(attachment, len(ids))
         attachment.new_cache = partial(SlotCache, memory, max_new_tokens)
-        ending = self._ending(eos_token_id, pad_token_id)
+        ends, padding = self._ending(eos_token_id, pad_token_id)
+        setting = Setting(
+            method, attachment.prune_layers, attachment.observed, ends, padding, greedy=sampler is None
+        )
         notify = on_step or (lambda: None)
         with attachment as run:
             logits = self._prefill(inputs)
             notify()
-            decoder = self._decoder_for(attachment, ending, sampler is None, max_new_tokens)
-            decoder.begin(logits.float() if sampler is None else sampler(ids, logits.float()))
-            steps = self._decode(decoder, attachment, ids, max_new_tokens, sampler, notify)
-            made = decoder.made[:, : len(steps) + 1].clone()
-            for step, seen in steps:
-                run.finish_step(step.statistics, seen)
+            decoder = self._decoder_for(memory, setting, max_new_tokens)
+            decoder.begin(attachment, logits if sampler is None else sampler(ids, logits))
+            steps = self._decode(decoder, ids, max_new_tokens, sampler, notify)
+            made = decoder.made[:, : steps + 1].clone()
+            self._report(decoder, attachment, steps)
         return torch.cat([ids, made], dim=1), run
 
     def _prefill(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits [batch, vocabulary] after the prompt."""
+        """Return the logits [batch, vocabulary] after the prompt, in float32."""
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
         with fused_layers(self.family, self._weights):
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
-        logits: Tensor = found.logits[:, -1]
-        return logits
+        return found.logits[:, -1].float()  # type: ignore[no-any-return]
 
     def _decode(
         self,
         decoder: Decoder,
-        attachment: Attachment,
         ids: Tensor,
         max_new_tokens: int,
         sampler: Sampler | None,
         notify: Callable[[], None],
-    ) -> list[tuple[Step, list[Tensor]]]:
-        """Decode until every row has ended; return each step and, per layer, the visual tokens it saw."""
-        cache, memory = attachment.cache, decoder.memory
-        stages = [list(cache.stages)]
-        steps: list[tuple[Step, list[Tensor]]] = []
-        ended = decoder.finished[None].clone()
-        while len(steps) < max_new_tokens - 1:
-            if len(steps) % _LOOK_EVERY == 0 and bool(ended[-1].all()):
+    ) -> int:
+        """Decode until every row has ended; return after how many steps that was."""
+        last = max_new_tokens - 1
+        for step in range(last):
+            if step % _LOOK_EVERY == 0 and bool(decoder.finished.all()):
                 break
-            step = decoder.step(attachment)
+            decoder.step()
             if sampler is not None:
-                so_far = torch.cat([ids, decoder.made[:, : len(steps) + 1]], dim=1)
+                so_far = torch.cat([ids, decoder.made[:, : step + 1]], dim=1)
                 decoder.accept(sampler(so_far, decoder.logits))
             notify()
-            counts = [section.seen_counts() for section in memory.sections]
-            seen = [count for count, part in zip(counts, memory.sections, strict=True) for _ in part.layers]
-            steps.append((step, seen))
-            stages.append(list(cache.stages))
-            ended = torch.cat([ended, decoder.finished[None]])
         # Steps after the one that ended the last row were made in vain: generate() makes none.
-        needed = int((~ended.all(dim=1)).sum())
-        needed = min(needed, len(steps))
-        cache.seen -= len(steps) - needed
-        cache.stages = stages[needed]
-        return steps[:needed]
+        ends = torch.tensor(decoder.setting.ends, device=ids.device)
+        ended = (decoder.made[:, :max_new_tokens, None] == ends).any(dim=2).cumsum(dim=1) > 0
+        return min(last, int((~ended.all(dim=0)).sum()))
 
-    def _ending(self, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None) -> Ending:
+    def _report(self, decoder: Decoder, attachment: Attachment, steps: int) -> None:
+        """Put the steps into the run, and into the cache what they left of it."""
+        mass = {layer: log[: steps + 1].clone() for layer, log in decoder.class_mass.items()}
+        seen = [log[: steps + 1].clone() for log in decoder.seen]
+        sections = decoder.memory.sections
+        for step in range(1, steps + 1):
+            counts = [log[step] for log, section in zip(seen, sections, strict=True) for _ in section.layers]
+            attachment.run.finish_step({layer: log[step] for layer, log in mass.items()}, counts)
+        cache = attachment.cache
+        assert isinstance(cache, SlotCache)
+        cache.seen += steps
+        if steps and decoder.setting.method.decode_mode == "evict":
+            cache.evicted = [log[steps] for log in seen]
+
+    def _check_room(self, prompt: int, new_tokens: int) -> None:
+        if new_tokens < 1:
+            raise DyrateError(f"max_new_tokens={new_tokens}: expected at least 1")
+        positions = len(self._backbone.cos)
+        if prompt + new_tokens > positions:
+            raise DyrateError(
+                f"a prompt of {prompt} tokens and {new_tokens} new ones: the model has {positions} positions"
+            )
+
+    def _ending(
+        self, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None
+    ) -> tuple[tuple[int, ...], int]:
         config = self.model.generation_config
         ends = config.eos_token_id if eos_token_id is None else eos_token_id
         ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
         padding = config.pad_token_id if pad_token_id is None else pad_token_id
-        return Ending(ends, padding if padding is not None else (ends[0] if ends else 0))
+        return ends, padding if padding is not None else (ends[0] if ends else 0)
 
     def _memory_for(self, attachment: Attachment, batch: int) -> Memory:
         """The memory of the last batch if it fits this one, else a new one in its place."""
         boundaries = (0, *sorted(layer for layer in attachment.prune_layers if layer))
-        found = self._memory
-        if found is None or found.batch != batch or found.boundaries != boundaries:
-            self._memory = self._decoder = found = None  # free it first
-            found = Memory(batch, boundaries, len(self._weights), self.model.device)
-            self._memory = found
-        return found
+        if self._memory is None or (self._memory.batch, self._memory.boundaries) != (batch, boundaries):
+            self._memory = self._decoder = None  # freed before anything new is asked for
+            self._memory = Memory(batch, boundaries, len(self._weights), self.model.device)
+        return self._memory
 
-    def _decoder_for(self, attachment: Attachment, ending: Ending, greedy: bool, new_tokens: int) -> Decoder:
-        memory = self._memory
-        assert memory is not None
-        key = memory, attachment.observed, ending, greedy
-        if self._decoder is not None and self._decoder[0] == key:
-            found = self._decoder[1]
-            if found.made.shape[1] >= new_tokens:
-                return found
-        self._decoder = None
-        found = Decoder(self._backbone, memory, attachment.observed, ending, greedy, new_tokens)
-        self._decoder = key, found
+    def _decoder_for(self, memory: Memory, setting: Setting, new_tokens: int) -> Decoder:
+        found = self._decoder
+        if found is None or found.setting != setting or found.made.shape[1] < new_tokens:
+            found = self._decoder = None
+            found = self._decoder = Decoder(self._backbone, memory, setting, new_tokens)
         return found

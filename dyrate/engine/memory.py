@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.cache import ReducedCache, Stage, gather_tokens
+from dyrate.cache import ReducedCache, Stage
 from dyrate.engine.kernels.attention import Reading
 from dyrate.engine.kernels.compact import compact
+from dyrate.engine.kernels.store import store
 from dyrate.tokens import TokenClass, TokenLayout
 
 _STEP = 16
@@ -59,8 +60,9 @@ class Section:
         visual_tokens, text_tokens, whole = (
             wanted.tolist() if stage.layout.num_visual else [0, stage.width, 1]
         )
-        self._whole, self.held = bool(whole), stage.present
         enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, stage, generated)
+        enlarged |= self._whole != bool(whole)
+        self._whole = bool(whole)
         self._load(stage, text, visual_tokens, text_tokens)
         return enlarged
 
@@ -72,7 +74,7 @@ class Section:
             self.keys[layer], self.values[layer] = keys.new_zeros(shape), values.new_zeros(shape)
         for states, memory in ((keys, self.keys[layer]), (values, self.values[layer])):
             for columns, first in zip(self._columns, (0, self.visual_capacity), strict=True):
-                memory[:, :, first : first + columns.shape[1]] = gather_tokens(states, columns)
+                store(states, columns, memory, first)
 
     def show(self, keep: Tensor | None) -> None:
         """Let steps read only `keep` (BoolTensor [batch, V]) of the visual tokens held, None for all of
@@ -83,7 +85,7 @@ class Section:
 
     def evict(self, keep: Tensor) -> None:
         """Let no step read other visual tokens than `keep` any more; memory is not given back."""
-        self.held = keep & self.held
+        self.held &= keep
         self.show(None)
 
     def seen_counts(self) -> Tensor:
@@ -108,7 +110,8 @@ class Section:
 
     def _reserve(self, visual_tokens: int, text_tokens: int, stage: Stage, generated: Tensor) -> bool:
         visual, text = (-(-count // _STEP) * _STEP for count in (visual_tokens, text_tokens))
-        if self.keys and visual <= self.visual_capacity and text <= self.text_capacity:
+        fits = self.keys and self.held.shape == stage.present.shape
+        if fits and visual <= self.visual_capacity and text <= self.text_capacity:
             return False
         self.keys, self.values = {}, {}
         self.visual_capacity = max(self.visual_capacity, visual)
@@ -124,6 +127,7 @@ class Section:
             text=counts[2],
             generated=generated,
         )
+        self.held = stage.present.clone()
         self.slot_base, self.position_base = (torch.zeros_like(stage.slots[:, 0]) for _ in range(2))
         return True
 
@@ -137,10 +141,11 @@ class Section:
         whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
         following = whole if stage.next_position is None else stage.next_position
         self.position_base.copy_(following - 1)
-        held = _listed(stage.present, visual_tokens)
+        self.held.copy_(stage.present)
+        listed = _listed(stage.present, visual_tokens)
         self.visual.fill_(-1)
-        self.visual[:, :visual_tokens] = held
-        visual_columns = stage.visual_slots.gather(1, held.clamp_min(0)).clamp_min(0)
+        self.visual[:, :visual_tokens] = listed
+        visual_columns = stage.visual_slots.gather(1, listed.clamp_min(0)).clamp_min(0)
         self._columns = visual_columns, _listed(text, text_tokens).clamp_min(0)
         self.show(None)
 
@@ -187,6 +192,8 @@ class SlotCache(ReducedCache):
         super().__init__(num_layers, layout, on_select_rows)
         self.memory = memory
         self._new_tokens = new_tokens
+        self.evicted: Sequence[Tensor] | None = None
+        """By section, visual tokens of each row that are left (LongTensor [batch]) after evictions."""
         memory.generated.zero_()
         memory.enlarged = False
 
@@ -202,6 +209,15 @@ class SlotCache(ReducedCache):
             self.memory.enlarged |= section.prepare(stage, self._new_tokens, self.memory.generated)
         section.store(layer_idx, key_states, value_states)
         return key_states, value_states
+
+    def lengths(self) -> Tensor:
+        """LongTensor [layers, batch]: tokens held."""
+        found = super().lengths()
+        if self.evicted is not None:
+            for section, left in zip(self.memory.sections, self.evicted, strict=True):
+                held = self.stages[section.layers.start].visual_counts
+                found[section.layers.start : section.layers.stop] -= held - left
+        return found
 
     def nbytes(self) -> int:
         """Bytes of memory behind all keys and values, unused slots included."""

@@ -1,4 +1,7 @@
-"""The prompt's pass: the stock model and the methods' hooks, with layers that run on fused kernels."""
+"""The prompt's pass: the stock model and the methods' hooks, with layers that run on fused kernels.
+
+Of the last layer only the newest token's output is made: the others' keys and values are all that is used.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,13 +23,15 @@ from dyrate.families import Family
 def fused_layers(family: Family, weights: Sequence[LayerWeights]) -> Iterator[None]:
     """Let the model's decoder layers run on fused kernels; hooks around them stay what they are."""
     with ExitStack() as undo:
-        for layer, fused in zip(family.layers, weights, strict=True):
+        last = len(weights) - 1
+        for index, (layer, fused) in enumerate(zip(family.layers, weights, strict=True)):
             undo.callback(delattr, layer, "forward")
-            layer.forward = _forward(layer, fused)
+            layer.forward = _forward(layer, fused, newest=index == last)
         yield
 
 
-def _forward(layer: Any, weights: LayerWeights) -> Callable[..., Tensor]:
+def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., Tensor]:
+    """Return what runs in the layer's place; `newest`: its output is that of the newest token alone."""
     attention = layer.self_attn
 
     def forward(
@@ -40,12 +45,15 @@ def _forward(layer: Any, weights: LayerWeights) -> Callable[..., Tensor]:
     ) -> Tensor:
         """Do what the layer does, hidden states [batch, tokens, d]."""
         assert position_embeddings is not None
-        batch, tokens, width = hidden_states.shape
+        batch, _, width = hidden_states.shape
         normed = rms_norm(hidden_states, weights.input_norm, weights.eps)
         qkv = product(normed, weights.qkv, weights.qkv_bias)
         kv_heads = attention.config.num_key_value_heads
         query, key, value = rope_and_split(qkv, *position_embeddings, kv_heads)
         key, value = past_key_values.update(key, value, attention.layer_idx)
+        if newest:
+            hidden_states, query = hidden_states[:, -1:], query[:, :, -1:]
+        tokens = hidden_states.shape[1]
         found, _ = attention_forward(
             attention, query, key, value, attention_mask, scaling=weights.scaling, **kwargs
         )

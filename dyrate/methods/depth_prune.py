@@ -41,6 +41,11 @@ class DepthBasedPrune(StepwisePruning):
                 f"DepthBasedPrune(rate={self.rate}, correction={self.correction}): expected a sum from 0 to 1"
             )
 
+    @property
+    def steady(self) -> bool:
+        """True: every step has the same rate."""
+        return True
+
     def step_rates(self, view: View) -> Tensor:
         """P + R'."""
         return torch.full_like(view.visual_tokens, self.rate + self.correction, dtype=torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.methods.stepwise import StepwisePruning
+from dyrate.methods.stepwise import StepwisePruning, scheduled
 from dyrate.predictors import RECORD_FILE, WEIGHTS_FILE, Predictor, load_predictor, macs, read_record
 from dyrate.reduction import Run, View, hyperparameter
 
@@ -62,6 +62,11 @@ class DyRate(StepwisePruning):
         weights = (Path(self.predictor) / WEIGHTS_FILE).read_bytes()
         return hashlib.sha256(used.encode() + weights).hexdigest()
 
+    @property
+    def steady(self) -> bool:
+        """True: what a step needs to know of those before it is in the predictor's state."""
+        return True
+
     def prune_layers(self, num_layers: int) -> tuple[int, ...]:
         """Layer K; lagged layers, and those after them, where the step's choice is in force again."""
         after = {layer + 1 for layer in self._lagged if layer + 1 < num_layers}
@@ -93,9 +98,8 @@ class DyRate(StepwisePruning):
     def step_rates(self, view: View) -> Tensor:
         """The most probable rate of each row, or the schedule's."""
         if self.rates == "schedule":
-            rate = self._schedule[min(view.step, len(self._schedule) - 1)]
-            return torch.full_like(view.visual_tokens, rate, dtype=torch.float64)
-        learned = self._learned.to(view.present.device)
+            return scheduled(self._schedule, view)
+        learned = self._on(view.present.device)
         logits = learned.rate.step(view.statistics[self.layer - 1].class_mass, view.state)
         return logits.argmax(dim=-1).double() / learned.config.rates
 
@@ -104,7 +108,7 @@ class DyRate(StepwisePruning):
         """The learned ranking; else the attention of layer K-1, or of the deepest lagged layer at the step
         before.
         """
-        learned = self._learned.to(view.present.device)
+        learned = self._on(view.present.device)
         ranker = learned.decode_ranker if view.step else learned.prefill_ranker
         lagged = self._lagged if view.step else ()
         if ranker is None:
@@ -129,7 +133,14 @@ class DyRate(StepwisePruning):
 
     @cached_property
     def _learned(self) -> Predictor:
-        return load_predictor(Path(self.predictor))
+        with torch.inference_mode(False):  # else it could not be used outside of that mode again
+            return load_predictor(Path(self.predictor))
+
+    def _on(self, device: torch.device) -> Predictor:
+        if next(self._learned.parameters()).device != device:
+            with torch.inference_mode(False):
+                self._learned.to(device)
+        return self._learned
 
     @cached_property
     def _schedule(self) -> list[float]:

@@ -29,6 +29,11 @@ class FixedPrune(StepwisePruning):
         "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
     )
 
+    @property
+    def steady(self) -> bool:
+        """True: every step has the same rate."""
+        return True
+
     def step_rates(self, view: View) -> Tensor:
         """R."""
         return torch.full_like(view.visual_tokens, self.rate, dtype=torch.float64)

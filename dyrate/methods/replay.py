@@ -3,11 +3,10 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.methods.stepwise import StepwisePruning
+from dyrate.methods.stepwise import StepwisePruning, scheduled
 from dyrate.reduction import View, hyperparameter
 
 
@@ -39,7 +38,11 @@ class Replay(StepwisePruning):
                 f"Replay(rates={self.rates!r:.80}): expected at least one number, each from 0 to 1"
             )
 
+    @property
+    def steady(self) -> bool:
+        """True: the steps are counted in the state."""
+        return True
+
     def step_rates(self, view: View) -> Tensor:
         """R_t."""
-        rate = self.rates[min(view.step, len(self.rates) - 1)]
-        return torch.full_like(view.visual_tokens, rate, dtype=torch.float64)
+        return scheduled(self.rates, view)

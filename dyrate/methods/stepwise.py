@@ -1,9 +1,11 @@
 """Pruning anew at every step of generation: what DyRate and its ablations share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from dyrate.ranking import kept_counts, rounded_share, top
@@ -77,7 +79,7 @@ class StepwisePruning(ReductionMethod, ABC):
         wanted = self._wanted(view)
         keep = self._best(view, wanted)
         if self.mode == "evict":
-            waits = view.stage.visual_counts - wanted < self.evict_at_least
+            waits = view.visual_counts - wanted < self.evict_at_least
             keep |= view.present & waits[:, None]
         return keep
 
@@ -93,3 +95,17 @@ class StepwisePruning(ReductionMethod, ABC):
     def _best(self, view: View, count: Tensor) -> Tensor:
         """BoolTensor [B, V]: the `count` [B] best of the tokens that this layer holds."""
         return top(self.step_scores(view).masked_fill(~view.present, float("-inf")), count)
+
+
+def scheduled(rates: Sequence[float], view: View) -> Tensor:
+    """Return each row's rate at this step (float64 [B]) from rates by step, the last one for all later steps.
+
+    To be asked once per step, from the prefill on: the state counts the steps.
+    """
+    if not view.step:
+        table = torch.tensor(rates, dtype=torch.float64, device=view.present.device)
+        view.state["schedule"] = table.expand(len(view.present), -1)
+        view.state["scheduled"] = torch.zeros_like(view.visual_tokens)
+    at, table = view.state["scheduled"], view.state["schedule"]
+    view.state["scheduled"] = at + 1
+    return table.gather(1, at.clamp_max(table.shape[1] - 1)[:, None]).squeeze(1)

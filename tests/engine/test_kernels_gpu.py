@@ -133,10 +133,11 @@ EXTRAS = ["plain", "norm", "bias", "residual", "gated", "gated norm", "norm bias
 
 # Every combination is compiled, so not all of them are tried: all extras at an odd size, few at others.
 LINEAR_CASES = [
-    *((rows, 301, 333, extras) for rows in (1, 2, 3, 4, 5, 8, 9) for extras in EXTRAS),
+    *((rows, 301, 333, extras) for rows in (1, 2, 3, 4, 5, 8, 9, 31, 33) for extras in EXTRAS),
     *((rows, 7, 4100, "norm bias residual") for rows in (1, 4)),
-    *((rows, 512, 4096, extras) for rows in (1, 2, 4, 6, 7, 8) for extras in ("norm", "gated norm")),
-    *((rows, 4096, 11008, "residual") for rows in (1, 2, 4, 8)),
+    *((rows, 512, 4096, extras) for rows in (1, 2, 4, 6, 7, 8, 16, 32) for extras in ("norm", "gated norm")),
+    *((rows, 4096, 11008, "residual") for rows in (1, 2, 4, 8, 32)),
+    *((rows, 12288, 4096, "norm") for rows in (1, 5, 32)),
 ]
 
 

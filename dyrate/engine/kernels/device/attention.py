@@ -21,11 +21,11 @@ class Tuning:
     """Tokens that a program reads at a time, a power of two."""
     warps: int = 4
     """Warps of a program."""
-    stages: int = 1
+    stages: int = 3
     """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""
-    programs: int = 528
-    """Programs that fill the GPU: four for each of 132 multiprocessors. Rows are split while there are
-    fewer."""
+    programs: int = 256
+    """Programs that are enough: about two for each of an H200's 132 multiprocessors. Rows are split while
+    there are fewer."""
 
     def splits(self, rows: int, tokens: int) -> int:
         """Return into how many programs each of `rows` (batch x heads) of up to `tokens` tokens goes."""

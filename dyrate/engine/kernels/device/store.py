@@ -1,0 +1,40 @@
+"""Copying a prompt's keys and values in Triton: a program for some tokens of one head."""
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TOKENS = 32
+
+
+def copy_tokens(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
+    """Do what `store` does, in one kernel."""
+    batch, heads, _, width = states.shape
+    count = columns.shape[1]
+    if states.stride(3) != 1 or memory.stride(3) != 1:
+        raise ValueError("each token's vector must lie without gaps")
+    _copy[(triton.cdiv(count, _TOKENS), heads, batch)](
+        states, columns.contiguous(), memory, first, count, width,
+        *states.stride()[:3], *memory.stride()[:3],
+        tokens=_TOKENS, padded=triton.next_power_of_2(width), num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _copy(
+    states, columns, memory, first, count, width,
+    from_row, from_head, from_token, to_row, to_head, to_token,
+    tokens: tl.constexpr, padded: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0) * tokens + tl.arange(0, tokens)
+    head = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(2).to(tl.int64)
+    column = tl.load(columns + row * count + at, mask=at < count, other=0)
+    d = tl.arange(0, padded)
+    inside = (at < count)[:, None] & (d < width)[None, :]
+    source = states + row * from_row + head * from_head + column[:, None] * from_token + d[None, :]
+    target = (
+        memory + row * to_row + head * to_head + (first + at).to(tl.int64)[:, None] * to_token + d[None, :]
+    )
+    tl.store(target, tl.load(source, mask=inside, other=0.0), mask=inside)

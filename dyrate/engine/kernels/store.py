@@ -1,0 +1,24 @@
+"""From a prompt's keys and values to the slots where decode steps read them."""
+
+from torch import Tensor
+
+from dyrate.cache import gather_tokens
+
+
+def store(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
+    """Copy tokens `columns` (LongTensor [batch, n]) of states [batch, kv_heads, tokens, D] to the slots of
+    memory [batch, kv_heads, slots, D] from `first` on.
+    """
+    if not columns.numel():
+        return
+    if not states.is_cuda:
+        store_reference(states, columns, memory, first)
+        return
+    from dyrate.engine.kernels.device.store import copy_tokens
+
+    copy_tokens(states, columns, memory, first)
+
+
+def store_reference(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
+    """Do the same with plain tensor operations."""
+    memory[:, :, first : first + columns.shape[1]] = gather_tokens(states, columns).to(memory.dtype)
