@@ -72,7 +72,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--overhead",
         action="store_true",
-        help="more rows: DyRate with predictors that never drop anything; beside the unpruned model they show "
+        help="more rows: DyRate with predictors that drop nothing; beside the unpruned model they show "
         "what statistics, prediction and ranking cost by themselves",
     )
     for name, default, text in (

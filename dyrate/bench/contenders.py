@@ -46,6 +46,11 @@ class Contender:
             return PEERS[self.name]
         return f"{self.method.label}, graph" if self.fast else self.method.label
 
+    @property
+    def cold(self) -> bool:
+        """Whether the next generation must make what later ones use again."""
+        return self.fast and self._engine is None
+
     def close(self) -> None:
         """Give back the memory that is kept from one generation to the next."""
         self._engine = None
@@ -125,17 +130,16 @@ def keeping_all(heads: int, engines: Sequence[str]) -> list[Contender]:
     found = []
     for ranking in ("attention", "mlp"):
         predictor = Predictor(PredictorConfig(layer=2, heads=heads, ranking=ranking, output="ordinal"))
-        last = predictor.rate.head[-1]
+        last: Any = predictor.rate.head.get_submodule("2")
         with torch.no_grad():
             last.weight.zero_()
             last.bias.fill_(-30.0)  # a centre at the first rate, 0
         folder = Path(mkdtemp(prefix="dyrate-bench-")) / f"keeps-all-{ranking}"
         save_predictor(predictor, folder, {"schedule": [0.0]})
-        found += [
-            Contender(
-                f"overhead {mode}, {ranking}", DyRate(predictor=str(folder), mode=mode), engine == "graph"
-            )
-            for mode in ("select", "evict")
-            for engine in dict.fromkeys(engines)
-        ]
+        for mode in ("select", "evict"):
+            method = DyRate(predictor=str(folder), mode=mode)
+            found += [
+                Contender(f"overhead {mode}, {ranking}", method, engine == "graph")
+                for engine in dict.fromkeys(engines)
+            ]
     return found

@@ -13,6 +13,9 @@ from dyrate.bench.contenders import Contender, Generated
 from dyrate.bench.limits import synchronise
 from dyrate.bench.models import inputs as make_inputs
 
+_SHARE = 0.3
+"""Contenders keep their memory between rounds while together they take no more than this share of it."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -62,23 +65,40 @@ def measure(
         _one_round(model, contender, asked, load.new_tokens, device, found)
         done()
 
-    for _ in range(warmups):
-        for contender in contenders:
+    held = 0
+    for contender in contenders:
+        for _ in range(warmups):
             once(contender, None)
+        if contender.fast:
+            held += contender.generate(model, asked, 1, _nothing).kv_bytes
+            _close(contender)
+    crowded = device.type == "cuda" and held > _SHARE * torch.cuda.mem_get_info(device)[1]
     for number in range(rounds):
         order = list(zip(contenders, timings, strict=True))
         for contender, found in order if number % 2 == 0 else order[::-1]:
             once(contender, found)
+            if crowded:
+                _close(contender)
     for contender in contenders:
-        contender.close()
+        _close(contender)
     if device.type == "cuda":
         for contender, found in zip(contenders, timings, strict=True):
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-            contender.generate(model, asked, load.new_tokens, lambda: None)
+            contender.generate(model, asked, load.new_tokens, _nothing)
             found.peak_bytes = torch.cuda.max_memory_allocated(device)
-            contender.close()
+            _close(contender)
     return timings
+
+
+def _nothing() -> None:
+    pass
+
+
+def _close(contender: Contender) -> None:
+    """Give back what a contender holds, so that the others have the device to themselves."""
+    contender.close()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _one_round(
@@ -89,8 +109,13 @@ def _one_round(
     device: torch.device,
     found: Timings | None,
 ) -> None:
-    """Generate twice: synchronised at each step for the steps' times, and once more for the whole."""
+    """Generate twice: synchronised at each step for the steps' times, and once more for the whole.
+
+    A contender that has to capture graphs first does so before the clocks start.
+    """
     marks: list[float] = []
+    if contender.cold:
+        contender.generate(model, asked, new_tokens, _nothing)
 
     def mark() -> None:
         synchronise(device)
@@ -101,7 +126,7 @@ def _one_round(
     generated = contender.generate(model, asked, new_tokens, mark)
     synchronise(device)
     middle = perf_counter()
-    contender.generate(model, asked, new_tokens, lambda: None)
+    contender.generate(model, asked, new_tokens, _nothing)
     synchronise(device)
     ended = perf_counter()
     if found is None:

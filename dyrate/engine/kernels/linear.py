@@ -7,7 +7,7 @@ from torch.nn.functional import linear as plain_linear
 from dyrate.engine.kernels.norm import rms_norm
 from dyrate.engine.kernels.swiglu import swiglu
 
-FUSED_ROWS = 32
+FUSED_ROWS = 8
 """Up to this many rows one kernel reads the weight once and does everything; above it cuBLAS is faster."""
 
 
