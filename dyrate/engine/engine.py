@@ -52,6 +52,10 @@ class Engine:
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
+    def release(self) -> None:
+        """Give back the memory and the graphs that are kept for the next prompt."""
+        self._memory = self._decoder = None
+
     @torch.inference_mode()
     def generate(
         self,
@@ -162,7 +166,7 @@ class Engine:
         """The memory of the last batch if it fits this one, else a new one in its place."""
         boundaries = (0, *sorted(layer for layer in attachment.prune_layers if layer))
         if self._memory is None or (self._memory.batch, self._memory.boundaries) != (batch, boundaries):
-            self._memory = self._decoder = None  # freed before anything new is asked for
+            self.release()  # before anything new is asked for
             self._memory = Memory(batch, boundaries, len(self._weights), self.model.device)
         return self._memory
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
-from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seeded_sampling
+from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.generator import Generator
 from dyrate.evaluation.log import ResponseLog, content_key
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
@@ -101,6 +102,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         decoding: str | Mapping[str, Any] = "greedy",
         device: str | None = None,
         dtype: str = "float32",
+        engine: str = "auto",
         batch_size: int | str = 1,
         revision: str = "main",
         chat_template: str | None = None,
@@ -111,17 +113,26 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self._device = checkpoint.choose_device(device or "auto")
         self.dtype = dtype
         self.batch_size = _positive("batch_size", batch_size)
+        self._generator: Generator | None = None
         self.configure(method, decoding, log, **hyperparameters)  # before anything slow
         folder = checkpoint.locate(pretrained, revision)
         self.weights_hash = checkpoint.content_hash(folder)
         self.processor = checkpoint.load_processor(folder)
         self.model = checkpoint.load_model(folder, self._device, dtype)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
+        self._generator = Generator(self.model, self.tokenizer, engine)
+        self._generator.engine(self.decoding)
 
     @property
     def device(self) -> torch.device:
         """Where the model stands."""
         return self._device
+
+    @property
+    def engine(self) -> str:
+        """What generates: `graph`, this package's own engine, or `transformers`."""
+        assert self._generator is not None
+        return self._generator.engine(self.decoding)
 
     @property
     def tokenizer(self) -> Any:
@@ -138,6 +149,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
         """Choose what the next evaluation runs with; the loaded model stays."""
         self.method = load_method({**as_spec(method, "method"), **hyperparameters})
         self.decoding = decoding_spec(as_spec(decoding, "decoding"))
+        if self._generator is not None:
+            self._generator.engine(self.decoding)  # refuses what it cannot do
         self.log = Path(log) if log is not None else None
         self.records: dict[str, TaskRecord] = {}
         self._code = f"{answering_code(self.method.spec())} {self.method.content_hash}"
@@ -221,7 +234,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
         prompt = self.style.render(one.context, len(images))
         pixels = [part for image in images for part in (f"{image.mode}{image.size}", _colors(image))]
         content = content_key(prompt, *pixels)
-        numerics = f"{self._processor()} {self.dtype} torch {torch.__version__} {_transformers_version()}"
+        versions = f"torch {torch.__version__} {_transformers_version()}"
+        numerics = f"{self._processor()} {self.engine} {self.dtype} {versions}"
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
         key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
@@ -245,7 +259,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 logger.warning(
                     "out of memory with {} samples at once: going on with {}", len(part), self._chunk
                 )
-                torch.cuda.empty_cache()
+                if self._generator is not None:
+                    self._generator.release()
                 continue
             answers += done[0]
             sums = add(sums, done[1])
@@ -266,18 +281,12 @@ class DyrateModel(lmms):  # type: ignore[misc]
         inputs = self.processor(
             text=[query.prompt for query in queries], images=images or None, padding=True, return_tensors="pt"
         ).to(self.device, self.model.dtype)
-        ends = self.model.generation_config.eos_token_id
-        ends = self.tokenizer.eos_token_id if ends is None else ends
-        with self.method(self.model, self.recorded) as run:
-            ids = self.model.generate(
-                **inputs,
-                **generation_arguments(self.decoding),
-                logits_processor=seeded_sampling(self.decoding, [query.stream for query in queries]),
-                max_new_tokens=new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=ends,
-            )
-        made = ids[:, inputs["input_ids"].shape[1] :]
+        assert self._generator is not None
+        streams = [query.stream for query in queries]
+        made, run = self._generator.generate(
+            self.method, self.decoding, inputs, streams, new_tokens, self.recorded
+        )
+        ends = self._generator.ends
         if self.observer:
             self.observer([query.doc_id for query in queries], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.decoding import ENGINES
 from dyrate.evaluation.specs import as_spec
 
 if TYPE_CHECKING:
@@ -102,6 +103,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(float32)"
     )
+    how.add_argument(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="what generates: transformers, or graph, this package's own engine of fused kernels and CUDA "
+        "graphs, which has no beams; auto takes the latter on a GPU where it can (auto)",
+    )
     how.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as many as torch takes)")
     how.add_argument(
         "--seed", type=natural, default=0, metavar="S", help="of the bootstrap and of sampling (0)"
@@ -161,6 +169,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
         dtype=arguments.dtype,
+        engine=arguments.engine,
         threads=arguments.threads,
         seed=arguments.seed,
         baseline=arguments.baseline,

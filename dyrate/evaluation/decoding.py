@@ -11,6 +11,8 @@ from dyrate.errors import DyrateError
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList
 
+ENGINES = ("auto", "transformers", "graph")
+"""What can generate; see `generator`."""
 _BEAM = re.compile(r"beam-([2-9]|[1-9][0-9]+)")
 _TOP_P: dict[str, float | int] = {"top_p": 0.9, "temperature": 1.0, "seed": 0}
 

@@ -43,6 +43,7 @@ class Evaluation:
     batch_size: int = 16
     device: str = "auto"
     dtype: str = "float32"
+    engine: str = "auto"
     threads: int | None = None
     seed: int = 0
     baseline: Path | None = None
@@ -75,6 +76,7 @@ class Evaluation:
             "--batch-size": self.batch_size,
             "--device": self.device,
             "--dtype": self.dtype,
+            "--engine": self.engine,
             "--seed": self.seed,
             "--baseline": self.baseline,
             "--metrics": None if self.metrics == "all" else self.metrics,
@@ -162,6 +164,7 @@ def load(job: Evaluation) -> "DyrateModel":
         decoding=job.decoding,
         device=job.device,
         dtype=job.dtype,
+        engine=job.engine,
         batch_size=job.batch_size,
     )
 
@@ -262,6 +265,7 @@ def meta(job: Request, model: "DyrateModel", tasks: Sequence[LoadedTask], code: 
         "seed": job.seed,
         "device": device_name(model),
         "dtype": job.dtype,
+        "engine": model.engine,
         "batch_size": job.batch_size,
         "samples": job.samples,
         "commit": provenance.commit(),

@@ -88,6 +88,7 @@ class Meta(TypedDict):
     seed: int
     device: str  # "cpu" or the accelerator's name
     dtype: str
+    engine: NotRequired[str]  # "transformers", or "graph": this package's own
     batch_size: NotRequired[int]
     samples: NotRequired[int | None]  # the limit per benchmark that was asked for; null for all
     commit: NotRequired[str | None]  # null outside a git checkout

@@ -183,6 +183,7 @@ class Study:
             "--batch-size": config["batch_size"],
             "--device": config["device"],
             "--dtype": config["dtype"],
+            "--engine": config["engine"],
             "--seed": config["seed"],
             "--baseline": self.baseline(job),
             # METEOR takes longer than a small model's captions; the tables do not show it.

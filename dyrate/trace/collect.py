@@ -39,6 +39,7 @@ class Trace:
     batch_size: int = 16
     device: str = "auto"
     dtype: str = "float32"
+    engine: str = "auto"
     threads: int | None = None
     seed: int = 0
 
@@ -59,6 +60,7 @@ class Trace:
             "--batch-size": self.batch_size,
             "--device": self.device,
             "--dtype": self.dtype,
+            "--engine": self.engine,
             "--seed": self.seed,
             "--output": self.output,
         }
@@ -76,7 +78,12 @@ def trace(job: Trace) -> Summary:
         torch.set_num_threads(job.threads)
     method = NoReduction()
     model = DyrateModel(
-        job.model, method.spec(), device=job.device, dtype=job.dtype, batch_size=job.batch_size
+        job.model,
+        method.spec(),
+        device=job.device,
+        dtype=job.dtype,
+        engine=job.engine,
+        batch_size=job.batch_size,
     )
     model.recorded = range(len(family_of(model.model).layers))
     tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)

@@ -72,6 +72,7 @@ def _trace(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
         dtype=arguments.dtype,
+        engine=arguments.engine,
         threads=arguments.threads,
         seed=arguments.seed,
     )

@@ -55,6 +55,7 @@ def arguments(study: Study, model: Model) -> list[str]:
         "--batch-size": config["batch_size"],
         "--device": config["device"],
         "--dtype": config["dtype"],
+        "--engine": config["engine"],
         "--seed": config["seed"],
         "--output": TraceFiles.in_study(study.name, model.name).summary,
     }

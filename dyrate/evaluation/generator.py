@@ -1,0 +1,86 @@
+"""What generates: transformers under a method's hooks, or this package's own engine."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from dyrate.engine.engine import Engine
+from dyrate.errors import DyrateError
+from dyrate.evaluation.decoding import ENGINES, generation_arguments, seeded_sampling
+from dyrate.reduction import ReductionMethod
+
+if TYPE_CHECKING:
+    from dyrate.record import Run
+
+
+class Generator:
+    """Generates with one model under any method and decoding strategy, by the engine that was asked for.
+
+    `auto` is `graph` on a GPU, where it can run the model, and `transformers` elsewhere and for beams.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, engine: str) -> None:
+        if engine not in ENGINES:
+            raise DyrateError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
+        self.model, self._asked = model, engine
+        self._padding = tokenizer.pad_token_id
+        ends = model.generation_config.eos_token_id
+        self.ends: int | list[int] = tokenizer.eos_token_id if ends is None else ends
+        wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
+        self._graph = self._own_engine() if wanted else None
+
+    def engine(self, decoding: Mapping[str, Any]) -> str:
+        """Return what generates under a decoding strategy: `graph` or `transformers`.
+
+        Raises `DyrateError` where `graph` was asked for and cannot.
+        """
+        beams = decoding["num_beams"] > 1
+        if beams and self._asked == "graph":
+            raise DyrateError(
+                f"engine graph has no beams, and decoding {decoding['name']} is a beam search: use engine "
+                "transformers, or auto"
+            )
+        return "transformers" if self._graph is None or beams else "graph"
+
+    def generate(
+        self,
+        method: ReductionMethod,
+        decoding: Mapping[str, Any],
+        inputs: Mapping[str, Tensor],
+        streams: Sequence[str],
+        new_tokens: int,
+        record: Sequence[int] = (),
+    ) -> tuple[Tensor, "Run"]:
+        """Return the new tokens [rows, columns] and the run; `streams` seed sampling, one for each row."""
+        sampling = seeded_sampling(decoding, streams)
+        options = {
+            "max_new_tokens": new_tokens,
+            "pad_token_id": self._padding,
+            "eos_token_id": self.ends,
+        }
+        if self._graph is not None and self.engine(decoding) == "graph":
+            ids, run = self._graph.generate(method, dict(inputs), sampler=sampling, record=record, **options)
+        else:
+            with method(self.model, record) as run:
+                ids = self.model.generate(
+                    **inputs, **generation_arguments(decoding), logits_processor=sampling, **options
+                )
+        return ids[:, inputs["input_ids"].shape[1] :], run
+
+    def release(self) -> None:
+        """Give back memory that is kept for the next batch."""
+        if self._graph is not None:
+            self._graph.release()
+        torch.cuda.empty_cache()
+
+    def _own_engine(self) -> Engine | None:
+        try:
+            return Engine(self.model)
+        except DyrateError as error:
+            if self._asked == "graph":
+                raise
+            logger.warning("transformers generates: {}", error)
+            return None
