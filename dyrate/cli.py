@@ -13,6 +13,7 @@ _SIGPIPE = 141  # what a shell reports for a program whose reader went away
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser; imports only the light `commands` modules."""
     from dyrate.bench import commands as bench
+    from dyrate.bench.harness import commands as bench_harness
     from dyrate.evaluation import commands as evaluation
     from dyrate.methods import commands as methods
     from dyrate.predictor_training import commands as predictor_training
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="The whole study: `make report`. Each sub-command explains itself: `dyrate evaluate --help`.",
     )
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (methods, evaluation, trace, predictor_training, bench, testbed, report):
+    for part in (methods, evaluation, trace, predictor_training, bench, bench_harness, testbed, report):
         part.register(subparsers)
     return top
 

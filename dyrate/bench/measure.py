@@ -12,6 +12,7 @@ import torch
 from dyrate.bench.contenders import Contender, Generated
 from dyrate.bench.limits import synchronise
 from dyrate.bench.models import inputs as make_inputs
+from dyrate.cost.shapes import ModelShape
 
 _SHARE = 0.3
 """Contenders keep their memory between rounds while together they take no more than this share of it."""
@@ -65,17 +66,18 @@ def measure(
         _one_round(model, contender, asked, load.new_tokens, device, found)
         done()
 
-    held = 0
     for contender in contenders:
         for _ in range(warmups):
             once(contender, None)
-        if contender.fast:
-            held += contender.generate(model, asked, 1, _nothing).kv_bytes
-            _close(contender)
+    text = ModelShape.of(model.config).text
+    row = (load.prompt + load.new_tokens) * text.layers * text.kv_width * model.dtype.itemsize
+    held = load.batch * row * sum(contender.fast for contender in contenders)
     crowded = device.type == "cuda" and held > _SHARE * torch.cuda.mem_get_info(device)[1]
     for number in range(rounds):
         order = list(zip(contenders, timings, strict=True))
         for contender, found in order if number % 2 == 0 else order[::-1]:
+            if crowded:
+                _close(contender)
             once(contender, found)
             if crowded:
                 _close(contender)

@@ -18,6 +18,9 @@ from dyrate.engine.kernels.swiglu import swiglu
 from dyrate.engine.weights import LayerWeights
 from dyrate.families import Family
 
+_AT_ONCE = 16384
+"""Tokens that go through a feed-forward layer at once; enough to fill any GPU."""
+
 
 @contextmanager
 def fused_layers(family: Family, weights: Sequence[LayerWeights]) -> Iterator[None]:
@@ -59,10 +62,11 @@ def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., T
         )
         found = product(found.reshape(batch, tokens, -1), weights.out, weights.out_bias)
         hidden = found.add_(hidden_states)
-        normed = rms_norm(hidden, weights.post_norm, weights.eps)
-        act = swiglu(product(normed, weights.gate_up))
-        # In place: nobody else has seen `hidden`.
-        flat = hidden.view(-1, width)
-        return torch.addmm(flat, act.view(batch * tokens, -1), weights.down.t(), out=flat).view_as(hidden)
+        # In place: nobody else has seen `hidden`. In parts: large batches need their memory for the cache.
+        for part in torch.split(hidden.view(batch * tokens, width), _AT_ONCE):
+            normed = rms_norm(part, weights.post_norm, weights.eps)
+            act = swiglu(product(normed, weights.gate_up))
+            torch.addmm(part, act, weights.down.t(), out=part)
+        return hidden
 
     return forward

@@ -1,0 +1,1 @@
+"""The whole evaluation, measured from images to answers."""
