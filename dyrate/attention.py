@@ -7,6 +7,7 @@ carries a `Step` down to it as a keyword, so nothing is global.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,15 +28,21 @@ class Statistics:
 
     class_mass: Tensor
     """FloatTensor [batch, heads, 4]: attention mass on sys, img, ins, res; sums to 1."""
-    scores: Tensor
-    """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not seen.
-    """
     head_scores: Tensor
-    """FloatTensor [batch, heads, V]: the same per head, but 0 where it is not seen."""
+    """FloatTensor [batch, heads, V]: attention on each visual token; 0 where it is not seen."""
+    seen: Tensor
+    """BoolTensor [batch, V]: the visual tokens seen."""
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not
+        seen.
+        """
+        return self.head_scores.mean(dim=1).masked_fill(~self.seen, float("-inf"))
 
     def select_rows(self, rows: Tensor) -> "Statistics":
         """Return the statistics of the batch made of `rows` of this one."""
-        return Statistics(self.class_mass[rows], self.scores[rows], self.head_scores[rows])
+        return Statistics(self.class_mass[rows], self.head_scores[rows], self.seen[rows])
 
 
 class Step:
@@ -145,8 +152,7 @@ def last_query_statistics(
     class_mass = torch.cat([prompt @ stage.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
     visual_slots = stage.visual_slots.clamp_min(0)[:, None].expand(-1, heads, -1)
     head_scores = prompt.gather(2, visual_slots).masked_fill(~stage.present[:, None], 0)
-    scores = head_scores.mean(dim=1).masked_fill(~stage.present, float("-inf"))
-    return Statistics(class_mass, scores, head_scores)
+    return Statistics(class_mass, head_scores, stage.present)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

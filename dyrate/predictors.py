@@ -206,13 +206,14 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
-        self.rate = RatePredictor(config)
         learned = config.ranking != "attention"
         shallow, lagged = config.heads * config.layer, config.heads * len(config.lagged)
         self.prefill_ranker = TokenRanker(shallow, config.ranking, config.ranking_hidden) if learned else None
         self.decode_ranker = (
             TokenRanker(shallow + lagged, config.ranking, config.ranking_hidden) if learned else None
         )
+        # Last: what a seed makes of the rankers does not depend on the kind of rate predictor.
+        self.rate = RatePredictor(config)
 
     @property
     def parameters_count(self) -> int:

@@ -6,7 +6,7 @@ step of a steady method (see `ReductionMethod.steady`) is one CUDA graph; with o
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dyrate.attention import Statistics
 from dyrate.cache import Stage
-from dyrate.engine.kernels.attention import Attended, decode_attention
-from dyrate.engine.kernels.linear import linear
-from dyrate.engine.kernels.rope import rope_and_store
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import LayerWeights
 from dyrate.hooks import Attachment, check_keep
+from dyrate.kernels.attention import Attended, decode_attention
+from dyrate.kernels.linear import linear
+from dyrate.kernels.rope import rope_and_store
 from dyrate.reduction import ReductionMethod
 from dyrate.tokens import TokenLayout
 from dyrate.view import View
@@ -92,6 +92,7 @@ class Decoder:
         self._visual_tokens = torch.zeros(batch, dtype=torch.long, device=device)
         self._state: dict[str, Tensor] = {}
         self._previous: dict[int, Statistics] = {}
+        self._looked_at: set[int] = set()
         self._attended: dict[int, Attended] = {}
         self._stages: list[Stage] = []
         self._steps = 0
@@ -218,7 +219,7 @@ class Decoder:
             stage=stage,
             hidden_states=hidden[:, None],
             statistics=statistics,
-            previous=self._previous,
+            previous=_Watched(self._previous, self._looked_at),
             state=state,
             row_seeds=_no_seeds,
         )
@@ -278,11 +279,13 @@ class Decoder:
         """Keep for the next step, where it will be looked for, what this one leaves behind."""
         for name, value in state.items():
             self._state[name] = self._kept(self._state.get(name), value)
-        for layer, found in statistics.items():
-            old = self._previous.get(layer)
+        # After its first step it is known what a steady method looks back at.
+        known = self.setting.steady and self._warm
+        for layer in self._looked_at.intersection(statistics) if known else statistics:
+            found, old = statistics[layer], self._previous.get(layer)
             kept = [
                 self._kept(None if old is None else getattr(old, part), getattr(found, part))
-                for part in ("class_mass", "scores", "head_scores")
+                for part in ("class_mass", "head_scores", "seen")
             ]
             self._previous[layer] = Statistics(*kept)
 
@@ -293,13 +296,28 @@ class Decoder:
         return new.clone()
 
 
+class _Watched(Mapping[int, Statistics]):
+    """Statistics by layer, and a note of which are looked at."""
+
+    def __init__(self, found: Mapping[int, Statistics], looked_at: set[int]) -> None:
+        self._found, self._looked_at = found, looked_at
+
+    def __getitem__(self, layer: int) -> Statistics:
+        self._looked_at.add(layer)
+        return self._found[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 def _statistics(found: Attended, section: Section) -> Statistics:
     """Return a layer's statistics by visual token."""
     assert found.class_mass is not None
     assert found.head_scores is not None
-    head_scores = section.by_token(found.head_scores)
-    scores = head_scores.mean(dim=1).masked_fill(~section.seen, float("-inf"))
-    return Statistics(found.class_mass, scores, head_scores)
+    return Statistics(found.class_mass, section.by_token(found.head_scores), section.seen)
 
 
 def _no_seeds(seed: int) -> list[int]:

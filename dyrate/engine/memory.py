@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dyrate.cache import ReducedCache, Stage
-from dyrate.engine.kernels.attention import Reading
-from dyrate.engine.kernels.compact import compact
-from dyrate.engine.kernels.store import store
+from dyrate.kernels.attention import Reading
+from dyrate.kernels.compact import compact
+from dyrate.kernels.store import store
 from dyrate.tokens import TokenClass, TokenLayout
 
 _STEP = 16
@@ -98,7 +98,7 @@ class Section:
         """
         num_visual = self.seen.shape[1]
         if self._whole:
-            return by_slot[..., :num_visual].clone()
+            return by_slot[..., :num_visual]
         spare = torch.where(self.visual < 0, num_visual, self.visual)[:, None].expand_as(by_slot)
         found = by_slot.new_zeros(*by_slot.shape[:2], num_visual + 1)
         return found.scatter_(2, spare, by_slot)[..., :num_visual]

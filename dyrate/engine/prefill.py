@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import linear as product
 
 from dyrate.attention import attention_forward
-from dyrate.engine.kernels.norm import rms_norm
-from dyrate.engine.kernels.rope import rope_and_split
-from dyrate.engine.kernels.swiglu import swiglu
 from dyrate.engine.weights import LayerWeights
 from dyrate.families import Family
+from dyrate.kernels.norm import rms_norm
+from dyrate.kernels.rope import rope_and_split
+from dyrate.kernels.swiglu import swiglu
 
 _AT_ONCE = 16384
 """Tokens that go through a feed-forward layer at once; enough to fill any GPU."""

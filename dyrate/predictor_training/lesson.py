@@ -46,12 +46,16 @@ class Lesson:
         return share[:, 0], (share[:, 1:] * later).sum(dim=1) / later.sum(dim=1).clamp_min(1)
 
     def budget(self) -> Tensor:
-        """Return the mean share kept over rows, of prefill and decode alike; prefill counts if it prunes."""
+        """Return the mean share kept, of prefill and decode alike; prefill counts if it prunes.
+
+        An answer counts as much as it does in the loss: else the same lambda would be a higher price for
+        short answers than for long ones.
+        """
         prefill, decode = self.retained()
-        decodes = self.batch.asked[:, 1:].any(dim=1)
+        decodes, weights = self.batch.asked[:, 1:].any(dim=1), self.batch.weights.sum(dim=1)
         if self.gates.prefill is None:
-            return weighted_mean(decode, decodes.float())
-        return torch.where(decodes, (prefill + decode) / 2, prefill).mean()
+            return weighted_mean(decode, decodes * weights)
+        return weighted_mean(torch.where(decodes, (prefill + decode) / 2, prefill), weights)
 
 
 def teach(

@@ -1,13 +1,14 @@
 """Claims: a predictor says the same step by step and all at once, and is on disk what it was in memory."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.predictors import PredictorConfig, load_predictor, read_record, save_predictor
+from dyrate.predictors import Predictor, PredictorConfig, load_predictor, read_record, save_predictor
 from tests.training.classroom import HEADS, wild_predictor
 
 
@@ -143,3 +144,16 @@ def change(folder, **config) -> None:
 def test_unfit_configs_are_explained(field) -> None:
     with pytest.raises(DyrateError, match=f"{field}=0: expected at least"):
         PredictorConfig(**{"layer": 2, "heads": 4, field: 0})
+
+
+def test_rankers_of_a_seed_are_the_same_for_every_kind_of_rate_predictor() -> None:
+    def ranker(**config: Any) -> list[Tensor]:
+        torch.manual_seed(3)
+        made = Predictor(PredictorConfig(layer=2, heads=4, ranking="mlp", **config))
+        assert made.prefill_ranker is not None
+        return list(made.prefill_ranker.state_dict().values())
+
+    expected = ranker()
+    others: tuple[dict[str, Any], ...] = ({"kind": "gru"}, {"kind": "window"}, {"per_head": True})
+    for config in (*others, {"rates": 5, "output": "classes"}):
+        assert all(map(torch.equal, ranker(**config), expected)), config

@@ -1,5 +1,6 @@
 """Claims: one teacher-forced pass with hard rates is what inference computes; only the predictor learns."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
 
@@ -11,8 +12,8 @@ from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.gates import Estimator, Pruning, Relaxation, gumbel, hard
-from dyrate.predictor_training.lesson import answer_loss, ranking_loss, teach, token_scores
+from dyrate.predictor_training.gates import Estimator, Gates, Pruning, Relaxation, gumbel, hard
+from dyrate.predictor_training.lesson import Lesson, answer_loss, ranking_loss, teach, token_scores
 from dyrate.predictor_training.teacher import attention_forward, teacher
 from dyrate.predictors import save_predictor
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
@@ -218,6 +219,16 @@ def test_an_answer_of_n_tokens_weighs_the_root_of_n() -> None:
     batch = tiny_batch(ROWS, [9, 4, 1])
     torch.testing.assert_close(batch.weights.sum(1), torch.tensor([3.0, 2.0, 1.0]))
     assert (batch.weights[batch.targets == NO_TARGET] == 0).all()
+
+
+def test_an_answer_weighs_the_same_in_the_budget_as_in_the_loss() -> None:
+    batch = tiny_batch(ROWS, [9, 4, 1])
+    kept = torch.zeros(3, 9, VISUAL_TOKENS)
+    kept[0, :, :4] = kept[1, :, :8] = kept[2, :, :] = 1.0  # a quarter, half, and all of the tokens
+    lesson = Lesson(batch, torch.empty(0), torch.empty(0), Gates(kept, kept[:, 0]), None)
+    assert lesson.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5 + 1 * 1.0) / 6)
+    undropped = replace(lesson, gates=Gates(kept, None))
+    assert undropped.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5) / 5), "decode alone counts"
 
 
 def test_unfit_batches_are_explained() -> None:

@@ -53,7 +53,7 @@ def decode_attention(
     """
     if not query.is_cuda:
         return decode_attention_reference(query, keys, values, reading, scale, statistics)
-    from dyrate.engine.kernels.device.attention import attend
+    from dyrate.kernels.device.attention import attend
 
     return Attended(*attend(query, keys, values, reading, scale, statistics))
 

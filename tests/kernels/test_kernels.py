@@ -7,12 +7,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
-from dyrate.engine.kernels.attention import decode_attention
-from dyrate.engine.kernels.linear import linear
-from dyrate.engine.kernels.norm import rms_norm
-from dyrate.engine.kernels.rope import rope_and_split, rope_and_store
-from dyrate.engine.kernels.swiglu import swiglu
-from tests.engine.readings import random_reading, random_states
+from dyrate.kernels.attention import decode_attention
+from dyrate.kernels.linear import linear
+from dyrate.kernels.norm import rms_norm
+from dyrate.kernels.rope import rope_and_split, rope_and_store
+from dyrate.kernels.swiglu import swiglu
+from tests.kernels.readings import random_reading, random_states
 
 RAGGED = {"counts": [20, 7, 0], "system": [3, 0, 4], "text": [9, 12, 4]}
 
@@ -85,9 +85,9 @@ def test_linear_and_its_surroundings_are_llamas_block(rows: int) -> None:
     weight = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
     bias = torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias])
     inner = linear(x, weight, bias=bias, norm=norm.weight, eps=1e-5, gated=True)
-    found = linear(inner, mlp.down_proj.weight, bias=mlp.down_proj.bias, residual=x)
+    found = linear(inner, mlp.down_proj.weight, bias=mlp.down_proj.bias, residual=x.clone())
     torch.testing.assert_close(found, x + mlp(norm(x)))
-    unbiased = linear(inner, mlp.down_proj.weight, residual=x)
+    unbiased = linear(inner, mlp.down_proj.weight, residual=x.clone())
     torch.testing.assert_close(unbiased, x + plain_linear(inner, mlp.down_proj.weight))
     torch.testing.assert_close(linear(inner, mlp.down_proj.weight), unbiased - x, rtol=1e-4, atol=1e-6)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dyrate.engine.kernels.attention import Reading
+from dyrate.kernels.attention import Reading
 
 GAP = 3  # slots between visual tokens and text that hold neither
 

@@ -8,7 +8,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """Return silu(gate) * up, [..., f], of gate_up [..., 2f], the gate first; rounded once, at the end."""
     if not gate_up.is_cuda:
         return swiglu_reference(gate_up)
-    from dyrate.engine.kernels.device.swiglu import gate
+    from dyrate.kernels.device.swiglu import gate
 
     return gate(gate_up)
 

@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-from dyrate.cache import gather_tokens
-
 
 def store(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
     """Copy tokens `columns` (LongTensor [batch, n]) of states [batch, kv_heads, tokens, D] to the slots of
@@ -14,11 +12,12 @@ def store(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
     if not states.is_cuda:
         store_reference(states, columns, memory, first)
         return
-    from dyrate.engine.kernels.device.store import copy_tokens
+    from dyrate.kernels.device.store import copy_tokens
 
     copy_tokens(states, columns, memory, first)
 
 
 def store_reference(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
     """Do the same with plain tensor operations."""
-    memory[:, :, first : first + columns.shape[1]] = gather_tokens(states, columns).to(memory.dtype)
+    index = columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+    memory[:, :, first : first + columns.shape[1]] = states.gather(2, index)

@@ -16,7 +16,7 @@ def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None
     if not keep.is_cuda:
         compact_reference(keep, visual, chosen, count)
         return
-    from dyrate.engine.kernels.device.compact import list_slots
+    from dyrate.kernels.device.compact import list_slots
 
     list_slots(keep, visual, chosen, count)
 

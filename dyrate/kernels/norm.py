@@ -8,7 +8,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each vector of x [..., d] to a root mean square of 1, in float32, then by weight [d]."""
     if not x.is_cuda:
         return rms_norm_reference(x, weight, eps)
-    from dyrate.engine.kernels.device.norm import normalise
+    from dyrate.kernels.device.norm import normalise
 
     return normalise(x, weight, eps)
 

@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate.engine.kernels.attention import Attended, Reading, decode_attention, decode_attention_reference
-from dyrate.engine.kernels.linear import linear, linear_composed
-from dyrate.engine.kernels.norm import rms_norm, rms_norm_reference
-from dyrate.engine.kernels.rope import (
+from dyrate.kernels.attention import Attended, Reading, decode_attention, decode_attention_reference
+from dyrate.kernels.compact import compact, compact_reference
+from dyrate.kernels.linear import linear, linear_composed
+from dyrate.kernels.norm import rms_norm, rms_norm_reference
+from dyrate.kernels.rank import top, top_reference
+from dyrate.kernels.rope import (
     rope_and_split,
     rope_and_split_reference,
     rope_and_store,
     rope_and_store_reference,
 )
-from dyrate.engine.kernels.swiglu import swiglu, swiglu_reference
-from tests.engine.readings import random_reading, random_states
+from dyrate.kernels.store import store, store_reference
+from dyrate.kernels.swiglu import swiglu, swiglu_reference
+from tests.kernels.readings import random_reading, random_states
 
 pytestmark = [
     pytest.mark.gpu,
@@ -114,7 +117,7 @@ def test_attention(
 @pytest.mark.parametrize("splits", [1, 2, 16, 64])
 @pytest.mark.parametrize(("block", "stages"), [(16, 1), (32, 3), (64, 2)])
 def test_attention_however_it_is_cut(block: int, stages: int, splits: int, statistics: bool) -> None:
-    from dyrate.engine.kernels.device.attention import Tuning, attend
+    from dyrate.kernels.device.attention import Tuning, attend
 
     reading = on_gpu(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3))
     states = [s.cuda() for s in random_states(reading, 4, 2, 16, spare=0)]
@@ -155,15 +158,19 @@ def test_linear(rows: int, features: int, d: int, extras: str, dtype: torch.dtyp
         "eps": 1e-5,
         "gated": gated,
     }
-    # In float32 and rounded once: the composition in half precision rounds after each part.
-    wide = {name: o.float() if isinstance(o, Tensor) else o for name, o in options.items()}
-    expected = linear_composed(x.float(), weight.float(), **wide).to(dtype)
-    assert_near(linear(x, weight, **options), expected, TOLERANCE[dtype])
-    graph, found = captured(lambda: linear(x, weight, **options))
+
+    def given(kind: torch.dtype) -> dict[str, Any]:  # copies: a residual may be overwritten
+        return {name: o.to(kind, copy=True) if isinstance(o, Tensor) else o for name, o in options.items()}
+
+    def expected() -> Tensor:
+        # In float32 and rounded once: the composition in half precision rounds after each part.
+        return linear_composed(x.float(), weight.float(), **given(torch.float32)).to(dtype)
+
+    assert_near(linear(x, weight, **given(dtype)), expected(), TOLERANCE[dtype])
+    graph, found = captured(lambda: linear(x, weight, **given(dtype)))
     x.mul_(0.5)
     graph.replay()
-    expected = linear_composed(x.float(), weight.float(), **wide).to(dtype)
-    assert_near(found, expected, TOLERANCE[dtype])
+    assert_near(found, expected(), TOLERANCE[dtype])
 
 
 @each_dtype
@@ -227,3 +234,39 @@ def test_rope(
     store_graph.replay()
     for state, expected in ((query, expected_query), (keys, expected_keys), (values, expected_values)):
         assert_near(state, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shape", [(1, 576), (5, 16), (3, 65), (2, 2880)], ids=str)
+def test_top(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(*shape, device="cuda").mul(3).round()  # many ties
+    scores[:, ::7] = float("-inf")
+    counts = torch.randint(0, shape[1] + 1, shape[:1], device="cuda")
+    assert torch.equal(top(scores, counts), top_reference(scores, counts))
+
+
+@pytest.mark.parametrize("slots", [1, 16, 576])
+def test_compact(slots: int) -> None:
+    torch.manual_seed(0)
+    keep = torch.rand(4, 600, device="cuda") < 0.3
+    visual = torch.stack([torch.randperm(600, device="cuda")[:slots].sort().values for _ in range(4)])
+    visual[1, slots // 2 :] = -1
+    made = [torch.zeros(4, slots, dtype=torch.int32, device="cuda") for _ in range(2)]
+    counts = [torch.zeros(4, dtype=torch.int32, device="cuda") for _ in range(2)]
+    compact(keep, visual, made[0], counts[0])
+    compact_reference(keep, visual, made[1], counts[1])
+    assert torch.equal(*counts)
+    for row, count in enumerate(counts[0].tolist()):
+        assert torch.equal(made[0][row, :count], made[1][row, :count])
+
+
+@each_dtype
+@pytest.mark.parametrize("width", [16, 24, 128])
+def test_store(width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    states = draw(3, 2, 70, width, dtype=dtype)
+    columns = torch.randint(0, 70, (3, 41), device="cuda")
+    made = [torch.zeros(3, 2, 90, width, device="cuda", dtype=dtype) for _ in range(2)]
+    store(states, columns, made[0], 33)
+    store_reference(states, columns, made[1], 33)
+    assert torch.equal(*made)

@@ -18,7 +18,7 @@ def rope_and_store(
     """
     if not qkv.is_cuda:
         return rope_and_store_reference(qkv, cos, sin, keys, values, slots)
-    from dyrate.engine.kernels.device.rope import rotate_and_store
+    from dyrate.kernels.device.rope import rotate_and_store
 
     return rotate_and_store(qkv, cos, sin, keys, values, slots)
 
@@ -31,7 +31,7 @@ def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tupl
     """
     if not qkv.is_cuda:
         return rope_and_split_reference(qkv, cos, sin, kv_heads)
-    from dyrate.engine.kernels.device.rope import rotate_and_split
+    from dyrate.kernels.device.rope import rotate_and_split
 
     return rotate_and_split(qkv, cos, sin, kv_heads)
 
