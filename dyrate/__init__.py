@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyrate.engine.engine import Engine
     from dyrate.methods.depth_prune import DepthBasedPrune
     from dyrate.methods.downsample import Downsample
     from dyrate.methods.dyrate import DyRate
@@ -26,6 +27,7 @@ _HOME = {
     "DepthBasedPrune": "dyrate.methods.depth_prune",
     "Downsample": "dyrate.methods.downsample",
     "DyRate": "dyrate.methods.dyrate",
+    "Engine": "dyrate.engine.engine",
     "FastV": "dyrate.methods.fastv",
     "FixedPrune": "dyrate.methods.fixed_prune",
     "NoReduction": "dyrate.methods.none",
@@ -43,6 +45,7 @@ __all__ = [
     "DepthBasedPrune",
     "Downsample",
     "DyRate",
+    "Engine",
     "FastV",
     "FixedPrune",
     "NoReduction",

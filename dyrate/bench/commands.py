@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,7 @@ def _document(
     return {
         "schema": SCHEMA,
         "version": VERSION,
+        "date": datetime.now(UTC).date().isoformat(),
         "command": shlex.join(["dyrate", *sys.argv[1:]]),
         "model": arguments.model or arguments.shape,
         "weights": "checkpoint" if arguments.model else "random",

@@ -24,6 +24,9 @@ PEERS = {
 }
 
 
+_OVERHEAD = "overhead"
+
+
 @dataclass
 class Contender:
     """A way to generate: a method of this package, or, without one, a peer by its name."""
@@ -50,6 +53,15 @@ class Contender:
     def cold(self) -> bool:
         """Whether the next generation must make what later ones use again."""
         return self.fast and self._engine is None
+
+    def spec(self) -> dict[str, Any] | None:
+        """The method as results record it; a predictor that was made for the bench, by its folder's name."""
+        if self.method is None:
+            return None
+        spec = self.method.spec()
+        if self.name.startswith(_OVERHEAD):
+            spec["predictor"] = Path(spec["predictor"]).name
+        return spec
 
     def close(self) -> None:
         """Give back the memory that is kept from one generation to the next."""
@@ -139,7 +151,7 @@ def keeping_all(heads: int, engines: Sequence[str]) -> list[Contender]:
         for mode in ("select", "evict"):
             method = DyRate(predictor=str(folder), mode=mode)
             found += [
-                Contender(f"overhead {mode}, {ranking}", method, engine == "graph")
+                Contender(f"{_OVERHEAD} {mode}, {ranking}", method, engine == "graph")
                 for engine in dict.fromkeys(engines)
             ]
     return found

@@ -35,7 +35,7 @@ def rows(
             "contender": contender.name,
             "label": contender.label,
             "engine": contender.engine,
-            "method": contender.method.spec() if contender.method is not None else None,
+            "method": contender.spec(),
             **asdict(load),
             "first_token_ms": _spread(found.first_token),
             "per_token_ms": _spread(found.per_token),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dyrate.bench import measure as measuring
-from dyrate.bench.contenders import Contender
+from dyrate.bench.contenders import Contender, keeping_all
 from dyrate.bench.limits import Limits, measure_limits
 from dyrate.bench.measure import Load, measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
@@ -203,3 +203,30 @@ def test_unfit_arguments_are_explained_before_anything_slow(arguments, message, 
 
 def test_shapes_have_names_in_any_case():
     assert named_shape("LLaVA-1.5-7B").text.layers == 32
+
+
+@pytest.mark.parametrize("mode", ["select", "evict"])
+def test_the_overheads_predictors_drop_nothing(model, mode):
+    made = [entry for entry in keeping_all(4, ["transformers", "graph"]) if f" {mode}," in entry.name]
+    assert {(entry.engine, entry.name) for entry in made} == {
+        (engine, f"overhead {mode}, {ranking}")
+        for engine in ("transformers", "graph")
+        for ranking in ("attention", "mlp")
+    }
+
+    timed = measure(
+        model, [*contenders({"name": "none"}), *made], LOAD, rounds=1, warmups=0, seed=0, done=int
+    )
+
+    none, *others = (timings.generated.work for timings in timed)
+    for work in others:
+        assert (work.prefill.pairs, work.decode.pairs) == (none.prefill.pairs, none.decode.pairs)
+    assert {entry.spec()["predictor"] for entry in made} == {"keeps-all-attention", "keeps-all-mlp"}
+
+
+def test_an_engine_is_kept_until_it_is_closed(model):
+    (entry,) = [Contender("none", load_method({"name": "none"}), fast=True)]
+    assert entry.cold
+    measure(model, [entry], LOAD, rounds=2, warmups=1, seed=0, done=int)
+    assert entry.cold, "measure gives back what it held"
+    assert (entry.label, entry.engine) == ("Unpruned, graph", "graph")

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -88,6 +89,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     document = {
         "schema": SCHEMA,
         "version": VERSION,
+        "date": datetime.now(UTC).date().isoformat(),
         "command": shlex.join(["dyrate", *sys.argv[1:]]),
         "model": arguments.model or arguments.shape,
         "weights": "checkpoint" if arguments.model else "random",

@@ -1,0 +1,32 @@
+"""The bench of the whole harness runs both sides on the same model and counts what they make."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dyrate.cli import main
+from tests.evaluation.stand_ins import make_checkpoint
+
+
+@pytest.mark.slow
+def test_both_sides_answer_and_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = make_checkpoint(tmp_path / "tiny")
+    output = tmp_path / "out" / "harness.json"
+    command = f"bench-harness --model {checkpoint} --processor {checkpoint} --samples 3 --peer-samples 2"
+    command += f" --batch-size 2 --new-tokens 3 --rounds 1 --output {output} --methods none"
+    status = main([*command.split(), '{"name": "fastv", "layer": 1, "rate": 0.5}'])
+    assert status == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document == json.loads(output.read_text("utf-8"))
+    assert (document["schema"], document["weights"], document["new_tokens"]) == (
+        "dyrate.bench_harness",
+        "checkpoint",
+        3,
+    )
+    peer, none, fastv = document["rows"]
+    assert [row["name"] for row in (peer, none, fastv)] == ["llava_hf", "Unpruned", "FastV (K=1, R=0.5)"]
+    assert [row["samples"] for row in (peer, none, fastv)] == [2, 3, 3]
+    assert peer["speedup"] == 1
+    for row in (peer, none, fastv):
+        assert row["captions_per_second"] == pytest.approx(row["samples"] / row["seconds"][0])
