@@ -36,6 +36,10 @@ class Stage:
     """LongTensor [batch, slots]: the prompt column that each slot holds, -1 for padding."""
     padded: bool
     """Whether any slot of any row is padding."""
+    most_visual: int
+    """The most visual tokens that a row holds, or more."""
+    complete: bool
+    """Whether every row surely holds all its visual tokens."""
     next_position: Tensor | None = None
     """LongTensor [batch]: position of the first generated token where positions were renumbered, else None.
     """
@@ -45,7 +49,7 @@ class Stage:
         """Return the stage that holds the whole prompt, padding columns included."""
         columns = torch.arange(layout.classes.shape[1], device=layout.classes.device)
         slots = torch.where(layout.classes == TokenClass.PADDING, -1, columns)
-        return cls(layout=layout, slots=slots, padded=layout.padded)
+        return cls(layout, slots, layout.padded, most_visual=layout.num_visual, complete=True)
 
     @property
     def width(self) -> int:
@@ -124,7 +128,11 @@ class Stage:
         """
         held = self._held(keep)
         lengths = held.sum(dim=1)
-        shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
+        visual = (held & (self.visual_index >= 0)).sum(dim=1)
+        missing = (self.layout.visual_tokens - visual).max()
+        shortest, longest, most_visual, missing = torch.stack(
+            [lengths.min(), lengths.max(), visual.max(), missing]
+        ).tolist()
         if shortest == self.width:
             return self, None
         slots = torch.where(held, self.slots, -1)
@@ -134,14 +142,23 @@ class Stage:
             columns = held.to(torch.uint8).argsort(dim=1, stable=True)[:, self.width - longest :]
             slots = slots.gather(1, columns)
         next_position = lengths if renumber else self.next_position
-        return Stage(self.layout, slots, padded=shortest < longest, next_position=next_position), columns
+        stage = Stage(
+            self.layout,
+            slots,
+            padded=shortest < longest,
+            most_visual=most_visual,
+            complete=not missing,
+            next_position=next_position,
+        )
+        return stage, columns
 
     def without(self, keep: Tensor) -> "Stage":
         """Drop what is not in `keep` (BoolTensor [batch, V]) and leave its slots empty.
 
         Nothing is read back to the host.
         """
-        return replace(self, slots=torch.where(self._held(keep), self.slots, -1), padded=True)
+        slots = torch.where(self._held(keep), self.slots, -1)
+        return replace(self, slots=slots, padded=True, complete=False)
 
     def _held(self, keep: Tensor) -> Tensor:
         """BoolTensor [batch, slots]: text, and the visual tokens in `keep`."""

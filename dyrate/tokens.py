@@ -35,6 +35,8 @@ class TokenLayout:
     """LongTensor [batch]: V of each row."""
     num_visual: int
     """The largest V of the batch: the width of every [batch, V] tensor."""
+    most_text: int
+    """The most text tokens of a row."""
     padded: bool
     """Whether any column of any row is padding."""
 
@@ -60,8 +62,9 @@ class TokenLayout:
         image = (input_ids == image_token_id) & valid
         seen = image.cumsum(dim=1)
         visual_tokens = seen[:, -1]
-        num_visual, complete, last = torch.stack(
-            [visual_tokens.max(), valid.all().long(), valid[:, -1].all().long()]
+        most_text = (valid & ~image).sum(dim=1).max()
+        num_visual, most_text, complete, last = torch.stack(
+            [visual_tokens.max(), most_text, valid.all().long(), valid[:, -1].all().long()]
         ).tolist()
         if not last:
             raise DyrateError(
@@ -78,6 +81,7 @@ class TokenLayout:
             visual_index=torch.where(image, seen - 1, -1),
             visual_tokens=visual_tokens,
             num_visual=num_visual,
+            most_text=most_text,
             padded=not complete,
         )
 

@@ -208,8 +208,9 @@ class Decoder:
         if self.setting.steady:
             # Only what stays where it is may get into a graph.
             none = self._visual_tokens.new_zeros(len(hidden), 0)
-            layout = TokenLayout(none, none, self._visual_tokens, section.held.shape[1], padded=True)
-            stage = Stage(layout, none, padded=True)
+            num_visual = section.held.shape[1]
+            layout = TokenLayout(none, none, self._visual_tokens, num_visual, most_text=0, padded=True)
+            stage = Stage(layout, none, padded=True, most_visual=num_visual, complete=False)
             vars(stage)["present"] = section.held
         elif method.decode_mode == "evict":
             stage = stage.without(section.held)

@@ -52,17 +52,12 @@ class Section:
         return self.visual_capacity + self.text_capacity
 
     def prepare(self, stage: Stage, new_tokens: int, generated: Tensor) -> bool:
-        """Take in what the layers hold after the prompt, and whether that needs more memory than there is."""
+        """Take in what the layers hold after the prompt; return whether that lies elsewhere than before."""
         text = stage.valid & (stage.visual_index < 0)
-        wanted = torch.stack(
-            [stage.visual_counts.max(), text.sum(dim=1).max(), (stage.present == stage.layout.valid).all()]
-        )
-        visual_tokens, text_tokens, whole = (
-            wanted.tolist() if stage.layout.num_visual else [0, stage.width, 1]
-        )
+        visual_tokens, text_tokens = stage.most_visual, stage.layout.most_text
         enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, stage, generated)
-        enlarged |= self._whole != bool(whole)
-        self._whole = bool(whole)
+        enlarged |= self._whole != stage.complete
+        self._whole = stage.complete
         self._load(stage, text, visual_tokens, text_tokens)
         return enlarged
 
