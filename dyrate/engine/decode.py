@@ -100,16 +100,12 @@ class Decoder:
         self._graph: Any = None
         self._sections: list[tuple[Any, Tensor]] = []
 
-    @property
-    def captures(self) -> bool:
-        """Whether there are graphs to capture."""
-        return self.tokens.is_cuda
-
     def begin(self, attachment: Attachment, scores: Tensor) -> None:
         """Take over from the prompt, and take the first token from scores [batch, vocabulary]."""
         cache = attachment.cache
         if self.memory.enlarged:
             self._forget()
+            self.memory.enlarged = False
         self._steps, self._stages = 0, list(cache.stages)
         self._visual_tokens.copy_(cache.layout.visual_tokens)
         self._remember(attachment.state, attachment.statistics)
@@ -128,7 +124,7 @@ class Decoder:
     def step(self) -> None:
         """Feed the newest tokens; if search is greedy, take the next ones."""
         self._steps += 1
-        if self.captures and self._warm and self._graph is None and not self._sections:
+        if self.tokens.is_cuda and self._warm and self._graph is None and not self._sections:
             self._capture()
         if self._graph is not None:
             self._graph.replay()

@@ -162,7 +162,7 @@ class Memory:
         self.generated = torch.zeros(1, dtype=torch.int32, device=device)
         """Generated tokens in the cache."""
         self.enlarged = False
-        """Whether graphs captured before the last prompt know the wrong addresses now."""
+        """Whether graphs captured before know wrong addresses now; whoever has graphs looks and resets it."""
 
     def of(self, layer: int) -> Section:
         """Return the section of a layer."""
@@ -190,7 +190,6 @@ class SlotCache(ReducedCache):
         self.evicted: Sequence[Tensor] | None = None
         """By section, visual tokens of each row that are left (LongTensor [batch]) after evictions."""
         memory.generated.zero_()
-        memory.enlarged = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
