@@ -1,10 +1,11 @@
 """The ablations as tables: pruning strategies, decoding strategies, and the parts of DyRate."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.predictor_training.recipe import Recipe
 from dyrate.report import cost, published
 from dyrate.report.cells import (
     Column,
@@ -17,7 +18,8 @@ from dyrate.report.cells import (
     merge,
     with_texts,
 )
-from dyrate.report.measured import Measurement
+from dyrate.report.choices import as_text, without_effect
+from dyrate.report.measured import Budget, Measurement, budget
 from dyrate.report.paired import Answers
 from dyrate.report.tables import by_model, column_of, paired_rows, standing_for
 from dyrate.study import Study
@@ -26,10 +28,12 @@ DYRATE = "dyrate"
 DECODINGS = {"greedy": "Greedy", "beam-2": "Beam-2", "beam-5": "Beam-5", "top_p": "top_p"}
 FLOPS = TextColumn("flops_percent", "FLOPs", "% of unpruned, ↓", "flops_percent", "b")
 VARIED = (
-    TextColumn("varied", "Varied", "against the default"),
-    TextColumn("value_here", "Value", "here"),
-    TextColumn("value_default", "Value", "default"),
+    TextColumn("varied", "Varied", "against the default", note="a", prose=True),
+    TextColumn("value_here", "Value", "here", prose=True),
+    TextColumn("value_default", "Value", "default", prose=True),
 )
+APART = 0.02  # budgets that differ by no more are the same
+IDLE = "Settings without effect on a row are not listed."
 UNNAMED = "The paper does not say of which model its ablations are."
 STRATEGY_NOTES = {
     "a": f"{UNNAMED} 105.57 and 105.00, here under NoCaps, are what Table II prints for "
@@ -40,6 +44,7 @@ DECODING_NOTES = {
 }
 # A recipe's keys as the paper writes them; `rates` would be taken for the method's field of that name.
 SYMBOLS = {"budget_weight": "lambda", "rates": "K_r"}
+DEFAULTS = {SYMBOLS.get(entry.name, entry.name): entry.default for entry in fields(Recipe)}
 
 
 def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
@@ -139,12 +144,58 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
             "What DyRate is made of",
             columns,
             tuple(groups),
-            {},
+            {"a": " ".join((IDLE, *replayed(rows, measurements, answers)))},
             VARIED,
-            "Each row is the default DyRate with one thing changed, on the benchmarks below.",
+            "Each row is the default DyRate with one thing changed, on the benchmarks below. What a row "
+            "spends changes with it: its differences are not those at equal budget.",
             "the default DyRate of the same model",
         )
     )
+
+
+def replayed(rows: Sequence[Measurement], among: Sequence[Measurement], answers: Answers) -> tuple[str, ...]:
+    """What the rows with replayed rates can tell about predicted ones: a text for each that has its like.
+
+    Both budgets of each benchmark, and the paired difference only where these agree: within `APART` in the
+    phases that count, prefill alone for questions.
+    """
+    texts = []
+    for m in (m for m in rows if m.result["method"].get("rates") == "schedule"):
+        for other in rows:
+            if other.model == m.model and set(changes(m, other)) == {"rates"}:
+                texts.append(_replayed(m, other, among, answers))
+                break
+    return tuple(texts)
+
+
+def _replayed(m: Measurement, predicted: Measurement, among: Sequence[Measurement], answers: Answers) -> str:
+    told, apart = [], []
+    for name in (name for name in m.result["benchmarks"] if name in BENCHMARKS and predicted.benchmark(name)):
+        mine, theirs = budget(m, [name], among), budget(predicted, [name], among)
+        spends = f"{column_of(name).heading} {_budget(mine)} instead of {_budget(theirs)}"
+        pairs = [(mine.prefill, theirs.prefill)]
+        if BENCHMARKS[name].group == "caption":
+            pairs.append((mine.decode, theirs.decode))
+        difference = answers.difference(m, predicted, name)
+        if difference and all(a is not None and b is not None and abs(a - b) <= APART for a, b in pairs):
+            low, high = difference["low"], difference["high"]
+            interval = "" if low is None or high is None else f" ({low:+.1f} to {high:+.1f})"
+            told.append(f"{spends}: {difference['value']:+.1f}{interval}".replace("-", "−"))
+        else:
+            apart.append(spends)
+    parts = [f"At the same budget, within {100 * APART:.0f} points: {'; '.join(told)}."] if told else []
+    if apart:
+        parts.append(
+            f"Not at the same budget: {'; '.join(apart)}. There the control cannot answer whether rates that "
+            "depend on the input pay."
+        )
+    what = f"{m.label} replays mean rates; tokens seen, prefill | decode, beside {predicted.label}."
+    return " ".join((what, *parts))
+
+
+def _budget(spent: Budget) -> str:
+    shares = (spent.prefill, spent.decode)
+    return " | ".join("–" if share is None else f"{100 * share:.0f}%" for share in shares)
 
 
 def _against(
@@ -174,24 +225,27 @@ def _against(
 def changes(m: Measurement, default: Measurement) -> dict[str, tuple[str, str]]:
     """What differs between two DyRate rows, as {what: (here, in the default)}: fields and recipe keys.
 
-    A key that one recipe leaves out is printed as "default": its value is the recipe's own.
+    Left out are keys without effect here, such as the steps of a ranking that is not learned. A key that one
+    recipe does not name has its default, and one without effect on the default DyRate is "–" there.
     """
-    mine, theirs = (_settings(found) for found in (m, default))
-    changed = {
-        key: (str(mine.get(key, "default")), str(theirs.get(key, "default")))
-        for key in dict.fromkeys([*mine, *theirs])
-        if mine.get(key) != theirs.get(key)
-    }
+    (mine, idle), (theirs, idle_there) = (_settings(found) for found in (m, default))
+    changed = {}
+    for key in dict.fromkeys([*mine, *theirs]):
+        here, there = (found.get(key, DEFAULTS.get(key, "default")) for found in (mine, theirs))
+        there = "–" if key in idle_there else there
+        if key not in idle and here != there:
+            changed[key] = (as_text(here), as_text(there))
     if changed:
         return changed
     names = [found.job.method.predictor if found.job else None for found in (m, default)]
     return {"predictor": (str(names[0]), str(names[1]))}
 
 
-def _settings(m: Measurement) -> Mapping[str, Any]:
+def _settings(m: Measurement) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """What a row's recipe and method say, and which of the recipe's keys have no effect."""
     recipe = m.job.predictor.recipe if m.job and m.job.predictor else {}
-    fields = {key: value for key, value in m.result["method"].items() if key not in ("name", "predictor")}
-    return {**{SYMBOLS.get(key, key): value for key, value in recipe.items()}, **fields}
+    own = {key: value for key, value in m.result["method"].items() if key not in ("name", "predictor")}
+    return {**{SYMBOLS.get(key, key): value for key, value in recipe.items()}, **own}, without_effect(recipe)
 
 
 def _columns(study: Study, rows: Iterable[Measurement], printed: Mapping[str, str]) -> tuple[Column, ...]:

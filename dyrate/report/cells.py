@@ -26,13 +26,17 @@ class Column:
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A column that is no benchmark's: words or printed figures; `key` names it in the CSV."""
+    """A column that is no benchmark's: figures, or a word like them; `key` names it in the CSV.
+
+    `prose` is for what runs over several words, which is set from the left.
+    """
 
     key: str
     heading: str
     metric: str = ""
     published: str | None = None  # column of the published CSV
     note: str = ""  # key of a footnote
+    prose: bool = False
 
 
 @dataclass(frozen=True)

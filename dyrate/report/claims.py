@@ -7,8 +7,8 @@ from statistics import fmean
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import Difference
 from dyrate.report.ablations import DYRATE
-from dyrate.report.equal_budget import Standing
-from dyrate.report.measured import Measurement, budget, unpruned
+from dyrate.report.equal_budget import APART, Standing
+from dyrate.report.measured import Budget, Measurement, budget, unpruned
 from dyrate.report.paired import Answers, mean_interval
 
 WINS, KEPT, THIRD, TENTH = 8, 99.0, 1 / 3, 0.1
@@ -19,22 +19,24 @@ SLACK = 0.005  # a share that is printed as 33% is a third
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, what was found on each model, and whether it holds in each case that it was looked at in."""
+    """A claim, what was found on each model, and whether it holds in each case in which that can be told."""
 
     claim: str
     found: tuple[str, ...]
     holds: tuple[bool, ...]
     note: str = ""
+    untold: int = 0
+    """Cases in which it cannot be told: they count neither for nor against."""
 
     @property
     def verdict(self) -> str:
         """The finding in a few words."""
         if not self.holds:
             return "cannot be told here"
-        if all(self.holds):
-            return "holds here"
-        held = sum(self.holds)
-        return f"holds here in {held} of {len(self.holds)} cases" if held else "does not hold here"
+        held, cases = sum(self.holds), len(self.holds)
+        text = f"holds here in {held} of {cases} cases" if 0 < held < cases else "holds here"
+        text = text if held else "does not hold here"
+        return f"{text}, and cannot be told in {self.untold} more" if self.untold else text
 
 
 def claims(
@@ -52,7 +54,8 @@ def claims(
             f"At equal budget DyRate beats FastV on at least {WINS} of {len(TEN)} benchmarks",
             [found for model in models for found in _against_fastv(model, standings, measurements)],
             f"Each at its own budget; without {BENCHMARKS[EXTRA].title}, which the paper's ten do not have. "
-            "Wins and losses are those whose intervals exclude zero.",
+            "Wins and losses are those whose intervals exclude zero."
+            f"{_uneven([s for model in models for _, s in _fastv_places(model, standings, measurements)])}",
         ),
         _claim(
             "DyRate keeps 99% of the unpruned score at a third of the visual tokens",
@@ -82,29 +85,57 @@ def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]
 
 def _claim(claim: str, found: Sequence[tuple[str, Sequence[bool]]], note: str = "") -> Claim:
     decided = tuple(holds for _, each in found for holds in each)
-    return Claim(claim, tuple(text for text, _ in found), decided, note)
+    untold = sum(not each for _, each in found)
+    return Claim(claim, tuple(text for text, _ in found), decided, note, untold)
 
 
 def _against_fastv(
     model: str, standings: Sequence[Standing], among: Sequence[Measurement]
 ) -> list[tuple[str, list[bool]]]:
-    """The default and the settings of its sweep, each at its own budget, from most tokens to fewest."""
-    found = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
-    if not found:
+    """The default and the settings of its sweep, each at its own budget, from most tokens to fewest.
+
+    On fewer benchmarks than the claim asks wins for, it cannot be told.
+    """
+    places = _fastv_places(model, standings, among)
+    if not places:
         return [(f"on {model} no FastV curve reaches DyRate's budget", [])]
-    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in found]
-    places.sort(key=lambda place: place[0].prefill or 0, reverse=True)
-    return [
-        (
+    found = []
+    for at, s in places:
+        few = len(s.comparisons) < WINS
+        text = (
             f"on {model} at {_share(at.prefill)} of the tokens at prefill and {_share(at.decode)} at decode: "
             f"{_counted(s.count('win'), 'win', 'wins')}, {_counted(s.count('tie'), 'tie', 'ties')} and "
             f"{_counted(s.count('loss'), 'loss', 'losses')} against {s.competitor} on {len(s.comparisons)} "
             f"benchmarks, mean difference {_percent(s.mean, sign=True)} of the unpruned score; "
-            f"{s.mine.label}",
-            [s.count("win") >= WINS],
+            f"{s.mine.label}"
         )
-        for at, s in places
-    ]
+        only = _counted(len(s.comparisons), "comparison", "comparisons")
+        text += f": cannot be told at this budget, only {only}" if few else ""
+        found.append((text, [] if few else [s.count("win") >= WINS]))
+    return found
+
+
+def _fastv_places(
+    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
+) -> list[tuple[Budget, Standing]]:
+    found = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
+    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in found]
+    return sorted(places, key=lambda place: place[0].prefill or 0, reverse=True)
+
+
+def _uneven(standings: Sequence[Standing]) -> str:
+    """In how many of the comparisons FastV has far more than DyRate in one phase, and how these went."""
+    captions = [c for s in standings for c in s.comparisons if c.phase == "both"]
+    uneven = [c for c in captions if c.uneven]
+    if not uneven:
+        return ""
+    lost = sum(c.verdict == "loss" for c in uneven)
+    won = sum(c.verdict == "win" for c in uneven)
+    return (
+        f" In {len(uneven)} of {len(captions)} comparisons on captions FastV has over {100 * APART:.0f} "
+        f"points more than DyRate in one phase, of them {_counted(won, 'win', 'wins')} and "
+        f"{_counted(lost, 'loss', 'losses')} of DyRate."
+    )
 
 
 def _counted(count: int, one: str, many: str) -> str:

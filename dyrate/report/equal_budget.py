@@ -11,6 +11,10 @@ questions  visual tokens at prefill: one-token answers have nothing to decode;
 captions   the larger one of DyRate's shares at prefill and decode; a competitor's setting counts by its
            smaller one, so that in both phases it has at least as many tokens as DyRate;
 captions, where DyRate keeps all at prefill: visual tokens at decode, against others that keep all at prefill.
+
+So a competitor on captions never has less than DyRate in either phase, and may have far more in one: just
+below a whole prefill it is all but the unpruned model, whatever DyRate spends at decode. At a whole prefill
+the rule changes, and the verdicts may with it. `Comparison.spare` says how much more that is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +29,7 @@ from dyrate.report.paired import Answers, Gap, Resampled, mean_interval
 
 BLIND = "text_only"  # no competitor: it has nothing to choose
 ALL = 1 - 1e-9  # a share from here on is the whole
+APART = 0.1  # shares at prefill and decode that differ by more are not one budget
 Phase = Literal["prefill", "both", "decode"]
 
 
@@ -63,6 +68,18 @@ class Comparison:
         """The unit of the scores."""
         found = self.mine.result["benchmarks"][self.benchmark]
         return primary(found)[0]["unit"]
+
+    @property
+    def spare(self) -> float:
+        """By how much the budget exceeds DyRate's smaller share, in the phase in which DyRate prunes more."""
+        if self.phase != "both" or self.own.prefill is None or self.own.decode is None:
+            return 0.0
+        return abs(self.own.prefill - self.own.decode)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether that is so much that the competitor's budget is hardly DyRate's."""
+        return self.spare > APART
 
     @property
     def verdict(self) -> Literal["win", "tie", "loss"]:

@@ -1,13 +1,20 @@
 """What is lost against the unpruned model, and for which budget: two kinds of figure."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
+from dyrate.report.ablations import DYRATE
+from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
 from dyrate.report.measured import NONE, Measurement, budget, primary, unpruned, verdict
 from dyrate.report.tables import heading
 
-LONGEST = 36  # characters of a label
+# Filled and hollow, by matplotlib's names for them.
+GLYPHS = {
+    "D": "◆◇", "o": "●○", "s": "■□", "v": "▼▽", "^": "▲△", "<": "◀◁", ">": "▶▷", "*": "★☆",
+}  # fmt: skip
+SHAPES = "Dosv^<>"
 
 
 def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
@@ -72,41 +79,71 @@ def tradeoff(
 ) -> str | None:
     """Score kept, mean percentage of the unpruned model's, against visual tokens kept in a phase.
 
-    `phase` is "prefill" or "decode". None where no measurement of the model has both.
+    `phase` is "prefill" or "decode". Marks are those of `legend`. None where no measurement of the model has
+    both.
     """
-    models = list(dict.fromkeys(m.model for m in measurements))
+    marks = _marks(measurements)
     points = []
     for m in (m for m in measurements if m.model == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
         kept = _kept(m, benchmarks, measurements)
         if share is not None and kept is not None:
-            points.append((100 * share, kept, m.label))
+            points.append((100 * share, kept, marks[m]))
     if not points:
         return None
-    colour = MODELS[models.index(model) % len(MODELS)]
-    with canvas(3.5, 3.0) as (figure, axes):
-        low, high = min(0.0, *(y for _, y, _ in points)) - 3, max(105.0, *(y + 5 for _, y, _ in points))
-        axes.set_ylim(low, high)
+    with canvas(4.4, 3.0) as (figure, axes):
+        axes.set_ylim(min(0.0, *(y for _, y, _ in points)) - 4, max(105.0, *(y + 5 for _, y, _ in points)))
         axes.set_xlim(-4, 106)
-        for x, y, _ in points:
-            axes.plot(x, y, MARKERS[models.index(model) % len(MARKERS)], color=colour, markersize=6)
-        for x, y, at, label, right in _placed(points, line=0.05 * (high - low)):
-            axes.annotate(
-                label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…",
-                (x, y),
-                xytext=(x + (3 if right else -3), at),
-                ha="left" if right else "right",
-                va="center",
-                fontsize=7,
-                arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
-            )
+        for x, y, mark in points:
+            colour = INK if mark.colour is None else CURVES[mark.colour]
+            face = PAPER if mark.hollow else colour
+            axes.plot(x, y, mark.shape, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
         axes.set_xlabel(f"visual tokens per layer at {phase}, % of V")
         axes.set_title("score kept, % of unpruned", fontsize=8.5, color=MUTED)
         axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         return as_svg(figure, name)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a setting looks in `tradeoff`: a method has a shape and colour, its further settings are hollow."""
+
+    shape: str  # matplotlib's name
+    colour: int | None  # a curve's number; None is ink
+    hollow: bool
+
+    @property
+    def glyph(self) -> str:
+        """The character that looks like it."""
+        return GLYPHS[self.shape][self.hollow]
+
+
+def legend(measurements: Sequence[Measurement]) -> list[tuple[Mark, str]]:
+    """The marks of `tradeoff` and the settings that they stand for, joined where models share a mark."""
+    labels: dict[Mark, dict[str, None]] = {}
+    for m, mark in _marks(measurements).items():
+        labels.setdefault(mark, {})[m.label] = None
+    return [(mark, " / ".join(found)) for mark, found in labels.items()]
+
+
+def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
+    found = dict.fromkeys(m.method for m in measurements if m.method != NONE)
+    methods = sorted(
+        found, key=lambda method: method != DYRATE
+    )  # DyRate's as on every picture, others in order
+    seen: Counter[tuple[str, str]] = Counter()
+    marks = {}
+    for m in measurements:
+        if m.method == NONE:
+            marks[m] = Mark("*", None, False)
+            continue
+        at = methods.index(m.method) + (DYRATE not in methods)
+        marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.model, m.method] > 0)
+        seen[m.model, m.method] += 1
+    return marks
 
 
 def _relative_difference(
@@ -137,21 +174,3 @@ def _kept(m: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement
 def _limits(values: Sequence[float]) -> tuple[float, float]:
     """The same span on every panel where possible, wider only for what would not fit."""
     return min(-105.0, *values), max(25.0, *values)
-
-
-def _placed(
-    points: Sequence[tuple[float, float, str]], line: float
-) -> Iterator[tuple[float, float, float, str, bool]]:
-    """Each point, its label's height (its own, or lower where labels would touch) and its label's side."""
-    taken = [(x - 1.5, x + 1.5, y) for x, y, _ in points]
-    for x, y, label in sorted(points, key=lambda point: -point[1]):
-        right = x < 55
-        width = 1.9 * min(len(label), LONGEST)  # of a character, in percent of V
-        left = x + 3 if right else x - 3 - width
-        at = y
-        while any(
-            left < end and start < left + width and abs(at - other) < line for start, end, other in taken
-        ):
-            at -= line / 4
-        taken.append((left, left + width, at))
-        yield x, y, at, label, right

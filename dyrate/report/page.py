@@ -17,11 +17,11 @@ from dyrate.report.cells import Table
 from dyrate.report.choices import choices
 from dyrate.report.claims import default_standings
 from dyrate.report.contents import gather
-from dyrate.report.drawing import CURVES
 from dyrate.report.equal_budget import Standing
 from dyrate.report.gallery import cards
 from dyrate.report.measured import Measurement, source
 from dyrate.report.provenance import facts
+from dyrate.report.speed.section import speed
 from dyrate.report.summary import lines
 from dyrate.report.tables import heading
 from dyrate.study import Study
@@ -66,6 +66,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
             for i, m in enumerate(dict.fromkeys(m.model for m in main))
             if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}"))
         ],
+        marks=figures.legend(main),
         attention=attention(study),
         gallery=gallery,
         gallery_model=model,
@@ -74,6 +75,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         costs=cost.cost_tables(measurements, [name for name in COSTED if name in study.benchmarks]),
         conventions=CONVENTIONS,
         scopes=SCOPES,
+        speed=speed(),
         **_context(study, measurements),
     )
 
@@ -99,12 +101,11 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
         for model in models
     }
     # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-    drawn = {model: panels for model, panels in found.items() if "DyRate" in panels[None]}
+    drawn = {model: panels for model, panels in found.items() if pareto.OURS in panels[None]}
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )
-    # The first colour is DyRate's alone.
-    colours = {label: 1 + (i - 1) % (len(CURVES) - 1) if i else 0 for i, label in enumerate(labels)}
+    colours = pareto.colours(labels)
     return {
         "colours": colours,
         "means": [
@@ -128,7 +129,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
 
 def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return pareto.figure(curves, colours, title, key)
+    return pareto.figure(curves, colours, title, key, large=name is None)
 
 
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:

@@ -1,29 +1,37 @@
-"""Quality against retained tokens: one curve per method, DyRate's among them."""
+"""Quality against retained tokens: one curve per method and family of its settings, DyRate's among them.
 
-from collections.abc import Mapping, Sequence
+A family of DyRate is one recipe but for lambda, with one set of the method's own settings: a sweep.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from statistics import fmean
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report.ablations import DYRATE
-from dyrate.report.drawing import CURVES, INK, LINE, MUTED, as_svg, canvas
+from dyrate.report.choices import without_effect
+from dyrate.report.drawing import CURVES, INK, LINE, MUTED, PAPER, as_svg, canvas
 from dyrate.report.equal_budget import Phase, families, spent
 from dyrate.report.measured import NONE, Measurement, budget, primary
 
 Curve = tuple[tuple[float, float], ...]  # (share of V, score), by rising share
+OURS, SWEPT = "DyRate", "budget_weight"
 GROUPS = ("main", "budget")  # the ablations' settings would crowd the picture
 
 
 def curves(model: str, measurements: Sequence[Measurement], benchmark: str | None) -> dict[str, Curve]:
-    """Each method's settings on a benchmark, DyRate's first, all but DyRate's up to the unpruned model.
+    """Each family's settings on a benchmark, DyRate's first, all but DyRate's up to the unpruned model.
 
     Without a benchmark: the means over all that the unpruned model has, in percent of its score; settings
     that lack one of them, such as those of captions only, are left out.
     """
     shown = _shown(model, measurements)
     names = (benchmark,) if benchmark else averaged(model, measurements)
-    dyrate = tuple(m for m in shown if m.method == DYRATE)
     ends = [m for m in shown if m.method == NONE]
-    found = {"DyRate": _curve(dyrate, names, shown, benchmark is None)} if dyrate else {}
+    found = {
+        label: _curve(settings, names, shown, benchmark is None) for label, settings in sweeps(shown).items()
+    }
     for label, settings in families(shown).items():
         own = _curve(settings, names, shown, benchmark is None)
         if own:
@@ -32,25 +40,56 @@ def curves(model: str, measurements: Sequence[Measurement], benchmark: str | Non
     return {label: curve for label, curve in found.items() if curve}
 
 
+def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
+    """DyRate's families: that of its first setting as "DyRate", others by the first of their predictors."""
+    grouped: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        if m.method == DYRATE:
+            grouped.setdefault(_sweep(m), []).append(m)
+    named: dict[str, tuple[Measurement, ...]] = {}
+    for settings in grouped.values():
+        first = settings[0]
+        name = Path(str(first.result["method"].get("predictor", ""))).name
+        label = f"{OURS}, {name}" if named else OURS
+        named[first.label if label in named else label] = tuple(settings)
+    return named
+
+
+def colours(labels: Iterable[str]) -> dict[str, int]:
+    """A number for each label, for its colour: 0 for DyRate's, others in turn."""
+    others, found = count(), {}
+    for label in labels:
+        found[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
+    return found
+
+
+def ours(label: str) -> bool:
+    """Whether a curve is one of DyRate's."""
+    return label.startswith(OURS)
+
+
 def averaged(model: str, measurements: Sequence[Measurement]) -> tuple[str, ...]:
     """The benchmarks of the mean: those of the unpruned model."""
     whole = next((m for m in _shown(model, measurements) if m.method == NONE), None)
     return tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in BENCHMARKS)
 
 
-def figure(found: Mapping[str, Curve], colours: Mapping[str, int], title: str, name: str) -> str:
-    """The curves as SVG; `colours` numbers the labels, the same on every panel. `name` makes ids unique."""
-    with canvas(2.9, 2.5) as (drawing, axes):
+def figure(
+    found: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
+) -> str:
+    """The curves as SVG; `numbers` are those of `colours`, as on every panel. `name` makes ids unique."""
+    with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (drawing, axes):
         # DyRate last, on top of the others.
         for label, curve in reversed(list(found.items())):
-            ours = label == "DyRate"
+            colour = CURVES[numbers[label]]
             axes.plot(
                 [100 * x for x, _ in curve],
                 [y for _, y in curve],
-                "D-" if ours else "o-",
-                color=CURVES[colours[label]],
-                linewidth=1.8 if ours else 1.0,
-                markersize=5 if ours else 3.2,
+                "D-" if ours(label) else "o-",
+                color=colour,
+                markerfacecolor=PAPER if ours(label) and label != OURS else colour,
+                linewidth=1.8 if ours(label) else 1.0,
+                markersize=5 if ours(label) else 3.2,
             )
         axes.set_xlim(-3, 104)
         axes.set_xlabel("visual tokens per layer, % of V")
@@ -59,6 +98,17 @@ def figure(found: Mapping[str, Curve], colours: Mapping[str, int], title: str, n
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelcolor=MUTED)
         return as_svg(drawing, name)
+
+
+def _sweep(m: Measurement) -> str:
+    """What the settings of a family have in common; a predictor of unknown recipe is a family of its own."""
+    own = {key: value for key, value in m.result["method"].items() if key != "predictor"}
+    if not m.job or not m.job.predictor:
+        return repr((sorted(own.items()), m.result["method"].get("predictor")))
+    recipe = m.job.predictor.recipe
+    idle = {SWEPT, *without_effect(recipe)}
+    kept = {key: value for key, value in recipe.items() if key not in idle}
+    return repr((sorted(own.items()), sorted(kept.items())))
 
 
 def _shown(model: str, measurements: Sequence[Measurement]) -> list[Measurement]:

@@ -106,7 +106,11 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
         )
         for title, rows in _groups_per_model(study, measurements, TABLE3, published.table3())
     )
-    notes = {"a": cost.note("nocaps", measurements), "b": "Not measured here."}
+    latency = (
+        "Not measured on this study’s models: its jobs share their machine, so their times are no latencies. "
+        "For times at the paper’s shapes, see the report’s section Time and memory."
+    )
+    notes = {"a": cost.note("nocaps", measurements), "b": latency}
     return finish(Table("table3", "Table III", "Efficiency", TABLE3, groups, notes, TABLE3_TEXTS))
 
 

@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 SMOKE = ("--configfile", "config/smoke.yaml")
+TIMES = Path(__file__).parents[1] / "report/speed/decode.json"
 
 
 def rules_to_run(output: str) -> dict[str, int]:
@@ -36,6 +38,18 @@ def test_each_edit_reruns_what_uses_it_and_no_more(finished):
     finished.edit("dyrate/methods/fastv.py", "self.layer - 2", "self.layer - 1")
     finished.edit("dyrate/report/templates/style.css", "--paper", "--sheet")
     assert rerun() == {"tables": 1, "report": 1}
+
+
+def test_a_new_time_on_a_gpu_makes_a_new_page_and_no_more(finished):
+    times = finished.folder / "results/h200/decode.json"
+    times.parent.mkdir()
+    shutil.copy(TIMES, times)
+    assert rules_to_run(finished.snakemake("-n", *SMOKE)) == {"report": 1}
+
+    finished.snakemake(*SMOKE)
+    os.utime(times)
+    assert "Nothing to be done" in finished.snakemake(*SMOKE)
+    assert "NVIDIA H200" in (finished.folder / "reports/smoke/index.html").read_text()
 
 
 def test_a_new_method_runs_only_its_jobs_and_the_aggregation(finished):

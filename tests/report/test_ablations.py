@@ -1,13 +1,15 @@
 """Table III and the ablations, on the made-up study with DyRate."""
 
 import csv
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from dyrate.evaluation.results import Difference
 from dyrate.report import tidy
-from dyrate.report.ablations import changes
+from dyrate.report.ablations import changes, replayed
 from dyrate.report.contents import gather
 from dyrate.report.measured import load
 from dyrate.report.page import report_page, table_page
@@ -64,7 +66,7 @@ def test_table_3_says_whether_the_rate_is_predicted_and_what_the_paper_spends(co
     }
     assert rows["FastV(K=2,R=0.5)"]["auto_rate"] == ("no", "no")
     assert found.footnotes[0].startswith("Here: convention flops")
-    assert found.footnotes[1] == "Not measured here."
+    assert found.footnotes[1].startswith("Not measured on this study’s models")
 
 
 def test_table_3s_csv_has_fields_for_both(compared, tmp_path):
@@ -128,6 +130,77 @@ def test_a_predictors_row_says_what_was_varied(compared):
     assert rows["DyRate (predictor=lean, K=2)"]["varied"] == ("lambda", None)
     assert rows["DyRate (predictor=default, K=2, rates=schedule)"]["varied"] == ("rates", None)
     assert rows["DyRate (predictor=default, K=2)"]["varied"] == ("nothing: the default", None)
+
+
+def row(compared, text):
+    return next(m for m in compared[1] if text in m.label and m.model == "testbed-s")
+
+
+def recipe(m, **keys):
+    """The row as if its predictor's recipe said so."""
+    predictor = replace(m.job.predictor, recipe={**m.job.predictor.recipe, **keys})
+    return replace(m, job=replace(m.job, predictor=predictor))
+
+
+def test_what_has_no_effect_is_not_listed_as_varied(compared):
+    ours = row(compared, "predictor=default")
+    learned = recipe(ours, ranking="mlp", ranking_steps=150, ranking_hidden=8)
+    window = recipe(ours, kind="window", history=8)
+
+    assert changes(recipe(ours, ranking="attention"), learned) == {"ranking": ("attention", "mlp")}
+    assert changes(learned, ours) == {
+        "ranking": ("mlp", "attention"),
+        "ranking_steps": ("150", "–"),
+        "ranking_hidden": ("8", "–"),
+    }
+    assert changes(window, ours) == {"kind": ("window", "mlp"), "history": ("8", "–")}
+    assert changes(recipe(ours, kind="linear"), window) == {"kind": ("linear", "window")}
+
+
+def test_a_key_that_a_recipe_leaves_out_has_its_default(compared):
+    ours = row(compared, "predictor=default")
+
+    assert changes(recipe(ours, rates=5), ours) == {"K_r": ("5", "20")}
+    assert changes(recipe(ours, prune_prefill=False), ours) == {"prune_prefill": ("no", "yes")}
+
+
+def spending(m, prefill, decode):
+    found = json.loads(json.dumps(m.result))
+    for benchmark in found["benchmarks"].values():
+        benchmark["visual_tokens"] |= {"prefill": [fake.V * prefill] * 8, "decode": [fake.V * decode] * 8}
+    return replace(m, result=found)
+
+
+def test_replayed_rates_are_judged_only_at_the_budget_of_predicted_ones(compared, monkeypatch):
+    monkeypatch.chdir(compared[3])
+    default = spending(row(compared, "predictor=default"), 0.5, 0.4)
+    replay = next(m for m in compared[1] if "rates=schedule" in m.label and m.model == "testbed-s")
+    unpruned = next(m for m in compared[1] if m.method == "none" and m.model == "testbed-s")
+
+    def told(prefill, decode):
+        rows = [default, spending(replay, prefill, decode)]
+        (text,) = replayed(rows, [unpruned, *rows], Answers(0))
+        return text
+
+    same = told(0.51, 0.39)
+    assert "At the same budget, within 2 points: GQA 51% | 39% instead of 50% | 40%: " in same
+    assert "NoCaps 51% | 39%" in same
+    assert "cannot answer" not in same
+
+    apart = told(0.6, 0.4)
+    assert "At the same budget" not in apart
+    assert "Not at the same budget: GQA 60% | 40% instead of 50% | 40%; NoCaps" in apart
+    assert "cannot answer" in apart
+
+    # One-token answers spend nothing at decode, so decode alone parts captions.
+    assert "Not at the same budget: NoCaps" in told(0.5, 0.5)
+
+
+def test_the_predictor_table_says_what_its_replayed_rates_can_tell(compared):
+    found = table(compared, "ablation_predictor")
+
+    assert "rates=schedule) replays mean rates" in found.footnotes[0]
+    assert "not those at equal budget" in found.lede
 
 
 def test_its_differences_are_to_the_default_of_the_same_model(compared, monkeypatch):

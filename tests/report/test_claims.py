@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.report.claims import claims, kept_of_unpruned
+from dyrate.report.claims import Claim, claims, kept_of_unpruned
 from dyrate.report.contents import gather
 from dyrate.report.equal_budget import standings
 from dyrate.report.measured import load
@@ -56,15 +56,39 @@ def test_eight_wins_are_the_claim_and_seven_are_not(tell):
     )
     assert "against FastV (K=2) on 8 benchmarks" in beats.found[0]
 
-    _, (beats, *_) = tell(BENCHMARKS[:7], default=(0.5, 0.5))
+    _, (beats, *_) = tell(default=(0.9, 0.9))
     assert beats.holds == (False,)
     assert beats.verdict == "does not hold here"
+
+
+def test_on_fewer_benchmarks_than_wins_are_claimed_nothing_can_be_told(tell):
+    _, (beats, *_) = tell(BENCHMARKS[:7], default=(0.5, 0.5))
+
+    assert (beats.holds, beats.untold) == ((), 1)
+    assert beats.verdict == "cannot be told here"
+    assert beats.found[0].endswith("cannot be told at this budget, only 7 comparisons")
+
+
+def test_a_case_that_cannot_be_told_counts_neither_for_nor_against():
+    assert Claim("", (), (True,), untold=1).verdict == "holds here, and cannot be told in 1 more"
+    assert Claim("", (), (False,), untold=1).verdict == "does not hold here, and cannot be told in 1 more"
+    assert Claim("", (), (False, True), untold=2).verdict == (
+        "holds here in 1 of 2 cases, and cannot be told in 2 more"
+    )
+
+
+def test_where_fastv_has_far_more_in_one_phase_the_note_says_so(tell):
+    _, (beats, *_) = tell(default=(0.75, 0.5))
+    assert "In 3 of 3 comparisons on captions FastV has over 10 points more than DyRate in one" in beats.note
+
+    _, (beats, *_) = tell(default=(0.55, 0.5))
+    assert "more than DyRate" not in beats.note
 
 
 def test_a_benchmark_beyond_the_papers_ten_is_no_win_of_eight(tell):
     _, (beats, *_) = tell([*BENCHMARKS[:7], "textvqa"], default=(0.5, 0.5))
 
-    assert beats.holds == (False,)
+    assert beats.holds == ()
     assert "against FastV (K=2) on 7 benchmarks" in beats.found[0]
     assert "without TextVQA" in beats.note
 

@@ -144,6 +144,17 @@ def test_dyrate_with_a_whole_prefill_meets_only_others_with_a_whole_prefill(comp
     assert found[0].comparisons[0].phase == "decode"
 
 
+@pytest.mark.parametrize(
+    ("shares", "uneven"), [((0.5, 0.7), True), ((0.5, 0.55), False), ((1.0, 0.7), False)]
+)
+def test_a_budget_far_above_dyrates_own_in_one_phase_is_told(compare, shares, uneven):
+    _, found = compare(default=shares)
+
+    comparisons = [c for s in found for c in s.comparisons]
+    assert {c.uneven for c in comparisons if c.benchmark == "nocaps"} == {uneven}
+    assert {c.uneven for c in comparisons if c.benchmark == "gqa"} <= {False}
+
+
 def test_below_a_competitors_leanest_setting_there_is_no_comparison(compare):
     _, found = compare(default=(0.3, 0.3))
 

@@ -3,6 +3,7 @@ from xml.etree import ElementTree
 
 from dyrate.report import figures
 from dyrate.report.measured import load
+from dyrate.report.page import report_page
 from dyrate.study import Study
 from tests.report import fake
 
@@ -33,11 +34,28 @@ def test_one_result_without_a_baseline_has_no_difference_to_draw(study, measurem
     assert figures.tradeoff("testbed-s", alone, study.benchmarks, "prefill", "b") is None
 
 
-def test_tradeoff_labels_every_method(study, measurements):
+def test_the_legend_of_tradeoff_names_every_setting_once(measurements):
+    found = figures.legend(measurements)
+
+    assert len({mark for mark, _ in found}) == len(found)
+    named = [label for _, labels in found for label in labels.split(" / ")]
+    assert sorted(named) == sorted({m.label for m in measurements})
+
+
+def test_a_methods_settings_share_shape_and_colour_and_one_is_filled(measurements):
+    marks = {label: mark for mark, label in figures.legend(measurements)}
+    first, second = marks["FastV (K=3, R=0.5)"], marks["FastV (K=2, R=0.5)"]
+
+    assert (first.shape, first.colour) == (second.shape, second.colour)
+    assert (first.hollow, second.hollow) == (False, True)
+    assert first.glyph != second.glyph
+    assert marks["VTW (K=4) / VTW (K=6)"].shape != first.shape
+
+
+def test_tradeoff_has_no_text_among_its_points(study, measurements):
     svg = figures.tradeoff("testbed-m", measurements, study.benchmarks, "decode", "a")
 
-    for label in {m.label for m in measurements if m.model == "testbed-m"}:
-        assert label in svg
+    assert not any(m.label in svg for m in measurements)
 
 
 def test_text_in_labels_is_text(study, tmp_path):
@@ -47,6 +65,7 @@ def test_text_in_labels_is_text(study, tmp_path):
     for m in measurements:
         m.result["label"] += " <b>$x$ & $\\frac</b>"
 
-    svg = figures.tradeoff("testbed-s", measurements, study.benchmarks, "prefill", "a")
+    page = report_page(study, measurements)
 
-    assert "&lt;b&gt;$x$ &amp; $\\frac&lt;/b&gt;" in svg
+    assert "&lt;b&gt;$x$ &amp; $\\frac&lt;/b&gt;" in page
+    assert "<b>$x$" not in page

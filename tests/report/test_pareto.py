@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dyrate.report.measured import load
-from dyrate.report.pareto import averaged, curves
+from dyrate.report.pareto import averaged, colours, curves, sweeps
 from dyrate.study import Study
 from tests.report import fake
 
@@ -50,6 +50,46 @@ def test_a_setting_of_captions_only_does_not_shrink_the_mean_over_all(measuremen
     assert set(found) == {"DyRate", "FastV (K=2, R=0.5)"}
     assert found["DyRate"] == ((0.5, 75.0),)
     assert found["FastV (K=2, R=0.5)"] == ((0.5, 75.0), (1.0, 100.0))
+
+
+def test_a_line_of_dyrates_is_one_recipe_over_lambda(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learned = {"layer": 2, "ranking": "mlp"}
+    study = Study.of(
+        {
+            "study": "small",
+            "models": [{"name": "a", "path": "a"}],
+            "predictors": [
+                {**learned, "name": "learned", "budget_weight": 0.5},
+                {**learned, "name": "lean", "budget_weight": 2.0, "history": 8},  # no window: without effect
+                {**learned, "name": "papers", "ranking": "attention"},
+            ],
+            "methods": [
+                {"name": "none"},
+                {"name": "dyrate", "predictor": "learned", "layer": 2},
+                {"name": "dyrate", "predictor": "papers", "layer": 2},
+                {"name": "dyrate", "predictor": "lean", "layer": 2, "group": "budget"},
+                {"name": "dyrate", "predictor": "lean", "layer": 2, "mode": "evict", "group": "budget"},
+            ],
+            "benchmarks": ["gqa"],
+        }
+    )
+    fake.write_study(study, tmp_path, images=False)
+
+    found = sweeps(load(study))
+
+    assert {label: len(settings) for label, settings in found.items()} == {
+        "DyRate": 2,
+        "DyRate, papers": 1,
+        "DyRate, lean": 1,
+    }
+
+
+def test_dyrates_colour_is_its_own(measurements):
+    found = colours(["DyRate", "DyRate, papers", *"abcdefgh"])
+
+    assert [label for label, number in found.items() if number == 0] == ["DyRate", "DyRate, papers"]
+    assert [found[label] for label in "abcdefgh"] == [1, 2, 3, 4, 5, 6, 7, 1]
 
 
 def test_on_its_own_benchmark_it_has_its_curve(measurements):

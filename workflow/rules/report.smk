@@ -1,4 +1,6 @@
 # Tables, page, and the checked config that both are made from.
+from dyrate.report.speed import files as speed
+from dyrate.study.entries import content
 
 
 rule study:
@@ -83,6 +85,8 @@ rule report:
         study=rules.study.output,
         results=study.results,
         traces=traces,
+        # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
+        speed=ancient(speed.paths()),
     output:
         report(
             f"reports/{study.name}/index.html",
@@ -99,6 +103,7 @@ rule report:
         "../../environment.yml"
     threads: 1
     params:
+        speed=content(speed.paths()),
         code=fingerprint(["dyrate.report.commands"]),
     message:
         f"Report of study {study.name}"

@@ -1,0 +1,1 @@
+"""What `dyrate bench` and `dyrate bench-harness` measured at the paper's model shapes, as a section."""

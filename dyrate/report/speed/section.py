@@ -1,0 +1,128 @@
+"""The section of the page: what was measured at the paper's shapes, in tables, pictures and words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from markupsafe import Markup
+
+from dyrate.cost.flops import CONVENTIONS, SCOPES
+from dyrate.report.speed import figures, printed, spending
+from dyrate.report.speed.files import FOLDER, Bench, Documents, Provenance, read
+from dyrate.report.speed.words import Paragraph, paragraphs
+
+COUNTED = f"{CONVENTIONS[printed.CONVENTION].about}; {SCOPES[printed.SCOPE]}"
+"""What the percentages of FLOPs count."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One setting's pictures against the batch, and the contenders' colours and markers."""
+
+    setting: str
+    legend: tuple[tuple[str, int, bool], ...]
+    """Label, number of the colour, whether dashed."""
+    pictures: tuple[Markup, ...]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """All of it; `documents` is empty where the checkout has none."""
+
+    folder: str
+    documents: Documents
+    groups: tuple[printed.Group, ...]
+    other_groups: tuple[printed.Group, ...]
+    missing: tuple[str, ...]
+    roofs: tuple[tuple[str, Markup], ...]
+    kinds: tuple[str, ...]
+    curves: tuple[Curves, ...]
+    overheads: tuple[str, ...]
+    words: tuple[Paragraph, ...]
+    made: tuple[Provenance, ...]
+    replayed: tuple[str, ...]
+    counted: str = COUNTED
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether some replayed rates are no predictor's."""
+        return any(
+            timing.method is not None and timing.method["name"] == "replay"
+            for bench in self.documents.benches
+            if bench.replayed is None
+            for timing in bench.timings
+        )
+
+    @property
+    def random(self) -> bool:
+        """Whether some model had random weights."""
+        return any(made.weights == "random" for made in self.made)
+
+
+def speed(documents: Documents | None = None) -> Speed:
+    """Gather the section, by default from the checkout's documents; raises `SpeedError` for a damaged one."""
+    documents = read() if documents is None else documents
+    benches = documents.benches
+    first, others = printed.groups(benches)
+    return Speed(
+        folder=FOLDER.as_posix(),
+        documents=documents,
+        groups=first,
+        other_groups=others,
+        missing=printed.missing(first),
+        roofs=tuple(_roofs(benches)),
+        kinds=figures.KINDS,
+        curves=tuple(_curves(benches)),
+        overheads=tuple(line for bench in benches for line in overheads(bench)),
+        words=paragraphs(benches),
+        made=(*(bench.made for bench in benches), *(harness.made for harness in documents.harnesses)),
+        replayed=tuple(dict.fromkeys(bench.replayed for bench in benches if bench.replayed)),
+    )
+
+
+def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
+    def key(bench: Bench) -> tuple[str, str, str]:
+        return bench.model, bench.made.device, bench.made.dtype
+
+    return [
+        (", ".join(name), Markup(svg))
+        for i, (name, found) in enumerate(groupby(sorted(benches, key=key), key=key))
+        if (svg := figures.roofline(list(found), f"roof{i}"))
+    ]
+
+
+def _curves(benches: Sequence[Bench]) -> list[Curves]:
+    found = []
+    for i, (setting, series) in enumerate(figures.by_batch(benches).items()):
+        drawn = (
+            figures.curve(series, title, value, f"speed{i}-{j}")
+            for j, (title, value) in enumerate(figures.MEASURES)
+        )
+        legend = ((one.label, one.number, one.engine != "graph") for one in series)
+        found.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
+    return found
+
+
+def overheads(bench: Bench) -> list[str]:
+    """What predictors that drop nothing add to the unpruned model's times, a sentence per load."""
+    found = []
+    for load in bench.loads:
+        extra: dict[str, list[float]] = {"the first token": [], "each further one": []}
+        for timing in bench.under(load):
+            whole = spending.same(bench.timings, timing)
+            if timing.overhead and whole is not None:
+                extra["the first token"].append(timing.first_token.median / whole.first_token.median - 1)
+                if timing.per_token and whole.per_token:
+                    extra["each further one"].append(timing.per_token.median / whole.per_token.median - 1)
+        parts = [f"{_span(values)} to {name}" for name, values in extra.items() if values]
+        if parts:
+            found.append(
+                f"{bench.model}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
+                + " and ".join(parts)
+            )
+    return found
+
+
+def _span(shares: Sequence[float]) -> str:
+    ends = [f"{share:+.1%}".replace("-", "−") for share in (min(shares), max(shares))]
+    return " to ".join(dict.fromkeys(ends)).replace("% to", " to")
