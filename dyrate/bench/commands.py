@@ -1,14 +1,12 @@
 """`dyrate bench`: time to the first token, time per token, memory; methods beside transformers itself."""
 
 import argparse
-import json
-import shlex
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyrate.bench.document import add_machine, add_model, publish
 from dyrate.errors import DyrateError
 
 if TYPE_CHECKING:
@@ -38,9 +36,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "    --replay predictors/testbed/testbed-s/lambda-2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or hub id")
-    what.add_argument("--shape", metavar="NAME", help="llava-1.5-7b or llava-1.5-13b, with random weights")
+    add_model(parser)
     parser.add_argument(
         "--methods",
         nargs="*",
@@ -92,10 +88,8 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--warmups", type=int, default=1, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, words and images (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add_machine(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document here, too")
     parser.set_defaults(run=_bench)
 
 
@@ -152,13 +146,21 @@ def _bench(arguments: argparse.Namespace) -> int:
                 done=bar.update,
             )
             found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
-    document = _document(arguments, model, found, asdict(limits), asdict(shape))
     print(table(found))
-    text = json.dumps(document, sort_keys=True)
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(text)
+    publish(
+        SCHEMA,
+        VERSION,
+        arguments,
+        device,
+        {
+            "replayed": str(arguments.replay) if arguments.replay else None,
+            "threads": torch.get_num_threads(),
+            "seed": arguments.seed,
+            "shape": asdict(shape),
+            "limits": asdict(limits),
+            "rows": found,
+        },
+    )
     return 0
 
 
@@ -195,37 +197,3 @@ def _replayed(folder: Path) -> list[float]:
     if not isinstance(schedule, list) or not schedule:
         raise DyrateError(f"--replay {folder}: its record has no schedule; train it with this version")
     return schedule
-
-
-def _document(
-    arguments: argparse.Namespace,
-    model: Any,
-    found: list[dict[str, Any]],
-    limits: dict[str, float],
-    shape: dict[str, Any],
-) -> dict[str, Any]:
-    import platform
-
-    import torch
-
-    from dyrate.evaluation import provenance
-
-    device = model.device
-    return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["dyrate", *sys.argv[1:]]),
-        "model": arguments.model or arguments.shape,
-        "weights": "checkpoint" if arguments.model else "random",
-        "replayed": str(arguments.replay) if arguments.replay else None,
-        "dtype": arguments.dtype,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "seed": arguments.seed,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "shape": shape,
-        "limits": limits,
-        "rows": found,
-    }

@@ -6,7 +6,7 @@ step of a steady method (see `ReductionMethod.steady`) is one CUDA graph; with o
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from dyrate.attention import Statistics
 from dyrate.cache import Stage
 from dyrate.engine.memory import Memory, Section
-from dyrate.engine.weights import LayerWeights
+from dyrate.engine.weights import Backbone
 from dyrate.hooks import Attachment, check_keep
 from dyrate.kernels.attention import Attended, decode_attention
 from dyrate.kernels.linear import linear
@@ -24,23 +24,6 @@ from dyrate.kernels.rope import rope_and_store
 from dyrate.reduction import ReductionMethod
 from dyrate.tokens import TokenLayout
 from dyrate.view import View
-
-
-@dataclass(frozen=True, eq=False)
-class Backbone:
-    """What a step needs of the model."""
-
-    embed: Tensor
-    """[vocabulary, d]."""
-    layers: Sequence[LayerWeights]
-    norm: Tensor
-    """[d]: the last norm's weight."""
-    head: Tensor
-    """[vocabulary, d]."""
-    head_bias: Tensor | None
-    cos: Tensor
-    """[positions, D]: rotary table."""
-    sin: Tensor
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.engine.decode import Backbone, Decoder, Setting
+from dyrate.engine.decode import Decoder, Setting
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.prefill import fused_layers
-from dyrate.engine.weights import fuse
+from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.hooks import Attachment
@@ -35,20 +35,7 @@ class Engine:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.family = family_of(model)
-        self._weights = fuse(self.family)
-        text = model.model.language_model
-        positions = torch.arange(text.config.max_position_embeddings, device=model.device)[None]
-        with torch.inference_mode():
-            cos, sin = self.family.rotary(text.embed_tokens.weight[:1, None], positions)
-        self._backbone = Backbone(
-            embed=text.embed_tokens.weight,
-            layers=self._weights,
-            norm=text.norm.weight,
-            head=model.lm_head.weight,
-            head_bias=model.lm_head.bias,
-            cos=cos[0].clone(),
-            sin=sin[0].clone(),
-        )
+        self._backbone = Backbone.of(model, self.family)
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
@@ -103,7 +90,7 @@ class Engine:
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        with fused_layers(self.family, self._weights):
+        with fused_layers(self.family, self._backbone.layers):
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
         return found.logits[:, -1].float()  # type: ignore[no-any-return]
 
@@ -167,7 +154,7 @@ class Engine:
         boundaries = (0, *sorted(layer for layer in attachment.prune_layers if layer))
         if self._memory is None or (self._memory.batch, self._memory.boundaries) != (batch, boundaries):
             self.release()  # before anything new is asked for
-            self._memory = Memory(batch, boundaries, len(self._weights), self.model.device)
+            self._memory = Memory(batch, boundaries, len(self._backbone.layers), self.model.device)
         return self._memory
 
     def _decoder_for(self, memory: Memory, setting: Setting, new_tokens: int) -> Decoder:

@@ -40,6 +40,41 @@ class LayerWeights:
     """Of attention logits."""
 
 
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """All that a decode step reads of the model."""
+
+    embed: Tensor
+    """[vocabulary, d]."""
+    layers: Sequence[LayerWeights]
+    norm: Tensor
+    """[d]: the last norm's weight."""
+    head: Tensor
+    """[vocabulary, d]."""
+    head_bias: Tensor | None
+    cos: Tensor
+    """[positions, D]: rotary table."""
+    sin: Tensor
+
+    @classmethod
+    def of(cls, model: Any, family: Family) -> "Backbone":
+        """Take it from a model, whose decoder layers are fused in place; raises as `fuse` does."""
+        text = model.model.language_model
+        layers = fuse(family)
+        positions = torch.arange(text.config.max_position_embeddings, device=model.device)[None]
+        with torch.no_grad():
+            cos, sin = family.rotary(text.embed_tokens.weight[:1, None], positions)
+        return cls(
+            embed=text.embed_tokens.weight,
+            layers=layers,
+            norm=text.norm.weight,
+            head=model.lm_head.weight,
+            head_bias=model.lm_head.bias,
+            cos=cos[0],
+            sin=sin[0],
+        )
+
+
 def fuse(family: Family) -> list[LayerWeights]:
     """Fuse the weights of a model's decoder layers in place.
 
@@ -65,6 +100,7 @@ def _check(index: int, layer: Any) -> None:
         )
 
 
+@torch.inference_mode(False)  # what is made in that mode would be of no use to the model outside of it
 @torch.no_grad()
 def _fused(layer: Any) -> LayerWeights:
     attention, mlp = layer.self_attn, layer.mlp

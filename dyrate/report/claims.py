@@ -94,24 +94,26 @@ def _against_fastv(
 ) -> list[tuple[str, list[bool]]]:
     """The default and the settings of its sweep, each at its own budget, from most tokens to fewest.
 
-    On fewer benchmarks than the claim asks wins for, it cannot be told.
+    Where some of the ten cannot be compared, and wins on all of these would make up the number, it cannot be
+    told.
     """
     places = _fastv_places(model, standings, among)
     if not places:
         return [(f"on {model} no FastV curve reaches DyRate's budget", [])]
     found = []
     for at, s in places:
-        few = len(s.comparisons) < WINS
+        wins = s.count("win")
+        open_ = wins < WINS <= wins + len(TEN) - len(s.comparisons)
         text = (
             f"on {model} at {_share(at.prefill)} of the tokens at prefill and {_share(at.decode)} at decode: "
-            f"{_counted(s.count('win'), 'win', 'wins')}, {_counted(s.count('tie'), 'tie', 'ties')} and "
+            f"{_counted(wins, 'win', 'wins')}, {_counted(s.count('tie'), 'tie', 'ties')} and "
             f"{_counted(s.count('loss'), 'loss', 'losses')} against {s.competitor} on {len(s.comparisons)} "
             f"benchmarks, mean difference {_percent(s.mean, sign=True)} of the unpruned score; "
             f"{s.mine.label}"
         )
         only = _counted(len(s.comparisons), "comparison", "comparisons")
-        text += f": cannot be told at this budget, only {only}" if few else ""
-        found.append((text, [] if few else [s.count("win") >= WINS]))
+        text += f": cannot be told at this budget, only {only}" if open_ else ""
+        found.append((text, [] if open_ else [wins >= WINS]))
     return found
 
 

@@ -30,3 +30,17 @@ def test_both_sides_answer_and_are_told_apart(tmp_path: Path, capsys: pytest.Cap
     assert peer["speedup"] == 1
     for row in (peer, none, fastv):
         assert row["captions_per_second"] == pytest.approx(row["samples"] / row["seconds"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--rounds 0", "--rounds 0: expected at least 1"),
+        ("--samples 4 --peer-samples 8", "--peer-samples 8: expected at most --samples, 4"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_first(
+    arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench-harness", "--model", "nowhere", *arguments.split()]) == 2
+    assert complaint in capsys.readouterr().err

@@ -89,8 +89,10 @@ def test_the_model_stays_as_it_was(inputs: dict[str, torch.Tensor]) -> None:
     model = tiny_llava()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-    for _ in range(2):  # a second engine shares the first one's weights
-        Engine(model).generate(FastV(layer=2, rate=0.5), inputs, max_new_tokens=6)
+    for inference in (True, False):  # a second engine shares the first one's weights
+        with torch.inference_mode(inference):
+            engine = Engine(model)
+        engine.generate(FastV(layer=2, rate=0.5), inputs, max_new_tokens=6)
     assert model.generate(**inputs, max_new_tokens=6, do_sample=False).tolist() == tokens.tolist()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])

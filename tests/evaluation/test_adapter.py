@@ -91,29 +91,6 @@ def test_testbed_answers_are_those_of_llava_hf(llava_hf: Any, path: Path, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["none", FASTV])
-@pytest.mark.parametrize("decoding", ["greedy", {"name": "top_p", "seed": 3}])
-def test_the_engine_gives_the_answers_of_transformers(
-    checkpoint: Path, model: DyrateModel, requests: list[Any], method: Any, decoding: Any
-) -> None:
-    own = DyrateModel(str(checkpoint), batch_size=8, device="cpu", engine="graph")
-    assert (model.engine, own.engine) == ("transformers", "graph")
-    own.task_dict.update(model.task_dict)
-    expected = _answers(model, requests, method, decoding=decoding)
-    assert _answers(own, requests, method, decoding=decoding) == expected
-    assert model.records
-    for name, record in model.records.items():
-        assert own.records[name].tokens == record.tokens
-
-
-def test_beams_are_transformers(checkpoint: Path) -> None:
-    assert DyrateModel(str(checkpoint), device="cpu", decoding="beam-2").engine == "transformers"
-    with pytest.raises(DyrateError, match="engine graph has no beams, and decoding beam-2 is a beam search"):
-        DyrateModel(str(checkpoint), device="cpu", decoding="beam-2", engine="graph")
-    with pytest.raises(DyrateError, match="engine is 'fast'; known: auto, transformers, graph"):
-        DyrateModel(str(checkpoint), device="cpu", engine="fast")
-
-
-@pytest.mark.parametrize("method", ["none", FASTV])
 @pytest.mark.parametrize("decoding", ["greedy", "beam-2", {"name": "top_p", "seed": 3}])
 def test_answers_do_not_depend_on_the_batch(
     model: DyrateModel, requests: list[Any], method: Any, decoding: Any, monkeypatch: pytest.MonkeyPatch

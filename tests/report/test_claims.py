@@ -69,6 +69,14 @@ def test_on_fewer_benchmarks_than_wins_are_claimed_nothing_can_be_told(tell):
     assert beats.found[0].endswith("cannot be told at this budget, only 7 comparisons")
 
 
+def test_too_few_wins_are_too_few_even_if_the_missing_benchmarks_were_won(tell):
+    # At 90% of the tokens DyRate wins nowhere: three benchmarks that are missing cannot make up eight wins.
+    _, (beats, *_) = tell(BENCHMARKS[:7], default=(0.9, 0.9))
+
+    assert (beats.holds, beats.untold) == ((False,), 0)
+    assert beats.verdict == "does not hold here"
+
+
 def test_a_case_that_cannot_be_told_counts_neither_for_nor_against():
     assert Claim("", (), (True,), untold=1).verdict == "holds here, and cannot be told in 1 more"
     assert Claim("", (), (False,), untold=1).verdict == "does not hold here, and cannot be told in 1 more"

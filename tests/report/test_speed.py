@@ -3,188 +3,34 @@
 import json
 import os
 import re
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from dyrate.cost.shapes import LLAVA
-from dyrate.errors import DyrateError
 from dyrate.report.page import report_page
 from dyrate.report.speed import figures, printed, spending
-from dyrate.report.speed.files import FOLDER, Documents, Load, SpeedError, paths, read
+from dyrate.report.speed.files import Load, paths, read
 from dyrate.report.speed.section import overheads, speed
 from dyrate.report.speed.words import paragraphs
+from tests.report.speed.fake import (
+    FASTV,
+    FIXTURE,
+    HARNESS,
+    NONE,
+    REPLAY,
+    ROWS,
+    SHAPE,
+    bench,
+    row,
+    spread,
+    written,
+)
 from tests.report.test_page import HOSTILE, text_of
-
-FIXTURE = Path(__file__).with_name("speed") / "decode.json"
-NONE, REPLAY = {"name": "none"}, {"name": "replay", "layer": 2, "rates": [0.9, 0.5]}
-FASTV = {"name": "fastv", "layer": 2, "rate": 0.5}
-SHAPE = LLAVA["LLaVA-1.5-7B"]
-
-
-def spread(value: float) -> dict[str, float]:
-    return {"median": value, "low": 0.9 * value, "high": 1.1 * value, "rounds": 3}
-
-
-def row(method: Any, *, batch: int = 1, engine: str = "graph", **changes: Any) -> dict[str, Any]:
-    """A contender twice as fast where it drops tokens, at any batch."""
-    half = 2 if method and method["name"] not in ("none",) else 1
-    name = method["name"] if method else "generate"
-    return {
-        "contender": name,
-        "label": f"{name}, {engine}",
-        "engine": engine,
-        "method": method,
-        "batch": batch,
-        "prompt": 640,
-        "new_tokens": 33,
-        "first_token_ms": spread(40 * batch / half),
-        "per_token_ms": spread((4 + batch) / half),
-        "whole_ms": spread((40 * batch + 32 * (4 + batch)) / half),
-        "tokens_per_second": 200.0 * half,
-        "speedup": float(half),
-        "kv_bytes": 2**28 * batch // half,
-        "peak_bytes": 2**34,
-        "bandwidth_share": 0.8,
-        "matrix_share": 0.5,
-        **changes,
-    }
-
-
-def bench(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    shape = {"text": vars(SHAPE.text), "vision": vars(SHAPE.vision)}
-    return {
-        "schema": "dyrate.bench",
-        "version": 1,
-        "command": "dyrate bench --shape llava-1.5-7b",
-        "model": "llava-1.5-7b",
-        "weights": "random",
-        "replayed": "predictors/testbed/testbed-s/lambda-2",
-        "dtype": "bfloat16",
-        "device": "Some GPU",
-        "threads": 8,
-        "seed": 0,
-        "commit": "0123456789abcdef",
-        "versions": {"torch": "2.11.0"},
-        "shape": shape,
-        "limits": {"bytes_per_second": 4e12, "flops_per_second": 8e14},
-        "rows": rows,
-        **changes,
-    }
-
-
-ROWS = [
-    row(method, batch=batch, engine=engine)
-    for batch in (1, 32)
-    for method, engine in (
-        (None, "transformers"), (NONE, "transformers"), (NONE, "graph"), (FASTV, "transformers"),
-        (FASTV, "graph"), (REPLAY, "graph"),
-    )
-]  # fmt: skip
-HARNESS = {
-    **{key: bench([])[key] for key in ("version", "command", "model", "weights", "dtype", "device")},
-    "commit": None,
-    "schema": "dyrate.bench_harness",
-    "versions": {},
-    "batch_size": 128,
-    "new_tokens": 64,
-    "rows": [
-        {
-            "name": name, "samples": 16, "seconds": [2.0, 3.0], "tokens": 99, "captions_per_second": rate,
-            "speedup": rate,
-        }
-        for name, rate in (("llava_hf", 1.0), ("Unpruned", 27.5))
-    ],
-}  # fmt: skip
-
-
-def written(*documents: Any) -> Documents:
-    """The documents, in the folder that the report reads below the working one."""
-    FOLDER.mkdir(parents=True)
-    for i, document in enumerate(documents):
-        (FOLDER / f"{i}.json").write_text(json.dumps(document))
-    return read()
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-# Reading.
-
-
-def test_what_the_command_writes_is_read():
-    (found,) = read([FIXTURE.as_posix()]).benches
-
-    assert found.model == "LLaVA-1.5-7B"
-    assert found.made.device == "NVIDIA H200"
-    assert [load.batch for load in found.loads] == [1, 32]
-    assert found.timings[0].contender == "generate"
-    assert found.timings[0].per_token.median == pytest.approx(18.42, abs=0.01)
-
-
-def _without(key):
-    return lambda document: document.pop(key)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "complaint"),
-    [
-        (lambda d: d.update(schema="dyrate.result"), "schema: is 'dyrate.result', should be 'dyrate.bench'"),
-        (lambda d: d.update(version=2), "version: is 2; this dyrate reads version 1"),
-        (_without("limits"), "'limits' is a required property"),
-        (lambda d: d.update(weights="real"), "weights: 'real' is not one of"),
-        (lambda d: d["shape"]["text"].pop("heads"), "shape.text: 'heads' is a required property"),
-        (lambda d: d["shape"]["text"].update(depth=1), "shape.text: "),
-        (lambda d: d["rows"][0].update(matrix_share="half"), "rows.0.matrix_share: 'half' is not of type"),
-        (lambda d: d["rows"][0]["whole_ms"].update(median=0), "rows.0.whole_ms.median: 0 is less than"),
-        (lambda d: d["rows"][1].update(prompt=500), "rows.1.prompt: 500 tokens; the image alone has 576"),
-        (lambda d: d["rows"].clear(), "rows: [] "),
-        (lambda d: d["rows"][0].update(method={"name": "replay", "rates": [2]}), "rows.0.method.rates: "),
-    ],
-)
-def test_a_bad_document_is_named_with_its_key(spoil, complaint):
-    document = json.loads(json.dumps(bench(ROWS)))
-    spoil(document)
-
-    with pytest.raises(SpeedError) as refused:
-        written(document)
-
-    assert isinstance(refused.value, DyrateError)
-    assert f"{FOLDER}/0.json: {complaint}" in str(refused.value).replace("(top level): ", "")
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": NaN}', "\udcff"])
-def test_a_file_that_is_none_of_it_is_named(text):
-    FOLDER.mkdir(parents=True)
-    (FOLDER / "x.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-
-    with pytest.raises(SpeedError, match=r"^results/h200/x\.json: "):
-        read()
-
-
-def test_a_missing_field_of_the_harness_is_named():
-    spoiled = {**HARNESS, "rows": [{**HARNESS["rows"][0], "seconds": []}]}
-
-    with pytest.raises(SpeedError, match=r"0\.json: rows\.0\.seconds"):
-        written(spoiled)
-
-
-def test_names_of_files_do_not_matter():
-    one, other = bench(ROWS[:6]), bench(ROWS[6:])
-    FOLDER.mkdir(parents=True)
-    orders = []
-    for names in (("a", "b"), ("b", "a")):
-        for path in map(Path, paths()):
-            path.unlink()
-        for name, document in zip(names, (one, other), strict=True):
-            (FOLDER / f"{name}.json").write_text(json.dumps(document))
-        orders.append([found.timings for found in read().benches])
-
-    assert orders[0] == orders[1]
 
 
 # What is counted.

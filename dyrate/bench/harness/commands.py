@@ -1,14 +1,13 @@
 """`dyrate bench-harness`: how many captions per second the whole evaluation makes."""
 
 import argparse
-import json
-import shlex
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+from dyrate.bench.document import add_machine, add_model, publish
+from dyrate.errors import DyrateError
 from dyrate.evaluation.specs import as_spec
 
 SCHEMA, VERSION = "dyrate.bench_harness", 1
@@ -29,9 +28,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "  dyrate bench-harness --shape llava-1.5-7b --dtype bfloat16 --output results/h200/harness.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", metavar="DIR", help="checkpoint folder")
-    what.add_argument("--shape", metavar="NAME", help="llava-1.5-7b or llava-1.5-13b, with random weights")
+    add_model(parser)
     parser.add_argument(
         "--processor",
         type=Path,
@@ -52,21 +49,23 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         parser.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})"
         )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document here, too")
+    add_machine(parser)
     parser.set_defaults(run=_bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    import torch
-
     from dyrate.bench.harness.throughput import throughput
     from dyrate.bench.models import named_shape
-    from dyrate.evaluation import provenance
     from dyrate.evaluation.checkpoint import choose_device
     from dyrate.evaluation.commands import quiet_libraries
 
+    for name in ("samples", "peer_samples", "batch_size", "new_tokens", "rounds"):
+        if (value := getattr(arguments, name)) < 1:
+            raise DyrateError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if arguments.peer_samples > arguments.samples:
+        raise DyrateError(
+            f"--peer-samples {arguments.peer_samples}: expected at most --samples, {arguments.samples}"
+        )
     quiet_libraries()
     device = choose_device(arguments.device)
     methods = [as_spec(text, "--methods") for text in arguments.methods]
@@ -86,27 +85,18 @@ def _bench(arguments: argparse.Namespace) -> int:
     rates = [entry.samples / median(entry.seconds) for entry in found]
     for entry, rate in zip(found, rates, strict=True):
         print(f"{entry.name}: {rate:.2f} captions/s, {rate / rates[0]:.1f} times llava_hf")
-    document = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["dyrate", *sys.argv[1:]]),
-        "model": arguments.model or arguments.shape,
-        "weights": "checkpoint" if arguments.model else "random",
-        "dtype": arguments.dtype,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "batch_size": arguments.batch_size,
-        "new_tokens": arguments.new_tokens,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "rows": [
-            {**asdict(entry), "captions_per_second": rate, "speedup": rate / rates[0]}
-            for entry, rate in zip(found, rates, strict=True)
-        ],
-    }
-    text = json.dumps(document, sort_keys=True)
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(text)
+    publish(
+        SCHEMA,
+        VERSION,
+        arguments,
+        device,
+        {
+            "batch_size": arguments.batch_size,
+            "new_tokens": arguments.new_tokens,
+            "rows": [
+                {**asdict(entry), "captions_per_second": rate, "speedup": rate / rates[0]}
+                for entry, rate in zip(found, rates, strict=True)
+            ],
+        },
+    )
     return 0

@@ -119,6 +119,7 @@ def overheads(bench: Bench) -> list[str]:
             found.append(
                 f"{bench.model}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
                 + " and ".join(parts)
+                + (f" (commit {bench.made.commit[:7]})" if bench.made.commit else "")
             )
     return found
 
