@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dyrate.engine.decode import Decoder, Setting
+from dyrate.engine.encoder import EncoderGraph
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.prefill import fused_layers
 from dyrate.engine.weights import Backbone
@@ -36,12 +37,14 @@ class Engine:
         self.model = model
         self.family = family_of(model)
         self._backbone = Backbone.of(model, self.family)
+        self._encoder = EncoderGraph(self.family.vision_tower)
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 
     def release(self) -> None:
         """Give back the memory and the graphs that are kept for the next prompt."""
         self._memory = self._decoder = None
+        self._encoder.release()
 
     @torch.inference_mode()
     def generate(
@@ -90,7 +93,7 @@ class Engine:
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        with fused_layers(self.family, self._backbone.layers):
+        with self._encoder.active(), fused_layers(self.family, self._backbone.layers):
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
         return found.logits[:, -1].float()  # type: ignore[no-any-return]
 
@@ -153,7 +156,7 @@ class Engine:
         """The memory of the last batch if it fits this one, else a new one in its place."""
         boundaries = (0, *sorted(layer for layer in attachment.prune_layers if layer))
         if self._memory is None or (self._memory.batch, self._memory.boundaries) != (batch, boundaries):
-            self.release()  # before anything new is asked for
+            self._memory = self._decoder = None  # before anything new is asked for
             self._memory = Memory(batch, boundaries, len(self._backbone.layers), self.model.device)
         return self._memory
 

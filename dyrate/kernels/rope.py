@@ -27,7 +27,8 @@ def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tupl
     """Rotate queries and keys of a prompt.
 
     qkv [batch, tokens, (heads + 2 kv_heads) D], cos, sin [batch or 1, tokens, D] -> query [batch, heads,
-    tokens, D], key, value [batch, kv_heads, tokens, D], all contiguous.
+    tokens, D], key, value [batch, kv_heads, tokens, D]. In memory a token's heads lie side by side: SDPA's
+    output takes the query's layout, and in this one the next product can read it as it is.
     """
     if not qkv.is_cuda:
         return rope_and_split_reference(qkv, cos, sin, kv_heads)
@@ -59,4 +60,5 @@ def rope_and_split_reference(
     turned = turning * cos.float()[:, None] + torch.cat([-high, low], dim=-1) * sin.float()[:, None]
     turned = turned.to(qkv.dtype)
     query, key = turned[:, :-kv_heads], turned[:, -kv_heads:]
-    return query.contiguous(), key.contiguous(), value.contiguous()
+    query, key, value = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in (query, key, value))
+    return query, key, value

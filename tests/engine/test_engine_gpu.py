@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from dyrate.engine.engine import Engine
+from dyrate.methods.downsample import Downsample
 from dyrate.methods.none import NoReduction
+from dyrate.reduction import ReductionMethod
 from tests.runtime.method_table import CASES, Case
 from tests.tiny import row_of, tiny_inputs, tiny_llava
 
@@ -47,6 +49,22 @@ def test_a_row_gets_what_it_gets_alone(case: Case) -> None:
     for row in range(3):
         alone, _ = engine.generate(case.method, row_of(inputs, row), max_new_tokens=8)
         assert alone[0, -8:].tolist() == together[row, -8:].tolist()
+
+
+@pytest.mark.parametrize("method", [NoReduction(), Downsample(rate=0.5)], ids=lambda method: method.label)
+def test_a_replayed_encoder_sees_the_new_images(method: ReductionMethod) -> None:
+    model = tiny_llava().to("cuda")
+    engine, inputs = Engine(model), on_gpu(**PROMPTS[0])
+    seen = set()
+    for seed in range(5):  # the first call runs, the second is captured, the others are replayed
+        torch.manual_seed(seed)
+        inputs["pixel_values"] = 3 * torch.randn_like(inputs["pixel_values"])
+        with method(model):
+            expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        found, _ = engine.generate(method, inputs, max_new_tokens=12)
+        assert found.tolist() == expected.tolist()
+        seen.add(str(expected.tolist()))
+    assert len(seen) > 1, "these images make no difference"
 
 
 def test_the_host_never_waits_while_a_method_decides() -> None:

@@ -17,9 +17,9 @@ LOG2_E = 1.4426950408889634
 class Tuning:
     """How the work is cut."""
 
-    block: int = 32
-    """Tokens that a program reads at a time, a power of two."""
-    warps: int = 4
+    block: int = 16
+    """Tokens that a program reads at a time, a power of two; the shorter the rows, the fewer are best."""
+    warps: int = 2
     """Warps of a program."""
     stages: int = 3
     """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""

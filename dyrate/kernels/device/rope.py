@@ -23,8 +23,10 @@ def rotate_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tu
     """Do what `rope_and_split` does."""
     batch, tokens, features = qkv.shape
     width = cos.shape[-1]
-    query = qkv.new_empty(batch, features // width - 2 * kv_heads, tokens, width)
-    key, value = (qkv.new_empty(batch, kv_heads, tokens, width) for _ in range(2))
+    heads = features // width - 2 * kv_heads
+    query, key, value = (
+        qkv.new_empty(batch, tokens, count, width).transpose(1, 2) for count in (heads, kv_heads, kv_heads)
+    )
     _launch(qkv, cos, sin, query, key, value, None)
     return query, key, value
 
@@ -40,7 +42,7 @@ def _launch(qkv, cos, sin, query, keys, values, slots):
         return
     _rotate[batch * tokens, triton.cdiv(heads + 2 * kv_heads, HEADS)](
         qkv, cos, sin, query, keys, values, slots, tokens, tokens if len(cos) > 1 else 0,
-        query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
+        *query.stride()[:3], keys.stride(0), keys.stride(1), keys.stride(2),
         heads=heads, kv_heads=kv_heads, half=width // 2, padded=triton.next_power_of_2(width // 2),
         block=HEADS, num_warps=4,
     )  # fmt: skip
@@ -49,7 +51,7 @@ def _launch(qkv, cos, sin, query, keys, values, slots):
 @triton.jit
 def _rotate(
     qkv, cos, sin, query, keys, values, slots, tokens, angle_stride,
-    query_row, query_head, cache_row, cache_head, cache_slot,
+    query_row, query_head, query_token, cache_row, cache_head, cache_slot,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +79,7 @@ def _rotate(
     is_query = inside & (head < heads)[:, None]
     is_key = inside & ((head >= heads) & (head < heads + kv_heads))[:, None]
     is_value = inside & (head >= heads + kv_heads)[:, None]
-    to_query = query + row.to(tl.int64) * query_row + head[:, None] * query_head + token * (2 * half) + d
+    to_query = query + row.to(tl.int64) * query_row + head[:, None] * query_head + token * query_token + d
     place = row.to(tl.int64) * cache_row + slot * cache_slot + d
     to_key = keys + place + (head - heads)[:, None].to(tl.int64) * cache_head
     to_value = values + place + (head - heads - kv_heads)[:, None].to(tl.int64) * cache_head

@@ -1,0 +1,65 @@
+"""The vision encoder as a CUDA graph: for a few images its kernels run faster than a host can launch them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MOST_IMAGES = 16
+"""More images keep the device busy anyway, and a graph would hold all their hidden states."""
+
+
+class EncoderGraph:
+    """One captured call of a vision tower, for inputs like the last two; other calls just run."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        self._tower = tower
+        self._last: Any = None
+        """What the last call that just ran was like."""
+        self._captured: Any = None
+        self._graph: Any = None
+        self._pixels: Tensor
+        self._output: Any
+
+    def release(self) -> None:
+        """Give back the graph and its memory."""
+        self._captured = self._graph = self._output = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the tower run this way; hooks around it stay what they are."""
+        plain, self._tower.forward = self._tower.forward, self._forward
+        self._plain: Callable[..., Any] = plain
+        try:
+            yield
+        finally:
+            del self._tower.forward
+
+    def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Do what the tower does; what it returns is overwritten by the next call."""
+        few = pixel_values.is_cuda and len(pixel_values) <= _MOST_IMAGES
+        if not few or any(isinstance(value, Tensor) for value in kwargs.values()):
+            return self._plain(pixel_values, **kwargs)
+        call = pixel_values.shape, pixel_values.dtype, sorted(kwargs.items())
+        if call == self._captured:
+            self._pixels.copy_(pixel_values)
+            self._graph.replay()
+        elif call == self._last:  # so that every kernel of it has been compiled
+            self._capture(pixel_values, kwargs)
+            self._captured = call
+        else:
+            self._last = call
+            return self._plain(pixel_values, **kwargs)
+        return type(self._output)(**self._output)  # its caller adds to it
+
+    def _capture(self, pixel_values: Tensor, kwargs: dict[str, Any]) -> None:
+        self.release()  # before anything new is asked for
+        self._pixels = pixel_values.clone()
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            self._output = self._plain(self._pixels, **kwargs)
+        graph.replay()
+        self._graph = graph
