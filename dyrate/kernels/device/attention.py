@@ -23,8 +23,8 @@ class Tuning:
     """Warps of a program."""
     stages: int = 3
     """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""
-    programs: int = 256
-    """Programs that are enough: about two for each of an H200's 132 multiprocessors. Rows are split while
+    programs: int = 512
+    """Programs that are enough: about four for each of an H200's 132 multiprocessors. Rows are split while
     there are fewer."""
 
     def splits(self, rows: int, tokens: int) -> int:
