@@ -26,6 +26,8 @@ class Lesson:
     gates: Gates
     unpruned: Tensor | None
     """FloatTensor [batch, T, vocabulary] without any pruning, where it was wanted."""
+    unpruned_at_decode: float = 0.0
+    """Share of the layers >= K that go on seeing, at decode, all that the prefill left: the lagged ones."""
 
     def task_loss(self, loss: Loss) -> Tensor:
         """Return the weighted mean over the answers' tokens; `distillation` needs the unpruned logits."""
@@ -37,13 +39,15 @@ class Lesson:
         return answer_loss(self.logits, self.batch)
 
     def retained(self) -> tuple[Tensor, Tensor]:
-        """Return the share of visual tokens kept at prefill [batch], and the mean over decode steps [batch].
+        """Return the share of visual tokens that layers >= K see at prefill [batch], and at decode [batch],
+        the mean over steps and layers.
 
         A row without decode steps has 0 there.
         """
         share = retained(self.gates.steps, self.batch.prompt.layout.valid)
-        later = self.batch.asked[:, 1:]
-        return share[:, 0], (share[:, 1:] * later).sum(dim=1) / later.sum(dim=1).clamp_min(1)
+        later, lagged = self.batch.asked[:, 1:], self.unpruned_at_decode
+        seen = (1 - lagged) * share[:, 1:] + lagged * share[:, :1]
+        return share[:, 0], (seen * later).sum(dim=1) / later.sum(dim=1).clamp_min(1)
 
     def budget(self) -> Tensor:
         """Return the mean share kept, of prefill and decode alike; prefill counts if it prunes.
@@ -92,7 +96,8 @@ def teach(
     made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
     logits = teacher.prune(made)
     assert made.gates is not None
-    return Lesson(batch, logits, rate_logits[0], made.gates, reference if unpruned else None)
+    lagging = len(config.lagged) / (teacher.layers - config.layer)
+    return Lesson(batch, logits, rate_logits[0], made.gates, reference if unpruned else None, lagging)
 
 
 @torch.no_grad()

@@ -231,6 +231,18 @@ def test_an_answer_weighs_the_same_in_the_budget_as_in_the_loss() -> None:
     assert undropped.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5) / 5), "decode alone counts"
 
 
+def test_lagged_layers_count_with_all_that_they_see() -> None:
+    model, predictor = tiny_llava(), wild_predictor(ranking="mlp", lagged=(4,))
+    batch = tiny_batch(ROWS, LENGTHS)
+    with teacher(model) as frozen, torch.no_grad():
+        lesson = teach(frozen, predictor, Pruning(), batch, hard)
+    assert lesson.unpruned_at_decode == 1 / 4, "one of layers 2 to 5"
+    prefill, decode = lesson.retained()
+    chosen = replace(lesson, unpruned_at_decode=0.0).retained()[1]
+    torch.testing.assert_close(decode, 0.75 * chosen + 0.25 * prefill * (chosen > 0))
+    assert (decode > chosen).any()
+
+
 def test_unfit_batches_are_explained() -> None:
     inputs = tiny_inputs([4, 6])
     with pytest.raises(DyrateError, match="no tokens"):
