@@ -33,7 +33,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "    --methods none fastv --engine transformers graph --peers generate static \\\n"
         "    --output results/h200/decode.json\n"
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
-        "    --replay predictors/testbed/testbed-s/lambda-2",
+        "    --replay predictors/testbed/testbed-s/lambda-1.5",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(parser)
