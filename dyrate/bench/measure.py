@@ -66,18 +66,18 @@ def measure(
         _one_round(model, contender, asked, load.new_tokens, device, found)
         done()
 
-    for contender in contenders:
-        for _ in range(warmups):
-            once(contender, None)
     text = ModelShape.of(model.config).text
     row = (load.prompt + load.new_tokens) * text.layers * text.kv_width * model.dtype.itemsize
     held = load.batch * row * sum(contender.fast for contender in contenders)
     crowded = device.type == "cuda" and held > _SHARE * torch.cuda.mem_get_info(device)[1]
+    for contender in contenders:
+        for _ in range(warmups):
+            once(contender, None)
+        if crowded:
+            _close(contender)
     for number in range(rounds):
         order = list(zip(contenders, timings, strict=True))
         for contender, found in order if number % 2 == 0 else order[::-1]:
-            if crowded:
-                _close(contender)
             once(contender, found)
             if crowded:
                 _close(contender)
