@@ -116,10 +116,19 @@ def _source(module: str, package: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imports(module: str, path: Path) -> Iterator[str]:
-    """Yield what the file may import: `from a import b` gives a and a.b, which may be a module or a name."""
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name."""
+    return _imports_at(module, path, path.stat().st_mtime_ns)
+
+
+@cache
+def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
+    return tuple(_imported_names(module, path, _tree(path, modified)))
+
+
+def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
     inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in _walk(_tree(path, path.stat().st_mtime_ns)):
+    for node in _walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

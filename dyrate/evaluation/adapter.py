@@ -156,6 +156,11 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self._code = f"{answering_code(self.method.spec())} {self.method.content_hash}"
         self._chunk = self.batch_size
 
+    def release(self) -> None:
+        """Give back the memory that generation keeps for its next batch; the next one starts afresh."""
+        if self._generator is not None:
+            self._generator.release()
+
     def clean(self) -> None:
         """Keep the model: lmms-eval would delete it after each evaluation."""
 
@@ -259,8 +264,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 logger.warning(
                     "out of memory with {} samples at once: going on with {}", len(part), self._chunk
                 )
-                if self._generator is not None:
-                    self._generator.release()
+                self.release()
                 continue
             answers += done[0]
             sums = add(sums, done[1])

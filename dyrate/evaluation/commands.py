@@ -2,11 +2,16 @@
 
 import argparse
 import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS, Benchmark, select
 from dyrate.evaluation.decoding import ENGINES
 from dyrate.evaluation.specs import as_spec
 
@@ -24,6 +29,10 @@ baseline, and the visual tokens that each layer really worked on. Four files are
   greedy.run.json          when, where and how fast
   greedy.answers.parquet   every prompt, answer, reference and score
   greedy.log.jsonl         the response log: a killed run, started again, goes on from it
+
+--then starts another evaluation in the same process, on the loaded model. What it does not name it takes from
+the evaluation before it, all but --baseline: differences are taken only where they are asked for. A baseline
+may be the result of an earlier one. If one fails, the others run all the same, and the exit status tells.
 """
 
 _EVALUATE_EXAMPLES = """\
@@ -33,6 +42,8 @@ examples:
       --benchmarks gqa pope --samples 50 --baseline results/try/none/greedy.json --output results/try/fastv
   dyrate evaluate --model llava-hf/llava-1.5-7b-hf --tasks hub --benchmarks pope --dtype bfloat16 \\
       --method vtw --decoding beam-2 --batch-size 32 --output results/pope
+  dyrate evaluate --model models/testbed-s --benchmarks gqa --samples 50 --output results/try/none \
+      --then --method text_only --baseline results/try/none/greedy.json --output results/try/text_only
 
 `dyrate methods` lists methods and their hyperparameters, `dyrate benchmarks` the benchmarks.
 """
@@ -49,10 +60,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_what(evaluate)
-    add_data(evaluate)
-    add_machine(evaluate)
-    _add_result(evaluate)
+    _add_evaluation(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     benchmarks = subparsers.add_parser(
@@ -66,16 +74,32 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     benchmarks.set_defaults(run=_list_benchmarks)
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
+def _add_evaluation(parser: argparse.ArgumentParser, first: bool = True) -> None:
+    """Add the options of one evaluation; one after `--then` takes over what the first must name."""
+    _add_what(parser, first)
+    add_data(parser)
+    add_machine(parser)
+    _add_result(parser, first)
+    parser.add_argument(
+        "--then",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="another evaluation with the same model, device, dtype, engine, batch size and threads",
+    )
+
+
+def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
     what = parser.add_argument_group("what")
-    what.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder or hub id")
+    what.add_argument("--model", required=required, metavar="M", help="a checkpoint's folder or hub id")
     what.add_argument(
         "--method", default="none", metavar="SPEC", help="a name, or JSON with its hyperparameters (none)"
     )
     what.add_argument(
         "--decoding", default="greedy", metavar="SPEC", help="greedy, beam-2, beam-5, top_p, or JSON"
     )
-    what.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help=", ".join(BENCHMARKS))
+    what.add_argument(
+        "--benchmarks", nargs="+", required=required, metavar="NAME", help=", ".join(BENCHMARKS)
+    )
     what.add_argument(
         "--samples", type=positive, metavar="N", help="per benchmark; pairs and rotations stay whole"
     )
@@ -116,9 +140,9 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_result(parser: argparse.ArgumentParser) -> None:
+def _add_result(parser: argparse.ArgumentParser, required: bool) -> None:
     result = parser.add_argument_group("result")
-    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the four files")
+    result.add_argument("--output", type=Path, required=required, metavar="DIR", help="folder of the files")
     result.add_argument(
         "--baseline", type=Path, metavar="JSON", help="result to take paired differences from"
     )
@@ -147,45 +171,70 @@ def natural(text: str) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    benchmarks = select(arguments.benchmarks)
-    method = as_spec(arguments.method, "--method")
-    decoding = as_spec(arguments.decoding, "--decoding")
-    if decoding.get("name") == "top_p":
-        decoding.setdefault("seed", arguments.seed)
+    parts = _parts(arguments)
+    specs = [_specs(part) for part in parts]
     quiet_libraries()
-    from dyrate.evaluation.evaluate import Evaluation, evaluate
+    from dyrate.evaluation.evaluate import Evaluation
+    from dyrate.evaluation.sweep import sweep
 
-    job = Evaluation(
-        model=arguments.model,
-        benchmarks=benchmarks,
-        output=arguments.output,
-        method=method,
-        decoding=decoding,
-        model_name=arguments.model_name,
-        study=arguments.study,
-        tasks=arguments.tasks,
-        data=arguments.data,
-        samples=arguments.samples,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        seed=arguments.seed,
-        baseline=arguments.baseline,
-        metrics=arguments.metrics,
-    )
-    result = evaluate(job, _STARTED)
-    print("\n".join(summary(result)))
-    print(f"\n{job.files.result}")
-    return 0
+    jobs = [
+        Evaluation(
+            model=part.model,
+            benchmarks=benchmarks,
+            output=part.output,
+            method=method,
+            decoding=decoding,
+            model_name=part.model_name,
+            study=part.study,
+            tasks=part.tasks,
+            data=part.data,
+            samples=part.samples,
+            batch_size=part.batch_size,
+            device=part.device,
+            dtype=part.dtype,
+            engine=part.engine,
+            threads=part.threads,
+            seed=part.seed,
+            baseline=part.baseline,
+            metrics=part.metrics,
+        )
+        for part, (benchmarks, method, decoding) in zip(parts, specs, strict=True)
+    ]
+    status = 0
+    for job, outcome in zip(jobs, sweep(jobs, _STARTED), strict=True):
+        if not isinstance(outcome, Exception):
+            print("\n".join([*summary(outcome), "", str(job.files.result)]), flush=True)
+        elif len(jobs) == 1:
+            raise outcome
+        else:
+            status = 2
+            if not isinstance(outcome, DyrateError):
+                traceback.print_exception(outcome)
+            print(f"dyrate: error: {job.files.result}: {outcome}", file=sys.stderr, flush=True)
+    return status
+
+
+def _parts(first: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments of each evaluation that a command line asks for."""
+    after = argparse.ArgumentParser(prog="dyrate evaluate ... --then")
+    _add_evaluation(after, first=False)
+    parts = [first]
+    while (rest := parts[-1].then) is not None:
+        inherited = {**vars(parts[-1]), "baseline": None, "then": None}
+        parts.append(after.parse_args(rest, argparse.Namespace(**inherited)))
+    return parts
+
+
+def _specs(part: argparse.Namespace) -> tuple[Sequence[Benchmark], dict[str, Any], dict[str, Any]]:
+    """The benchmarks, the method and the decoding strategy that an evaluation's arguments name."""
+    decoding = as_spec(part.decoding, "--decoding")
+    if decoding.get("name") == "top_p":
+        decoding.setdefault("seed", part.seed)
+    return select(part.benchmarks), as_spec(part.method, "--method"), decoding
 
 
 def quiet_libraries() -> None:
     """Leave warnings and errors of lmms-eval and datasets, on stderr; not their progress."""
-    import os
-    import sys
-
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     import lmms_eval.evaluator  # noqa: F401 - importing it sends the log to stdout

@@ -19,7 +19,7 @@ from dyrate.evaluation.harness import Answered, run_harness
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
-from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.suite import LoadedTask
 from dyrate.evaluation.visual_tokens import true_means, whole_work
 
 if TYPE_CHECKING:
@@ -86,26 +86,6 @@ class Evaluation:
         return provenance.command_line("evaluate", names, options)
 
 
-def evaluate(job: Evaluation, started: float | None = None) -> results.Result:
-    """Run a job and write its result, run information, answers and response log; returns the result.
-
-    `started` is `perf_counter()` at the start of the process, for the wall time. A killed job goes on from
-    its response log. Raises `DyrateError` for unfit arguments, before anything slow.
-    """
-    clock = _Clock(started if started is not None else perf_counter())
-    decoding = decoding_spec(job.decoding)
-    make_folder(job.output)
-    if job.baseline is not None:
-        _check_baseline(job, decoding, job.baseline)
-    model = load(job)
-    clock.lap("load")
-    tasks = load_tasks(
-        job.benchmarks, job.tasks, job.data, job.samples, primary_only=job.metrics == "primary"
-    )
-    clock.lap("tasks")
-    return evaluate_loaded(job, model, tasks, clock)
-
-
 def make_folder(output: Path) -> None:
     """Make the folder of `--output`; a `DyrateError` where a file is in the way or writing is forbidden."""
     try:
@@ -114,13 +94,13 @@ def make_folder(output: Path) -> None:
         raise DyrateError(f"--output {output}: cannot be made a folder: {error.strerror}") from None
 
 
-def _check_baseline(job: Evaluation, decoding: Mapping[str, Any], path: Path) -> None:
-    """What can be known of a baseline before the model is loaded."""
+def check_baseline(job: Evaluation, path: Path) -> None:
+    """Refuse a baseline of another model, decoding or benchmarks: what can be known without the model."""
     result = results.read(path)
     settings = (
         ("method", {"name": "none"}, result["method"]),
         ("model", job.name, result["model"]),
-        ("decoding", decoding, result["decoding"]),
+        ("decoding", decoding_spec(job.decoding), result["decoding"]),
     )
     for what, ours, theirs in settings:
         if ours != theirs:
@@ -151,7 +131,7 @@ def _check_inputs(path: Path, model: "DyrateModel", tasks: Sequence[LoadedTask])
 
 
 def load(job: Evaluation) -> "DyrateModel":
-    """Load the job's model, with its method and decoding."""
+    """Load the job's model; `evaluate_loaded` gives it its method and decoding."""
     import torch
 
     from dyrate.evaluation.adapter import DyrateModel
@@ -160,8 +140,6 @@ def load(job: Evaluation) -> "DyrateModel":
         torch.set_num_threads(job.threads)
     return DyrateModel(
         job.model,
-        method=job.method,
-        decoding=job.decoding,
         device=job.device,
         dtype=job.dtype,
         engine=job.engine,
@@ -170,11 +148,16 @@ def load(job: Evaluation) -> "DyrateModel":
 
 
 def evaluate_loaded(
-    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: "_Clock | None" = None
+    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: "Clock | None" = None
 ) -> results.Result:
-    """`evaluate` with a loaded model and loaded tasks, so that a sweep loads them once."""
-    clock = clock or _Clock(perf_counter())
+    """Run a job and write its result, run information, answers and response log; returns the result.
+
+    A killed job goes on from its response log. `clock` has run since the job began. Raises `DyrateError` for
+    an unfit baseline.
+    """
+    clock = clock or Clock(perf_counter())
     if job.baseline is not None:
+        check_baseline(job, job.baseline)
         _check_inputs(job.baseline, model, tasks)
     model.configure(job.method, job.decoding, job.files.log)
     answered = run_harness(model, tasks)
@@ -190,7 +173,7 @@ def evaluate_loaded(
     return result
 
 
-class _Clock:
+class Clock:
     """Wall seconds since a start, by stage."""
 
     def __init__(self, started: float) -> None:
@@ -198,6 +181,7 @@ class _Clock:
         self.stages: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
+        """The stage ends now."""
         now = perf_counter()
         self.stages[stage] = now - self._last
         self._last = now
@@ -283,7 +267,7 @@ def device_name(model: "DyrateModel") -> str:
 
 
 def _run_information(
-    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: _Clock
+    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: Clock
 ) -> results.RunInformation:
     import torch
 

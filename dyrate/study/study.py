@@ -16,6 +16,7 @@ from dyrate.fingerprint import fingerprint
 from dyrate.study.checks import NONE, SOURCES, problems
 from dyrate.study.entries import Job, Method, Model, Predictor, content
 from dyrate.study.schema import StudyError, defaults, refuse, shape_problems
+from dyrate.study.sweeps import Sweep, share_out
 
 # What a `methods:` entry says of its place in the study; everything else is the method's own.
 METHOD_KEYS = ("models", "benchmarks", "decodings", "published", "group")
@@ -104,6 +105,11 @@ class Study:
             for decoding in method.decodings
         )
 
+    @cached_property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """Every job, shared out to processes."""
+        return share_out(self.jobs, self.config["sweep"])
+
     @property
     def results(self) -> tuple[str, ...]:
         """Every result file of the study: its jobs', then the external ones."""
@@ -167,8 +173,22 @@ class Study:
         base = self.unpruned(job)
         return None if job.method.name == NONE or base is None else base.result
 
+    def baselines(self, sweep: Sweep) -> tuple[str, ...]:
+        """The results of other sweeps that one needs."""
+        return tuple(dict.fromkeys(base for job in sweep.jobs if (base := self.baseline(job))))
+
+    def share(self, sweep: Sweep) -> float:
+        """A sweep's part of the study's work, roughly: models are listed from the smallest on."""
+        work = [one.benchmarks * (1 + self.models.index(one.model)) for one in self.sweeps]
+        return work[self.sweeps.index(sweep)] / sum(work)
+
+    def sweep_arguments(self, sweep: Sweep) -> list[str]:
+        """What a sweep's `dyrate evaluate` is called with; the workflow puts CPU threads in front."""
+        first, *others = map(self.arguments, sweep.jobs)
+        return [*first, *(part for other in others for part in ("--then", *other))]
+
     def arguments(self, job: Job) -> list[str]:
-        """What a job's `dyrate evaluate` is called with; CPU threads are the workflow's to add."""
+        """What a job's own `dyrate evaluate` would be called with."""
         config = self.config
         folder = job.result.rpartition("/")[0]
         options = {
@@ -186,8 +206,7 @@ class Study:
             "--engine": config["engine"],
             "--seed": config["seed"],
             "--baseline": self.baseline(job),
-            # METEOR takes longer than a small model's captions; the tables do not show it.
-            "--metrics": None if job.method.group == "main" else "primary",
+            "--metrics": None if config["metrics"] == "all" else config["metrics"],
             "--output": folder,
         }
         return ["--benchmarks", *job.method.benchmarks, *_given(options)]

@@ -18,8 +18,9 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.evaluate import Evaluation, evaluate, evaluate_loaded, load
+from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
 from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.sweep import sweep
 from tests.evaluation.stand_ins import LAYERS, VISUAL
 
 BENCHMARKS = ("gqa", "pope", "mmb", "mme")
@@ -255,27 +256,26 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
     tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
 ) -> None:
     with pytest.raises(DyrateError, match=r"none\.json: no such file"):
-        evaluate(make_job(tmp_path, baseline=tmp_path / "none.json"))
+        list(sweep([make_job(tmp_path, baseline=tmp_path / "none.json")]))
     base = make_job(tmp_path / "base", method={"name": "none"})
     evaluate_loaded(base, model, tasks)
     result = results.read(base.files.result)
     given = {"baseline": base.files.result}
     with pytest.raises(DyrateError, match=r"its decoding is .*'greedy'.*, should be .*'beam-2'"):
-        evaluate(make_job(tmp_path / "x", decoding={"name": "beam-2"}, **given))
+        list(sweep([make_job(tmp_path / "x", decoding={"name": "beam-2"}, **given)]))
     with pytest.raises(DyrateError, match="its model is 'tiny', should be 'other'"):
-        evaluate(make_job(tmp_path / "x", model_name="other", **given))
+        list(sweep([make_job(tmp_path / "x", model_name="other", **given)]))
     results.write(base.files.result, {**result, "method": FASTV})
     with pytest.raises(DyrateError, match=r"its method is .*'fastv'.*, should be {'name': 'none'}"):
-        evaluate(make_job(tmp_path / "x", **given))
+        list(sweep([make_job(tmp_path / "x", **given)]))
     del result["benchmarks"]["pope"]
     results.write(base.files.result, result)
     with pytest.raises(DyrateError, match="has no benchmark 'pope'; it has gqa, mmb, mme"):
-        evaluate(make_job(tmp_path, baseline=base.files.result))
+        list(sweep([make_job(tmp_path, baseline=base.files.result)]))
     base.files.answers.unlink()
+    job = dataclasses.replace(make_job(tmp_path, baseline=base.files.result), benchmarks=select(["mmb"]))
     with pytest.raises(DyrateError, match="a baseline needs its answers beside its result"):
-        evaluate(
-            dataclasses.replace(make_job(tmp_path, baseline=base.files.result), benchmarks=select(["mmb"]))
-        )
+        list(sweep([job]))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_what_stands_in_the_way_of_the_output_is_named(
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DyrateError, match=f"--output {output}: cannot be made a folder"):
-            evaluate(make_job(output))
+            list(sweep([make_job(output)]))
 
 
 def test_a_baseline_whose_answers_are_damaged_is_named(tmp_path: Path) -> None:

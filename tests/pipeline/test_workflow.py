@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 SMOKE = ("--configfile", "config/smoke.yaml")
@@ -10,10 +11,13 @@ TIMES = Path(__file__).parents[1] / "report/speed/decode.json"
 
 
 def rules_to_run(output: str) -> dict[str, int]:
-    """Counts of Snakemake's last job table."""
+    """Counts of Snakemake's last job table; the sweeps' rules together, as `evaluate`."""
     table = output.rpartition("Job stats:")[2].partition("total")[0]
-    rows = re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.MULTILINE)
-    return {name: int(count) for name, count in rows if name != "all"}
+    counts: Counter[str] = Counter()
+    for name, count in re.findall(r"^([\w.-]+)\s+(\d+)\s*$", table, re.MULTILINE):
+        counts["evaluate" if name.startswith("evaluate_") else name] += int(count)
+    del counts["all"]
+    return dict(counts)
 
 
 def test_a_finished_study_has_nothing_to_do(finished):
@@ -52,12 +56,36 @@ def test_a_new_time_on_a_gpu_makes_a_new_page_and_no_more(finished):
     assert "NVIDIA H200" in (finished.folder / "reports/smoke/index.html").read_text()
 
 
-def test_a_new_method_runs_only_its_jobs_and_the_aggregation(finished):
-    finished.edit("config/smoke.yaml", "  - {name: random", "  - {name: vtw, layer: 4}\n  - {name: random")
+def test_a_new_method_runs_only_its_sweep_and_the_aggregation(finished):
+    finished.edit("config/smoke.yaml", "\nbenchmarks:", "  - {name: vtw, layer: 4}\nbenchmarks:")
 
     todo = rules_to_run(finished.snakemake("-n", *SMOKE))
 
     assert todo == {"evaluate": 1, "study": 1, "tables": 1, "report": 1}
+
+
+def test_methods_that_change_places_run_again_but_for_the_unpruned_and_other_groups(finished):
+    entry = "  - {name: dyrate, predictor: hasty, layer: 2, mode: evict, group: predictor}\n"
+    finished.edit(
+        "config/smoke.yaml", "  - {name: fastv", f"  - {{name: vtw, layer: 4}}\n{entry}  - {{name: fastv"
+    )
+
+    output = finished.snakemake("-n", *SMOKE)
+
+    # vtw beside fastv, random alone, the new group; not the unpruned model and main's DyRate.
+    assert rules_to_run(output) == {"evaluate": 3, "study": 1, "tables": 1, "report": 1}
+    assert "testbed-s: vtw-layer=4 greedy, fastv-layer=2-rate=0.5 greedy (1 threads" in output
+
+
+def test_methods_share_a_process_and_its_log(finished):
+    assert rules_to_run(finished.snakemake("-n", "--forceall", *SMOKE))["evaluate"] == 3
+    logs = finished.folder / "results/smoke/logs/testbed-s"
+
+    assert sorted(str(path.relative_to(logs)) for path in logs.rglob("greedy.log")) == [
+        "dyrate-layer=2-predictor=hasty/greedy.log",
+        "fastv-layer=2-rate=0.5/greedy.log",  # and random
+        "none/greedy.log",
+    ]
 
 
 def test_a_failed_jobs_response_log_outlives_it(finished):
@@ -65,8 +93,8 @@ def test_a_failed_jobs_response_log_outlives_it(finished):
     assert (folder / "greedy.json").exists()
     finished.edit(
         "workflow/rules/evaluate.smk",
-        '"cp ',
-        '"echo {{}} > $(dirname {output.run})/greedy.log.jsonl; exit 3; ',
+        '"for made',
+        '"echo {{}} > $(dirname {output.runs[0]})/greedy.log.jsonl; exit 3; for made',
     )
 
     output = finished.snakemake(*SMOKE, status=1)
@@ -85,7 +113,7 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
     traces = todo.pop("trace")
     assert todo == {
         "build_benchmarks": 1,
-        "evaluate": len(study.jobs),
+        "evaluate": len(study.sweeps),
         "study": 1,
         "tables": 1,
         "report": 1,
@@ -136,7 +164,7 @@ def test_two_settings_of_one_decoding_are_planned_apart(project):
 
     output = project.snakemake("-n", *SMOKE)
 
-    assert rules_to_run(output)["evaluate"] == 8
+    assert rules_to_run(output)["evaluate"] == 4
     assert "results/smoke/testbed-s/none/top_p-top_p=0.7.json" in output
 
 
@@ -149,7 +177,7 @@ def test_an_edited_file_of_a_task_folder_reruns_the_jobs(finished):
 
     task.write_text("task: gqa # other data")
 
-    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 4
+    assert rules_to_run(finished.snakemake("-n", *SMOKE))["evaluate"] == 3
 
 
 def test_a_predictors_code_and_files_rerun_what_uses_them_and_no_more(finished):
@@ -169,7 +197,9 @@ def test_a_shipped_predictor_is_used_until_it_shall_be_trained_again(finished):
     shutil.copytree(finished.folder / "results/smoke/predictors/testbed-s/hasty", shipped)
 
     output = finished.snakemake("-n", *SMOKE)
-    assert rules_to_run(output) == {"evaluate": 1, "tables": 1, "report": 1}
+    assert rules_to_run(output) == {"evaluate": 2, "tables": 1, "report": 1}, (
+        "it need not wait: it joins fastv"
+    )
     assert '"predictor": "predictors/smoke/testbed-s/hasty"' in output
 
     finished.snakemake(*SMOKE)

@@ -1,0 +1,77 @@
+"""Several evaluations in one process: the model is loaded once, the tasks where they change."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.encodings import kept_encodings
+from dyrate.evaluation.evaluate import Clock, Evaluation, check_baseline, evaluate_loaded, load, make_folder
+from dyrate.evaluation.results import Result
+from dyrate.evaluation.suite import load_tasks
+from dyrate.registry import load_method
+
+SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
+"""What the loaded model is bound to."""
+
+
+def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[Result | Exception]:
+    """Run the jobs in their order on one loaded model; yield for each its result, or the error that ended it.
+
+    Each result is that of a process of its own, byte for byte. A job that fails takes no other with it, but
+    those that it should have made the baseline of. `started` is `perf_counter()` at the start of the process:
+    the first job's wall time counts from there, the others' from the end of the one before.
+
+    Raises `DyrateError` before anything slow for unfit arguments of any of the jobs, and for jobs that cannot
+    share a process; and where the model cannot be loaded.
+    """
+    clock = Clock(perf_counter() if started is None else started)
+    _check(jobs)
+    model = load(jobs[0])
+    tasks_of = lru_cache(maxsize=1)(load_tasks)
+    failed: set[Path] = set()
+    with ExitStack() as ended:
+        if len(jobs) > 1:
+            ended.enter_context(kept_encodings(model.model))
+        for job in jobs:
+            clock.lap("load")
+            try:
+                if job.baseline is not None and job.baseline.resolve() in failed:
+                    raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
+                primary = job.metrics == "primary"
+                tasks = tasks_of(
+                    tuple(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary
+                )
+                clock.lap("tasks")
+                outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock)
+            except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
+                failed.add(job.files.result.resolve())
+                outcome = error
+            yield outcome
+            clock = Clock(perf_counter())
+            model.release()
+
+
+def _check(jobs: Sequence[Evaluation]) -> None:
+    """Refuse what can be known to be wrong of any job before the model is loaded, and make the folders."""
+    made: set[Path] = set()
+    for job in jobs:
+        for option in SHARED:
+            first, other = getattr(jobs[0], option), getattr(job, option)
+            if other != first:
+                name = option.replace("_", "-")
+                raise DyrateError(
+                    f"--{name}: {other!r} after {first!r}, but one process has one loaded model"
+                )
+        decoding_spec(job.decoding)
+        load_method(job.method)
+        result = job.files.result.resolve()
+        if result in made:
+            raise DyrateError(f"two evaluations would write {job.files.result}")
+        make_folder(job.output)
+        if job.baseline is not None and job.baseline.resolve() not in made:
+            check_baseline(job, job.baseline)  # else when its turn comes
+        made.add(result)

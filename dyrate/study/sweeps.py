@@ -1,0 +1,50 @@
+"""Which evaluations share a process: the imports and the model are then loaded once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dyrate.study.checks import NONE
+from dyrate.study.entries import Job, Model
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Evaluations of one model and one group of methods, one after another in a process."""
+
+    jobs: tuple[Job, ...]
+    number: int  # from 1 on, among those of its model and group
+
+    @property
+    def model(self) -> Model:
+        """The model that is loaded."""
+        return self.jobs[0].model
+
+    @property
+    def name(self) -> str:
+        """A name of its own, without the methods, of which there may be many: `testbed-s_main_2`."""
+        return f"{self.model.name}_{self.jobs[0].method.group}_{self.number}"
+
+    @property
+    def benchmarks(self) -> int:
+        """How many benchmarks are run, by any of its jobs: what it costs, roughly."""
+        return sum(len(job.method.benchmarks) for job in self.jobs)
+
+
+def share_out(jobs: Iterable[Job], size: int) -> tuple[Sweep, ...]:
+    """Share the jobs out in their order, at most `size` to a sweep.
+
+    An entry that is added to a group of methods moves no other group's jobs. Unpruned jobs are apart: all
+    others wait for them, and would run again with any job that shared their process. So no sweep waits for
+    one that waits for it. Jobs that wait for a training, which may fail, are apart as well.
+    """
+    alike: dict[tuple[str, str, bool, bool], list[Job]] = {}
+    for job in jobs:
+        unpruned, waiting = job.method.name == NONE, bool(job.predictor_files(shipped=False))
+        alike.setdefault((job.model.name, job.method.group, unpruned, waiting), []).append(job)
+    found: list[Sweep] = []
+    numbers: dict[tuple[str, str], int] = {}
+    for (model, group, *_), members in alike.items():
+        for start in range(0, len(members), size):
+            numbers[model, group] = numbers.get((model, group), 0) + 1
+            found.append(Sweep(tuple(members[start : start + size]), numbers[model, group]))
+    return tuple(found)

@@ -1,0 +1,135 @@
+"""Which evaluations share a process, and that no two processes wait for each other."""
+
+from graphlib import TopologicalSorter
+
+import pytest
+
+from dyrate.study import Study, StudyError
+
+NONE, FASTV = {"name": "none"}, {"name": "fastv", "layer": 2}
+CONFIG = {
+    "study": "small",
+    "models": [{"name": "a", "path": "models/a"}, {"name": "b", "path": "some/hub-id"}],
+    "predictors": [{"name": "default", "layer": 2}],
+    "methods": [
+        {**FASTV, "rate": 0.25},
+        NONE,
+        {**FASTV, "rate": 0.5},
+        {**FASTV, "rate": 0.75},
+        {**FASTV, "rate": 0.9, "group": "budget", "benchmarks": ["gqa"]},
+        {**FASTV, "rate": 0.8, "group": "budget", "models": ["b"]},
+    ],
+    "benchmarks": ["gqa", "pope"],
+    "sweep": 2,
+}
+# Each group has pruned jobs whose unpruned one stands in the other.
+CROSSED = [
+    NONE,
+    {**FASTV, "rate": 0.5, "decodings": ["greedy", "beam-2", "top_p"]},
+    {**NONE, "decodings": ["beam-2", "top_p"], "group": "decoding"},
+    {**FASTV, "rate": 0.75, "decodings": ["top_p", "greedy", "beam-2"], "group": "decoding"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def shared(study):
+    return {sweep.name: [job.method.slug for job in sweep.jobs] for sweep in study.sweeps}
+
+
+def test_by_itself_each_job_has_its_own_process():
+    study = Study.of({key: value for key, value in CONFIG.items() if key != "sweep"})
+
+    assert sorted(job.result for sweep in study.sweeps for job in sweep.jobs) == sorted(study.results)
+    assert {len(sweep.jobs) for sweep in study.sweeps} == {1}
+
+
+def test_a_process_has_one_model_and_one_group_and_the_unpruned_model_one_to_itself():
+    rate = "fastv-layer=2-rate=0.{}".format
+
+    assert shared(Study.of(CONFIG)) == {
+        "a_main_1": [rate(25), rate(5)],
+        "a_main_2": [rate(75)],
+        "a_main_3": ["none"],
+        "a_budget_1": [rate(9)],
+        "b_main_1": [rate(25), rate(5)],
+        "b_main_2": [rate(75)],
+        "b_main_3": ["none"],
+        "b_budget_1": [rate(9), rate(8)],
+    }
+
+
+def test_a_new_method_moves_no_other_group():
+    methods = [{**FASTV, "rate": 0.1}, *CONFIG["methods"]]
+    before, after = shared(Study.of(CONFIG)), shared(Study.of({**CONFIG, "methods": methods}))
+
+    assert before["a_main_1"] != after["a_main_1"]
+    assert {name for name in before if "budget" in name} == {
+        name for name in after if "budget" in name and before[name] == after[name]
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_no_process_waits_for_one_that_waits_for_it(size):
+    study = Study.of({**CONFIG, "methods": CROSSED, "sweep": size})
+    maker = {job.result: sweep.name for sweep in study.sweeps for job in sweep.jobs}
+    waits = {sweep.name: {maker[path] for path in study.baselines(sweep)} for sweep in study.sweeps}
+
+    order = list(TopologicalSorter(waits).static_order())  # a cycle is an error
+
+    assert sorted(order) == sorted(
+        maker[job.result] for job in {maker[j.result]: j for j in study.jobs}.values()
+    )
+    assert all(name not in needed for name, needed in waits.items())
+    assert len(maker) == len(study.jobs) == 18
+
+
+def test_who_waits_for_a_training_waits_apart():
+    dyrate = {"name": "dyrate", "predictor": "default", "layer": 2}
+    study = Study.of({**CONFIG, "methods": [NONE, dyrate, {**FASTV, "rate": 0.5}], "sweep": 4})
+
+    assert shared(study)["a_main_2"] == ["dyrate-layer=2-predictor=default"]
+    assert shared(study)["a_main_3"] == ["fastv-layer=2-rate=0.5"]
+
+
+def test_a_sweeps_command_is_that_of_its_jobs():
+    study = Study.of(CONFIG)
+    sweep = study.sweeps[0]
+    first, second = (study.arguments(job) for job in sweep.jobs)
+
+    assert study.sweep_arguments(sweep) == [*first, "--then", *second]
+    assert study.baselines(sweep) == ("results/small/a/none/greedy.json",)
+
+
+def test_the_larger_model_and_the_most_benchmarks_come_first():
+    study = Study.of(CONFIG)
+    share = {sweep.name: study.share(sweep) for sweep in study.sweeps}
+
+    assert sum(share.values()) == pytest.approx(1)
+    assert share["b_main_1"] == 2 * share["a_main_1"] == 4 * share["a_main_2"]
+    assert share["a_budget_1"] < share["a_main_2"] < share["b_budget_1"] < share["b_main_1"]
+
+
+def test_metrics_are_the_same_in_every_group():
+    study = Study.of({**CONFIG, "metrics": "primary"})
+
+    assert all(" --metrics primary " in " ".join(study.arguments(job)) for job in study.jobs)
+    assert "--metrics" not in [part for job in study.jobs for part in Study.of(CONFIG).arguments(job)]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sweep": 0}, "x: sweep: 0 is less than the minimum of 1"),
+        ({"sweep": "all"}, "x: sweep: 'all' is not of type 'integer'"),
+        ({"metrics": "some"}, "x: metrics: 'some' is not one of"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(change, complaint):
+    with pytest.raises(StudyError) as refused:
+        Study.of({**CONFIG, **change}, "x")
+
+    assert complaint in str(refused.value)
