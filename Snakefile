@@ -33,6 +33,7 @@ include: "workflow/rules/testbed.smk"
 include: "workflow/rules/predictors.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/trace.smk"
+include: "workflow/rules/latency.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -41,6 +42,7 @@ rule all:
     input:
         study.results,
         traces,
+        latencies,
         rules.tables.output,
         rules.report.output,
     localrule: True

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dyrate.bench.document import add_machine, add_model, publish
 from dyrate.errors import DyrateError
+from dyrate.evaluation.commands import add_data
 
 if TYPE_CHECKING:
+    import torch
+
     from dyrate.bench.contenders import Contender
+    from dyrate.bench.measure import Load
 
 SCHEMA, VERSION = "dyrate.bench", 1
 _Subparsers = argparse._SubParsersAction  # the type has no public name
@@ -37,6 +41,13 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(parser)
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help="prompts of this benchmark, another one in each round, instead of random words and images; "
+        "--prompt says nothing then, and the model must be a real one",
+    )
+    add_data(parser)
     parser.add_argument(
         "--methods",
         nargs="*",
@@ -97,10 +108,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from dyrate.bench import models
     from dyrate.bench.contenders import keeping_all
     from dyrate.bench.limits import measure_limits
-    from dyrate.bench.measure import Load, measure
+    from dyrate.bench.measure import measure
     from dyrate.bench.rows import rows, table
     from dyrate.cost.shapes import ModelShape
     from dyrate.evaluation.checkpoint import choose_device
@@ -117,25 +127,15 @@ def _bench(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
     torch.manual_seed(arguments.seed)
-    model = (
-        models.loaded_model(arguments.model, device, arguments.dtype)
-        if arguments.model
-        else models.random_model(models.named_shape(arguments.shape), device, dtype)
-    )
+    model, loads = _loads(arguments, device)
     shape = ModelShape.of(model.config)
     if arguments.overhead:
         contenders += keeping_all(shape.text.heads, arguments.engine)
     limits = measure_limits(device, dtype)
-    loads = [
-        Load(batch, prompt, new)
-        for prompt in arguments.prompt
-        for new in arguments.new_tokens
-        for batch in arguments.batch
-    ]
     found: list[dict[str, Any]] = []
     total = len(loads) * len(contenders) * (arguments.rounds + arguments.warmups)
     with tqdm(total=total, unit="round", mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
-        for load in loads:
+        for load, prompts in loads:
             timings = measure(
                 model,
                 contenders,
@@ -144,6 +144,7 @@ def _bench(arguments: argparse.Namespace) -> int:
                 warmups=arguments.warmups,
                 seed=arguments.seed,
                 done=bar.update,
+                prompts=prompts,
             )
             found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
     print(table(found))
@@ -153,6 +154,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments,
         device,
         {
+            "benchmark": arguments.benchmark,
             "replayed": str(arguments.replay) if arguments.replay else None,
             "threads": torch.get_num_threads(),
             "seed": arguments.seed,
@@ -162,6 +164,45 @@ def _bench(arguments: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _loads(
+    arguments: argparse.Namespace, device: "torch.device"
+) -> "tuple[Any, list[tuple[Load, list[dict[str, torch.Tensor]] | None]]]":
+    """The model, and what it has to do; with the prompts of a benchmark, where one is named."""
+    import torch
+
+    from dyrate.bench import models
+    from dyrate.bench.measure import Load
+
+    loads = [(batch, new) for new in arguments.new_tokens for batch in arguments.batch]
+    if arguments.benchmark is None:
+        model = (
+            models.loaded_model(arguments.model, device, arguments.dtype)
+            if arguments.model
+            else models.random_model(
+                models.named_shape(arguments.shape), device, getattr(torch, arguments.dtype)
+            )
+        )
+        return model, [
+            (Load(batch, prompt, new), None) for prompt in arguments.prompt for batch, new in loads
+        ]
+    if arguments.model is None:
+        raise DyrateError(
+            f"--benchmark {arguments.benchmark}: a model of random weights reads no words; give --model"
+        )
+    from dyrate.bench.prompts import Reader
+    from dyrate.evaluation.commands import quiet_libraries
+
+    quiet_libraries()
+    reader = Reader(arguments.model, device, arguments.dtype)
+    asked: list[tuple[Load, list[dict[str, torch.Tensor]] | None]] = []
+    for batch, new in loads:
+        prompts = reader.prompts(
+            arguments.benchmark, arguments.tasks, arguments.data, batch=batch, count=arguments.rounds
+        )
+        asked.append((Load(batch, prompts[0]["input_ids"].shape[1], new), prompts))
+    return reader.model, asked
 
 
 def _contenders(arguments: argparse.Namespace) -> "list[Contender]":

@@ -52,18 +52,22 @@ def measure(
     warmups: int,
     seed: int,
     done: Callable[[], object],
+    prompts: Sequence[dict[str, torch.Tensor]] | None = None,
 ) -> list[Timings]:
     """Return the timings of each contender; `done` is called after each generation.
+
+    `prompts` are the model's inputs, of the load's batch and length, taken in turn by the rounds; by default
+    random ones.
 
     Rounds go through the contenders forwards and backwards in turn, so that what drifts (clocks, heat, other
     load) falls on all of them alike.
     """
-    asked = make_inputs(model, load.batch, load.prompt, seed)
+    asked = prompts or [make_inputs(model, load.batch, load.prompt, seed)]
     device = model.device
     timings = [Timings() for _ in contenders]
 
-    def once(contender: Contender, found: Timings | None) -> None:
-        _one_round(model, contender, asked, load.new_tokens, device, found)
+    def once(contender: Contender, found: Timings | None, number: int = 0) -> None:
+        _one_round(model, contender, asked[number % len(asked)], load.new_tokens, device, found)
         done()
 
     text = ModelShape.of(model.config).text
@@ -78,7 +82,7 @@ def measure(
     for number in range(rounds):
         order = list(zip(contenders, timings, strict=True))
         for contender, found in order if number % 2 == 0 else order[::-1]:
-            once(contender, found)
+            once(contender, found, number)
             if crowded:
                 _close(contender)
     for contender in contenders:
@@ -86,7 +90,7 @@ def measure(
     if device.type == "cuda":
         for contender, found in zip(contenders, timings, strict=True):
             torch.cuda.reset_peak_memory_stats(device)
-            contender.generate(model, asked, load.new_tokens, _nothing)
+            contender.generate(model, asked[0], load.new_tokens, _nothing)
             found.peak_bytes = torch.cuda.max_memory_allocated(device)
             _close(contender)
     return timings

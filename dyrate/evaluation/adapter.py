@@ -74,7 +74,7 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class _Query:
+class Query:
     """One request as the model gets it."""
 
     prompt: str
@@ -217,7 +217,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         batch = None if self.observer else log.get(keys)  # nothing is to be seen of logged answers
         if batch is None:
             started = perf_counter()
-            answers, tokens = self._generate(queries, new_tokens)
+            answers, tokens = self.answer(queries, new_tokens)
             record.seconds += perf_counter() - started
             record.generated += len(asked)
             batch = log.append(keys, answers, tokens)
@@ -227,7 +227,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
             record.tokens.append(batch["tokens"])
         return batch["answers"]
 
-    def _query(self, one: _Request, new_tokens: int) -> _Query:
+    def _query(self, one: _Request, new_tokens: int) -> Query:
         try:
             images = one.doc_to_visual(self.task_dict[one.task][one.split][one.doc_id]) or []
         except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
@@ -244,7 +244,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
         key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
-        return _Query(prompt, images, key, content, one.doc_id)
+        return Query(prompt, images, key, content, one.doc_id)
 
     def _processor(self) -> str:
         """What computes: sums are made in another order on another GPU or by another number of threads."""
@@ -252,7 +252,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
-    def _generate(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+    def answer(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
         """Answer one batch, in halves from the first time that it does not fit into memory."""
         answers: list[str] = []
         sums: TokenSums | None = None
@@ -270,7 +270,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
             sums = add(sums, done[1])
         return answers, sums
 
-    def _try(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None] | None:
+    def _try(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None] | None:
         """Answers and token sums, or None where memory is short and the batch can still be halved."""
         try:
             return self._run(queries, new_tokens)
@@ -279,12 +279,17 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 raise
         return None
 
-    @torch.inference_mode()
-    def _run(self, queries: Sequence[_Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+    def read(self, queries: Sequence[Query]) -> Mapping[str, torch.Tensor]:
+        """Return a batch of questions as the model reads it: input_ids, attention_mask, pixel_values."""
         images = [image for query in queries for image in query.images]
-        inputs = self.processor(
+        found: Mapping[str, torch.Tensor] = self.processor(
             text=[query.prompt for query in queries], images=images or None, padding=True, return_tensors="pt"
         ).to(self.device, self.model.dtype)
+        return found
+
+    @torch.inference_mode()
+    def _run(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+        inputs = self.read(queries)
         assert self._generator is not None
         streams = [query.stream for query in queries]
         made, run = self._generator.generate(
@@ -294,7 +299,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         if self.observer:
             self.observer([query.doc_id for query in queries], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        if not images:
+        if "pixel_values" not in inputs:
             return answers, None
         steps = decode_steps(made, ends)
         sums = token_sums(run, steps)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import cost, published
 from dyrate.report.cells import Column, Row, Table, TextColumn, finish, merge, with_texts
+from dyrate.report.latency import Latencies
 from dyrate.report.measured import Measurement
 from dyrate.report.published import PublishedRow
 from dyrate.study import Study
@@ -89,6 +90,7 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
 
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
+    latencies = Latencies.of(study)
     groups = tuple(
         (
             title,
@@ -99,6 +101,7 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
                     {
                         **_auto_rate(row.measurement),
                         "tflops_percent": cost.percent(row.measurement, "nocaps", measurements),
+                        "latency_ms": latencies.per_token(row.measurement),
                     },
                 )
                 for row in rows
@@ -106,11 +109,7 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
         )
         for title, rows in _groups_per_model(study, measurements, TABLE3, published.table3())
     )
-    latency = (
-        "Not measured on this study’s models: its jobs share their machine, so their times are no latencies. "
-        "For times at the paper’s shapes, see the report’s section Time and memory."
-    )
-    notes = {"a": cost.note("nocaps", measurements), "b": latency}
+    notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
     return finish(Table("table3", "Table III", "Efficiency", TABLE3, groups, notes, TABLE3_TEXTS))
 
 

@@ -13,7 +13,6 @@ from dyrate.evaluation.checkpoint import content_hash
 from dyrate.evaluation.decoding import decoding_slug
 from dyrate.study.schema import StudyError
 
-SHIPPED = "predictors"  # the folder of predictors that come with the checkout
 PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
 
 
@@ -53,12 +52,14 @@ class Predictor:
     model: Model
     name: str
     recipe: Mapping[str, Any]
+    trained: str
+    """The folder where the study finds trained ones, by model and name."""
     data: str | None = None
     retrain: bool = False
 
     @cached_property
     def shipped(self) -> bool:
-        """Whether the checkout's own is used: it has one, and the study does not ask to train it again."""
+        """Whether a trained one is used: there is one, and the study does not ask to train it again."""
         return not self.retrain and Path(self._shipped_folder).is_dir()
 
     @property
@@ -113,7 +114,7 @@ class Predictor:
 
     @property
     def _shipped_folder(self) -> str:
-        return f"{SHIPPED}/{self.study}/{self.model.name}/{self.name}"
+        return f"{self.trained}/{self.model.name}/{self.name}"
 
 
 @dataclass(frozen=True)

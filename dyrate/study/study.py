@@ -275,6 +275,7 @@ def _predictor(entry: Mapping[str, Any], model: Model, config: Mapping[str, Any]
         model=model,
         name=entry["name"],
         recipe={key: value for key, value in entry.items() if key not in PREDICTOR_KEYS},
+        trained=config["trained"] or f"predictors/{config['study']}",
         data=entry.get("data"),
         retrain=bool(config["retrain"]),
     )

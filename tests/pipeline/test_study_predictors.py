@@ -101,6 +101,14 @@ def test_a_shipped_predictor_takes_the_place_of_a_training():
     again.training("a", "default").check_shipped()
 
 
+def test_studies_may_share_trained_predictors():
+    ship({"layer": 2, "budget_weight": 0.1}, "mine/a/default")
+    study = Study.of({**CONFIG, "trained": "mine"})
+
+    assert method_of(study, job(study))["predictor"] == "mine/a/default"
+    assert job(study, "b").predictor.folder == "results/small/predictors/b/default"
+
+
 def test_a_shipped_predictor_is_known_by_its_content():
     ship({"layer": 2, "budget_weight": 0.1})
     first = job(Study.of(CONFIG)).predictor_content

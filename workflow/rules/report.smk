@@ -34,6 +34,7 @@ rule tables:
     input:
         study=rules.study.output,
         results=study.results,
+        latencies=latencies,
     output:
         **{
             f"{key}_{kind}": report(
@@ -84,6 +85,7 @@ rule report:
     input:
         study=rules.study.output,
         results=study.results,
+        latencies=latencies,
         traces=traces,
         # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
         speed=ancient(speed.paths()),

@@ -1,0 +1,84 @@
+"""The latencies that a study asks for: of which rows, on which prompts, in which files. Imports no torch."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dyrate.evaluation.provenance import result_code
+from dyrate.fingerprint import fingerprint
+from dyrate.study import Job, Model, Study, StudyError
+
+
+def timed(study: Study) -> dict[str, tuple[Job, ...]]:
+    """By model, the jobs whose methods are timed: greedy ones with a printed row, or a predictor, among the
+    main ones; none where the config has no `latency`.
+
+    Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
+    """
+    if "latency" not in study.config:
+        return {}
+    if (name := _settings(study)["benchmark"]) not in study.benchmarks:
+        known = ", ".join(study.benchmarks)
+        raise StudyError(f"latency.benchmark: {name!r} is none of the study's benchmarks: {known}")
+    found: dict[str, list[Job]] = {}
+    for job in study.jobs:
+        wanted = job.method.group == "main" and (job.method.published or job.method.predictor)
+        if wanted and job.decoding["name"] == "greedy":
+            found.setdefault(job.model.name, []).append(job)
+    return {model: tuple(jobs) for model, jobs in found.items()}
+
+
+def document(study: Study, model: str) -> str:
+    """The path of a model's document."""
+    return f"results/{study.name}/latency/{model}.json"
+
+
+def documents(study: Study) -> list[str]:
+    """Those of all models."""
+    return [document(study, model) for model in timed(study)]
+
+
+def inputs(study: Study, jobs: tuple[Job, ...], shipped: bool) -> list[str]:
+    """The predictors' files, of those that are shipped, or of those that a rule trains."""
+    return [path for job in jobs for path in job.predictor_files(shipped)]
+
+
+def data_files(study: Study) -> list[str]:
+    """The testbed's data that the prompts are read from; none for other sources."""
+    if study.tasks != "testbed":
+        return []
+    return [f"{study.config['data']}/{_settings(study)['benchmark']}.parquet"]
+
+
+def arguments(study: Study, model: Model, jobs: tuple[Job, ...]) -> list[str]:
+    """What a model's `dyrate bench` is called with; CPU threads are the workflow's to add."""
+    config, settings = study.config, _settings(study)
+    engine = config["engine"]
+    if engine == "auto":
+        engine = "graph" if study.gpus else "transformers"
+    options = {
+        "--model": model.path,
+        "--engine": engine,
+        "--benchmark": settings["benchmark"],
+        "--tasks": study.tasks,
+        "--data": config["data"] if study.tasks == "testbed" else None,
+        "--new-tokens": settings.get("new_tokens", 32),
+        "--rounds": settings.get("rounds", 5),
+        "--device": config["device"],
+        "--dtype": config["dtype"],
+        "--seed": config["seed"],
+        "--output": document(study, model.name),
+    }
+    given = [part for key, value in options.items() if value is not None for part in (key, str(value))]
+    return ["--peers", "--methods", *(json.dumps(job.spec) for job in jobs), *given]
+
+
+def code(jobs: tuple[Job, ...]) -> str:
+    """A hash of the code that is timed, and of that which times it."""
+    methods = "-".join(result_code(job.method.spec) for job in jobs)
+    return f"{fingerprint(['dyrate.bench.commands'])}-{methods}"
+
+
+def _settings(study: Study) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = study.config["latency"]
+    return found

@@ -1,0 +1,45 @@
+"""A benchmark's own prompts, as the evaluation asks them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dyrate.bench.models import prepared
+from dyrate.errors import DyrateError
+from dyrate.evaluation.adapter import DyrateModel, Query
+from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.harness import ask
+from dyrate.evaluation.suite import load_tasks
+from dyrate.evaluation.visual_tokens import TokenSums
+
+
+class Reader(DyrateModel):
+    """Reads a benchmark's questions and answers none."""
+
+    def __init__(self, path: str, device: torch.device, dtype: str) -> None:
+        super().__init__(path, device=str(device), dtype=dtype, engine="transformers")
+        prepared(self.model)
+        self._seen: list[Mapping[str, Tensor]] = []
+
+    def prompts(
+        self, benchmark: str, tasks: str, data: Path | None, *, batch: int, count: int
+    ) -> list[dict[str, Tensor]]:
+        """Return up to `count` batches of prompts, all as long as the first one's.
+
+        Raises `DyrateError` for an unknown benchmark, and for data without a whole batch.
+        """
+        self.batch_size, self._chunk, self._seen = batch, batch, []
+        (task,) = load_tasks(select((benchmark,)), tasks, data, batch * count, primary_only=True)
+        ask(self, task)
+        whole = [dict(prompts) for prompts in self._seen if len(prompts["input_ids"]) == batch]
+        if not whole:
+            raise DyrateError(f"--benchmark {benchmark}: has no {batch} samples for a batch")
+        shape = whole[0]["input_ids"].shape
+        return [prompts for prompts in whole if prompts["input_ids"].shape == shape][:count]
+
+    def answer(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+        """Keep the prompts instead."""
+        self._seen.append(self.read(queries))
+        return [""] * len(queries), None

@@ -1,0 +1,47 @@
+# Table III's times: one job per model, which takes all cores, so that nothing else of the study runs beside it.
+import re
+
+from dyrate.bench import jobs as timing
+
+timed = timing.timed(study)
+latencies = timing.documents(study)
+
+
+if timed:
+
+    rule latency:
+        input:
+            data=timing.data_files(study),
+            # A fresh clone has new times on the same weights: their content is a parameter instead.
+            model=lambda w: ancient(timed[w.model][0].model.files),
+            shipped=lambda w: ancient(timing.inputs(study, timed[w.model], True)),
+            trained=lambda w: timing.inputs(study, timed[w.model], False),
+        output:
+            f"results/{study.name}/latency/{{model}}.json",
+        log:
+            f"results/{study.name}/logs/{{model}}/latency.log",
+        wildcard_constraints:
+            model="|".join(map(re.escape, timed)),
+        conda:
+            "../../environment.yml"
+        threads: workflow.cores
+        resources:
+            **{
+                key: amount
+                for key, amount in study.config["resources"].items()
+                if key != "gpu"
+            },
+            gpu=lambda w: study.gpus,
+        params:
+            arguments=lambda w: timing.arguments(
+                study, timed[w.model][0].model, timed[w.model]
+            ),
+            threads=study.config["threads"],
+            tasks=study.tasks_content,
+            weights=lambda w: timed[w.model][0].model.content,
+            predictors=lambda w: [job.predictor_content for job in timed[w.model]],
+            code=lambda w: timing.code(timed[w.model]),
+        message:
+            "{wildcards.model}: how long its answers take (alone; {params.threads} threads, {resources.gpu} GPU)"
+        shell:
+            "python -m dyrate.cli bench {params.arguments:q} --threads {params.threads} > {log:q} 2>&1"
