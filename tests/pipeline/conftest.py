@@ -94,6 +94,7 @@ def _finish(project: Project) -> None:
     for rule, copying in (
         ("testbed", "cp made-up/data/smoke/*.parquet {params.output} #"),
         ("predictors", f"cp {predictor}/* $(dirname {{output.record}}) #"),
+        ("latency", "cp made-up/{output} {output} #"),
         ("evaluate", "for made in {output:q}; do cp made-up/$made $made; done #"),
     ):
         project.edit(f"workflow/rules/{rule}.smk", '"python -m', f'"{copying} python -m')

@@ -37,7 +37,7 @@ def test_each_edit_reruns_what_uses_it_and_no_more(finished):
     assert rerun() == {}
 
     finished.edit("dyrate/methods/fastv.py", "self.layer - 1", "self.layer - 2")
-    assert rerun() == {"evaluate": 1, "tables": 1, "report": 1}
+    assert rerun() == {"evaluate": 1, "latency": 1, "tables": 1, "report": 1}
 
     finished.edit("dyrate/methods/fastv.py", "self.layer - 2", "self.layer - 1")
     finished.edit("dyrate/report/templates/style.css", "--paper", "--sheet")
@@ -111,6 +111,7 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
 
     todo = rules_to_run(output)
     traces = todo.pop("trace")
+    assert todo.pop("latency") == 2
     assert todo == {
         "build_benchmarks": 1,
         "evaluate": len(study.sweeps),
@@ -189,7 +190,8 @@ def test_a_predictors_code_and_files_rerun_what_uses_them_and_no_more(finished):
 
     finished.edit("dyrate/predictor_training/train.py", "import json as _\nimport ", "import ")
     (folder / "predictor.safetensors").write_bytes(b"other weights")
-    assert rules_to_run(finished.snakemake("-n", *SMOKE)) == {"evaluate": 1, "tables": 1, "report": 1}
+    todo = rules_to_run(finished.snakemake("-n", *SMOKE))
+    assert todo == {"evaluate": 1, "latency": 1, "tables": 1, "report": 1}
 
 
 def test_a_shipped_predictor_is_used_until_it_shall_be_trained_again(finished):
@@ -197,9 +199,8 @@ def test_a_shipped_predictor_is_used_until_it_shall_be_trained_again(finished):
     shutil.copytree(finished.folder / "results/smoke/predictors/testbed-s/hasty", shipped)
 
     output = finished.snakemake("-n", *SMOKE)
-    assert rules_to_run(output) == {"evaluate": 2, "tables": 1, "report": 1}, (
-        "it need not wait: it joins fastv"
-    )
+    expected = {"evaluate": 2, "latency": 1, "tables": 1, "report": 1}
+    assert rules_to_run(output) == expected, "it need not wait: it joins fastv"
     assert '"predictor": "predictors/smoke/testbed-s/hasty"' in output
 
     finished.snakemake(*SMOKE)

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from dyrate import predictors
+from dyrate.bench import jobs
 from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
 from dyrate.evaluation.scoring import Sample
 from dyrate.study import Job, Predictor, Study
+from tests.report.speed import fake as speed
 
 LEVEL = {
     "none": 1.0, "fastv": 0.985, "vtw": 0.45, "random": 0.7, "uniform": 0.72, "downsample": 0.8,
@@ -254,6 +256,11 @@ def write_study(study: Study, root: Path, images: bool = True) -> None:
         write_job(job, study, root)
     for predictor in study.trainings:
         write_predictor(predictor, root)
+    for name, timed in jobs.timed(study).items():
+        path = root / jobs.document(study, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [speed.row(job.spec) for job in timed]
+        path.write_text(json.dumps(speed.bench(rows, model=timed[0].model.path, weights="checkpoint")))
     for path in study.data_files if images else ():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         rows = [{"image": {"bytes": scene(f"{path}{i}"), "path": None}} for i in range(DOCS)]
