@@ -38,8 +38,8 @@ def documents(study: Study) -> list[str]:
     return [document(study, model) for model in timed(study)]
 
 
-def inputs(study: Study, jobs: tuple[Job, ...], shipped: bool) -> list[str]:
-    """The predictors' files, of those that are shipped, or of those that a rule trains."""
+def predictor_files(jobs: tuple[Job, ...], shipped: bool) -> list[str]:
+    """The files of the predictors that are shipped, or of those that a rule trains."""
     return [path for job in jobs for path in job.predictor_files(shipped)]
 
 

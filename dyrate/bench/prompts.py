@@ -30,7 +30,7 @@ class Reader(DyrateModel):
 
         Raises `DyrateError` for an unknown benchmark, and for data without a whole batch.
         """
-        self.batch_size, self._chunk, self._seen = batch, batch, []
+        self.batch_size, self._seen = batch, []
         (task,) = load_tasks(select((benchmark,)), tasks, data, batch * count, primary_only=True)
         ask(self, task)
         whole = [dict(prompts) for prompts in self._seen if len(prompts["input_ids"]) == batch]

@@ -16,37 +16,42 @@ in the same order, so what is kept first is as good as anything.
 """
 
 
-@contextmanager
-def kept_encodings(model: Any, room: int = ROOM) -> Iterator[None]:
-    """Let the model's vision encoder run once for each batch of images, on a CPU; on a GPU it is no matter.
+class Encodings:
+    """Outputs of one model's vision encoder on a CPU, by the images and the way that they were encoded.
 
-    Whole batches only: in another batch the same image's sums may be rounded otherwise. Hooks around the
-    encoder see every call.
+    Whole batches only: in another batch the same image's sums may be rounded otherwise.
     """
-    tower = family_of(model).vision_tower
-    plain, left = tower.forward, room
-    kept: dict[tuple[Any, ...], Any] = {}
 
-    def forward(pixel_values: Tensor, **kwargs: Any) -> Any:
-        nonlocal left
-        if pixel_values.device.type != "cpu":
-            return plain(pixel_values, **kwargs)
+    def __init__(self, model: Any, room: int = ROOM) -> None:
+        self._tower = family_of(model).vision_tower
+        self._plain = self._tower.forward
+        self._kept: dict[tuple[Any, ...], Any] = {}
+        self._left = room
+
+    @contextmanager
+    def reused(self) -> Iterator[None]:
+        """Let the encoder run once for each batch. Hooks around it see every call, those inside it only the
+        first one.
+        """
+        self._tower.forward = self._forward
+        try:
+            yield
+        finally:
+            del self._tower.forward
+
+    def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        if pixel_values.device.type != "cpu" or any(isinstance(value, Tensor) for value in kwargs.values()):
+            return self._plain(pixel_values, **kwargs)
         pixels = pixel_values.contiguous().view(torch.uint8).numpy().tobytes()
         call = sha256(pixels).digest(), pixel_values.dtype, pixel_values.shape, repr(sorted(kwargs.items()))
-        if call in kept:
-            return _copy(kept[call])
-        made = plain(pixel_values, **kwargs)
+        if call in self._kept:
+            return _copy(self._kept[call])
+        made = self._plain(pixel_values, **kwargs)
         size = _nbytes(made.to_tuple())
-        if size <= left:
-            left -= size
-            kept[call] = _copy(made)
+        if size <= self._left:
+            self._left -= size
+            self._kept[call] = _copy(made)
         return made
-
-    tower.forward = forward
-    try:
-        yield
-    finally:
-        del tower.forward
 
 
 def _copy(made: Any) -> Any:

@@ -1,18 +1,18 @@
 """Several evaluations in one process: the model is loaded once, the tasks where they change."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.encodings import kept_encodings
+from dyrate.evaluation.encodings import Encodings
 from dyrate.evaluation.evaluate import Clock, Evaluation, check_baseline, evaluate_loaded, load, make_folder
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.suite import load_tasks
-from dyrate.registry import load_method
+from dyrate.registry import BUILT_IN, load_method
 
 SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
 """What the loaded model is bound to."""
@@ -33,26 +33,25 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     model = load(jobs[0])
     tasks_of = lru_cache(maxsize=1)(load_tasks)
     failed: set[Path] = set()
-    with ExitStack() as ended:
-        if len(jobs) > 1:
-            ended.enter_context(kept_encodings(model.model))
-        for job in jobs:
-            clock.lap("load")
-            try:
-                if job.baseline is not None and job.baseline.resolve() in failed:
-                    raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
-                primary = job.metrics == "primary"
-                tasks = tasks_of(
-                    tuple(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary
-                )
-                clock.lap("tasks")
+    encodings = Encodings(model.model)
+    for job in jobs:
+        clock.lap("load")
+        # A method from elsewhere may look into the encoder itself, which would then not run.
+        ours = len(jobs) > 1 and job.method["name"] in BUILT_IN
+        try:
+            if job.baseline is not None and job.baseline.resolve() in failed:
+                raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
+            primary = job.metrics == "primary"
+            tasks = tasks_of(tuple(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
+            clock.lap("tasks")
+            with encodings.reused() if ours else nullcontext():
                 outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock)
-            except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
-                failed.add(job.files.result.resolve())
-                outcome = error
-            yield outcome
-            clock = Clock(perf_counter())
-            model.release()
+        except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
+            failed.add(job.files.result.resolve())
+            outcome = error
+        yield outcome
+        clock = Clock(perf_counter())
+        model.release()
 
 
 def _check(jobs: Sequence[Evaluation]) -> None:

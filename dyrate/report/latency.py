@@ -10,9 +10,9 @@ from dyrate.report.speed.files import Bench, SpeedError, read
 from dyrate.study import Study
 
 UNMEASURED = (
-    "Not measured on this study’s models: its config has no `latency`, and its evaluations share their "
-    "machine, so their times are no latencies. For times at the paper’s shapes, see the report’s section "
-    "Time and memory."
+    "Not measured on this study’s models: what `latency` in a config asks for is not there, and evaluations "
+    "share their machine, so their own times are no latencies. For times at the paper’s shapes, see the "
+    "report’s section Time and memory."
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dyrate.evaluation.encodings import kept_encodings
+from dyrate.evaluation.encodings import Encodings
 from dyrate.methods.downsample import Downsample
 from dyrate.methods.fastv import FastV
 from tests.tiny import tiny_inputs, tiny_llava
@@ -39,7 +39,7 @@ def test_methods_share_the_encoding_of_a_batch(model: Any, encoded: list[torch.S
     methods = [FastV(layer=1, rate=0.25), FastV(layer=2, rate=0.75), Downsample(rate=0.5)]
     expected = [answer(model, given, method) for method in methods for given in (inputs, others)]
     encoded.clear()
-    with kept_encodings(model):
+    with Encodings(model).reused():
         found = [answer(model, given, method) for method in methods for given in (inputs, others)]
         again = [answer(model, given, method) for method in methods for given in (inputs, others)]
     assert found == expected == again
@@ -48,7 +48,7 @@ def test_methods_share_the_encoding_of_a_batch(model: Any, encoded: list[torch.S
 
 def test_another_batch_type_or_way_to_encode_is_another_call(model: Any, encoded: list[torch.Size]) -> None:
     tower, pixels = model.model.vision_tower, tiny_inputs([5, 3])["pixel_values"]
-    with kept_encodings(model), torch.no_grad():
+    with Encodings(model).reused(), torch.no_grad():
         for images in (pixels, pixels[:1], pixels[[1, 0]], pixels.double().float() + 1):
             tower(images)
         tower(pixels, interpolate_pos_encoding=True)
@@ -58,9 +58,17 @@ def test_another_batch_type_or_way_to_encode_is_another_call(model: Any, encoded
     torch.testing.assert_close(whole.last_hidden_state[:1], part.last_hidden_state)
 
 
+def test_what_cannot_be_compared_is_encoded_each_time(model: Any, encoded: list[torch.Size]) -> None:
+    pixels = tiny_inputs([5, 3])["pixel_values"]
+    with Encodings(model).reused(), torch.no_grad():
+        for factor in (1, 2):
+            model.model.vision_tower(pixels, some_mask=torch.full((2,), factor))
+    assert len(encoded) == 2
+
+
 def test_what_callers_add_is_not_kept(model: Any) -> None:
     pixels = tiny_inputs([5, 3])["pixel_values"]
-    with kept_encodings(model), torch.no_grad():
+    with Encodings(model).reused(), torch.no_grad():
         for _ in range(3):
             made = model.model.vision_tower(pixels)
             assert made.pooler_output.shape[0] == 2
@@ -73,7 +81,7 @@ def test_no_more_is_kept_than_there_is_room_for(model: Any, encoded: list[torch.
         made = model.model.vision_tower(first)
         size = made.last_hidden_state.nbytes + made.pooler_output.nbytes
         encoded.clear()
-        with kept_encodings(model, room=size + 1):
+        with Encodings(model, room=size + 1).reused():
             for _ in range(3):
                 model.model.vision_tower(first)
                 model.model.vision_tower(second)
@@ -82,7 +90,7 @@ def test_no_more_is_kept_than_there_is_room_for(model: Any, encoded: list[torch.
 
 def test_the_encoder_is_left_as_it_was(model: Any, encoded: list[torch.Size]) -> None:
     inputs = tiny_inputs([5, 3])
-    with pytest.raises(KeyError), kept_encodings(model):
+    with pytest.raises(KeyError), Encodings(model).reused():
         answer(model, {key: inputs[key] for key in ("input_ids", "pixel_values", "nothing")})
     assert "forward" not in vars(model.model.vision_tower)
     encoded.clear()

@@ -160,6 +160,42 @@ def test_one_that_fails_takes_no_other_with_it(
     assert f"dyrate: error: {out['d']}: --baseline {out['a']}: the evaluation that makes it failed" in errors
 
 
+WATCHING = """
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dyrate.methods.fastv import FastV
+
+@dataclass(frozen=True)
+class Watching(FastV):
+    def __call__(self, model, record=()):
+        return watched(super().__call__(model, record), model)
+
+@contextmanager
+def watched(attached, model):
+    seen = []
+    hook = model.model.vision_tower.embeddings.register_forward_hook(lambda *call: seen.append(1))
+    with attached as run:
+        yield run
+    hook.remove()
+    assert seen, "the encoder did not run"
+"""
+
+
+def test_a_method_from_elsewhere_may_look_into_the_encoder(
+    make_job: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    (tmp_path / "watching.py").write_text(WATCHING)
+    watching = {"name": f"{tmp_path}/watching.py:Watching", "layer": 1, "rate": 0.5}
+    specs = ({"name": "none"}, watching, {"name": "fastv", "layer": 1, "rate": 0.5})
+    jobs = [make_job(tmp_path / str(place), method=spec) for place, spec in enumerate(specs)]
+
+    _, watched, plain = sweep.sweep(jobs)
+
+    assert isinstance(watched, dict), watched
+    assert isinstance(plain, dict)
+    assert watched["benchmarks"] == plain["benchmarks"]
+
+
 def test_an_interrupt_ends_all(
     make_job: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,8 @@ if timed:
             data=timing.data_files(study),
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(timed[w.model][0].model.files),
-            shipped=lambda w: ancient(timing.inputs(study, timed[w.model], True)),
-            trained=lambda w: timing.inputs(study, timed[w.model], False),
+            shipped=lambda w: ancient(timing.predictor_files(timed[w.model], True)),
+            trained=lambda w: timing.predictor_files(timed[w.model], False),
         output:
             f"results/{study.name}/latency/{{model}}.json",
         log:
