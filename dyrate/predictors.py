@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from dyrate.errors import DyrateError
+from dyrate.kernels.perceptron import LOG_OFFSET, Layers, perceptron
 
 CLASSES = 4
 WEIGHTS_FILE, RECORD_FILE = "predictor.safetensors", "predictor.json"
@@ -111,6 +112,20 @@ class Standardise(nn.Module):
         return (values - self.mean) / self.std
 
 
+class Perceptron(nn.Sequential):
+    """One hidden layer."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+    def after(self, standardise: Standardise) -> Layers:
+        """Return the numbers of both, for one kernel."""
+        hidden, out = self.get_submodule("0"), self.get_submodule("2")
+        assert isinstance(hidden, nn.Linear)
+        assert isinstance(out, nn.Linear)
+        return Layers(standardise.mean, standardise.std, hidden.weight, hidden.bias, out.weight, out.bias)
+
+
 class RatePredictor(nn.Module):
     """Class mass, of one step or of all up to now, to a distribution over the K_r rates."""
 
@@ -127,9 +142,7 @@ class RatePredictor(nn.Module):
         elif config.kind == "gru":
             self.head = nn.Linear(config.hidden, outputs)
         else:
-            self.head = nn.Sequential(
-                nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, outputs)
-            )
+            self.head = Perceptron(width, config.hidden, outputs)
 
     def inputs(self, class_mass: Tensor) -> Tensor:
         """Return FloatTensor [..., inputs] of class mass [..., heads, 4]."""
@@ -137,6 +150,8 @@ class RatePredictor(nn.Module):
 
     def forward(self, class_mass: Tensor) -> Tensor:
         """Return logits [batch, steps, K_r] of the class mass [batch, steps, heads, 4] of steps 0, 1, ..."""
+        if self.config.kind == "mlp":
+            return self._logits(self._fused(class_mass))
         values = self.standardise(self.inputs(class_mass))
         if self.config.kind == "window":
             # Before step 0 there is nothing: zeros, the mean of the training data.
@@ -144,13 +159,23 @@ class RatePredictor(nn.Module):
             values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
         if self.recurrent is not None:
             values = self.recurrent(values)[0]
-        return self._logits(values)
+        return self._logits(self.head(values))
 
-    def step(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Return logits [batch, K_r] of the next step's class mass [batch, heads, 4].
+    def next_rates(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return the most probable rate (float64 [batch], the lower of two) of the next step, whose class
+        mass is [batch, heads, 4].
 
         `state`, empty at step 0, is what the predictor remembers, tensors [batch, ...]; it is updated.
         """
+        found = self._next(class_mass, state)
+        ordinal = self.config.output == "ordinal"
+        index = (self._centre(found)[:, 0] - 0.5).ceil() if ordinal else found.argmax(dim=-1)
+        return index.double() / self.config.rates
+
+    def _next(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return what the head makes [batch, outputs] of the next step's class mass [batch, heads, 4]."""
+        if self.config.kind == "mlp":
+            return self._fused(class_mass[:, None])[:, 0]
         values = self.standardise(self.inputs(class_mass))
         if self.config.kind == "window":
             past = state.get("predictor_past")
@@ -164,17 +189,25 @@ class RatePredictor(nn.Module):
             hidden = None if hidden is None else hidden[None].contiguous()
             values, hidden = self.recurrent(values[:, None], hidden)
             state["predictor_hidden"], values = hidden[0], values[:, 0]
-        return self._logits(values)
-
-    def _logits(self, values: Tensor) -> Tensor:
-        """Logits [..., K_r]; with `ordinal` those of a normal distribution, at least one rate wide."""
         found: Tensor = self.head(values)
+        return found
+
+    def _fused(self, class_mass: Tensor) -> Tensor:
+        assert isinstance(self.head, Perceptron)
+        groups = class_mass.flatten(-2)[..., None, :] if self.config.per_head else class_mass
+        return perceptron(groups, self.head.after(self.standardise))
+
+    def _logits(self, found: Tensor) -> Tensor:
+        """Logits [..., K_r]; with `ordinal` those of a normal distribution, at least one rate wide."""
         if self.config.output == "classes":
             return found
         rates = self.config.rates
-        centre = found[..., :1].sigmoid() * (rates - 1)
         width = 1 + rates / 8 * softplus(found[..., 1:])
-        return -(((torch.arange(rates, device=found.device) - centre) / width) ** 2) / 2
+        return -(((torch.arange(rates, device=found.device) - self._centre(found)) / width) ** 2) / 2
+
+    def _centre(self, found: Tensor) -> Tensor:
+        """Where among the rates 0 .. K_r - 1 the distribution's middle is, [..., 1]."""
+        return found[..., :1].sigmoid() * (self.config.rates - 1)
 
 
 class TokenRanker(nn.Module):
@@ -183,21 +216,24 @@ class TokenRanker(nn.Module):
     def __init__(self, inputs: int, ranking: Ranking, hidden: int) -> None:
         super().__init__()
         self.standardise = Standardise(inputs)
-        self.head: nn.Module = (
-            nn.Linear(inputs, 1)
-            if ranking == "linear"
-            else nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1))
-        )
+        self.head: nn.Module = nn.Linear(inputs, 1) if ranking == "linear" else Perceptron(inputs, hidden, 1)
 
     @staticmethod
     def inputs(head_scores: Sequence[Tensor]) -> Tensor:
         """Return FloatTensor [..., V, layers * heads] of the attention [..., heads, V] of each layer."""
-        return (torch.cat(list(head_scores), dim=-2).transpose(-1, -2) + 1e-5).log()
+        return (TokenRanker._together(head_scores) + LOG_OFFSET).log()
 
     def forward(self, head_scores: Sequence[Tensor]) -> Tensor:
         """Return scores [..., V]: higher is better."""
+        if isinstance(self.head, Perceptron):
+            each = self._together(head_scores)[..., None, :]
+            return perceptron(each, self.head.after(self.standardise), log=True).squeeze(-1)
         scores: Tensor = self.head(self.standardise(self.inputs(head_scores)))
         return scores.squeeze(-1)
+
+    @staticmethod
+    def _together(head_scores: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(head_scores), dim=-2).transpose(-1, -2)
 
 
 class Predictor(nn.Module):

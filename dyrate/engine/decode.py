@@ -64,8 +64,8 @@ class Decoder:
         """LongTensor [batch, room]: the new tokens."""
         self.finished = torch.zeros(batch, dtype=torch.bool, device=device)
         """BoolTensor [batch]: rows that have ended."""
-        self.seen = [torch.zeros(room, batch, dtype=torch.long, device=device) for _ in memory.sections]
-        """By section, LongTensor [room, batch]: visual tokens seen at each step."""
+        self.seen = [torch.zeros(room, batch, dtype=torch.int32, device=device) for _ in memory.sections]
+        """By section, IntTensor (int32) [room, batch]: visual tokens seen at each step."""
         self.class_mass: dict[int, Tensor] = {}
         """By layer, FloatTensor [room, batch, heads, 4]."""
         self.logits: Tensor
@@ -171,7 +171,7 @@ class Decoder:
                 self.class_mass[layer] = found.class_mass.new_zeros(shape)
             self.class_mass[layer].index_copy_(0, at, found.class_mass[None])
         for log, section in zip(self.seen, self.memory.sections, strict=True):
-            log.index_copy_(0, at, section.seen_counts()[None])
+            log.index_copy_(0, at, section.reading.count[None])
 
     def _decide(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 from dyrate.engine.decode import Decoder, Setting
 from dyrate.engine.encoder import EncoderGraph
 from dyrate.engine.memory import Memory, SlotCache
-from dyrate.engine.prefill import fused_layers
+from dyrate.engine.prefill import fused_layers, places_known
 from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
@@ -80,6 +80,7 @@ class Engine:
         notify = on_step or (lambda: None)
         with attachment as run:
             logits = self._prefill(inputs)
+            memory.load()
             notify()
             decoder = self._decoder_for(memory, setting, max_new_tokens)
             decoder.begin(attachment, logits if sampler is None else sampler(ids, logits))
@@ -93,7 +94,8 @@ class Engine:
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        with self._encoder.active(), fused_layers(self.family, self._backbone.layers):
+        places = places_known(self.model.model, inputs["input_ids"], self.family.image_token_id)
+        with places, self._encoder.active(), fused_layers(self.family, self._backbone.layers):
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
         return found.logits[:, -1].float()  # type: ignore[no-any-return]
 
@@ -123,7 +125,7 @@ class Engine:
     def _report(self, decoder: Decoder, attachment: Attachment, steps: int) -> None:
         """Put the steps into the run, and into the cache what they left of it."""
         mass = {layer: log[: steps + 1].clone() for layer, log in decoder.class_mass.items()}
-        seen = [log[: steps + 1].clone() for log in decoder.seen]
+        seen = [log[: steps + 1].long() for log in decoder.seen]
         sections = decoder.memory.sections
         for step in range(1, steps + 1):
             counts = [log[step] for log, section in zip(seen, sections, strict=True) for _ in section.layers]

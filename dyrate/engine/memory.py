@@ -43,7 +43,10 @@ class Section:
         """BoolTensor [batch, V]: the visual tokens not evicted."""
         self.seen: Tensor
         """BoolTensor [batch, V]: those that the step under way reads."""
+        self._stage: Stage
+        """What the layers hold of the prompt, until it is loaded."""
         self._columns: tuple[Tensor, Tensor]
+        """Its slots with visual tokens and those with text, LongTensor [batch, most of a row] each."""
         self._whole = False
 
     @property
@@ -52,13 +55,17 @@ class Section:
         return self.visual_capacity + self.text_capacity
 
     def prepare(self, stage: Stage, new_tokens: int, generated: Tensor) -> bool:
-        """Take in what the layers hold after the prompt; return whether that lies elsewhere than before."""
-        text = stage.valid & (stage.visual_index < 0)
+        """Make room for what the layers hold after the prompt; return whether it lies elsewhere than before.
+
+        Only what storing needs, as the device may be waiting: `load` does the rest.
+        """
         visual_tokens, text_tokens = stage.most_visual, stage.layout.most_text
         enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, stage, generated)
         enlarged |= self._whole != stage.complete
-        self._whole = stage.complete
-        self._load(stage, text, visual_tokens, text_tokens)
+        self._stage, self._whole = stage, stage.complete
+        visual = stage.visual_index >= 0
+        text = stage.valid & ~visual
+        self._columns = _first(visual)[:, :visual_tokens], _first(text)[:, :text_tokens]
         return enlarged
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -71,6 +78,25 @@ class Section:
             for columns, first in zip(self._columns, (0, self.visual_capacity), strict=True):
                 store(states, columns, memory, first)
 
+    def load(self) -> None:
+        """Take in what lies where."""
+        stage = self._stage
+        del self._stage  # with the masks that it may have made
+        layout, text = stage.layout, stage.valid & (stage.visual_index < 0)
+        classes = layout.classes.gather(1, stage.slots.clamp_min(0))
+        self.reading.system.copy_(((classes == TokenClass.SYS) & text).sum(dim=1))
+        lengths = text.sum(dim=1)
+        self.reading.text.copy_(lengths)
+        self.slot_base.copy_(lengths + self.visual_capacity - 1)
+        whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
+        following = whole if stage.next_position is None else stage.next_position
+        self.position_base.copy_(following - 1)
+        self.held.copy_(stage.present)
+        order = _first(stage.present)[:, : stage.most_visual]
+        self.visual.fill_(-1)
+        self.visual[:, : stage.most_visual] = torch.where(stage.present.gather(1, order), order, -1)
+        self.show(None)
+
     def show(self, keep: Tensor | None) -> None:
         """Let steps read only `keep` (BoolTensor [batch, V]) of the visual tokens held, None for all of
         them.
@@ -82,10 +108,6 @@ class Section:
         """Let no step read other visual tokens than `keep` any more; memory is not given back."""
         self.held &= keep
         self.show(None)
-
-    def seen_counts(self) -> Tensor:
-        """LongTensor [batch]: visual tokens that the step under way reads."""
-        return self.reading.count.long()
 
     def by_token(self, by_slot: Tensor) -> Tensor:
         """Return attention [batch, heads, visual_capacity] by visual token [batch, heads, V], 0 where none is
@@ -126,29 +148,10 @@ class Section:
         self.slot_base, self.position_base = (torch.zeros_like(stage.slots[:, 0]) for _ in range(2))
         return True
 
-    def _load(self, stage: Stage, text: Tensor, visual_tokens: int, text_tokens: int) -> None:
-        layout = stage.layout
-        classes = layout.classes.gather(1, stage.slots.clamp_min(0))
-        self.reading.system.copy_(((classes == TokenClass.SYS) & text).sum(dim=1))
-        lengths = text.sum(dim=1)
-        self.reading.text.copy_(lengths)
-        self.slot_base.copy_(lengths + self.visual_capacity - 1)
-        whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
-        following = whole if stage.next_position is None else stage.next_position
-        self.position_base.copy_(following - 1)
-        self.held.copy_(stage.present)
-        listed = _listed(stage.present, visual_tokens)
-        self.visual.fill_(-1)
-        self.visual[:, :visual_tokens] = listed
-        visual_columns = stage.visual_slots.gather(1, listed.clamp_min(0)).clamp_min(0)
-        self._columns = visual_columns, _listed(text, text_tokens).clamp_min(0)
-        self.show(None)
 
-
-def _listed(mask: Tensor, width: int) -> Tensor:
-    """LongTensor [batch, width]: where each row of `mask` [batch, n] is true, ascending, then -1."""
-    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-    return torch.where(mask.gather(1, order), order, -1)
+def _first(mask: Tensor) -> Tensor:
+    """LongTensor [batch, n]: where each row of `mask` [batch, n] is true, ascending, then the others."""
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
 
 
 class Memory:
@@ -167,6 +170,11 @@ class Memory:
     def of(self, layer: int) -> Section:
         """Return the section of a layer."""
         return next(section for section in self.sections if layer in section.layers)
+
+    def load(self) -> None:
+        """Make ready for steps what the prompt has left."""
+        for section in self.sections:
+            section.load()
 
     def nbytes(self) -> int:
         """Bytes behind all keys and values, unused slots included."""

@@ -1,6 +1,7 @@
 """The prompt's pass: the stock model and the methods' hooks, with layers that run on fused kernels.
 
 Of the last layer only the newest token's output is made: the others' keys and values are all that is used.
+While the vision encoder runs, the host goes on and hands over the layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from torch.nn.functional import linear as product
 
 from dyrate.attention import attention_forward
 from dyrate.engine.weights import LayerWeights
+from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.rope import rope_and_split
@@ -31,6 +33,32 @@ def fused_layers(family: Family, weights: Sequence[LayerWeights]) -> Iterator[No
             undo.callback(delattr, layer, "forward")
             layer.forward = _forward(layer, fused, newest=index == last)
         yield
+
+
+@contextmanager
+def places_known(model: Any, input_ids: Tensor, image_token_id: int) -> Iterator[None]:
+    """Let a LLaVA model put visual features where the prompt [batch, columns] has image tokens.
+
+    The host counts these before the forward; the model itself would wait for the encoder to compare numbers.
+    Raises `DyrateError`, in the forward, where they differ.
+    """
+    places = input_ids == image_token_id
+    tokens = int(places.sum())
+
+    def get_placeholder_mask(input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
+        found = image_features.numel() // inputs_embeds.shape[-1]
+        if found != tokens:
+            raise DyrateError(
+                f"the prompts have {tokens} image tokens, but the images make {found} visual features: "
+                "prompts and images do not belong together"
+            )
+        return places[..., None]
+
+    model.get_placeholder_mask = get_placeholder_mask
+    try:
+        yield
+    finally:
+        del model.get_placeholder_mask
 
 
 def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., Tensor]:

@@ -100,8 +100,7 @@ class DyRate(StepwisePruning):
         if self.rates == "schedule":
             return scheduled(self._schedule, view)
         learned = self._on(view.present.device)
-        logits = learned.rate.step(view.statistics[self.layer - 1].class_mass, view.state)
-        return logits.argmax(dim=-1).double() / learned.config.rates
+        return learned.rate.next_rates(view.statistics[self.layer - 1].class_mass, view.state)
 
     @torch.no_grad()
     def step_scores(self, view: View) -> Tensor:

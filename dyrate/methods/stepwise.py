@@ -70,7 +70,8 @@ class StepwisePruning(ReductionMethod, ABC):
         """Keep the n_0 best; the rate is asked for even where nothing is dropped, for the steps to come."""
         wanted = self._wanted(view)
         if not self.prune_prefill:
-            view.state["wanted"] = view.visual_tokens
+            if self.monotone:
+                view.state["wanted"] = view.visual_tokens
             return None
         return self._best(view, wanted)
 
@@ -86,10 +87,11 @@ class StepwisePruning(ReductionMethod, ABC):
     def _wanted(self, view: View) -> Tensor:
         """LongTensor [B]: n_t."""
         counts = kept_counts(view.visual_tokens, self.step_rates(view))
-        counts = counts.maximum(rounded_share(view.visual_tokens, self.minimum))
-        if self.monotone and view.step:
-            counts = counts.minimum(view.state["wanted"])
-        view.state["wanted"] = counts
+        if self.minimum:
+            counts = counts.maximum(rounded_share(view.visual_tokens, self.minimum))
+        if self.monotone:
+            counts = counts.minimum(view.state["wanted"]) if view.step else counts
+            view.state["wanted"] = counts
         return counts
 
     def _best(self, view: View, count: Tensor) -> Tensor:

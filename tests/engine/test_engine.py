@@ -13,7 +13,7 @@ from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.method_table import CASES, Case
-from tests.tiny import tiny_inputs, tiny_llava
+from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
@@ -107,6 +107,18 @@ def test_pruned_prompts_take_less_memory(inputs: dict[str, torch.Tensor]) -> Non
     whole = Engine(model).generate(NoReduction(), inputs, max_new_tokens=4)[1].kv_bytes
     pruned = Engine(model).generate(FastV(layer=2, rate=1.0), inputs, max_new_tokens=4)[1].kv_bytes
     assert pruned < 0.75 * whole
+
+
+def test_prompts_without_their_images_are_refused(inputs: dict[str, torch.Tensor]) -> None:
+    model = tiny_llava()
+    engine = Engine(model)
+    fewer = inputs | {"pixel_values": inputs["pixel_values"][1:]}
+    images = len(inputs["pixel_values"])
+    tokens, made = (VISUAL_TOKENS * count for count in (images, images - 1))
+    with pytest.raises(DyrateError, match=f"{tokens} image tokens, but the images make {made} visual"):
+        engine.generate(NoReduction(), fewer, max_new_tokens=2)
+    assert "get_placeholder_mask" not in vars(model.model)
+    engine.generate(NoReduction(), inputs, max_new_tokens=2)
 
 
 def test_what_cannot_run_is_refused(inputs: dict[str, torch.Tensor]) -> None:

@@ -10,9 +10,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, app
 from dyrate.kernels.attention import decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
+from dyrate.kernels.perceptron import perceptron
 from dyrate.kernels.rope import rope_and_split, rope_and_store
 from dyrate.kernels.swiglu import swiglu
-from tests.kernels.readings import random_reading, random_states
+from tests.kernels.inputs import random_layers, random_reading, random_states
 
 RAGGED = {"counts": [20, 7, 0], "system": [3, 0, 4], "text": [9, 12, 4]}
 
@@ -97,6 +98,21 @@ def test_swiglu_is_the_gate_of_llamas_block() -> None:
     mlp, x = llama_mlp(), torch.randn(2, 3, 24)
     gate_up = torch.cat([mlp.gate_proj(x), mlp.up_proj(x)], dim=-1)
     torch.testing.assert_close(mlp.down_proj(swiglu(gate_up)), mlp(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_perceptron_is_its_parts(groups: int, log: bool) -> None:
+    x, layers = torch.rand(2, 5, groups, 6), random_layers(inputs=6, hidden=7, outputs=3)
+    parts = torch.nn.Linear(6, 7), torch.nn.GELU(), torch.nn.Linear(7, 3)
+    for part, weight, bias in ((0, layers.hidden, layers.hidden_bias), (2, layers.out, layers.out_bias)):
+        parts[part].weight.copy_(weight)
+        parts[part].bias.copy_(bias)
+    values = x.mean(dim=2)
+    values = (values + 1e-5).log() if log else values
+    expected = torch.nn.Sequential(*parts)((values - layers.mean) / layers.std)
+    torch.testing.assert_close(perceptron(x, layers, log=log), expected)
 
 
 @pytest.mark.parametrize("angles", [1, 2])

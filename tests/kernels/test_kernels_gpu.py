@@ -12,6 +12,7 @@ from dyrate.kernels.attention import Attended, Reading, decode_attention, decode
 from dyrate.kernels.compact import compact, compact_reference
 from dyrate.kernels.linear import linear, linear_composed
 from dyrate.kernels.norm import rms_norm, rms_norm_reference
+from dyrate.kernels.perceptron import Layers, perceptron, perceptron_reference
 from dyrate.kernels.rank import top, top_reference
 from dyrate.kernels.rope import (
     rope_and_split,
@@ -21,7 +22,7 @@ from dyrate.kernels.rope import (
 )
 from dyrate.kernels.store import store, store_reference
 from dyrate.kernels.swiglu import swiglu, swiglu_reference
-from tests.kernels.readings import random_reading, random_states
+from tests.kernels.inputs import random_layers, random_reading, random_states
 
 pytestmark = [
     pytest.mark.gpu,
@@ -234,6 +235,33 @@ def test_rope(
     store_graph.replay()
     for state, expected in ((query, expected_query), (keys, expected_keys), (values, expected_values)):
         assert_near(state, expected, TOLERANCE[dtype])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "tokens", "groups", "widths"),
+    [
+        (1, 1, 32, (4, 32, 20)),  # class mass to rates
+        (64, 1, 40, (4, 32, 2)),
+        (1, 576, 1, (64, 32, 1)),  # attention to scores
+        (64, 576, 1, (64, 32, 1)),
+        (3, 37, 1, (96, 40, 1)),
+        (2, 5, 3, (256, 256, 17)),
+        (2, 5, 1, (257, 32, 1)),  # too wide for the kernel
+        (2, 0, 1, (8, 32, 1)),
+    ],
+)
+def test_perceptron(batch: int, tokens: int, groups: int, widths: tuple[int, int, int], log: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(batch, widths[0], groups, tokens, device="cuda").permute(0, 3, 2, 1)
+    drawn = random_layers(*widths)
+    layers = Layers(**{field.name: getattr(drawn, field.name).cuda() for field in fields(drawn)})
+    expected = perceptron_reference(x, layers, log=log)
+    graph, found = captured(lambda: perceptron(x, layers, log=log))
+    x.copy_(x.flip(0))
+    graph.replay()
+    assert_near(found, expected.flip(0), 2e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 576), (5, 16), (3, 65), (2, 2880)], ids=str)

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 64
+_MINE, _OTHERS = 16, 1024
+"""Tokens that a program ranks, and those that it compares them with at a time."""
 
 
 def best(scores: Tensor, counts: Tensor) -> Tensor:
@@ -14,23 +15,24 @@ def best(scores: Tensor, counts: Tensor) -> Tensor:
     scores = scores.contiguous()
     rows, width = scores.shape
     keep = torch.empty(rows, width, dtype=torch.bool, device=scores.device)
-    grid = (triton.cdiv(width, _BLOCK), rows)
-    _best[grid](scores, counts.contiguous(), keep, width, block=_BLOCK, num_warps=4)
+    grid = (triton.cdiv(width, _MINE), rows)
+    others = min(_OTHERS, triton.next_power_of_2(width))
+    _best[grid](scores, counts.contiguous(), keep, width, mine=_MINE, others=others, num_warps=4)
     return keep
 
 
 @triton.jit
-def _best(scores, counts, keep, width, block: tl.constexpr):
+def _best(scores, counts, keep, width, mine: tl.constexpr, others: tl.constexpr):
     row = tl.program_id(1).to(tl.int64)
-    mine = tl.program_id(0) * block + tl.arange(0, block)
-    own = tl.load(scores + row * width + mine, mask=mine < width, other=float("-inf"))
-    better = tl.zeros([block], dtype=tl.int32)
-    for first in range(0, width, block):
-        other = first + tl.arange(0, block)
+    me = tl.program_id(0) * mine + tl.arange(0, mine)
+    own = tl.load(scores + row * width + me, mask=me < width, other=float("-inf"))
+    better = tl.zeros([mine], dtype=tl.int32)
+    for first in range(0, width, others):
+        other = first + tl.arange(0, others)
         theirs = tl.load(scores + row * width + other, mask=other < width, other=float("-inf"))
         ahead = (theirs[None, :] > own[:, None]) | (
-            (theirs[None, :] == own[:, None]) & (other[None, :] < mine[:, None])
+            (theirs[None, :] == own[:, None]) & (other[None, :] < me[:, None])
         )
         better += tl.sum((ahead & (other < width)[None, :]).to(tl.int32), axis=1)
     wanted = better < tl.load(counts + row)
-    tl.store(keep + row * width + mine, wanted & (own > float("-inf")), mask=mine < width)
+    tl.store(keep + row * width + me, wanted & (own > float("-inf")), mask=me < width)

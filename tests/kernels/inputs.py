@@ -1,9 +1,10 @@
-"""Random caches and what steps read of them."""
+"""Random caches and what steps read of them; random perceptrons."""
 
 import torch
 from torch import Tensor
 
 from dyrate.kernels.attention import Reading
+from dyrate.kernels.perceptron import Layers
 
 GAP = 3  # slots between visual tokens and text that hold neither
 
@@ -44,3 +45,18 @@ def random_states(
             states[row, :, capacity : reading.text_start] = float("nan")
             states[row, :, int(ends[row]) :] = float("nan")
     return query, keys, values
+
+
+def random_layers(inputs: int, hidden: int, outputs: int, seed: int = 0) -> Layers:
+    """A perceptron whose hidden units are neither all on nor all off."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden_weight = torch.randn(hidden, inputs, generator=generator) / inputs**0.5
+    out_weight = torch.randn(outputs, hidden, generator=generator) / hidden**0.5
+    return Layers(
+        mean=torch.rand(inputs, generator=generator),
+        std=torch.rand(inputs, generator=generator) + 0.5,
+        hidden=hidden_weight,
+        hidden_bias=torch.randn(hidden, generator=generator),
+        out=out_weight,
+        out_bias=torch.randn(outputs, generator=generator),
+    )
