@@ -130,17 +130,19 @@ class Stage:
         lengths = held.sum(dim=1)
         visual = (held & (self.visual_index >= 0)).sum(dim=1)
         missing = (self.layout.visual_tokens - visual).max()
+        # A stable sort puts what is dropped on the left and leaves the order of what is kept. Before the host
+        # waits for the numbers, as all that it asks for after that keeps the device waiting.
+        order = held.to(torch.uint8).argsort(dim=1, stable=True)
+        slots = torch.where(held, self.slots, -1)
+        in_order = slots.gather(1, order)
         shortest, longest, most_visual, missing = torch.stack(
             [lengths.min(), lengths.max(), visual.max(), missing]
         ).tolist()
         if shortest == self.width:
             return self, None
-        slots = torch.where(held, self.slots, -1)
         columns = None
         if longest < self.width:
-            # A stable sort puts what is dropped on the left and leaves the order of what is kept.
-            columns = held.to(torch.uint8).argsort(dim=1, stable=True)[:, self.width - longest :]
-            slots = slots.gather(1, columns)
+            columns, slots = (part[:, self.width - longest :] for part in (order, in_order))
         next_position = lengths if renumber else self.next_position
         stage = Stage(
             self.layout,

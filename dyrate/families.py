@@ -70,7 +70,10 @@ def family_of(model: nn.Module) -> Family:
         raise DyrateError(
             "the text model uses sliding-window attention; supported is full attention in every layer"
         )
-    devices = {parameter.device for parameter in model.parameters()}
+    # One of each part, which is how models are spread: to look at all takes a millisecond.
+    whole: Any = model
+    parts = (*family.layers, family.vision_tower, family.projector, whole.get_output_embeddings())
+    devices = {next(part.parameters()).device for part in parts}
     if len(devices) > 1:
         raise DyrateError(
             f"the model is spread over {', '.join(sorted(map(str, devices)))}; load it onto one device "

@@ -50,10 +50,12 @@ class TokenLayout:
         Raises `DyrateError` for a mask of another shape, and for right padding, under which the newest token
         is not in the last column.
         """
+        device = input_ids.device
+        input_ids = input_ids.cpu()  # where small operations are faster than on a GPU
         if attention_mask is None:
             valid = torch.ones_like(input_ids, dtype=torch.bool)
         elif attention_mask.shape == input_ids.shape:
-            valid = attention_mask.bool()
+            valid = attention_mask.cpu().bool()
         else:
             raise DyrateError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, the prompt "
@@ -62,11 +64,7 @@ class TokenLayout:
         image = (input_ids == image_token_id) & valid
         seen = image.cumsum(dim=1)
         visual_tokens = seen[:, -1]
-        most_text = (valid & ~image).sum(dim=1).max()
-        num_visual, most_text, complete, last = torch.stack(
-            [visual_tokens.max(), most_text, valid.all().long(), valid[:, -1].all().long()]
-        ).tolist()
-        if not last:
+        if not valid[:, -1].all():
             raise DyrateError(
                 "the last column of attention_mask has padding: pad on the left "
                 "(tokenizer.padding_side = 'left')"
@@ -77,12 +75,12 @@ class TokenLayout:
         classes.masked_fill_(image, TokenClass.IMG)
         classes.masked_fill_(~valid, TokenClass.PADDING)
         return cls(
-            classes=classes,
-            visual_index=torch.where(image, seen - 1, -1),
-            visual_tokens=visual_tokens,
-            num_visual=num_visual,
-            most_text=most_text,
-            padded=not complete,
+            classes=classes.to(device),
+            visual_index=torch.where(image, seen - 1, -1).to(device),
+            visual_tokens=visual_tokens.to(device),
+            num_visual=int(visual_tokens.max()),
+            most_text=int((valid & ~image).sum(dim=1).max()),
+            padded=not valid.all(),
         )
 
     @property

@@ -81,7 +81,6 @@ def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., T
         qkv = product(normed, weights.qkv, weights.qkv_bias)
         kv_heads = attention.config.num_key_value_heads
         query, key, value = rope_and_split(qkv, *position_embeddings, kv_heads)
-        key, value = past_key_values.update(key, value, attention.layer_idx)
         if newest:
             hidden_states, query = hidden_states[:, -1:], query[:, :, -1:]
         tokens = hidden_states.shape[1]
@@ -95,6 +94,8 @@ def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., T
             normed = rms_norm(part, weights.post_norm, weights.eps)
             act = swiglu(product(normed, weights.gate_up))
             torch.addmm(part, act, weights.down.t(), out=part)
+        # Last, so that the device is busy while the host makes room.
+        past_key_values.update(key, value, attention.layer_idx)
         return hidden
 
     return forward
