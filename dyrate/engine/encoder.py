@@ -1,11 +1,17 @@
-"""The vision encoder as a CUDA graph: for a few images its kernels run faster than a host can launch them."""
+"""The vision encoder, its activation as one kernel, and, for a few images, all of it as a CUDA graph.
+
+Its kernels are shorter than it takes a host to launch them.
+"""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
+
+from dyrate.kernels.quick_gelu import quick_gelu
 
 _MOST_IMAGES = 16
 """More images keep the device busy anyway, and a graph would hold all their hidden states."""
@@ -16,6 +22,7 @@ class EncoderGraph:
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower
+        self._activations = [part for part in tower.modules() if isinstance(part, QuickGELUActivation)]
         self._last: Any = None
         """What the last call that just ran was like."""
         self._captured: Any = None
@@ -30,15 +37,12 @@ class EncoderGraph:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the tower run this way; hooks around it stay what they are."""
-        own = vars(self._tower).get("forward")  # somebody else's, who stands in for the class's
         self._plain: Callable[..., Any] = self._tower.forward
-        self._tower.forward = self._forward
-        try:
+        with ExitStack() as undo:
+            for activation in self._activations:
+                undo.enter_context(_instead(activation, quick_gelu))
+            undo.enter_context(_instead(self._tower, self._forward))
             yield
-        finally:
-            del self._tower.forward
-            if own is not None:
-                self._tower.forward = own
 
     def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Do what the tower does; what it returns is overwritten by the next call."""
@@ -66,3 +70,15 @@ class EncoderGraph:
             self._output = self._plain(self._pixels, **kwargs)
         graph.replay()
         self._graph = graph
+
+
+@contextmanager
+def _instead(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    own = vars(module).get("forward")  # somebody else's, who stands in for the class's
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own

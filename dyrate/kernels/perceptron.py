@@ -9,8 +9,8 @@ from torch.nn.functional import gelu, linear
 LOG_OFFSET = 1e-5
 """Added before the logarithm: attention may be 0."""
 
-_MOST = 256
-"""Inputs, hidden units and outputs that the kernel holds at once."""
+_MOST = 8192
+"""Numbers of a matrix that the kernel can hold at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ def perceptron(x: Tensor, layers: Layers, *, log: bool = False) -> Tensor:
     `log`: of log(mean + 1e-5). The hidden units are GELU's. Without gradients, two axes before the groups on
     a GPU are one kernel.
     """
-    widths = (*layers.hidden.shape, len(layers.out))
-    fused = x.is_cuda and x.dim() == 4 and max(widths) <= _MOST and not torch.is_grad_enabled()
+    fits = max(layers.hidden.numel(), layers.out.numel()) <= _MOST
+    fused = x.is_cuda and x.dim() == 4 and fits and not torch.is_grad_enabled()
     if not fused or not x.numel():
         return perceptron_reference(x, layers, log=log)
     from dyrate.kernels.device.perceptron import run

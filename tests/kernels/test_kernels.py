@@ -5,12 +5,14 @@ import torch
 from torch.nn.functional import linear as plain_linear
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig
+from transformers.activations import QuickGELUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
 from dyrate.kernels.attention import decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
+from dyrate.kernels.quick_gelu import quick_gelu
 from dyrate.kernels.rope import rope_and_split, rope_and_store
 from dyrate.kernels.swiglu import swiglu
 from tests.kernels.inputs import random_layers, random_reading, random_states
@@ -98,6 +100,11 @@ def test_swiglu_is_the_gate_of_llamas_block() -> None:
     mlp, x = llama_mlp(), torch.randn(2, 3, 24)
     gate_up = torch.cat([mlp.gate_proj(x), mlp.up_proj(x)], dim=-1)
     torch.testing.assert_close(mlp.down_proj(swiglu(gate_up)), mlp(x))
+
+
+def test_quick_gelu_is_clips() -> None:
+    x = torch.randn(2, 3, 24) * 3
+    torch.testing.assert_close(quick_gelu(x), QuickGELUActivation()(x))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from dyrate.kernels.compact import compact, compact_reference
 from dyrate.kernels.linear import linear, linear_composed
 from dyrate.kernels.norm import rms_norm, rms_norm_reference
 from dyrate.kernels.perceptron import Layers, perceptron, perceptron_reference
+from dyrate.kernels.quick_gelu import quick_gelu, quick_gelu_reference
 from dyrate.kernels.rank import top, top_reference
 from dyrate.kernels.rope import (
     rope_and_split,
@@ -237,6 +238,13 @@ def test_rope(
         assert_near(state, expected, TOLERANCE[dtype])
 
 
+@each_dtype
+@pytest.mark.parametrize("shape", [(8, 577, 4096), (3, 5), (0, 4)], ids=str)
+def test_quick_gelu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.randn(*shape, device="cuda").mul(3).to(dtype)
+    assert_near(quick_gelu(x), quick_gelu_reference(x), TOLERANCE[dtype])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize(
@@ -247,7 +255,8 @@ def test_rope(
         (1, 576, 1, (64, 32, 1)),  # attention to scores
         (64, 576, 1, (64, 32, 1)),
         (3, 37, 1, (96, 40, 1)),
-        (2, 5, 3, (256, 256, 17)),
+        (2, 5, 3, (130, 63, 17)),
+        (2, 5, 1, (32, 256, 20)),
         (2, 5, 1, (257, 32, 1)),  # too wide for the kernel
         (2, 0, 1, (8, 32, 1)),
     ],
