@@ -83,6 +83,12 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         help="more rows: DyRate with predictors that drop nothing; beside the unpruned model they show "
         "what statistics, prediction and ranking cost by themselves",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="after the measuring, what a decode step of each row consists of: kernels on a GPU, operations "
+        "on a CPU, by torch's profiler",
+    )
     for name, default, text in (
         ("batch", [1], "rows at once"),
         ("prompt", [640], "tokens of a prompt, the visual ones among them"),
@@ -111,6 +117,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.contenders import keeping_all
     from dyrate.bench.limits import measure_limits
     from dyrate.bench.measure import measure
+    from dyrate.bench.profile import listing
     from dyrate.bench.rows import rows, table
     from dyrate.cost.shapes import ModelShape
     from dyrate.evaluation.checkpoint import choose_device
@@ -145,9 +152,13 @@ def _bench(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 done=bar.update,
                 prompts=prompts,
+                profiled=arguments.profile,
             )
             found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
     print(table(found))
+    for row in found:
+        if row["decode_step"]:
+            print(listing(row))
     publish(
         SCHEMA,
         VERSION,

@@ -12,6 +12,7 @@ import torch
 from dyrate.bench.contenders import Contender, Generated
 from dyrate.bench.limits import synchronise
 from dyrate.bench.models import inputs as make_inputs
+from dyrate.bench.profile import DecodeStep, profile_step
 from dyrate.cost.shapes import ModelShape
 
 _SHARE = 0.3
@@ -41,6 +42,8 @@ class Timings:
     None where the device does not say.
     """
     generated: Generated | None = None
+    step: DecodeStep | None = None
+    """What the last decode step consists of, in a generation of its own; where that is asked for."""
 
 
 def measure(
@@ -53,11 +56,12 @@ def measure(
     seed: int,
     done: Callable[[], object],
     prompts: Sequence[dict[str, torch.Tensor]] | None = None,
+    profiled: bool = False,
 ) -> list[Timings]:
     """Return the timings of each contender; `done` is called after each generation.
 
     `prompts` are the model's inputs, of the load's batch and length, taken in turn by the rounds; by default
-    random ones.
+    random ones. `profiled`: what a decode step consists of, too.
 
     Rounds go through the contenders forwards and backwards in turn, so that what drifts (clocks, heat, other
     load) falls on all of them alike.
@@ -92,6 +96,10 @@ def measure(
             torch.cuda.reset_peak_memory_stats(device)
             contender.generate(model, asked[0], load.new_tokens, _nothing)
             found.peak_bytes = torch.cuda.max_memory_allocated(device)
+            _close(contender)
+    if profiled and load.new_tokens > 1:
+        for contender, found in zip(contenders, timings, strict=True):
+            found.step = profile_step(model, contender, asked[0], load.new_tokens)
             _close(contender)
     return timings
 

@@ -48,6 +48,7 @@ def rows(
                 found, work.decode.pairs, work.steps, load, shape, limits, bytes_per_number
             ),
             "matrix_share": prefill / median(found.first_token) / limits.flops_per_second,
+            "decode_step": None if found.step is None else asdict(found.step),
         }
 
 

@@ -11,6 +11,7 @@ from dyrate.bench.contenders import Contender, keeping_all
 from dyrate.bench.limits import Limits, measure_limits
 from dyrate.bench.measure import Load, measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
+from dyrate.bench.profile import listing
 from dyrate.bench.rows import rows, table
 from dyrate.cli import main
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
@@ -105,6 +106,27 @@ def test_times_are_taken_at_each_step(model, monkeypatch):
     assert (found.first_token, found.per_token, found.whole) == ([1.0], [1.0], [1.0])
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_profile_is_of_one_decode_step(model, fast):
+    contender = Contender("none", load_method({"name": "none"}), fast=fast)
+    load = Load(batch=2, prompt=24, new_tokens=4)
+    asked = {"rounds": 1, "warmups": 0, "seed": 0, "done": lambda: None}
+    (found,) = measure(model, [contender], load, profiled=True, **asked)
+    assert found.step is not None
+    taken = [part.milliseconds for part in found.step.parts]
+    assert taken == sorted(taken, reverse=True)
+    attention = "aten::softmax" if fast else "aten::scaled_dot_product_attention"
+    (attentions,) = (part.calls for part in found.step.parts if part.name == attention)
+    assert attentions == 3, "one for each layer"
+
+    (row,) = rows([contender], [found], load, TINY, Limits(1e9, 1e9), 4)
+    lines = listing(row).splitlines()
+    assert lines[0].startswith(f"one decode step of {contender.label}, batch 2: ")
+    assert lines[1].endswith(found.step.parts[0].name)
+    (found,) = measure(model, [contender], Load(batch=1, prompt=24, new_tokens=1), profiled=True, **asked)
+    assert found.step is None
+
+
 def test_rows_compare_with_the_first_and_with_the_devices_limits(model):
     entries = contenders({"name": "none"}, {"name": "fastv", "layer": 1, "rate": 0.5})
     timed = measure(model, entries, LOAD, rounds=1, warmups=0, seed=0, done=int)
@@ -177,6 +199,17 @@ def test_the_command_prints_a_table_and_ends_with_json(folder, capsys):
     assert document["replayed"] == str(folder / "predictor")
     assert lines[0].split()[:2] == ["contender", "batch"]
     assert len(lines) == 1 + 12 + 1
+
+
+def test_the_command_prints_profiles_before_the_json(folder, capsys):
+    arguments = ["bench", "--model", str(folder / "model"), "--peers", "--prompt", "24", "--new-tokens", "3"]
+
+    assert main([*arguments, "--rounds", "1", "--warmups", "0", "--profile"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = json.loads(lines[-1])["rows"]
+    assert lines[2].startswith("one decode step of Unpruned, batch 1: ")
+    assert lines[3].endswith(row["decode_step"]["parts"][0]["name"])
 
 
 @pytest.mark.parametrize(

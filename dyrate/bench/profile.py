@@ -1,0 +1,93 @@
+"""What one decode step consists of, by torch's profiler: kernels on a GPU, operations on a CPU."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from dyrate.bench.contenders import Contender
+from dyrate.bench.limits import synchronise
+from dyrate.errors import DyrateError
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """All calls of one kernel, or operation, whatever its template arguments."""
+
+    name: str
+    calls: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """The last decode step of a generation."""
+
+    milliseconds: float
+    """From its beginning to its end, with what the profiler itself takes."""
+    parts: tuple[Part, ...]
+    """The longest first."""
+
+
+def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new_tokens: int) -> DecodeStep:
+    """Generate, and watch the last step; `new_tokens` is at least 2.
+
+    Raises `DyrateError` where the profiler has seen nothing.
+    """
+    device = model.device
+    activity, kind = (
+        (ProfilerActivity.CPU, "cpu") if device.type == "cpu" else (ProfilerActivity.CUDA, "device")
+    )
+    watch = profile(activities=[activity])
+    marks: list[float] = []
+
+    def mark() -> None:
+        synchronise(device)
+        if len(marks) == new_tokens - 1:
+            marks.append(perf_counter())
+            watch.stop()
+            return
+        if len(marks) == new_tokens - 2:
+            watch.start()
+        marks.append(perf_counter())
+
+    if contender.cold:
+        contender.generate(model, asked, new_tokens, lambda: None)
+    contender.generate(model, asked, new_tokens, mark)
+    calls, microseconds = Counter[str](), Counter[str]()
+    for event in watch.key_averages():
+        taken = getattr(event, f"self_{kind}_time_total")
+        if taken > 0:
+            calls[_short(event.key)] += event.count
+            microseconds[_short(event.key)] += taken
+    if not calls:
+        raise DyrateError(f"--profile: torch's profiler has seen nothing of a decode step on {device}")
+    parts = [Part(name, calls[name], taken / 1e3) for name, taken in microseconds.most_common()]
+    return DecodeStep(1e3 * (marks[-1] - marks[-2]), tuple(parts))
+
+
+def _short(name: str) -> str:
+    """A kernel's name without return type, namespaces and template arguments."""
+    head = name.removeprefix("void ").split("<")[0]
+    return head if name.startswith("aten::") else head.split("(")[0].split("::")[-1] or name
+
+
+def listing(row: dict[str, Any]) -> str:
+    """A row's step for people: its longest parts."""
+    step = row["decode_step"]
+    parts: Sequence[dict[str, Any]] = step["parts"]
+    total = sum(part["milliseconds"] for part in parts)
+    lines = [
+        f"one decode step of {row['label']}, batch {row['batch']}: {step['milliseconds']:.3f} ms, of them "
+        f"{total:.3f} in {sum(part['calls'] for part in parts)} calls"
+    ]
+    for part in parts[:_SHOWN]:
+        share = part["milliseconds"] / total
+        lines.append(f"{part['milliseconds']:9.3f} ms {share:6.1%} {part['calls']:5}x {part['name']}")
+    return "\n".join(lines)
