@@ -74,8 +74,10 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
 
 def _short(name: str) -> str:
     """A kernel's name without return type, namespaces and template arguments."""
-    head = name.removeprefix("void ").split("<")[0]
-    return head if name.startswith("aten::") else head.split("(")[0].split("::")[-1] or name
+    if name.startswith("aten::"):
+        return name
+    head = name.removeprefix("void ").replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
+    return head.split("::")[-1].strip() or name
 
 
 def listing(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ def run(x: Tensor, layers: Layers, log_offset: float | None) -> Tensor:
     out = x.new_empty(batch, tokens, outputs)
     rows = batch * tokens
     block = 16 if rows < 4096 else 32  # few rows: more programs, so that they are under way together
-    _run[(triton.cdiv(rows, block),)](
+    _perceptron[(triton.cdiv(rows, block),)](
         x, layers.mean, layers.std, layers.hidden.contiguous(), layers.hidden_bias, layers.out.contiguous(),
         layers.out_bias, out, rows, tokens, *x.stride(), log_offset or 0.0,
         groups=groups, inputs=inputs, hidden=hidden, outputs=outputs,
@@ -30,7 +30,7 @@ def _padded(width: int) -> int:
 
 
 @triton.jit
-def _run(
+def _perceptron(
     x, mean, std, hidden_weight, hidden_bias, out_weight, out_bias, out, rows, tokens,
     row_stride, token_stride, group_stride, input_stride, log_offset,
     groups: tl.constexpr, inputs: tl.constexpr, hidden: tl.constexpr, outputs: tl.constexpr,
