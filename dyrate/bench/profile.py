@@ -1,5 +1,6 @@
 """What one decode step consists of, by torch's profiler: kernels on a GPU, operations on a CPU."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dyrate.bench.limits import synchronise
 from dyrate.errors import DyrateError
 
 _SHOWN = 10
+_INNERMOST = re.compile("<[^<>]*>")
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,24 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
     for event in watch.key_averages():
         taken = getattr(event, f"self_{kind}_time_total")
         if taken > 0:
-            calls[_short(event.key)] += event.count
-            microseconds[_short(event.key)] += taken
+            calls[short(event.key)] += event.count
+            microseconds[short(event.key)] += taken
     if not calls:
         raise DyrateError(f"--profile: torch's profiler has seen nothing of a decode step on {device}")
     parts = [Part(name, calls[name], taken / 1e3) for name, taken in microseconds.most_common()]
     return DecodeStep(1e3 * (marks[-1] - marks[-2]), tuple(parts))
 
 
-def _short(name: str) -> str:
-    """A kernel's name without return type, namespaces and template arguments."""
+def short(name: str) -> str:
+    """Return a kernel's name without return type, namespaces, template arguments and parameters; other names
+    as they are.
+    """
     if name.startswith("aten::"):
         return name
-    head = name.removeprefix("void ").replace("(anonymous namespace)::", "").split("<")[0].split("(")[0]
-    return head.split("::")[-1].strip() or name
+    plain = name.replace("(anonymous namespace)::", "")
+    while (without := _INNERMOST.sub("", plain)) != plain:
+        plain = without
+    return plain.split("(")[0].split("::")[-1].split(" ")[-1] or name
 
 
 def listing(row: dict[str, Any]) -> str:

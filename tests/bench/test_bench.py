@@ -11,7 +11,7 @@ from dyrate.bench.contenders import Contender, keeping_all
 from dyrate.bench.limits import Limits, measure_limits
 from dyrate.bench.measure import Load, measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
-from dyrate.bench.profile import listing
+from dyrate.bench.profile import listing, short
 from dyrate.bench.rows import rows, table
 from dyrate.cli import main
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
@@ -125,6 +125,24 @@ def test_a_profile_is_of_one_decode_step(model, fast):
     assert lines[1].endswith(found.step.parts[0].name)
     (found,) = measure(model, [contender], Load(batch=1, prompt=24, new_tokens=1), profiled=True, **asked)
     assert found.step is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_attend", "_attend"),
+        ("aten::addmm", "aten::addmm"),
+        (
+            "void at::native::elementwise_kernel<4, at::Mul<float>, lambda(int)>(int, float)",
+            "elementwise_kernel",
+        ),
+        ("void (anonymous namespace)::indexSelect<c10::BFloat16>(int)", "indexSelect"),
+        ("std::enable_if<(true), void>::type internal::gemvx::kernel<int>(int)", "kernel"),
+        ("Memcpy DtoD (Device -> Device)", "Memcpy DtoD (Device -> Device)"),
+    ],
+)
+def test_names_of_kernels_are_shortened(name, expected):
+    assert short(name) == expected
 
 
 def test_rows_compare_with_the_first_and_with_the_devices_limits(model):

@@ -70,16 +70,18 @@ def row_name(bench: Bench, timing: Timing) -> str | None:
 
 
 def groups(benches: Sequence[Bench]) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
-    """Return the tables: per document its smallest batch, and its other ones; only where a contender other
-    than the unpruned model has a printed row.
+    """Return the tables: per document its smallest batch, and its other ones, small batches and long answers
+    first; only where a contender other than the unpruned model has a printed row.
     """
     first: list[Group] = []
     others: list[Group] = []
     for bench in benches:
         loads = [load for load in bench.loads if _reduced(bench, load)]
-        for load in sorted(loads, key=lambda load: (load.prompt, load.new_tokens, load.batch)):
+        for load in sorted(loads, key=lambda load: load.prompt):
             smallest = min(other.batch for other in bench.loads)
             (first if load.batch == smallest else others).append(_group(bench, load))
+    for found in (first, others):
+        found.sort(key=lambda group: (group.load.batch, -group.load.new_tokens))
     return tuple(first), tuple(others)
 
 
