@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dyrate.bench.measure import Load
 
 SCHEMA, VERSION = "dyrate.bench", 1
+_PROMPT = 640
+"""LLaVA-1.5's 576 visual tokens and 64 others."""
 _Subparsers = argparse._SubParsersAction  # the type has no public name
 
 
@@ -44,8 +46,8 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--benchmark",
         metavar="NAME",
-        help="prompts of this benchmark, another one in each round, instead of random words and images; "
-        "--prompt says nothing then, and the model must be a real one",
+        help="prompts of this benchmark, another one in each round, instead of random words and images; the "
+        "model must be a real one, and --prompt, their length, be left out",
     )
     add_data(parser)
     parser.add_argument(
@@ -90,9 +92,9 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "on a CPU, by torch's profiler",
     )
     for name, default, text in (
-        ("batch", [1], "rows at once"),
-        ("prompt", [640], "tokens of a prompt, the visual ones among them"),
-        ("new-tokens", [32], "tokens to make"),
+        ("batch", [1], "rows at once (default: 1)"),
+        ("prompt", None, f"tokens of a prompt, the visual ones among them (default: {_PROMPT})"),
+        ("new-tokens", [32], "tokens to make (default: 32)"),
     ):
         parser.add_argument(
             f"--{name}",
@@ -100,7 +102,7 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
             type=int,
             default=default,
             metavar="N",
-            help=f"{text} (default: {default[0]})",
+            help=text,
         )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--warmups", type=int, default=1, metavar="N", help="(default: %(default)s)")
@@ -122,13 +124,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.cost.shapes import ModelShape
     from dyrate.evaluation.checkpoint import choose_device
 
-    for name in ("batch", "prompt", "new_tokens"):
-        if wrong := [value for value in getattr(arguments, name) if value < 1]:
-            raise DyrateError(f"--{name.replace('_', '-')} {wrong[0]}: expected at least 1")
-    if arguments.rounds < 1 or arguments.warmups < 0:
-        raise DyrateError(
-            f"--rounds {arguments.rounds} --warmups {arguments.warmups}: expected 1 and 0 at least"
-        )
+    _check(arguments)
     contenders = _contenders(arguments)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -177,6 +173,25 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.benchmark is None and arguments.data is not None:
+        raise DyrateError(
+            f"--data {arguments.data}: says where the prompts of --benchmark are, which is missing"
+        )
+    if arguments.benchmark is not None and arguments.prompt is not None:
+        raise DyrateError(
+            f"--prompt {arguments.prompt[0]}: the prompts of --benchmark {arguments.benchmark} have lengths "
+            "of their own; leave one of the two out"
+        )
+    for name in ("batch", "prompt", "new_tokens"):
+        if wrong := [value for value in getattr(arguments, name) or () if value < 1]:
+            raise DyrateError(f"--{name.replace('_', '-')} {wrong[0]}: expected at least 1")
+    if arguments.rounds < 1 or arguments.warmups < 0:
+        raise DyrateError(
+            f"--rounds {arguments.rounds} --warmups {arguments.warmups}: expected 1 and 0 at least"
+        )
+
+
 def _loads(
     arguments: argparse.Namespace, device: "torch.device"
 ) -> "tuple[Any, list[tuple[Load, list[dict[str, torch.Tensor]] | None]]]":
@@ -196,7 +211,9 @@ def _loads(
             )
         )
         return model, [
-            (Load(batch, prompt, new), None) for prompt in arguments.prompt for batch, new in loads
+            (Load(batch, prompt, new), None)
+            for prompt in arguments.prompt or [_PROMPT]
+            for batch, new in loads
         ]
     if arguments.model is None:
         raise DyrateError(

@@ -23,6 +23,11 @@ class Reader(DyrateModel):
         prepared(self.model)
         self._seen: list[Mapping[str, Tensor]] = []
 
+    @property
+    def doing(self) -> str:
+        """What progress bars call the work."""
+        return "reading prompts"
+
     def prompts(
         self, benchmark: str, tasks: str, data: Path | None, *, batch: int, count: int
     ) -> list[dict[str, Tensor]]:

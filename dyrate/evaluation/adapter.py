@@ -164,6 +164,11 @@ class DyrateModel(lmms):  # type: ignore[misc]
     def clean(self) -> None:
         """Keep the model: lmms-eval would delete it after each evaluation."""
 
+    @property
+    def doing(self) -> str:
+        """What progress bars call the work."""
+        return self.method.label
+
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answer the requests, in their order.
 
@@ -173,9 +178,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval has Pillow fill up broken images with grey
         asked = [_request(instance.args) for instance in requests]
         answers: dict[int, str] = {}
-        bar = tqdm(
-            total=len(asked), desc=self.method.label, unit="sample", mininterval=1, disable=self.rank != 0
-        )
+        bar = tqdm(total=len(asked), desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
         with bar, self._open_log() as log:
             for places in self._batches(asked):
                 for place, answer in zip(places, self._answer([asked[i] for i in places], log), strict=True):

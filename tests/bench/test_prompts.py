@@ -96,3 +96,10 @@ def test_the_command_says_whose_prompts_they_are(
 
     assert main(["bench", "--shape", "llava-1.5-7b", "--benchmark", "nocaps"]) == 2
     assert "--benchmark nocaps: a model of random weights reads no words" in capsys.readouterr().err
+
+    assert main([*command.split(), "--prompt", "64"]) == 2
+    assert (
+        "--prompt 64: the prompts of --benchmark nocaps have lengths of their own" in capsys.readouterr().err
+    )
+    assert main(["bench", "--model", str(checkpoint), "--data", str(data)]) == 2
+    assert f"--data {data}: says where the prompts of --benchmark are" in capsys.readouterr().err
