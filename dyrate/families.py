@@ -70,9 +70,10 @@ def family_of(model: nn.Module) -> Family:
         raise DyrateError(
             "the text model uses sliding-window attention; supported is full attention in every layer"
         )
-    # One of each part, which is how models are spread: to look at all takes a millisecond.
+    # The first of each part, as models are spread by parts: all of them take a millisecond of every prompt.
     whole: Any = model
-    parts = (*family.layers, family.vision_tower, family.projector, whole.get_output_embeddings())
+    ends = whole.get_input_embeddings(), whole.get_output_embeddings()
+    parts = (*family.layers, family.vision_tower, family.projector, *ends)
     devices = {next(part.parameters()).device for part in parts}
     if len(devices) > 1:
         raise DyrateError(

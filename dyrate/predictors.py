@@ -118,12 +118,15 @@ class Perceptron(nn.Sequential):
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
-    def after(self, standardise: Standardise) -> Layers:
-        """Return the numbers of both, for one kernel."""
+    def of_groups(self, x: Tensor, standardise: Standardise, *, log: bool = False) -> Tensor:
+        """Return FloatTensor [..., outputs] of the mean over groups of x [..., groups, inputs], standardised;
+        `log`: of its logarithm. One kernel on a GPU, see `perceptron`.
+        """
         hidden, out = self.get_submodule("0"), self.get_submodule("2")
         assert isinstance(hidden, nn.Linear)
         assert isinstance(out, nn.Linear)
-        return Layers(standardise.mean, standardise.std, hidden.weight, hidden.bias, out.weight, out.bias)
+        numbers = hidden.weight, hidden.bias, out.weight, out.bias
+        return perceptron(x, Layers(standardise.mean, standardise.std, *numbers), log=log)
 
 
 class RatePredictor(nn.Module):
@@ -151,7 +154,7 @@ class RatePredictor(nn.Module):
     def forward(self, class_mass: Tensor) -> Tensor:
         """Return logits [batch, steps, K_r] of the class mass [batch, steps, heads, 4] of steps 0, 1, ..."""
         if self.config.kind == "mlp":
-            return self._logits(self._fused(class_mass))
+            return self.logits(self._of_class_mass(class_mass))
         values = self.standardise(self.inputs(class_mass))
         if self.config.kind == "window":
             # Before step 0 there is nothing: zeros, the mean of the training data.
@@ -159,23 +162,22 @@ class RatePredictor(nn.Module):
             values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
         if self.recurrent is not None:
             values = self.recurrent(values)[0]
-        return self._logits(self.head(values))
+        return self.logits(self.head(values))
 
     def next_rates(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Return the most probable rate (float64 [batch], the lower of two) of the next step, whose class
-        mass is [batch, heads, 4].
-
-        `state`, empty at step 0, is what the predictor remembers, tensors [batch, ...]; it is updated.
-        """
-        found = self._next(class_mass, state)
+        """Return the most probable rate (float64 [batch], the lower of two) of the next step; as `step`."""
+        found = self.step(class_mass, state)
         ordinal = self.config.output == "ordinal"
         index = (self._centre(found)[:, 0] - 0.5).ceil() if ordinal else found.argmax(dim=-1)
         return index.double() / self.config.rates
 
-    def _next(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Return what the head makes [batch, outputs] of the next step's class mass [batch, heads, 4]."""
+    def step(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return what the head makes [batch, outputs] of the next step's class mass [batch, heads, 4].
+
+        `state`, empty at step 0, is what the predictor remembers, tensors [batch, ...]; it is updated.
+        """
         if self.config.kind == "mlp":
-            return self._fused(class_mass[:, None])[:, 0]
+            return self._of_class_mass(class_mass[:, None])[:, 0]
         values = self.standardise(self.inputs(class_mass))
         if self.config.kind == "window":
             past = state.get("predictor_past")
@@ -192,13 +194,15 @@ class RatePredictor(nn.Module):
         found: Tensor = self.head(values)
         return found
 
-    def _fused(self, class_mass: Tensor) -> Tensor:
+    def _of_class_mass(self, class_mass: Tensor) -> Tensor:
         assert isinstance(self.head, Perceptron)
         groups = class_mass.flatten(-2)[..., None, :] if self.config.per_head else class_mass
-        return perceptron(groups, self.head.after(self.standardise))
+        return self.head.of_groups(groups, self.standardise)
 
-    def _logits(self, found: Tensor) -> Tensor:
-        """Logits [..., K_r]; with `ordinal` those of a normal distribution, at least one rate wide."""
+    def logits(self, found: Tensor) -> Tensor:
+        """Return logits [..., K_r] of what the head makes; with `ordinal` those of a normal distribution, at
+        least one rate wide.
+        """
         if self.config.output == "classes":
             return found
         rates = self.config.rates
@@ -227,7 +231,7 @@ class TokenRanker(nn.Module):
         """Return scores [..., V]: higher is better."""
         if isinstance(self.head, Perceptron):
             each = self._together(head_scores)[..., None, :]
-            return perceptron(each, self.head.after(self.standardise), log=True).squeeze(-1)
+            return self.head.of_groups(each, self.standardise, log=True).squeeze(-1)
         scores: Tensor = self.head(self.standardise(self.inputs(head_scores)))
         return scores.squeeze(-1)
 

@@ -51,13 +51,11 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
 
     def mark() -> None:
         synchronise(device)
-        if len(marks) == new_tokens - 1:
-            marks.append(perf_counter())
-            watch.stop()
-            return
         if len(marks) == new_tokens - 2:
             watch.start()
         marks.append(perf_counter())
+        if len(marks) == new_tokens:
+            watch.stop()
 
     if contender.cold:
         contender.generate(model, asked, new_tokens, lambda: None)

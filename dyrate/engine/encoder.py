@@ -17,8 +17,8 @@ _MOST_IMAGES = 16
 """More images keep the device busy anyway, and a graph would hold all their hidden states."""
 
 
-class EncoderGraph:
-    """One captured call of a vision tower, for inputs like the last two; other calls just run."""
+class FusedEncoder:
+    """A vision tower on fused kernels, and one captured call of it, for inputs like the last two."""
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower

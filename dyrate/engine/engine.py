@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dyrate.engine.decode import Decoder, Setting
-from dyrate.engine.encoder import EncoderGraph
+from dyrate.engine.encoder import FusedEncoder
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.prefill import fused_layers, places_known
 from dyrate.engine.weights import Backbone
@@ -37,7 +37,7 @@ class Engine:
         self.model = model
         self.family = family_of(model)
         self._backbone = Backbone.of(model, self.family)
-        self._encoder = EncoderGraph(self.family.vision_tower)
+        self._encoder = FusedEncoder(self.family.vision_tower)
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
 

@@ -282,3 +282,18 @@ def test_outside_the_block_the_model_is_untouched(method: Any, model: Any, input
         model(**inputs, labels=inputs["input_ids"])
     assert state_of(model) == before
     assert torch.equal(logits(), expected)
+
+
+@pytest.mark.parametrize("part", ["embeddings", "layer 3", "tower", "projector", "head"])
+def test_a_model_on_several_devices_is_refused(part: str) -> None:
+    model = tiny_llava()
+    parts = {
+        "embeddings": model.get_input_embeddings(),
+        "layer 3": model.model.language_model.layers[3],
+        "tower": model.model.vision_tower,
+        "projector": model.model.multi_modal_projector,
+        "head": model.lm_head,
+    }
+    parts[part].to("meta")
+    with refused("the model is spread over cpu, meta"):
+        FastV()(model)
