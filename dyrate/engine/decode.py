@@ -19,7 +19,7 @@ from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
 from dyrate.hooks import Attachment, check_keep
 from dyrate.kernels.attention import Attended, decode_attention
-from dyrate.kernels.linear import linear
+from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_store
 from dyrate.reduction import ReductionMethod
 from dyrate.tokens import TokenLayout
@@ -64,12 +64,12 @@ class Decoder:
         """LongTensor [batch, room]: the new tokens."""
         self.finished = torch.zeros(batch, dtype=torch.bool, device=device)
         """BoolTensor [batch]: rows that have ended."""
-        self.seen = [torch.zeros(room, batch, dtype=torch.int32, device=device) for _ in memory.sections]
-        """By section, IntTensor (int32) [room, batch]: visual tokens seen at each step."""
+        self.seen = memory.counts.new_zeros(room, len(memory.sections), batch)
+        """IntTensor (int32) [room, sections, batch]: visual tokens seen at each step."""
         self.class_mass: dict[int, Tensor] = {}
         """By layer, FloatTensor [room, batch, heads, 4]."""
         self.logits: Tensor
-        """FloatTensor [batch, vocabulary] of the last step."""
+        """[batch, vocabulary] of the last step, in the model's dtype."""
         self._ends = torch.tensor(setting.ends, dtype=torch.long, device=device)
         self._padding = torch.tensor(setting.padding, device=device)
         self._visual_tokens = torch.zeros(batch, dtype=torch.long, device=device)
@@ -78,6 +78,8 @@ class Decoder:
         self._looked_at: set[int] = set()
         self._attended: dict[int, Attended] = {}
         self._stages: list[Stage] = []
+        self._places: tuple[Tensor, ...]
+        """Of the newest tokens, by section: slots [sections, batch], cos and sin [sections, batch, D]."""
         self._steps = 0
         self._warm = False
         self._graph: Any = None
@@ -170,8 +172,7 @@ class Decoder:
                 shape = len(self.made[0]), *found.class_mass.shape
                 self.class_mass[layer] = found.class_mass.new_zeros(shape)
             self.class_mass[layer].index_copy_(0, at, found.class_mass[None])
-        for log, section in zip(self.seen, self.memory.sections, strict=True):
-            log.index_copy_(0, at, section.reading.count[None])
+        self.seen.index_copy_(0, at, self.memory.counts[None])
 
     def _decide(
         self,
@@ -232,28 +233,29 @@ class Decoder:
         if not number:
             generated += 1
             hidden = backbone.embed.index_select(0, self.tokens)
-        positions = section.position_base + generated
-        cos, sin = backbone.cos.index_select(0, positions), backbone.sin.index_select(0, positions)
-        slots = section.slot_base + generated
+            slots, positions = self.memory.bases + generated
+            angles = (table.index_select(0, positions.flatten()) for table in (backbone.cos, backbone.sin))
+            self._places = slots, *(angle.view(*positions.shape, -1) for angle in angles)
+        slots, cos, sin = (of_sections[number] for of_sections in self._places)
+        stream = ResidualStream(hidden)
         for layer in section.layers:
             weights = backbone.layers[layer]
-            keys, values = section.keys[layer], section.values[layer]
-            qkv = linear(hidden, weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=weights.eps)
+            keys, values, eps = section.keys[layer], section.values[layer], weights.eps
+            qkv = stream.project(weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=eps)
             query = rope_and_store(qkv, cos, sin, keys, values, slots)
             observed = layer in self.setting.observed
             found = decode_attention(query, keys, values, section.reading, weights.scaling, observed)
             if observed:
                 self._attended[layer] = found
-            hidden = linear(found.output.flatten(1), weights.out, bias=weights.out_bias, residual=hidden)
-            act = linear(hidden, weights.gate_up, norm=weights.post_norm, eps=weights.eps, gated=True)
-            hidden = linear(act, weights.down, residual=hidden)
+            stream.add(found.output.flatten(1), weights.out, weights.out_bias)
+            act = stream.project(weights.gate_up, norm=weights.post_norm, eps=eps, gated=True)
+            stream.add(act, weights.down)
         if number == len(self.memory.sections) - 1:
             eps = backbone.layers[-1].eps
-            logits = linear(hidden, backbone.head, bias=backbone.head_bias, norm=backbone.norm, eps=eps)
-            self.logits = logits.float()
+            self.logits = stream.project(backbone.head, bias=backbone.head_bias, norm=backbone.norm, eps=eps)
             if self.setting.greedy:
                 self.accept(self.logits)
-        return hidden
+        return stream.hidden
 
     def _remember(self, state: Mapping[str, Tensor], statistics: Mapping[int, Statistics]) -> None:
         """Keep for the next step, where it will be looked for, what this one leaves behind."""

@@ -115,7 +115,7 @@ class Engine:
             decoder.step()
             if sampler is not None:
                 so_far = torch.cat([ids, decoder.made[:, : step + 1]], dim=1)
-                decoder.accept(sampler(so_far, decoder.logits))
+                decoder.accept(sampler(so_far, decoder.logits.float()))
             notify()
         # Steps after the one that ended the last row were made in vain: generate() makes none.
         ends = torch.tensor(decoder.setting.ends, device=ids.device)
@@ -125,16 +125,18 @@ class Engine:
     def _report(self, decoder: Decoder, attachment: Attachment, steps: int) -> None:
         """Put the steps into the run, and into the cache what they left of it."""
         mass = {layer: log[: steps + 1].clone() for layer, log in decoder.class_mass.items()}
-        seen = [log[: steps + 1].long() for log in decoder.seen]
+        seen = decoder.seen[: steps + 1].long()
         sections = decoder.memory.sections
         for step in range(1, steps + 1):
-            counts = [log[step] for log, section in zip(seen, sections, strict=True) for _ in section.layers]
+            counts = [
+                count for count, section in zip(seen[step], sections, strict=True) for _ in section.layers
+            ]
             attachment.run.finish_step({layer: log[step] for layer, log in mass.items()}, counts)
         cache = attachment.cache
         assert isinstance(cache, SlotCache)
         cache.seen += steps
         if steps and decoder.setting.method.decode_mode == "evict":
-            cache.evicted = [log[steps] for log in seen]
+            cache.evicted = list(seen[steps])
 
     def _check_room(self, prompt: int, new_tokens: int) -> None:
         if new_tokens < 1:

@@ -25,7 +25,7 @@ _STEP = 16
 class Section:
     """The layers from one prune layer up to the next: what they hold, and what a step reads of it."""
 
-    def __init__(self, layers: range) -> None:
+    def __init__(self, layers: range, bases: Tensor, count: Tensor) -> None:
         self.layers = layers
         self.visual_capacity = 0
         self.text_capacity = 0
@@ -35,14 +35,12 @@ class Section:
         self.reading: Reading
         self.visual: Tensor
         """LongTensor [batch, visual_capacity]: which visual token a slot holds, -1 for none."""
-        self.slot_base: Tensor
-        """LongTensor [batch]: generated token t, from 1 on, lies in slot_base + t."""
-        self.position_base: Tensor
-        """LongTensor [batch]: and has position position_base + t."""
         self.held: Tensor
         """BoolTensor [batch, V]: the visual tokens not evicted."""
         self.seen: Tensor
         """BoolTensor [batch, V]: those that the step under way reads."""
+        self._slot_base, self._position_base = bases
+        self._count = count
         self._stage: Stage
         """What the layers hold of the prompt, until it is loaded."""
         self._columns: tuple[Tensor, Tensor]
@@ -87,10 +85,10 @@ class Section:
         self.reading.system.copy_(((classes == TokenClass.SYS) & text).sum(dim=1))
         lengths = text.sum(dim=1)
         self.reading.text.copy_(lengths)
-        self.slot_base.copy_(lengths + self.visual_capacity - 1)
+        self._slot_base.copy_(lengths + self.visual_capacity - 1)
         whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
         following = whole if stage.next_position is None else stage.next_position
-        self.position_base.copy_(following - 1)
+        self._position_base.copy_(following - 1)
         self.held.copy_(stage.present)
         order = _first(stage.present)[:, : stage.most_visual]
         self.visual.fill_(-1)
@@ -134,18 +132,17 @@ class Section:
         self.visual_capacity = max(self.visual_capacity, visual)
         self.text_capacity = max(self.text_capacity, text)
         batch, device = len(stage.slots), stage.slots.device
-        counts = [torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(3)]
+        system, text_lengths = (torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(2))
         self.visual = torch.full((batch, self.visual_capacity), -1, device=device)
         self.reading = Reading(
             chosen=torch.zeros(batch, self.visual_capacity, dtype=torch.int32, device=device),
-            count=counts[0],
+            count=self._count,
             text_start=self.visual_capacity,
-            system=counts[1],
-            text=counts[2],
+            system=system,
+            text=text_lengths,
             generated=generated,
         )
         self.held = stage.present.clone()
-        self.slot_base, self.position_base = (torch.zeros_like(stage.slots[:, 0]) for _ in range(2))
         return True
 
 
@@ -160,8 +157,18 @@ class Memory:
     def __init__(self, batch: int, boundaries: Sequence[int], num_layers: int, device: torch.device) -> None:
         self.batch = batch
         self.boundaries = tuple(boundaries)
+        sections = len(boundaries)
+        self.bases = torch.zeros(2, sections, batch, dtype=torch.long, device=device)
+        """LongTensor [2, sections, batch]: generated token t, from 1 on, lies in slot bases[0] + t and has
+        position bases[1] + t.
+        """
+        self.counts = torch.zeros(sections, batch, dtype=torch.int32, device=device)
+        """IntTensor (int32) [sections, batch]: visual tokens that a step reads."""
         ends = [*boundaries[1:], num_layers]
-        self.sections = [Section(range(*ends_of)) for ends_of in zip(boundaries, ends, strict=True)]
+        self.sections = [
+            Section(range(*ends_of), self.bases[:, number], self.counts[number])
+            for number, ends_of in enumerate(zip(boundaries, ends, strict=True))
+        ]
         self.generated = torch.zeros(1, dtype=torch.int32, device=device)
         """Generated tokens in the cache."""
         self.enlarged = False

@@ -4,21 +4,23 @@ import torch
 from torch import Tensor
 
 
-def top(scores: Tensor, counts: Tensor) -> Tensor:
-    """BoolTensor [batch, V]: the `counts` [batch] highest of `scores` [batch, V] per row; the lower index
-    wins a tie.
+def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
+    """BoolTensor [batch, V]: the `counts` [batch] highest of `scores` (FloatTensor [batch, V]) per row; the
+    lower index wins a tie.
 
-    Entries of -inf are never chosen.
+    `among` (BoolTensor [batch, V]): the entries that may be chosen, None for all. Those of -inf never are.
     """
     if not scores.is_cuda or not scores.numel():
-        return top_reference(scores, counts)
+        return top_reference(scores, counts, among)
     from dyrate.kernels.device.rank import best
 
-    return best(scores, counts)
+    return best(scores, counts, among)
 
 
-def top_reference(scores: Tensor, counts: Tensor) -> Tensor:
+def top_reference(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     """Do the same by sorting."""
+    if among is not None:
+        scores = scores.masked_fill(~among, float("-inf"))
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order))

@@ -79,7 +79,7 @@ class StepwisePruning(ReductionMethod, ABC):
         """Keep the n_t best of what this layer holds, or, while an eviction is too small, all of it."""
         wanted = self._wanted(view)
         keep = self._best(view, wanted)
-        if self.mode == "evict":
+        if self.mode == "evict" and self.evict_at_least > 1:
             waits = view.visual_counts - wanted < self.evict_at_least
             keep |= view.present & waits[:, None]
         return keep
@@ -96,7 +96,7 @@ class StepwisePruning(ReductionMethod, ABC):
 
     def _best(self, view: View, count: Tensor) -> Tensor:
         """BoolTensor [B, V]: the `count` [B] best of the tokens that this layer holds."""
-        return top(self.step_scores(view).masked_fill(~view.present, float("-inf")), count)
+        return top(self.step_scores(view), count, view.present)
 
 
 def scheduled(rates: Sequence[float], view: View) -> Tensor:

@@ -8,11 +8,13 @@ from transformers import LlamaConfig
 from transformers.activations import QuickGELUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
+from dyrate.kernels import residual
 from dyrate.kernels.attention import decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
 from dyrate.kernels.quick_gelu import quick_gelu
+from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_split, rope_and_store
 from dyrate.kernels.swiglu import swiglu
 from tests.kernels.inputs import random_layers, random_reading, random_states
@@ -93,6 +95,25 @@ def test_linear_and_its_surroundings_are_llamas_block(rows: int) -> None:
     unbiased = linear(inner, mlp.down_proj.weight, residual=x.clone())
     torch.testing.assert_close(unbiased, x + plain_linear(inner, mlp.down_proj.weight))
     torch.testing.assert_close(linear(inner, mlp.down_proj.weight), unbiased - x, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("in_halves", [True, False])
+def test_the_residual_stream_is_llamas(monkeypatch: pytest.MonkeyPatch, in_halves: bool) -> None:
+    monkeypatch.setattr(residual, "_in_halves", lambda x: in_halves)
+    norm, out, down = LlamaRMSNorm(24, eps=1e-5), torch.randn(24, 16), torch.randn(24, 40)
+    torch.nn.init.uniform_(norm.weight)
+    hidden, attended, act, head = (torch.randn(3, n) for n in (24, 16, 40, 24))
+    stream = ResidualStream(hidden.clone())
+    stream.add(attended, out)
+    first = hidden + attended @ out.T
+    projected = stream.project(head, norm=norm.weight, eps=1e-5)
+    torch.testing.assert_close(projected, norm(first) @ head.T)
+    stream.add(act, down)
+    stream.add(attended, out, bias=head[0])
+    second = first + act @ down.T + attended @ out.T + head[0]
+    torch.testing.assert_close(stream.hidden, second)
+    torch.testing.assert_close(stream.project(head, norm=norm.weight, eps=1e-5), norm(second) @ head.T)
 
 
 @torch.no_grad()

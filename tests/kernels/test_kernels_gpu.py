@@ -15,6 +15,7 @@ from dyrate.kernels.norm import rms_norm, rms_norm_reference
 from dyrate.kernels.perceptron import Layers, perceptron, perceptron_reference
 from dyrate.kernels.quick_gelu import quick_gelu, quick_gelu_reference
 from dyrate.kernels.rank import top, top_reference
+from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import (
     rope_and_split,
     rope_and_split_reference,
@@ -176,6 +177,42 @@ def test_linear(rows: int, features: int, d: int, extras: str, dtype: torch.dtyp
 
 
 @each_dtype
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("rows", [1, 8, 9, 33, 128, 255, 256])
+def test_residual_stream(rows: int, biased: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    d, f = 512, 1376
+    hidden, x = draw(rows, d, dtype=dtype), draw(rows, f, dtype=dtype)
+    down = (torch.randn(d, f, device="cuda") / f**0.5).to(dtype)
+    up = (torch.randn(2 * f, d, device="cuda") / d**0.5).to(dtype)
+    norm = (torch.rand(d, device="cuda") + 0.5).to(dtype)
+    bias = draw(d, dtype=dtype) if biased else None
+
+    def step() -> tuple[Tensor, Tensor, Tensor]:
+        stream = ResidualStream(hidden.clone())
+        stream.add(x, down, bias)
+        stream.add(x, down, bias)
+        middle = stream.hidden.clone()
+        stream.add(x, down, bias)
+        return stream.project(up, norm=norm, eps=1e-5, gated=True), middle, stream.hidden
+
+    def expected() -> tuple[Tensor, Tensor, Tensor]:
+        # In float32, rounded wherever the stream is.
+        once = x.float() @ down.float().T + (0 if bias is None else bias.float())
+        sums = [hidden]
+        for _ in range(3):
+            sums.append((sums[-1].float() + once).to(dtype))
+        options = {"norm": norm.float(), "eps": 1e-5, "gated": True}
+        return linear_composed(sums[3].float(), up.float(), **options).to(dtype), sums[2], sums[3]
+
+    graph, found = captured(step)
+    x.mul_(0.5)
+    graph.replay()
+    for mine, theirs in (*zip(found, expected(), strict=True), *zip(step(), expected(), strict=True)):
+        assert_near(mine, theirs, TOLERANCE[dtype])
+
+
+@each_dtype
 @pytest.mark.parametrize("shape", [(1, 4096), (2, 3, 77), (33, 1024), (5, 5120)], ids=str)
 def test_norm_and_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, weight = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype)
@@ -273,13 +310,20 @@ def test_perceptron(batch: int, tokens: int, groups: int, widths: tuple[int, int
     assert_near(found, expected.flip(0), 2e-5)
 
 
+@pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("shape", [(1, 576), (5, 16), (3, 65), (2, 2880)], ids=str)
-def test_top(shape: tuple[int, int]) -> None:
+def test_top(shape: tuple[int, int], ties: bool) -> None:
     torch.manual_seed(0)
-    scores = torch.randn(*shape, device="cuda").mul(3).round()  # many ties
+    scores = torch.randn(*shape, device="cuda")
+    if ties:
+        scores = scores.mul(3).round()  # zeros of both signs, too
     scores[:, ::7] = float("-inf")
-    counts = torch.randint(0, shape[1] + 1, shape[:1], device="cuda")
-    assert torch.equal(top(scores, counts), top_reference(scores, counts))
+    among = torch.rand(*shape, device="cuda") < 0.7
+    for count in (0, 1, shape[1] // 3, shape[1]):
+        counts = torch.randint(count, shape[1] + 1, shape[:1], device="cuda")
+        counts[0] = count
+        assert torch.equal(top(scores, counts), top_reference(scores, counts))
+        assert torch.equal(top(scores, counts, among), top_reference(scores, counts, among))
 
 
 @pytest.mark.parametrize("slots", [1, 16, 576])

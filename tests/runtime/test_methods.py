@@ -40,6 +40,11 @@ def test_the_lower_index_wins_a_tie() -> None:
         [True, True, False, False],
         [True, False, True, True],
     ]
+    among = torch.tensor([[True, False, True, True], [False, True, True, True]])
+    assert top(scores, torch.tensor([2, 1]), among).tolist() == [
+        [True, False, True, False],
+        [False, False, True, False],
+    ]
 
 
 @pytest.mark.parametrize(

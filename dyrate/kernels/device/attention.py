@@ -1,4 +1,4 @@
-"""Decode attention in Triton: splits of a row's tokens run in parallel, a second kernel combines them."""
+"""Decode attention in Triton: where rows are split, a second kernel puts the parts together."""
 # mypy: ignore-errors
 
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def attend(
     padded = triton.next_power_of_2(width)
     output = torch.empty_like(query)
     partial = logits = mass = scores = None
-    if statistics or splits > 1:
+    if splits > 1:
         partial = query.new_empty(batch * heads * splits, padded + 8, dtype=torch.float32)
     if statistics:
         logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
@@ -70,7 +70,7 @@ def attend(
         scores = torch.empty_like(logits)
     _attend[heads, batch, splits](
         query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated,
-        output, partial, logits, scale * LOG2_E, reading.text_start, capacity,
+        output, partial, logits, mass, scores, scale * LOG2_E, reading.text_start, capacity,
         keys.stride(0), keys.stride(1), keys.stride(2),
         heads=heads, group=heads // kv_heads, width=width, padded=padded, block=tuning.block, splits=splits,
         stages=tuning.stages, statistics=statistics, num_warps=tuning.warps,
@@ -78,16 +78,15 @@ def attend(
     if partial is not None:
         _combine[heads, batch](
             partial, chosen, reading.count, logits, output, mass, scores, capacity,
-            heads=heads, width=width, padded=padded, splits=splits, statistics=statistics, block=256,
-            num_warps=4,
+            heads=heads, width=width, padded=padded, splits=splits, statistics=statistics, num_warps=4,
         )  # fmt: skip
     return output, mass, scores
 
 
 @triton.jit
 def _attend(
-    query, keys, values, chosen, count, system, text, generated, output, partial, logits, scale, text_start,
-    capacity, row_stride, head_stride, slot_stride,
+    query, keys, values, chosen, count, system, text, generated, output, partial, logits, mass, scores,
+    scale, text_start, capacity, row_stride, head_stride, slot_stride,
     heads: tl.constexpr, group: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
     splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
 ):  # fmt: skip
@@ -152,30 +151,62 @@ def _attend(
     top = tl.max(peak, axis=0)
     decay = tl.exp2(peak - top)
     summed = tl.sum(sums * decay[:, None], axis=0)
-    if splits == 1 and not statistics:
-        summed = summed / tl.sum(total * decay, axis=0)
-        out = output + (row * heads + head) * width + d
-        tl.store(out, summed.to(output.dtype.element_ty), mask=d < width)
+    line = row * heads + head
+    if statistics:
+        system_mass = tl.sum(on_system * decay, axis=0)
+        visual_mass = tl.sum(on_visual * decay, axis=0)
+        instruction_mass = tl.sum(on_instruction * decay, axis=0)
+        generated_mass = tl.sum(on_generated * decay, axis=0)
+        whole = system_mass + visual_mass + instruction_mass + generated_mass
     else:
-        out = partial + ((row * heads + head) * splits + split).to(tl.int64) * (padded + 8)
+        whole = tl.sum(total * decay, axis=0)
+    if splits == 1:
+        tl.store(output + line * width + d, (summed / whole).to(output.dtype.element_ty), mask=d < width)
+        if statistics:
+            to = mass + line * 4
+            _store_mass(to, system_mass, visual_mass, instruction_mass, generated_mass, whole)
+            _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block=256)
+    else:
+        out = partial + (line * splits + split).to(tl.int64) * (padded + 8)
         tl.store(out + d, summed)
         tl.store(out + padded, top)
         if statistics:
-            tl.store(out + padded + 1, tl.sum(on_system * decay, axis=0))
-            tl.store(out + padded + 2, tl.sum(on_visual * decay, axis=0))
-            tl.store(out + padded + 3, tl.sum(on_instruction * decay, axis=0))
-            tl.store(out + padded + 4, tl.sum(on_generated * decay, axis=0))
+            _store_mass(out + padded + 1, system_mass, visual_mass, instruction_mass, generated_mass, 1.0)
         else:
-            tl.store(out + padded + 1, tl.sum(total * decay, axis=0))
+            tl.store(out + padded + 1, whole)
+
+
+@triton.jit
+def _store_mass(to, system, visual, instruction, generated, whole):
+    tl.store(to, system / whole)
+    tl.store(to + 1, visual / whole)
+    tl.store(to + 2, instruction / whole)
+    tl.store(to + 3, generated / whole)
+
+
+@triton.jit
+def _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block: tl.constexpr):
+    """Turn the logits of one row and head, in list order, into weights by slot."""
+    lanes = tl.arange(0, block)
+    for first in range(0, capacity, block):
+        at = first + lanes
+        tl.store(scores + line * capacity + at, tl.zeros([block], dtype=tl.float32), mask=at < capacity)
+    # Other threads of the program have written the logits, and write to the same places next.
+    tl.debug_barrier()
+    for first in range(0, listed, block):
+        at = first + lanes
+        slot = tl.load(chosen + row * capacity + at, mask=at < listed, other=0)
+        logit = tl.load(logits + line * capacity + at, mask=at < listed, other=0.0)
+        tl.store(scores + line * capacity + slot, tl.exp2(logit - top) / whole, mask=at < listed)
 
 
 @triton.jit
 def _combine(
     partial, chosen, count, logits, output, mass, scores, capacity,
     heads: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, splits: tl.constexpr,
-    statistics: tl.constexpr, block: tl.constexpr,
+    statistics: tl.constexpr,
 ):  # fmt: skip
-    """Put the splits of one row and head together, and turn the logits in list order into weights by slot."""
+    """Put the splits of one row and head together."""
     head, row = tl.program_id(0), tl.program_id(1)
     line = row * heads + head
     d = tl.arange(0, padded)
@@ -184,27 +215,14 @@ def _combine(
     top = tl.max(peaks, axis=0)
     decay = tl.exp2(peaks - top)
     summed = tl.sum(tl.load(base[:, None] + d[None, :]) * decay[:, None], axis=0)
-    total = tl.sum(tl.load(base + padded + 1) * decay, axis=0)
+    whole = tl.sum(tl.load(base + padded + 1) * decay, axis=0)
     if statistics:
-        on_system = total
+        on_system = whole
         on_visual = tl.sum(tl.load(base + padded + 2) * decay, axis=0)
         on_instruction = tl.sum(tl.load(base + padded + 3) * decay, axis=0)
         on_generated = tl.sum(tl.load(base + padded + 4) * decay, axis=0)
-        total = on_system + on_visual + on_instruction + on_generated
-        tl.store(mass + line * 4, on_system / total)
-        tl.store(mass + line * 4 + 1, on_visual / total)
-        tl.store(mass + line * 4 + 2, on_instruction / total)
-        tl.store(mass + line * 4 + 3, on_generated / total)
-        lanes = tl.arange(0, block)
-        for first in range(0, capacity, block):
-            at = first + lanes
-            tl.store(scores + line * capacity + at, tl.zeros([block], dtype=tl.float32), mask=at < capacity)
-        # Other threads of the program write to the same places next.
-        tl.debug_barrier()
+        whole = on_system + on_visual + on_instruction + on_generated
+        _store_mass(mass + line * 4, on_system, on_visual, on_instruction, on_generated, whole)
         listed = tl.load(count + row)
-        for first in range(0, listed, block):
-            at = first + lanes
-            slot = tl.load(chosen + row * capacity + at, mask=at < listed, other=0)
-            logit = tl.load(logits + line * capacity + at, mask=at < listed, other=0.0)
-            tl.store(scores + line * capacity + slot, tl.exp2(logit - top) / total, mask=at < listed)
-    tl.store(output + line * width + d, (summed / total).to(output.dtype.element_ty), mask=d < width)
+        _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block=256)
+    tl.store(output + line * width + d, (summed / whole).to(output.dtype.element_ty), mask=d < width)

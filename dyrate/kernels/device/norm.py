@@ -10,23 +10,50 @@ from torch import Tensor
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return the RMSNorm of x [..., d] with weight [d]."""
     x = x.contiguous()
-    d = x.shape[-1]
     out = torch.empty_like(x)
-    block = triton.next_power_of_2(d)
-    warps = min(16, max(1, block // 512))
-    if x.numel():
-        _normalise[(x.numel() // d,)](x, weight, out, eps, d, block=block, num_warps=warps)
+    _launch(x, None, weight, out, eps)
     return out
 
 
+def add_and_normalise(x: Tensor, parts: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add parts [n, rows, d] to x [rows, d] in place, and return the RMSNorm of the sum."""
+    out = torch.empty_like(x)
+    _launch(x, parts, weight, out, eps)
+    return out
+
+
+def add_parts(x: Tensor, parts: Tensor) -> None:
+    """Add parts [n, rows, d] to x [rows, d] in place."""
+    _launch(x, parts, None, None, 0.0)
+
+
+def _launch(x, parts, weight, out, eps):
+    if not x.is_contiguous() or not (parts is None or parts.is_contiguous()):
+        raise ValueError("vectors and what is added to them must lie in memory without gaps")
+    d = x.shape[-1]
+    block = triton.next_power_of_2(d)
+    warps = min(16, max(1, block // 512))
+    if x.numel():
+        count = 0 if parts is None else len(parts)
+        _normalise[(x.numel() // d,)](
+            x, parts, weight, out, eps, x.numel(), d, count=count, block=block, num_warps=warps
+        )
+
+
 @triton.jit
-def _normalise(x, weight, out, eps, d, block: tl.constexpr):
+def _normalise(x, parts, weight, out, eps, numel, d, count: tl.constexpr, block: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * d
     at = tl.arange(0, block)
     inside = at < d
     wide = tl.load(x + start + at, mask=inside, other=0.0).to(tl.float32)
-    w = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-    scaled = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / d + eps)
-    # Rounded before the weight, as transformers does.
-    scaled = scaled.to(x.dtype.element_ty).to(tl.float32)
-    tl.store(out + start + at, (scaled * w).to(out.dtype.element_ty), mask=inside)
+    if parts is not None:
+        for part in tl.static_range(count):
+            wide += tl.load(parts + part * numel + start + at, mask=inside, other=0.0)
+        wide = wide.to(x.dtype.element_ty).to(tl.float32)
+        tl.store(x + start + at, wide.to(x.dtype.element_ty), mask=inside)
+    if weight is not None:
+        w = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+        scaled = wide * tl.rsqrt(tl.sum(wide * wide, axis=0) / d + eps)
+        # Rounded before the weight, as transformers does.
+        scaled = scaled.to(x.dtype.element_ty).to(tl.float32)
+        tl.store(out + start + at, (scaled * w).to(out.dtype.element_ty), mask=inside)
