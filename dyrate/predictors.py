@@ -303,7 +303,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 def load_predictor(folder: Path) -> Predictor:
     """Read a predictor in evaluation mode, in float32; a `DyrateError` for a missing or unfit file."""
     record = read_record(folder)
-    predictor = Predictor(PredictorConfig(**record["config"]))
+    # What the file overwrites is drawn first: whoever samples next must not notice.
+    with torch.random.fork_rng(devices=[]):
+        predictor = Predictor(PredictorConfig(**record["config"]))
     path = folder / WEIGHTS_FILE
     try:
         predictor.load_state_dict(load_file(path))

@@ -103,7 +103,10 @@ def test_a_ranker_scores_each_token_by_its_own_attention_alone() -> None:
 def test_what_is_saved_is_what_is_loaded(tmp_path) -> None:
     predictor = wild_predictor(kind="gru", ranking="linear", lagged=(3, 5))
     save_predictor(predictor, tmp_path, {"schedule": [0.5]})
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
     loaded = load_predictor(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before), "whoever samples next would notice"
     assert loaded.config == predictor.config
     assert all(torch.equal(v, predictor.state_dict()[k]) for k, v in loaded.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
