@@ -50,8 +50,9 @@ class StepwisePruning(ReductionMethod, ABC):
         """Return each row's rate at this step (float64 [B], 0..1); asked once per step, in order."""
 
     def step_scores(self, view: View) -> Tensor:
-        """Return the scores of this step (FloatTensor [B, V]): higher is better, and those of tokens that layer
-        K does not hold mean nothing. Asked after `step_rates`.
+        """Return the scores of this step (FloatTensor [B, V]), asked after `step_rates`: higher is better.
+
+        Those of tokens that layer K does not hold mean nothing.
         """
         return view.statistics[self.layer - 1].head_scores.mean(dim=1)
 

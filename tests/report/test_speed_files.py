@@ -49,6 +49,10 @@ def _without(key):
         (lambda d: d["rows"][1].update(prompt=500), "rows.1.prompt: 500 tokens; the image alone has 576"),
         (lambda d: d["rows"].clear(), "rows: [] "),
         (lambda d: d["rows"][0].update(method={"name": "replay", "rates": [2]}), "rows.0.method.rates: "),
+        (
+            lambda d: d["rows"][0].update(decode_step={"parts": [{"name": "_attend", "calls": 0}]}),
+            "rows.0.decode_step.parts.0: 'milliseconds' is a required property",
+        ),
     ],
 )
 def test_a_bad_document_is_named_with_its_key(spoil, complaint):

@@ -45,6 +45,15 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Part:
+    """All calls of one kernel in a decode step."""
+
+    name: str
+    calls: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
 class Timing:
     """A contender under a load."""
 
@@ -66,6 +75,8 @@ class Timing:
     """Weights included; None where the device does not say."""
     bandwidth_share: float | None
     matrix_share: float
+    step: tuple[Part, ...]
+    """What a decode step consists of; empty where nobody looked."""
 
     @property
     def reduces(self) -> bool:
@@ -217,8 +228,10 @@ def _timing(row: dict[str, Any]) -> Timing:
     spreads: dict[str, Any] = {
         key: Spread(**_fields(found, Spread)) if found else None for key, found in times.items()
     }
+    profiled = row.get("decode_step") or {"parts": []}
     return Timing(
         load=Load(**_fields(row, Load)),
+        step=tuple(Part(**_fields(part, Part)) for part in profiled["parts"]),
         **spreads,
         **{key: row[key] for key in Timing.__dataclass_fields__ if key in row},
     )

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.report.speed import figures, printed, spending
 from dyrate.report.speed.files import FOLDER, Bench, Documents, Provenance, read
+from dyrate.report.speed.steps import GROUPS, Saving, bars, profiled, savings
 from dyrate.report.speed.words import Paragraph, paragraphs
 
 COUNTED = f"{CONVENTIONS[printed.CONVENTION].about}; {SCOPES[printed.SCOPE]}"
@@ -37,6 +38,9 @@ class Speed:
     roofs: tuple[tuple[str, Markup], ...]
     kinds: tuple[str, ...]
     curves: tuple[Curves, ...]
+    step_groups: tuple[str, ...]
+    steps: tuple[tuple[str, Markup], ...]
+    savings: tuple[Saving, ...]
     overheads: tuple[str, ...]
     words: tuple[Paragraph, ...]
     made: tuple[Provenance, ...]
@@ -73,6 +77,9 @@ def speed(documents: Documents | None = None) -> Speed:
         roofs=tuple(_roofs(benches)),
         kinds=figures.KINDS,
         curves=tuple(_curves(benches)),
+        step_groups=GROUPS,
+        steps=tuple(_steps(benches)),
+        savings=tuple(savings(benches)),
         overheads=tuple(line for bench in benches for line in overheads(bench)),
         words=paragraphs(benches),
         made=(*(bench.made for bench in benches), *(harness.made for harness in documents.harnesses)),
@@ -80,14 +87,26 @@ def speed(documents: Documents | None = None) -> Speed:
     )
 
 
-def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
+def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 
+    return [(", ".join(name), list(found)) for name, found in groupby(sorted(benches, key=key), key=key)]
+
+
+def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     return [
-        (", ".join(name), Markup(svg))
-        for i, (name, found) in enumerate(groupby(sorted(benches, key=key), key=key))
-        if (svg := figures.roofline(list(found), f"roof{i}"))
+        (name, Markup(svg))
+        for i, (name, found) in enumerate(_by_machine(benches))
+        if (svg := figures.roofline(found, f"roof{i}"))
+    ]
+
+
+def _steps(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
+    return [
+        (name, Markup(bars(steps, f"step{i}")))
+        for i, (name, found) in enumerate(_by_machine(benches))
+        if (steps := profiled(found))
     ]
 
 
