@@ -169,6 +169,12 @@ def test_pictures_are_well_formed_and_take_their_colours_from_the_page():
     ]
 
 
+def test_no_two_contenders_look_alike():
+    looks = {(one.colour, one.marker) for one in (figures.Series("", "graph", n, {}) for n in range(64))}
+
+    assert len(looks) == 64
+
+
 def test_one_token_and_no_memory_leave_out_their_pictures():
     rows = [
         {**one, "new_tokens": 1, "per_token_ms": None, "bandwidth_share": None, "peak_bytes": None}

@@ -53,6 +53,16 @@ class Series:
     """Of its colour and marker: the same in every setting."""
     timings: dict[int, tuple[Timing, ...]]
 
+    @property
+    def colour(self) -> int:
+        """Which of the eight."""
+        return self.number % len(CURVES)
+
+    @property
+    def marker(self) -> int:
+        """Which of `MARKERS`: when colours come again, each comes with another one."""
+        return (self.number + self.number // len(CURVES)) % len(MARKERS)
+
     def points(self, value: Value) -> list[tuple[int, float]]:
         """(batch, value), the median where several documents have the batch; none where nobody measured."""
         found = {
@@ -112,8 +122,8 @@ def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str 
             axes.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
-                marker=MARKERS[one.number % len(MARKERS)],
-                color=CURVES[one.number % len(CURVES)],
+                marker=MARKERS[one.marker],
+                color=CURVES[one.colour],
                 linestyle="-" if one.engine == "graph" else "--",
                 linewidth=1.2,
                 markersize=4.2,

@@ -21,8 +21,8 @@ class Curves:
     """One setting's pictures against the batch, and the contenders' colours and markers."""
 
     setting: str
-    legend: tuple[tuple[str, int, bool], ...]
-    """Label, number of the colour, whether dashed."""
+    legend: tuple[tuple[str, int, int, bool], ...]
+    """Label, numbers of colour and marker, whether dashed."""
     pictures: tuple[Markup, ...]
 
 
@@ -40,7 +40,8 @@ class Speed:
     curves: tuple[Curves, ...]
     step_groups: tuple[str, ...]
     steps: tuple[tuple[str, Markup], ...]
-    savings: tuple[Saving, ...]
+    savings: tuple[tuple[str, tuple[Saving, ...]], ...]
+    """By model."""
     overheads: tuple[str, ...]
     words: tuple[Paragraph, ...]
     made: tuple[Provenance, ...]
@@ -79,7 +80,10 @@ def speed(documents: Documents | None = None) -> Speed:
         curves=tuple(_curves(benches)),
         step_groups=GROUPS,
         steps=tuple(_steps(benches)),
-        savings=tuple(savings(benches)),
+        savings=tuple(
+            (model, tuple(found))
+            for model, found in groupby(savings(benches), lambda saving: saving.bench.model)
+        ),
         overheads=tuple(line for bench in benches for line in overheads(bench)),
         words=paragraphs(benches),
         made=(*(bench.made for bench in benches), *(harness.made for harness in documents.harnesses)),
@@ -91,7 +95,7 @@ def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 
-    return [(", ".join(name), list(found)) for name, found in groupby(sorted(benches, key=key), key=key)]
+    return [(", ".join(name), list(found)) for name, found in groupby(benches, key=key)]
 
 
 def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
@@ -117,7 +121,7 @@ def _curves(benches: Sequence[Bench]) -> list[Curves]:
             figures.curve(series, title, value, f"speed{i}-{j}")
             for j, (title, value) in enumerate(figures.MEASURES)
         )
-        legend = ((one.label, one.number, one.engine != "graph") for one in series)
+        legend = ((one.label, one.colour, one.marker, one.engine != "graph") for one in series)
         found.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
     return found
 
