@@ -29,10 +29,10 @@ class Step:
 
     @property
     def label(self) -> str:
-        """Of its bar."""
+        """Of its bar, two lines."""
         total, load = sum(self.groups), self.timing.load
         name = self.timing.label.removesuffix(", graph")
-        return f"batch {load.batch}: {name}, {total:.2f} ms in {self.calls} kernels"
+        return f"batch {load.batch}: {total:.2f} ms in {self.calls} kernels\n{name}"
 
 
 def group(name: str) -> int:
@@ -61,14 +61,15 @@ def _step(timing: Timing) -> Step:
 
 def bars(found: Sequence[Step], name: str) -> str:
     """A bar for each step, as long as its kernels take; `name` makes ids unique."""
-    with canvas(5.6, 0.5 + 0.44 * len(found)) as (figure, axes):
+    with canvas(3.9, 0.5 + 0.56 * len(found)) as (figure, axes):
         for row, step in enumerate(found):
             left = 0.0
             for number, milliseconds in enumerate(step.groups):
-                axes.barh(-row, milliseconds, 0.42, left, color=CURVES[number], linewidth=0)
+                axes.barh(-row, milliseconds, 0.36, left, color=CURVES[number], linewidth=0)
                 left += milliseconds
-            axes.annotate(step.label, (0, 0.25 - row), fontsize=7.5, color=MUTED, va="bottom")
-        axes.set_ylim(0.75 - len(found), 0.7)
+            text = axes.annotate(step.label, (0, 0.22 - row), fontsize=7.5, color=MUTED, va="bottom")
+            text.set_in_layout(False)  # a long label must not leave the bars no room
+        axes.set_ylim(0.78 - len(found), 0.8)
         axes.set_yticks([])
         axes.tick_params(length=0, labelsize=8)
         axes.set_xlabel("milliseconds")
