@@ -82,6 +82,7 @@ class StepwisePruning(ReductionMethod, ABC):
         """Keep the n_t best of what this layer holds, or, while an eviction is too small, all of it."""
         wanted = self._wanted(view)
         keep = self._best(view, wanted)
+        # Where none can go, the best are all: only more than one need be waited for.
         if self.mode == "evict" and self.evict_at_least > 1:
             waits = view.visual_counts - wanted < self.evict_at_least
             keep |= view.present & waits[:, None]

@@ -1,4 +1,4 @@
-"""What a decode step consists of, and how much of the bytes' saving shows: made-up documents."""
+"""What a decode step consists of, and how much of the bytes' saving shows."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 import pytest
 
 from dyrate.report.page import report_page
-from dyrate.report.speed.files import paths, read
+from dyrate.report.speed.files import FOLDER, paths, read
 from dyrate.report.speed.section import speed
 from dyrate.report.speed.steps import GROUPS, group, profiled, savings
 from tests.report.speed.fake import FASTV, NONE, REPLAY, bench, row, spread, written
 from tests.report.test_page import HOSTILE, text_of
 
-COMMITTED = paths(Path("results/h200").resolve())
+ROOT = Path(__file__).parents[2]
 PARTS = {
     "_attend": 3.0,
     "nvjet_sm90_tst_64x8": 2.0,
@@ -47,6 +47,16 @@ def elsewhere(tmp_path, monkeypatch):
 )
 def test_kernels_have_their_groups(kernel, name):
     assert GROUPS[group(kernel)] == name
+
+
+@pytest.mark.parametrize(
+    "kernel", ["_attend", "_combine", "_by_sums", "_by_dots", "_normalise", "_gate", "_rotate"]
+)
+def test_the_kernels_in_groups_are_there(kernel):
+    sources = [path.read_text("utf-8") for path in (ROOT / "dyrate/kernels/device").glob("*.py")]
+
+    assert sum(f"@triton.jit\ndef {kernel}(" in source for source in sources) == 1
+    assert GROUPS[group(kernel)] != "the rest"
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -103,7 +113,7 @@ def test_the_page_shows_both(small, elsewhere):
 
 
 def test_of_the_committed_steps_attention_and_products_are_almost_all():
-    found = profiled(read(COMMITTED).benches)
+    found = profiled(read(paths(ROOT / FOLDER)).benches)
 
     assert {step.timing.load.batch for step in found} >= {1, 128}
     for one in found:

@@ -79,6 +79,11 @@ class Timing:
     """What a decode step consists of; empty where nobody looked."""
 
     @property
+    def name(self) -> str:
+        """Its label, without the engine where that is this package's own."""
+        return self.label.removesuffix(", graph")
+
+    @property
     def reduces(self) -> bool:
         """Whether a method of this package drops tokens in it."""
         return self.method is not None and self.method["name"] != "none" and not self.overhead

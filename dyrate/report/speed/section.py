@@ -92,6 +92,8 @@ def speed(documents: Documents | None = None) -> Speed:
 
 
 def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
+    """Group documents, which `read` has put in this order, by model, device and dtype."""
+
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 

@@ -10,6 +10,7 @@ from dyrate.report.speed.files import Bench, Part, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
 """Of kernels, in the order of the curves' colours."""
+# Those of `dyrate/kernels/device`, and the libraries' matrix products.
 _KERNELS = (
     re.compile(r"_attend|_combine"),
     re.compile(r"_by_sums|_by_dots|.*(gemm|gemv|nvjet|cutlass|splitk).*", re.IGNORECASE),
@@ -31,8 +32,7 @@ class Step:
     def label(self) -> str:
         """Of its bar, two lines."""
         total, load = sum(self.groups), self.timing.load
-        name = self.timing.label.removesuffix(", graph")
-        return f"batch {load.batch}: {total:.2f} ms in {self.calls} kernels\n{name}"
+        return f"batch {load.batch}: {total:.2f} ms in {self.calls} kernels\n{self.timing.name}"
 
 
 def group(name: str) -> int:
