@@ -59,6 +59,8 @@ class Step:
         """Layers whose statistics are wanted."""
         self.statistics: dict[int, Statistics] = {}
         """Statistics of the observed layers that have run."""
+        self.witnesses: dict[str, Tensor] = {}
+        """By name, what vouches for numbers of this pass that must be finite."""
         self._masks: dict[Stage, Tensor | None] = {}
         self._columns: dict[Stage, Tensor] = {}
         self._selections: dict[tuple[Stage, Tensor], Stage] = {}

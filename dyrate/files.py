@@ -50,8 +50,8 @@ def writable(path: Path) -> Iterator[None]:
 
 
 _REFUSALS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
-    + (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EFBIG, errno.EIO)
+    getattr(errno, f"E{name}")
+    for name in "NOSPC DQUOT ROFS ACCES PERM NAMETOOLONG NOTDIR ISDIR EXIST LOOP FBIG IO".split()  # noqa: SIM905
 )
 
 

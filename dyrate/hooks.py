@@ -14,6 +14,7 @@ from dyrate.cache import ReducedCache, gather_tokens
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
+from dyrate.finite import witness
 from dyrate.limits import (
     check_checkpointing,
     check_decode,
@@ -114,6 +115,8 @@ class Attachment:
         self._undo.close()
         self._cache = self._replaced = self._step = None
         self._previous, self._state = {}, {}
+        if kind is None:
+            self.check_finite()
 
     def _guard_generate(self, undo: ExitStack) -> None:
         """Check the arguments of `generate()`, some of which leave no trace in the forwards that it makes."""
@@ -124,7 +127,10 @@ class Attachment:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             bound = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
             check_generate({**bound, **bound.get("kwargs", {})}, model.generation_config)
-            return generate(*args, **kwargs)
+            try:
+                return generate(*args, **kwargs)
+            finally:  # sampling from NaN fails by itself, but says less
+                self.check_finite()
 
         before = vars(model).get("generate")
         if before is None:
@@ -151,6 +157,7 @@ class Attachment:
         return (), inputs
 
     def _begin_prefill(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        self.check_finite()  # of the prompt before this one, whose record goes
         layout = TokenLayout.from_prompt(input_ids, attention_mask, self.family.image_token_id)
         self._cache = self.new_cache(len(self.family.layers), layout, self._move_rows)
         self._step = Step(0, self._cache.stages, 0, self.observed)
@@ -268,6 +275,7 @@ class Attachment:
             previous=self._previous,
             state=self._state,
             row_seeds=self._row_seeds,
+            witnesses=self._step.witnesses,
         )
 
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -281,7 +289,13 @@ class Attachment:
             self._row_seeds = _no_seeds_at_decode
             self.run.finish_prefill(stage.present for stage in self._cache.stages)
         mass = {layer: found.class_mass.detach() for layer, found in self._step.statistics.items()}
-        self.run.finish_step(mass, [stage.visual_counts for stage in self._step.stages])
+        logits = output["logits"] if isinstance(output, dict) else output[0]
+        self._step.witnesses["logits"] = witness(logits.detach())
+        self.run.finish_step(mass, [stage.visual_counts for stage in self._step.stages], self._step.witnesses)
+
+    def check_finite(self) -> None:
+        """Raise `NotFiniteError` if a step since the last check made numbers that are not finite."""
+        self.run.check_finite(f"{self.method.label} in {self.model.dtype}".replace("torch.", ""))
 
     def _move_rows(self, rows: Tensor) -> None:
         """Follow a change of rows between two steps (beam search)."""

@@ -165,10 +165,16 @@ class RatePredictor(nn.Module):
         return self.logits(self.head(values))
 
     def next_rates(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Return the most probable rate (float64 [batch], the lower of two) of the next step; as `step`."""
+        """Return the most probable rate (float64 [batch], the lower of two) of the next step; as `step`.
+
+        NaN where the numbers it is read off are not finite.
+        """
         found = self.step(class_mass, state)
-        ordinal = self.config.output == "ordinal"
-        index = (self._centre(found)[:, 0] - 0.5).ceil() if ordinal else found.argmax(dim=-1)
+        if self.config.output == "ordinal":
+            index = (self._centre(found)[:, 0] - 0.5).ceil()
+        else:
+            best, index = found.max(dim=-1)
+            index = index.to(best.dtype).where(best.isfinite(), torch.nan)
         return index.double() / self.config.rates
 
     def step(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
+from dyrate.finite import Witnesses, check, witness
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,10 @@ class _Generation:
     """Per step, by layer, FloatTensor [batch, heads, 4]."""
     attended: list[list[Tensor]] = field(default_factory=list)
     """Per step and layer, LongTensor [batch]."""
+    witnesses: list[Witnesses] = field(default_factory=list)
+    """Per step."""
+    checked: int = 0
+    """Steps whose witnesses have been looked at."""
     moves: dict[int, Tensor] = field(default_factory=dict)
     """By step: after it, row i continued row moves[step][i]."""
     kv: tuple[Tensor, int] | None = None
@@ -158,12 +163,26 @@ class Run:
         """Record what layers hold once the prompt has been read: per layer, BoolTensor [batch, V]."""
         self._last().kept = list(held)
 
-    def finish_step(self, class_mass: Mapping[int, Tensor], seen: Iterable[Tensor]) -> None:
-        """Record a forward pass: class mass [batch, heads, 4] by layer, and, of each layer, how many visual
-        tokens it attended to (LongTensor [batch]).
+    def finish_step(
+        self, class_mass: Mapping[int, Tensor], seen: Iterable[Tensor], witnesses: Witnesses
+    ) -> None:
+        """Record a forward pass: class mass [batch, heads, 4] by layer, of each layer, how many visual tokens
+        it attended to (LongTensor [batch]), and witnesses of what else must be finite.
         """
-        self._last().class_mass.append(dict(class_mass))
-        self._last().attended.append(list(seen))
+        generation = self._last()
+        generation.class_mass.append(dict(class_mass))
+        generation.attended.append(list(seen))
+        mass = {f"class mass in layer {layer}": witness(found) for layer, found in class_mass.items()}
+        generation.witnesses.append({**mass, **witnesses})
+
+    def check_finite(self, cause: str) -> None:
+        """Raise `NotFiniteError` if a step since the last check made numbers that are not finite; `cause`
+        names method and dtype. Waits for the device.
+        """
+        if self._generation is not None:
+            first = self._generation.checked
+            self._generation.checked = len(self._generation.witnesses)
+            check(self._generation.witnesses[first:], first, cause)
 
     def move_rows(self, rows: Tensor) -> None:
         """Record that row i now continues row `rows[i]`."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dyrate.attention import Statistics
 from dyrate.cache import Stage, gather_tokens
+from dyrate.finite import witness
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class View:
     """
     row_seeds: Callable[[int], list[int]]
     """At prefill: seed -> one seed per row, made of it and the row's own tokens and pixels."""
+    witnesses: dict[str, Tensor]
+    """By name, what `expect_finite` has been told at this step."""
 
     @property
     def present(self) -> Tensor:
@@ -69,6 +72,13 @@ class View:
         """FloatTensor [B, V, hidden], at prefill: states of the visual tokens; 0 where one is absent."""
         states = gather_tokens(self.hidden_states, self.stage.visual_slots.clamp_min(0))
         return states.masked_fill(~self.present[:, :, None], 0)
+
+    def expect_finite(self, name: str, values: Tensor) -> None:
+        """Let the generation fail, naming row and step, if any of `values` [B, ...] is NaN or infinite.
+
+        For numbers of the method's own, from which NaN would silently make a choice of tokens.
+        """
+        self.witnesses[name] = witness(values)
 
     def _nearest(self) -> Statistics:
         return self.statistics[max(self.statistics)]

@@ -8,7 +8,7 @@ and the method's own operations run between them. On a CPU everything just runs.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from dyrate.attention import Statistics
 from dyrate.cache import Stage
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
+from dyrate.finite import witness
 from dyrate.hooks import Attachment, check_keep
 from dyrate.kernels.attention import Attended, decode_attention
 from dyrate.kernels.residual import ResidualStream
@@ -24,6 +25,8 @@ from dyrate.kernels.rope import rope_and_store
 from dyrate.reduction import ReductionMethod
 from dyrate.tokens import TokenLayout
 from dyrate.view import View
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Decoder:
         """IntTensor (int32) [room, sections, batch]: visual tokens seen at each step."""
         self.class_mass: dict[int, Tensor] = {}
         """By layer, FloatTensor [room, batch, heads, 4]."""
+        self.witnesses: dict[str, Tensor] = {}
+        """By what they vouch for, FloatTensor [room, batch]; see `finite`."""
         self.logits: Tensor
         """[batch, vocabulary] of the last step, in the model's dtype."""
         self._ends = torch.tensor(setting.ends, dtype=torch.long, device=device)
@@ -153,6 +158,7 @@ class Decoder:
     def _step(self, run: Callable[[int, Tensor], Tensor]) -> None:
         """Run all sections, the method's say between them, and the record of it all."""
         statistics: dict[int, Statistics] = {}
+        witnesses: dict[str, Tensor] = {}
         state = dict(self._state)
         hidden = self.backbone.embed[:1]
         chosen: Tensor | None = None
@@ -160,19 +166,23 @@ class Decoder:
             if self.setting.asks and section.layers.start in self.setting.prune_layers:
                 if not number:
                     hidden = self.backbone.embed.index_select(0, self.tokens)
-                keep = self._decide(section, hidden, statistics, state)
+                keep = self._decide(section, hidden, statistics, state, witnesses)
                 chosen = self._apply(number, keep, chosen)
             hidden = run(number, hidden)
             for layer in self.setting.observed.intersection(section.layers):
                 statistics[layer] = _statistics(self._attended[layer], section)
         self._remember(state, statistics)
-        at = self.memory.generated.long()
         for layer, found in statistics.items():
-            if layer not in self.class_mass:
-                shape = len(self.made[0]), *found.class_mass.shape
-                self.class_mass[layer] = found.class_mass.new_zeros(shape)
-            self.class_mass[layer].index_copy_(0, at, found.class_mass[None])
-        self.seen.index_copy_(0, at, self.memory.counts[None])
+            self._log(self.class_mass, layer, found.class_mass)
+        for name, value in {**witnesses, "logits": witness(self.logits)}.items():
+            self._log(self.witnesses, name, value)
+        self.seen.index_copy_(0, self.memory.generated.long(), self.memory.counts[None])
+
+    def _log(self, logs: dict[Key, Tensor], key: Key, value: Tensor) -> None:
+        """Write what a step found, [batch, ...], into its place of a log [room, batch, ...]."""
+        if key not in logs:
+            logs[key] = value.new_zeros(self.made.shape[1], *value.shape)
+        logs[key].index_copy_(0, self.memory.generated.long(), value[None])
 
     def _decide(
         self,
@@ -180,6 +190,7 @@ class Decoder:
         hidden: Tensor,
         statistics: Mapping[int, Statistics],
         state: dict[str, Tensor],
+        witnesses: dict[str, Tensor],
     ) -> Tensor | None:
         """Ask the method what this step sees from a section on, hidden states [batch, d]."""
         if not section.held.shape[1]:
@@ -203,6 +214,7 @@ class Decoder:
             previous=_Watched(self._previous, self._looked_at),
             state=state,
             row_seeds=_no_seeds,
+            witnesses=witnesses,
         )
         keep = method.decode(view)
         if keep is not None:

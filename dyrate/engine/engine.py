@@ -125,13 +125,18 @@ class Engine:
     def _report(self, decoder: Decoder, attachment: Attachment, steps: int) -> None:
         """Put the steps into the run, and into the cache what they left of it."""
         mass = {layer: log[: steps + 1].clone() for layer, log in decoder.class_mass.items()}
+        witnesses = {name: log[: steps + 1].clone() for name, log in decoder.witnesses.items()}
         seen = decoder.seen[: steps + 1].long()
         sections = decoder.memory.sections
         for step in range(1, steps + 1):
             counts = [
                 count for count, section in zip(seen[step], sections, strict=True) for _ in section.layers
             ]
-            attachment.run.finish_step({layer: log[step] for layer, log in mass.items()}, counts)
+            attachment.run.finish_step(
+                {layer: log[step] for layer, log in mass.items()},
+                counts,
+                {name: log[step] for name, log in witnesses.items()},
+            )
         cache = attachment.cache
         assert isinstance(cache, SlotCache)
         cache.seen += steps

@@ -115,6 +115,7 @@ class DyRate(StepwisePruning):
         seen = [view.statistics[layer] for layer in range(self.layer)]
         seen += [view.previous[layer] for layer in lagged]
         scores: Tensor = ranker([found.head_scores for found in seen])
+        view.expect_finite("learned ranking", scores)
         return scores
 
     def own_macs(self, visual_tokens: int, *, decode: bool) -> int:

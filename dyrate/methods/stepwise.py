@@ -90,7 +90,9 @@ class StepwisePruning(ReductionMethod, ABC):
 
     def _wanted(self, view: View) -> Tensor:
         """LongTensor [B]: n_t."""
-        counts = kept_counts(view.visual_tokens, self.step_rates(view))
+        rates = self.step_rates(view)
+        view.expect_finite("rate", rates)
+        counts = kept_counts(view.visual_tokens, rates)
         if self.minimum:
             counts = counts.maximum(rounded_share(view.visual_tokens, self.minimum))
         if self.monotone:

@@ -158,7 +158,7 @@ class Trainer:
         """Append to the curve, write a checkpoint, and return one line for people."""
         progress = self.progress
         loss, wait = meter.report()
-        if math.isnan(loss):
+        if not math.isfinite(loss):
             raise DyrateError(
                 f"the loss is not a number at step {progress.step}; the last checkpoint is kept"
             )

@@ -1,0 +1,47 @@
+"""Notices numbers that are not finite without waiting for the device: a NaN must never become an answer.
+
+Each step leaves a witness of its logits, its class mass, and whatever else a method vouches for. They are
+looked at when the host waits for the device anyway.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+
+Witnesses = Mapping[str, Tensor]
+"""Of one step, by what they vouch for: FloatTensor [batch], finite where all numbers of a row are."""
+
+
+class NotFiniteError(DyrateError):
+    """Numbers of a generation are NaN or infinite; `row` is that of the model's batch."""
+
+    def __init__(self, cause: str, name: str, row: int, step: int) -> None:
+        super().__init__(
+            f"{cause}: the {name} of row {row} at step {step} is NaN or infinite: the weights are damaged, "
+            "or their products do not fit the dtype (float32 has the most room)"
+        )
+        self.row = row
+
+
+def witness(values: Tensor) -> Tensor:
+    """FloatTensor [batch]: finite where all of a row of `values` [batch, ...] is."""
+    low, high = values.reshape(len(values), -1).aminmax(dim=1)
+    return low.double() + high.double()
+
+
+def check(steps: Sequence[Witnesses], first: int, cause: str) -> None:
+    """Raise `NotFiniteError` for the first of `steps`, numbered from `first` on, with a witness that is not
+    finite; `cause` names method and dtype. Waits for the device.
+    """
+    told = [
+        (step, name, found) for step, by_name in enumerate(steps, first) for name, found in by_name.items()
+    ]
+    if not told:
+        return
+    sums = torch.stack([found.sum() for _, _, found in told])
+    if not sums.sum().isfinite():
+        step, name, found = told[int((~sums.isfinite()).int().argmax())]
+        raise NotFiniteError(cause, name, int((~found.isfinite()).int().argmax()), step)
