@@ -112,7 +112,7 @@ class EncoderHooks:
         """Image tokens of each row of the prompt, whether the attention mask shows them or not."""
         self._features: Tensor | None = None
         """The features made of `images`."""
-        self._reading = False
+        self.reading = False
         """Whether the prompt is being read, so that `image_tokens` are those of what is encoded now."""
         tower = getattr(getattr(family.vision_tower, "config", None), "model_type", "")
         if method.reduces_encoder and tower not in TOWERS:
@@ -137,7 +137,7 @@ class EncoderHooks:
         """
         if not self._made(encoded):
             self.forget()
-        self.image_tokens, self._reading = image_tokens, True
+        self.image_tokens, self.reading = image_tokens, True
         if encoded is not None:
             self._check(len(encoded.pooler_output), sum(len(part) for part in encoded.pooler_output))
         if self.images is not None:
@@ -146,7 +146,7 @@ class EncoderHooks:
     def forget(self) -> None:
         """Drop the images; they belong to one prompt."""
         self.images = self._resized = self._features = None
-        self._reading = False
+        self.reading = False
 
     def _check(self, images: int, features: int) -> None:
         if features != sum(self.image_tokens):
@@ -166,8 +166,8 @@ class EncoderHooks:
     def _before_tower(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        pixels: Tensor = args[0] if args else kwargs.pop("pixel_values")
-        if not len(pixels):
+        pixels: Tensor | None = args[0] if args else kwargs.pop("pixel_values")
+        if pixels is None or not len(pixels):
             raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")
         resized = self.method.resize(pixels, self.family.patch_size)
         self._resized = pixels, self._patches(resized)
@@ -194,7 +194,7 @@ class EncoderHooks:
                 f"images of at most {placeholders} tokens"
             )
         self.images = EncodedImages(pixels, placeholders, reduced.shape[1], patches)
-        if self._reading:
+        if self.reading:
             self._check(len(pixels), len(pixels) * placeholders)
             self.images.of_rows(self.image_tokens)
         missing = placeholders - reduced.shape[1]

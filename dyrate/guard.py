@@ -24,14 +24,15 @@ def guard_entry_points(model: Any, family: Family, turn: Turn, undo: ExitStack) 
     generate = model.generate
 
     @wraps(generate)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
         arguments = {**bound, **bound.get("kwargs", {})}
         check_generate(arguments, model.generation_config)
         with turn.taken("generate"):
             return generate(*args, **_with_cache(kwargs))
 
-    _replace(model, "generate", guarded, undo)
+    _replace(model, "generate", checked, undo)
+    model.generate.dyrate_guard = True
 
     set_attention = model.set_attn_implementation
 
@@ -50,6 +51,11 @@ def guard_entry_points(model: Any, family: Family, turn: Turn, undo: ExitStack) 
     for name in _REFUSED:
         if hasattr(model, name):
             _replace(model, name, _refusing(name), undo)
+
+
+def guarded(model: Any) -> bool:
+    """Whether the model is inside a block."""
+    return hasattr(model.generate, "dyrate_guard")
 
 
 def _with_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,15 +16,14 @@ from dyrate.eager import eager
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.guard import guard_entry_points
+from dyrate.guard import guard_entry_points, guarded
 from dyrate.limits import (
     check_attended,
     check_attention,
     check_checkpointing,
     check_decode,
     check_forward,
-    check_logits_to_keep,
-    check_positions,
+    check_places,
     check_prefill_cache,
     check_prompt,
 )
@@ -96,7 +95,7 @@ class Attachment:
     def __enter__(self) -> Run:
         configs = self.family.attention_configs()
         with _ENTERING, ExitStack() as undo:
-            if any(config._attn_implementation == ATTENTION for config in configs) or self._inside():
+            if any(config._attn_implementation == ATTENTION for config in configs) or guarded(self.model):
                 raise DyrateError(
                     "the model is already inside a with block of a reduction method, or shares its config "
                     "with one that is; blocks cannot be nested"
@@ -109,7 +108,7 @@ class Attachment:
             hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
             undo.callback(hook.remove)
             undo.callback(self.model.register_forward_hook(self._after_forward).remove)
-            undo.callback(self.model.register_forward_hook(self._end_turn, always_call=True).remove)
+            undo.callback(self.model.register_forward_hook(self._end_forward, always_call=True).remove)
             self.encoder.attach(undo)
             first = min(
                 {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
@@ -148,11 +147,6 @@ class Attachment:
         """Raise `DyrateError`, as a copy does."""
         self.__deepcopy__(None)
 
-    def _inside(self) -> bool:
-        """Whether some block has hooks on the model."""
-        hooks = self.model._forward_pre_hooks.values()
-        return any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in hooks)
-
     @eager
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         self._turn.begin("forward")
@@ -180,10 +174,8 @@ class Attachment:
         image_tokens: list[int] = (input_ids == image).sum(dim=1).tolist()
         whole: Any = self.model
         check_prompt(inputs, layout, sum(image_tokens), whole.get_input_embeddings().num_embeddings)
-        if self.prune_layers or self.method.reduces_encoder:
-            check_logits_to_keep(inputs.get("logits_to_keep"), layout)
-        if self.method.position_policy == "contiguous":
-            check_positions(inputs.get("position_ids"), layout)
+        drops, renumbers = bool(self.prune_layers), self.method.position_policy == "contiguous"
+        check_places(inputs, layout, drops or self.method.reduces_encoder, renumbers)
         self.encoder.begin(image_tokens, (inputs.get("mm_encoder_outputs") or {}).get("image"))
         if self._cache is not None:
             self._cache.release()
@@ -309,7 +301,9 @@ class Attachment:
         )
 
     @eager
-    def _end_turn(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Clear away after a forward, failed ones included."""
+        self.encoder.reading = False
         self._turn.end("forward")
 
     @eager

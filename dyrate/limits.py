@@ -106,7 +106,7 @@ def check_checkpointing(layers: Iterable[nn.Module]) -> None:
 def check_attention(family: Family) -> None:
     """Raise `DyrateError` unless every attention of the text model is still that of token reduction."""
     for index, layer in enumerate(family.layers):
-        used = layer.self_attn.config._attn_implementation  # type: ignore[union-attr]
+        used = layer.self_attn.config._attn_implementation
         if used != ATTENTION:
             raise DyrateError(
                 f"layer {index} of the text model has the attention implementation {used!r}, which was set "
@@ -150,7 +150,15 @@ def check_prompt(inputs: Mapping[str, Any], layout: TokenLayout, image_tokens: i
         )
 
 
-def check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
+def check_places(inputs: Mapping[str, Any], layout: TokenLayout, drops: bool, renumbers: bool) -> None:
+    """Raise `DyrateError` for arguments that name positions of the prompt which a method moves or drops."""
+    if drops:
+        _check_logits_to_keep(inputs.get("logits_to_keep"), layout)
+    if renumbers:
+        _check_positions(inputs.get("position_ids"), layout)
+
+
+def _check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
     """Raise `DyrateError` unless positions that will be renumbered are consecutive in each row."""
     if position_ids is None:
         return
@@ -163,7 +171,7 @@ def check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
         )
 
 
-def check_logits_to_keep(wanted: Any, layout: TokenLayout) -> None:
+def _check_logits_to_keep(wanted: Any, layout: TokenLayout) -> None:
     """Raise `DyrateError` for a tensor of positions of which some may be those of other tokens after a drop.
 
     An integer counts the newest tokens that reach the last layer.
