@@ -61,6 +61,8 @@ class Step:
         """Statistics of the observed layers that have run."""
         self.witnesses: dict[str, Tensor] = {}
         """By name, what vouches for numbers of this pass that must be finite."""
+        self.attended: set[int] = set()
+        """Layers whose attention has run."""
         self._masks: dict[Stage, Tensor | None] = {}
         self._columns: dict[Stage, Tensor] = {}
         self._selections: dict[tuple[Stage, Tensor], Stage] = {}
@@ -116,9 +118,16 @@ def attention_forward(
     if dyrate_step is None:
         raise DyrateError(
             "a forward pass reached the attention without passing the hooks: call the whole model, "
-            "model(...) or model.generate(...), not model.forward(...) or its language model"
+            "model(...) or model.generate(...), not model.forward(...), its language model, or another model "
+            "that shares its config"
+        )
+    if kwargs.get("sliding_window") is not None:
+        raise DyrateError(
+            f"layer {module.layer_idx} asks for a sliding window of {kwargs['sliding_window']}; supported is "
+            "full attention in every layer"
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
+    dyrate_step.attended.add(layer)
     stage = dyrate_step.stages[layer]
     columns = dyrate_step.columns(stage)
     if columns is not None:
@@ -162,7 +171,7 @@ def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> 
     if attention_mask is not None:
         raise DyrateError(
             "a forward pass reached the text model without passing the hooks: call the whole model, "
-            "model(...) or model.generate(...)"
+            "model(...) or model.generate(...), and no other model that shares its config"
         )
 
 

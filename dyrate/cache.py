@@ -189,8 +189,8 @@ class ReducedCache(Cache):  # type: ignore[misc]
         self.layout = layout
         self.seen = 0
         self.incoming = layout.classes.shape[1]
-        """Tokens that the next forward brings."""
-        self._on_select_rows = on_select_rows
+        """Tokens that the forward under way brings; 0 between forwards."""
+        self._on_select_rows: Callable[[Tensor], None] | None = on_select_rows
 
     @property
     def generated(self) -> int:
@@ -200,7 +200,15 @@ class ReducedCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values to a layer and return all that it holds."""
+        """Append keys and values to a layer and return all that it holds.
+
+        Raises `DyrateError` outside the forwards of the `with` block that made the cache.
+        """
+        if not self.incoming:
+            raise DyrateError(
+                "a reduced KV cache serves its own model inside its own with block only: layers and rows "
+                "hold different tokens, which nobody else knows of; start from the whole prompt"
+            )
         if layer_idx == 0:
             self.seen += self.incoming
         updated: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
@@ -251,7 +259,13 @@ class ReducedCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.keys = layer.keys.index_select(0, rows)
             layer.values = layer.values.index_select(0, rows)
-        self._on_select_rows(rows)
+        if self._on_select_rows is not None:
+            self._on_select_rows(rows)
+
+    def release(self) -> None:
+        """Part from the run: no forward adds to this cache any more, and its rows move alone."""
+        self.incoming = 0
+        self._on_select_rows = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow beam search: row i continues row `beam_idx[i]`."""

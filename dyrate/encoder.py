@@ -1,5 +1,6 @@
 """The vision encoder's side: hooks around it, the images it encoded last, and the rows they belong to."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from dyrate.eager import eager
 from dyrate.errors import DyrateError
-from dyrate.families import Family
+from dyrate.families import TOWERS, Family
 from dyrate.tokens import TokenClass, TokenLayout
 
 if TYPE_CHECKING:
@@ -30,35 +32,60 @@ class EncodedImages:
     patches: int
     """Patches of each image that the encoder really saw."""
 
-    def of_rows(self, layout: TokenLayout) -> list[range]:
-        """Return the images of each row of the prompt; rows may be copies of the encoded batch's rows."""
-        counts: list[int] = layout.visual_tokens.tolist()
-        copies, rest = divmod(sum(counts), len(self.pixels) * self.placeholders)
-        if rest or copies == 0 or any(count % self.placeholders for count in counts):
+    def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
+        """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
+        encoded batch's rows.
+
+        Raises `DyrateError` where images and image tokens do not belong together.
+        """
+        copies, rest = divmod(sum(image_tokens), max(1, len(self.pixels) * self.placeholders))
+        if rest or copies == 0 or any(count % self.placeholders for count in image_tokens):
             raise DyrateError(
-                f"the prompt has {counts} image tokens per row, which does not fit {len(self.pixels)} images "
-                f"of {self.placeholders} tokens each"
+                f"the prompt has {list(image_tokens)} image tokens per row, which does not fit "
+                f"{len(self.pixels)} images of {self.placeholders} tokens each"
             )
         images, start = [], 0
-        for row, count in enumerate(counts):
+        for row, count in enumerate(image_tokens):
             stop = start + count // self.placeholders
             images.append(range(start, stop))
             if (row + 1) % copies == 0:
                 start = stop
         return images
 
-    def filled(self, layout: TokenLayout) -> Tensor:
-        """BoolTensor [batch, V]: the visual tokens that a feature stands in."""
-        self.of_rows(layout)
+    def filled(self, layout: TokenLayout, image_tokens: Sequence[int]) -> Tensor:
+        """BoolTensor [batch, V]: the visual tokens that a feature stands in.
+
+        Raises `DyrateError` where the attention mask hides some of an image's tokens.
+        """
+        shown: list[int] = layout.visual_tokens.tolist()
+        if any(some not in (0, whole) for some, whole in zip(shown, image_tokens, strict=True)):
+            raise DyrateError(
+                f"attention_mask shows {shown} of the {list(image_tokens)} image tokens per row; a method "
+                "that works on the vision encoder needs all of a row's, or none"
+            )
         indices = torch.arange(layout.num_visual, device=layout.visual_tokens.device)
         return layout.valid & (indices % self.placeholders < self.features)
 
 
-def row_seeds(seed: int, input_ids: Tensor, layout: TokenLayout, images: EncodedImages | None) -> list[int]:
-    """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
-    rows = images.of_rows(layout) if images is not None else [range(0)] * len(input_ids)
+def row_seeds(
+    seed: int,
+    input_ids: Tensor,
+    layout: TokenLayout,
+    images: EncodedImages | None,
+    image_tokens: Sequence[int],
+) -> list[int]:
+    """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch.
+
+    Raises `DyrateError` for a prompt with images whose pixels are not known.
+    """
+    if images is None and any(image_tokens):
+        raise DyrateError(
+            "the random choice depends on the images, which are not known one by one: their features were "
+            "made outside the with block, or by a tower that packs them; pass pixel_values to a CLIP tower"
+        )
+    rows = images.of_rows(image_tokens) if images is not None else [range(0)] * len(input_ids)
     seeds = []
-    for tokens, classes, own in zip(input_ids.cpu(), layout.classes.cpu(), rows, strict=True):
+    for tokens, classes, own in zip(input_ids.cpu().long(), layout.classes.cpu(), rows, strict=True):
         digest = sha256(str(seed).encode())
         digest.update(tokens[classes != TokenClass.PADDING].numpy().tobytes())
         if images is not None:
@@ -81,6 +108,17 @@ class EncoderHooks:
         self.method = method
         self.family = family
         self.images: EncodedImages | None = None
+        self.image_tokens: list[int] = []
+        """Image tokens of each row of the prompt, whether the attention mask shows them or not."""
+        self._features: Tensor | None = None
+        """The features made of `images`."""
+        self.reading = False
+        """Whether the prompt is being read, so that `image_tokens` are those of what is encoded now."""
+        tower = getattr(getattr(family.vision_tower, "config", None), "model_type", "")
+        if method.reduces_encoder and tower not in TOWERS:
+            raise DyrateError(
+                f"{method} works on the vision encoder; supported are {', '.join(TOWERS)}, not {tower!r}"
+            )
         self._resized: tuple[Tensor, int] | None = None
         """Images as they came, and the patches per image after resizing."""
 
@@ -91,24 +129,62 @@ class EncoderHooks:
         undo.callback(self.family.projector.register_forward_hook(self._after_projector).remove)
         undo.callback(self.forget)
 
+    def begin(self, image_tokens: list[int], encoded: Any) -> None:
+        """Begin a prompt: its images are those encoded already (`encoded`, the encoder's output), or those
+        that its own forward will encode.
+
+        Raises `DyrateError` where images and image tokens do not belong together.
+        """
+        if not self._made(encoded):
+            self.forget()
+        self.image_tokens, self.reading = image_tokens, True
+        if encoded is not None:
+            self._check(len(encoded.pooler_output), sum(len(part) for part in encoded.pooler_output))
+        if self.images is not None:
+            self.images.of_rows(image_tokens)
+
     def forget(self) -> None:
         """Drop the images; they belong to one prompt."""
-        self.images = self._resized = None
+        self.images = self._resized = self._features = None
+        self.reading = False
 
+    def _check(self, images: int, features: int) -> None:
+        if features != sum(self.image_tokens):
+            raise DyrateError(
+                f"the prompt has {self.image_tokens} image tokens per row, but {features} "
+                f"visual features (images: {images}): prompts and images do not belong together"
+            )
+
+    def _made(self, encoded: Any) -> bool:
+        """Whether all features of the encoder's output `encoded` are those made last, inside the block."""
+        if encoded is None or self._features is None:
+            return False
+        made = self._features.untyped_storage().data_ptr()
+        return all(part.untyped_storage().data_ptr() == made for part in encoded.pooler_output)
+
+    @eager
     def _before_tower(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        pixels: Tensor = args[0] if args else kwargs.pop("pixel_values")
+        pixels: Tensor | None = args[0] if args else kwargs.pop("pixel_values")
+        if pixels is None or not len(pixels):
+            raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")
         resized = self.method.resize(pixels, self.family.patch_size)
         self._resized = pixels, self._patches(resized)
         if resized is not pixels:
             kwargs["interpolate_pos_encoding"] = True
         return (resized, *args[1:]), kwargs
 
+    @eager
     def _after_projector(self, module: nn.Module, args: tuple[Any, ...], features: Tensor) -> Tensor | None:
         if self._resized is None:
             return None
         pixels, patches = self._resized
+        self._resized = self.images = None
+        if len(features) != len(pixels):
+            return (
+                None  # Images of several sizes, packed into one row: which features are whose is not known.
+            )
         # What the tower adds to its patches: one class token, where the checkpoint keeps it.
         placeholders = self._patches(pixels) + features.shape[1] - patches
         reduced = self.method.encode(features)
@@ -118,9 +194,12 @@ class EncoderHooks:
                 f"images of at most {placeholders} tokens"
             )
         self.images = EncodedImages(pixels, placeholders, reduced.shape[1], patches)
-        self._resized = None
+        if self.reading:
+            self._check(len(pixels), len(pixels) * placeholders)
+            self.images.of_rows(self.image_tokens)
         missing = placeholders - reduced.shape[1]
-        return pad(reduced, (0, 0, 0, missing)) if missing else reduced
+        self._features = pad(reduced, (0, 0, 0, missing)) if missing else reduced
+        return self._features
 
     def _patches(self, pixels: Tensor) -> int:
         rows, columns = (side // self.family.patch_size for side in pixels.shape[-2:])

@@ -8,6 +8,12 @@ from torch import Tensor, nn
 
 from dyrate.errors import DyrateError
 
+# Rotary embeddings whose frequencies stay the same however long the prompt is.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+# Vision towers that give every image the same number of features, in the order of its patches.
+TOWERS = ("clip_vision_model", "siglip_vision_model")
+
 # Text models whose decoder layers hand unknown keywords down to the attention function, and are tested here.
 TEXT_MODELS = ("llama", "mistral", "qwen2")
 
@@ -17,10 +23,10 @@ class Family:
     """The parts of one loaded model."""
 
     name: str
-    layers: Sequence[nn.Module]
+    layers: Sequence[Any]
     """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
     text_config: Any
-    """The config object that the attention modules read `_attn_implementation` from."""
+    """The text model's config; an attention module may have been given another one."""
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
     vision_tower: nn.Module
@@ -30,12 +36,17 @@ class Family:
     patch_size: int
     image_token_id: int
 
+    def attention_configs(self) -> list[Any]:
+        """Return the config objects that the attention modules read `_attn_implementation` from."""
+        configs = [self.text_config, *(layer.self_attn.config for layer in self.layers)]
+        return list({id(config): config for config in configs}.values())
+
 
 def _llava(model: Any) -> Family:
     text = model.model.language_model
     return Family(
         name="llava",
-        layers=tuple(text.layers),
+        layers=tuple(text.layers[: text.config.num_hidden_layers]),
         text_config=text.config,
         rotary=text.rotary_emb,
         vision_tower=model.model.vision_tower,
@@ -69,6 +80,12 @@ def family_of(model: nn.Module) -> Family:
     ):
         raise DyrateError(
             "the text model uses sliding-window attention; supported is full attention in every layer"
+        )
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type not in ROPE_TYPES:
+        raise DyrateError(
+            f"the text model uses rotary embeddings of type {rope_type!r}, whose frequencies depend on the "
+            f"length of the batch; supported: {', '.join(ROPE_TYPES)}"
         )
     # The first of each part, as models are spread by parts: all of them take a millisecond of every prompt.
     whole: Any = model

@@ -3,33 +3,43 @@
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial, wraps
+from functools import partial
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, nn
 
 from dyrate.attention import ATTENTION, STEP_KEYWORD, Statistics, Step
 from dyrate.cache import ReducedCache, gather_tokens
+from dyrate.eager import eager
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.finite import witness
+from dyrate.guard import guard_entry_points, guarded
 from dyrate.limits import (
+    check_attended,
+    check_attention,
     check_checkpointing,
     check_decode,
     check_forward,
-    check_generate,
+    check_places,
     check_prefill_cache,
+    check_prompt,
 )
 from dyrate.record import Run
 from dyrate.tokens import TokenLayout
+from dyrate.turn import Turn
 from dyrate.view import View
 
 if TYPE_CHECKING:
     from dyrate.reduction import ReductionMethod
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+_ENTERING = Lock()
+"""Of two threads that enter blocks of one model at once, the second shall see that the first is inside."""
 
 
 class Attachment:
@@ -57,6 +67,7 @@ class Attachment:
         """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
         self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
         self._undo = ExitStack()
+        self._turn = Turn()
         self._cache: ReducedCache | None = None
         self._replaced: Any = None
         self._step: Step | None = None
@@ -83,19 +94,22 @@ class Attachment:
         return self._step.statistics
 
     def __enter__(self) -> Run:
-        config = self.family.text_config
-        if config._attn_implementation == ATTENTION:
-            raise DyrateError(
-                "the model is already inside a with block of a reduction method; blocks cannot be nested"
-            )
-        with ExitStack() as undo:
+        configs = self.family.attention_configs()
+        with _ENTERING, ExitStack() as undo:
+            if any(config._attn_implementation == ATTENTION for config in configs) or guarded(self.model):
+                raise DyrateError(
+                    "the model is already inside a with block of a reduction method, or shares its config "
+                    "with one that is; blocks cannot be nested"
+                )
             undo.callback(self.run.close)
-            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = ATTENTION
-            self._guard_generate(undo)
+            for config in configs:
+                undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+                config._attn_implementation = ATTENTION
+            guard_entry_points(self.model, self.family, self._turn, self.check_finite, undo)
             hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
             undo.callback(hook.remove)
             undo.callback(self.model.register_forward_hook(self._after_forward).remove)
+            undo.callback(self.model.register_forward_hook(self._end_forward, always_call=True).remove)
             self.encoder.attach(undo)
             first = min(
                 {0, *self.prune_layers} if self.method.reduces_encoder else self.prune_layers, default=None
@@ -112,57 +126,67 @@ class Attachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        running = self._turn.wait()
         self._undo.close()
+        if self._cache is not None:
+            self._cache.release()
         self._cache = self._replaced = self._step = None
         self._previous, self._state = {}, {}
-        if kind is None:
+        if running is not None and error is None:
+            raise DyrateError(
+                f"the with block was left while thread {running.name!r} was generating in it: its result is "
+                "void; join the thread before leaving"
+            )
+        if error is None:
             self.check_finite()
 
-    def _guard_generate(self, undo: ExitStack) -> None:
-        """Check the arguments of `generate()`, some of which leave no trace in the forwards that it makes."""
-        model: Any = self.model
-        generate = model.generate
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Raise `DyrateError`: the hooks of a copied model would go on reducing it after the block."""
+        raise DyrateError(
+            "a model, or the cache of a run, cannot be copied or pickled inside a with block; do it outside"
+        )
 
-        @wraps(generate)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            bound = inspect.signature(generate).bind_partial(*args, **kwargs).arguments
-            check_generate({**bound, **bound.get("kwargs", {})}, model.generation_config)
-            try:
-                return generate(*args, **kwargs)
-            finally:  # sampling from NaN fails by itself, but says less
-                self.check_finite()
+    def __reduce__(self) -> NoReturn:
+        """Raise `DyrateError`, as a copy does."""
+        self.__deepcopy__(None)
 
-        before = vars(model).get("generate")
-        if before is None:
-            undo.callback(delattr, model, "generate")
-        else:
-            undo.callback(setattr, model, "generate", before)
-        model.generate = guarded
-
+    @eager
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        self._turn.begin("forward")
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
-        check_forward(inputs)
+        check_forward(inputs, (module.config, self.family.text_config))
+        check_attention(self.family)
         check_checkpointing(self.family.layers)
         cache = inputs.get("past_key_values")
         if isinstance(cache, ReducedCache) and cache is self._cache:
-            check_decode(inputs["input_ids"], inputs.get("attention_mask"), cache)
+            check_decode(inputs, cache)
             self._begin_decode(cache)
         else:
             check_prefill_cache(cache, self._replaced)
             self._replaced = cache
-            self._begin_prefill(inputs["input_ids"], inputs.get("attention_mask"))
+            self._begin_prefill(inputs)
         # Padding is the stages' business, and positions are already made; the model needs no mask of its own.
         inputs |= {"past_key_values": self._cache, "use_cache": True, "attention_mask": None}
         inputs[STEP_KEYWORD] = self._step
         return (), inputs
 
-    def _begin_prefill(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    def _begin_prefill(self, inputs: dict[str, Any]) -> None:
         self.check_finite()  # of the prompt before this one, whose record goes
-        layout = TokenLayout.from_prompt(input_ids, attention_mask, self.family.image_token_id)
+        input_ids: Tensor = inputs["input_ids"]
+        image = self.family.image_token_id
+        layout = TokenLayout.from_prompt(input_ids, inputs.get("attention_mask"), image)
+        image_tokens: list[int] = (input_ids == image).sum(dim=1).tolist()
+        whole: Any = self.model
+        check_prompt(inputs, layout, sum(image_tokens), whole.get_input_embeddings().num_embeddings)
+        drops, renumbers = bool(self.prune_layers), self.method.position_policy == "contiguous"
+        check_places(inputs, layout, drops or self.method.reduces_encoder, renumbers)
+        self.encoder.begin(image_tokens, (inputs.get("mm_encoder_outputs") or {}).get("image"))
+        if self._cache is not None:
+            self._cache.release()
         self._cache = self.new_cache(len(self.family.layers), layout, self._move_rows)
         self._step = Step(0, self._cache.stages, 0, self.observed)
         self._previous, self._state, self._positions = {}, {}, None
-        self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self.encoder.images)
+        self._row_seeds = lambda seed: row_seeds(seed, input_ids, layout, self.encoder.images, image_tokens)
         self.run.begin(self._cache)
 
     def _begin_decode(self, cache: ReducedCache) -> None:
@@ -172,11 +196,13 @@ class Attachment:
         self._step = Step(self._step.index + 1, cache.stages, cache.generated + 1, self.observed)
         self._positions = None
 
+    @eager
     def _before_layer(
         self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Inputs | None:
         assert self._step is not None
         assert self._cache is not None
+        check_attended(self._step, layer)
         if self._step.index:
             self._enter_at_decode(layer, args[0], self._step, self._cache)
         else:
@@ -197,7 +223,8 @@ class Attachment:
                     f"{self.method} works on the vision encoder, but the visual features of this prompt were "
                     "not made inside the with block; pass pixel_values"
                 )
-            hidden = self._drop(layer, hidden, self.encoder.images.filled(cache.layout), kwargs, step, cache)
+            filled = self.encoder.images.filled(cache.layout, self.encoder.image_tokens)
+            hidden = self._drop(layer, hidden, filled, kwargs, step, cache)
         if layer in self.prune_layers:
             view = self._view(layer, hidden)
             keep = self.method.prefill(view)
@@ -278,9 +305,18 @@ class Attachment:
             witnesses=self._step.witnesses,
         )
 
+    @eager
+    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Clear away after a forward, failed ones included."""
+        self.encoder.reading = False
+        self._turn.end("forward")
+
+    @eager
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert self._step is not None
         assert self._cache is not None
+        check_attended(self._step, len(self.family.layers))
+        self._cache.incoming = 0
         if not self._step.index:
             if self.encoder.images is not None:
                 self.run.encoded = len(self.encoder.images.pixels), self.encoder.images.patches

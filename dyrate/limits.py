@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from dyrate.attention import ATTENTION, Step
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
+from dyrate.families import Family
+from dyrate.tokens import TokenClass, TokenLayout
 
 _DYNAMIC_CACHES = (None, "dynamic")
 _NO_GUIDANCE = 1
@@ -42,7 +46,7 @@ def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
         off = value is None or value is False or (name == "guidance_scale" and value == _NO_GUIDANCE)
         if not off:
             raise DyrateError(f"generate({name}=...) is not supported under token reduction: {reason}")
-    if requested("use_cache") is False:
+    if arguments.get("use_cache") is False:
         raise DyrateError(
             "generate(use_cache=False) is not supported under token reduction, which reduces the cache"
         )
@@ -51,22 +55,38 @@ def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
             f"generate(cache_implementation={requested('cache_implementation')!r}) is not supported "
             "under token reduction: layers and rows hold different tokens, so leave it out"
         )
-    if arguments.get("past_key_values") is not None:
+    if isinstance(arguments.get("past_key_values"), ReducedCache):
         raise DyrateError(
-            "generate(past_key_values=...) is not supported under token reduction: pass the whole prompt "
-            "without a cache; a reduced cache cannot be continued by a second generate()"
+            "a reduced KV cache cannot be continued by a second generate(); pass the whole prompt anew, "
+            "without a cache"
         )
+    check_prefill_cache(arguments.get("past_key_values"), None)
 
 
-def check_forward(inputs: Mapping[str, Any]) -> None:
-    """Raise `DyrateError` for arguments of the model's forward that cannot be served."""
+def check_forward(inputs: Mapping[str, Any], configs: Iterable[Any]) -> None:
+    """Raise `DyrateError` for arguments of the model's forward, or defaults in its configs, that cannot be
+    served.
+    """
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        raise DyrateError(
+            "a forward inside a with block cannot be traced or exported: what is kept depends on the prompt; "
+            "torch.compile works"
+        )
     if inputs.get("input_ids") is None:
         raise DyrateError("inputs_embeds without input_ids: the classes of tokens are read off input_ids")
+    for name in ("input_ids", "attention_mask"):
+        if not isinstance(inputs.get(name), Tensor | None):
+            raise DyrateError(f"{name} is a {type(inputs[name]).__name__}; a tensor is expected")
+    if inputs["input_ids"].dtype not in (torch.int64, torch.int32):
+        raise DyrateError(f"input_ids is of {inputs['input_ids'].dtype}; token ids are torch.int64")
     if inputs.get("use_cache") is False:
         raise DyrateError(
             "use_cache=False is not supported under token reduction, which reduces the KV cache"
         )
-    if inputs.get("output_attentions"):
+    attentions = inputs.get("output_attentions")
+    if attentions is None:
+        attentions = any(getattr(config, "output_attentions", False) for config in configs)
+    if attentions:
         raise DyrateError(f"output_attentions is not supported: {_REFUSED_ARGUMENTS['output_attentions']}")
     if inputs.get("labels") is not None:
         raise DyrateError(
@@ -80,6 +100,90 @@ def check_checkpointing(layers: Iterable[nn.Module]) -> None:
         raise DyrateError(
             "gradient checkpointing in train mode is not supported under token reduction: the decoder layers "
             "would run without the KV cache; call model.eval()"
+        )
+
+
+def check_attention(family: Family) -> None:
+    """Raise `DyrateError` unless every attention of the text model is still that of token reduction."""
+    for index, layer in enumerate(family.layers):
+        used = layer.self_attn.config._attn_implementation
+        if used != ATTENTION:
+            raise DyrateError(
+                f"layer {index} of the text model has the attention implementation {used!r}, which was set "
+                "inside the with block and knows nothing of dropped tokens and padding; set it outside"
+            )
+
+
+def check_attended(step: Step, layers: int) -> None:
+    """Raise `DyrateError` unless the attention of token reduction ran in the first `layers` layers."""
+    if len(step.attended) != layers:
+        missing = sorted(set(range(layers)) - step.attended)
+        raise DyrateError(
+            f"layers {missing} ran without the attention of token reduction: a module in their place, a "
+            "forward put over theirs, or one layer that stands in two places, is not supported"
+        )
+
+
+def check_prompt(inputs: Mapping[str, Any], layout: TokenLayout, image_tokens: int, vocabulary: int) -> None:
+    """Raise `DyrateError` unless a prompt's token ids are known, and images come with image tokens.
+
+    `image_tokens` counts those that the attention mask hides, too.
+    """
+    low, high = inputs["input_ids"].aminmax()
+    if low < 0 or high >= vocabulary:
+        raise DyrateError(
+            f"input_ids holds {int(low if low < 0 else high)}; the model's vocabulary has the ids "
+            f"0..{vocabulary - 1}"
+        )
+    pixels = inputs.get("pixel_values")
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
+    images = encoded is not None or (pixels is not None and len(pixels) > 0)
+    if layout.num_visual and not images:
+        raise DyrateError(
+            f"the prompt has {layout.visual_tokens.tolist()} image tokens per row, but no image: "
+            "pass pixel_values"
+        )
+    if images and not image_tokens:
+        raise DyrateError(
+            "pixel_values without image tokens: the prompt shows no image; put the processor's image token "
+            "into the text"
+        )
+
+
+def check_places(inputs: Mapping[str, Any], layout: TokenLayout, drops: bool, renumbers: bool) -> None:
+    """Raise `DyrateError` for arguments that name positions of the prompt which a method moves or drops."""
+    if drops:
+        _check_logits_to_keep(inputs.get("logits_to_keep"), layout)
+    if renumbers:
+        _check_positions(inputs.get("position_ids"), layout)
+
+
+def _check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
+    """Raise `DyrateError` unless positions that will be renumbered are consecutive in each row."""
+    if position_ids is None:
+        return
+    tokens = layout.classes != TokenClass.PADDING
+    offset = position_ids - tokens.cumsum(dim=1)
+    if bool(((offset != offset[:, -1:]) & tokens).any()):
+        raise DyrateError(
+            "position_ids has gaps, which a method that numbers the kept tokens anew would close; leave "
+            "position_ids out, or choose a method that keeps original positions"
+        )
+
+
+def _check_logits_to_keep(wanted: Any, layout: TokenLayout) -> None:
+    """Raise `DyrateError` for a tensor of positions of which some may be those of other tokens after a drop.
+
+    An integer counts the newest tokens that reach the last layer.
+    """
+    if not isinstance(wanted, Tensor) or not layout.num_visual:
+        return
+    visual = layout.classes == TokenClass.IMG
+    text_after = int((visual.flip(1).cumsum(dim=1) == 0).sum(dim=1).min())
+    if wanted.dtype == torch.bool or bool(((wanted >= 0) | (wanted < -text_after)).any()):
+        raise DyrateError(
+            "logits_to_keep as a tensor names positions of the whole prompt, and dropped tokens have no "
+            f"logits: pass an integer, or positions counted from the end, -{text_after}..-1 for this prompt"
         )
 
 
@@ -112,7 +216,7 @@ def check_prefill_cache(cache: Any, replaced: Any) -> None:
         )
 
 
-def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: ReducedCache) -> None:
+def check_decode(inputs: Mapping[str, Any], cache: ReducedCache) -> None:
     """Raise `DyrateError` unless a forward with `cache` is one decode step of the prefilled batch.
 
     Of the mask only the shape is checked: reading its values would make the host wait for the device at every
@@ -122,6 +226,17 @@ def check_decode(input_ids: Tensor, attention_mask: Tensor | None, cache: Reduce
         raise DyrateError(
             "a reduced KV cache cannot be continued by a second generate(); pass the whole prompt anew"
         )
+    if cache.incoming:
+        raise DyrateError(
+            "the last forward with this reduced KV cache failed half-way, so that some layers hold a token "
+            "that others do not; start again from the whole prompt"
+        )
+    if inputs.get("pixel_values") is not None:
+        raise DyrateError(
+            "pixel_values with a reduced KV cache: images belong to the prompt; pass the whole prompt anew, "
+            "without a cache"
+        )
+    input_ids, attention_mask = inputs["input_ids"], inputs.get("attention_mask")
     rows = len(cache.layout.classes)
     if tuple(input_ids.shape) != (rows, 1):
         raise DyrateError(

@@ -150,7 +150,10 @@ class ReductionMethod:
     def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
         """Attach to `model`; `record` names more layers whose class mass `run.class_mass` shall hold.
 
-        Which prompt tokens are padding is settled at prefill; a decode step's `attention_mask` has no effect.
+        Which prompt tokens are padding is settled at prefill; a decode step's `attention_mask` has no effect,
+        nor have its `position_ids` where positions are renumbered. Logits are those of the tokens that reach
+        the last layer, of which an integer `logits_to_keep` takes the newest. A block serves one generation
+        at a time, and no copies of the model.
         Raises `DyrateError` for an unsupported model and for layers it does not have.
         """
         return Attachment(self, model, record)

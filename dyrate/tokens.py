@@ -47,26 +47,27 @@ class TokenLayout:
         """Read the layout off token ids [batch, columns] and a mask of the same shape (1 = token, 0 =
         padding).
 
-        Raises `DyrateError` for a mask of another shape, and for right padding, under which the newest token
-        is not in the last column.
+        Raises `DyrateError` for an empty prompt, a mask of another shape or with other values, and for right
+        padding, under which the newest token is not in the last column.
         """
+        if input_ids.dim() != 2 or not input_ids.numel():
+            raise DyrateError(
+                f"input_ids has shape {tuple(input_ids.shape)}; at least one row of at "
+                "least one token is expected"
+            )
         device = input_ids.device
         input_ids = input_ids.cpu()  # where small operations are faster than on a GPU
         if attention_mask is None:
             valid = torch.ones_like(input_ids, dtype=torch.bool)
-        elif attention_mask.shape == input_ids.shape:
-            valid = attention_mask.cpu().bool()
         else:
-            raise DyrateError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, the prompt "
-                f"{tuple(input_ids.shape)}; a 2-D mask of the prompt's shape is expected, not a 4-D one"
-            )
+            valid = _tokens_of(attention_mask, input_ids)
         image = (input_ids == image_token_id) & valid
         seen = image.cumsum(dim=1)
         visual_tokens = seen[:, -1]
         if not valid[:, -1].all():
+            rows = (~valid[:, -1]).nonzero().flatten().tolist()
             raise DyrateError(
-                "the last column of attention_mask has padding: pad on the left "
+                f"the last column of attention_mask has padding in rows {rows}: pad on the left "
                 "(tokenizer.padding_side = 'left')"
             )
         before_image = (seen == 0) & (visual_tokens > 0)[:, None]
@@ -102,3 +103,21 @@ class TokenLayout:
             visual_index=self.visual_index[rows],
             visual_tokens=self.visual_tokens[rows],
         )
+
+
+def _tokens_of(attention_mask: Tensor, input_ids: Tensor) -> Tensor:
+    """BoolTensor [batch, columns]: what the mask calls a token."""
+    shape = tuple(attention_mask.shape)
+    if shape != tuple(input_ids.shape):
+        raise DyrateError(
+            f"attention_mask has shape {shape}, the prompt {tuple(input_ids.shape)}; a 2-D mask of the "
+            "prompt's shape is expected, not a 4-D one"
+        )
+    mask = attention_mask.cpu()
+    other = mask[(mask != 0) & (mask != 1)]
+    if len(other):
+        raise DyrateError(
+            f"attention_mask holds {other[0].item()}; 1 for a token and 0 for padding are expected, not what "
+            "is added to attention scores"
+        )
+    return mask.bool()

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import LlavaForConditionalGeneration
 
 from dyrate import VTW, Downsample, DyRate, FastV, NoReduction, TextOnly
+from dyrate.errors import DyrateError
 from dyrate.reduction import ReductionMethod
 from tests.runtime.probes import EvictSome, Pyramid, SelectSome
 from tests.runtime.tiny_predictors import tiny_predictor
@@ -153,3 +155,52 @@ def test_a_decode_step_reads_nothing_back_to_the_host(
                 cache.reorder_cache(moved)
                 model(input_ids=token, past_key_values=cache)
     assert len(run.steps) == 8
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["compiled inside", "compiled before"])
+@pytest.mark.parametrize("method", [FastV(), Downsample()], ids=lambda method: method.name)
+def test_compiled_models_are_reduced_inside_a_block_and_whole_outside(
+    method: ReductionMethod, inside: bool
+) -> None:
+    torch._dynamo.reset()
+    model, inputs = tiny_llava(num_layers=3), tiny_inputs([7, 3])
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        with method(model):
+            expected = model(**inputs).logits
+            tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        if not inside:
+            model.compile(backend="eager")
+            assert torch.equal(model(**inputs).logits, stock)
+        with method(model):
+            if inside:
+                model.compile(backend="eager")
+            assert torch.equal(model(**inputs).logits, expected)
+            assert torch.equal(model.generate(**inputs, max_new_tokens=3, do_sample=False), tokens)
+        assert torch.equal(model(**inputs).logits, stock)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn", "dynamic", "longrope"])
+def test_rotary_embeddings_that_depend_on_the_batch_are_refused(kind: str) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+        "yarn": {"original_max_position_embeddings": 16},
+        "longrope": {
+            "short_factor": [1.0] * 4,
+            "long_factor": [3.0] * 4,
+            "original_max_position_embeddings": 24,
+        },
+    }
+    config = tiny_llava().config
+    scaling = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}
+    config.text_config.rope_parameters = {**scaling, **options.get(kind, {})}
+    model = LlavaForConditionalGeneration(config).eval()
+    model.generation_config.pad_token_id = 0
+    inputs = tiny_inputs([7, 3])
+    if kind in ("dynamic", "longrope"):
+        with pytest.raises(DyrateError, match=f"rotary embeddings of type '{kind}'"):
+            FastV()(model)
+        return
+    stock = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    with NoReduction()(model):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), stock)

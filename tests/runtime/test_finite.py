@@ -1,4 +1,4 @@
-"""Numbers that are not finite fail the generation, by name, row and step, in both engines; never an answer."""
+"""Numbers that are not finite fail the generation by name, row and step, in both engines."""
 
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +60,7 @@ def test_products_that_do_not_fit_the_dtype_are_noticed(generate: Generate, meth
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e5)
-    with pytest.raises(NotFiniteError, match="in float16.* NaN or infinite.*float32"):
+    with pytest.raises(NotFiniteError, match=r"in float16.* NaN or infinite.*float32"):
         generate(model, method, inputs)
 
 
@@ -107,7 +107,7 @@ def test_a_forward_by_itself_fails_at_the_next_prompt_or_the_end_of_the_block() 
     model, inputs = tiny_llava(), row_of(tiny_inputs([7]), 0)
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
-    with pytest.raises(NotFiniteError, match="step 0"), NoReduction()(model):
+    with pytest.raises(NotFiniteError, match="step 0"), NoReduction()(model):  # noqa: PT012 - when it leaves
         model(**inputs)
         with pytest.raises(NotFiniteError, match="step 0"):
             model(**inputs)
@@ -119,6 +119,6 @@ def test_another_error_is_not_hidden() -> None:
     model, inputs = tiny_llava(), tiny_inputs([7])
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
-    with pytest.raises(KeyError, match="mine"), NoReduction()(model):
+    with pytest.raises(KeyError, match="mine"), NoReduction()(model):  # noqa: PT012 - the block's own error
         model(**inputs)
         raise KeyError("mine")

@@ -39,7 +39,6 @@ GENERATE = {
     "guidance": ({"guidance_scale": 1.5}, "classifier-free guidance runs a second prompt"),
     "negative prompt": ({"negative_prompt_ids": torch.ones(2, 3, dtype=torch.long)}, "leave it out"),
     "attentions": ({"output_attentions": True, "return_dict_in_generate": True}, "run.class_mass"),
-    "own cache": ({"past_key_values": DynamicCache()}, "without a cache"),
 }
 
 
@@ -53,8 +52,9 @@ def test_generate_refuses(case: str, model: Any, inputs: dict[str, Tensor]) -> N
 def test_generate_refuses_what_a_generation_config_asks_for(model: Any, inputs: dict[str, Tensor]) -> None:
     from transformers import GenerationConfig
 
-    with FastV()(model), refused("use_cache=False"):
-        model.generate(**inputs, generation_config=GenerationConfig(use_cache=False, max_new_tokens=2))
+    config = GenerationConfig(cache_implementation="static", max_new_tokens=2)
+    with FastV()(model), refused("cache_implementation='static'"):
+        model.generate(**inputs, generation_config=config)
 
 
 def test_a_guidance_scale_that_asks_for_no_guidance_is_accepted(
