@@ -4,11 +4,11 @@ lmms-eval's caption tasks start 21 Java processes per benchmark and write tempor
 Inside `caption_scoring()` they find a tokenizer that remembers what it has tokenized, and one METEOR process
 that starts when METEOR is asked for.
 
-The scores are pycocoevalcap's own but for two faults by which it lets a caption's tokens depend on the caption
-that happens to come next. Its tokenizer looks past the end of the line to tell whether a last full stop ends the
-sentence ("No.", "A.", "etc."): here every caption is read as if another sentence followed, as it does where the
-next caption begins with "A" or "The". And it breaks lines at other characters than newlines, which moves every
-later caption to the wrong place: here they are blanks, as newlines are in both.
+The scores are pycocoevalcap's own but for two faults by which it lets a caption's tokens depend on the
+caption that happens to come next. Its tokenizer looks past the end of the line to tell whether a last full
+stop ends the sentence ("No.", "A.", "etc."): here every caption is read as if another sentence followed, as
+it does where the next caption begins with "A" or "The". And it breaks lines at other characters than
+newlines, which moves every later caption to the wrong place: here they are blanks, as newlines are in both.
 """
 
 import os
