@@ -97,7 +97,7 @@ def seeded_sampling(spec: Mapping[str, Any], requests: Sequence[str]) -> "Logits
     batch; it still depends on its logits, whose last bits may differ between batch sizes, so a near tie can
     fall either way. None where the spec does not sample.
 
-    Scores that are no distribution (NaN, infinity, nothing left) are a `DyrateError` when they are drawn from.
+    Drawing from scores that are no distribution (NaN, infinity, nothing left) is a `DyrateError`.
     """
     if not spec["do_sample"]:
         return None
@@ -136,7 +136,8 @@ def _check_drawable(scores: "Tensor", step: int) -> None:
     """Refuse rows without a highest score: argmax would take token 0. Cut tokens score -infinity."""
     best = scores.amax(-1)  # NaN if any is
     if wrong := (~best.isfinite()).nonzero().flatten().tolist():
+        dtype = str(scores.dtype).removeprefix("torch.")
         raise DyrateError(
-            f"step {step}, row {wrong[0]} of the batch: the best score to draw from is {best[wrong[0]].item()} "
-            f"({str(scores.dtype).removeprefix('torch.')}); the model's logits are not finite"
+            f"step {step}, row {wrong[0]} of the batch: the best score is {best[wrong[0]].item()} "
+            f"({dtype}): the model's logits are not finite"
         )
