@@ -38,9 +38,12 @@ class Request:
 
     @classmethod
     def of(cls, arguments: tuple[Any, ...]) -> "Request":
-        """Name the arguments of an lmms-eval instance."""
+        """Name the arguments of an lmms-eval instance; a `DyrateError` if what it asks is no text."""
         context, generation, doc_to_visual, doc_id, task, split = arguments
-        return cls(context, json.dumps(generation, sort_keys=True), doc_to_visual, doc_id, task, split)
+        found = cls(context, json.dumps(generation, sort_keys=True), doc_to_visual, doc_id, task, split)
+        if not isinstance(context, str) or any("\ud800" <= character <= "\udfff" for character in context):
+            raise DyrateError(f"{found}: {context!r:.80} is asked; it should be a text that UTF-8 can hold")
+        return found
 
     def __str__(self) -> str:
         return f"task {self.task}, row {self.doc_id}"
@@ -101,10 +104,12 @@ def batches(asked: Sequence[Request], lengths: Sequence[int], size: int) -> list
 def images_of(request: Request, split: Any) -> Sequence[Image.Image]:
     """Return the images of a request, whose row is in `split`, as lmms-eval's task makes them.
 
-    Raises `DyrateError` for one that is damaged, of impossible size, or no image.
+    Raises `DyrateError` for one that is damaged, of impossible size, of more than 8 bits, or no image.
     """
     try:
-        images = request.doc_to_visual(split[request.doc_id]) or []
+        row = split[request.doc_id]
+        _check_depth(request, row)
+        images = request.doc_to_visual(row) or []
         for image in images:
             if isinstance(image, Image.Image):
                 image.load()
@@ -115,6 +120,16 @@ def images_of(request: Request, split: Any) -> Sequence[Image.Image]:
     if empty := [image.size for image in images if 0 in image.size]:
         raise DyrateError(f"{request}: the image has no pixels ({empty[0][0]} x {empty[0][1]})")
     return images
+
+
+def _check_depth(request: Request, row: Mapping[str, Any]) -> None:
+    """Refuse what Pillow makes white when it turns it into RGB: all above 255 is cut off."""
+    for name, value in row.items():
+        if isinstance(value, Image.Image) and value.mode.startswith(("I", "F")):
+            raise DyrateError(
+                f"{request}, column {name!r}: an image of mode {value.mode} has more than 8 bits per color, "
+                "which RGB would cut off; convert it"
+            )
 
 
 def colors(image: Image.Image) -> bytes:

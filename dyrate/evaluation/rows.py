@@ -13,10 +13,12 @@ from dyrate.evaluation.benchmarks import Benchmark
 _LETTERS = "ABCD"
 _ANNOTATORS = 4  # VQA accuracy compares each annotator with three others: with fewer none is ever reached
 # lmms_eval.tasks.mme.utils.eval_type_dict; it would count any other among the cognition.
-_MME_CATEGORIES = (
-    "existence count position color posters celebrity scene landmark artwork OCR "
-    "commonsense_reasoning numerical_calculation text_translation code_reasoning"
-).split()  # noqa: SIM905
+_MME_CATEGORIES = frozenset(
+    """
+    existence count position color posters celebrity scene landmark artwork OCR
+    commonsense_reasoning numerical_calculation text_translation code_reasoning
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ _ANNOTATIONS = _Kind(
 _LETTER = _Kind(
     f"one of {', '.join(_LETTERS)}", lambda value: isinstance(value, str) and value in [*_LETTERS]
 )
-_CATEGORY = _Kind(f"one of {', '.join(_MME_CATEGORIES)}", lambda value: value in _MME_CATEGORIES)
+_CATEGORY = _Kind(f"one of {', '.join(sorted(_MME_CATEGORIES))}", lambda value: value in _MME_CATEGORIES)
 
 _COLUMNS: Mapping[str, Mapping[str, _Kind]] = {
     "gqa": {"question": _TEXT, "answer": _TEXT},
@@ -213,7 +215,7 @@ _TOGETHER: Mapping[str, Callable[[str, _Columns], None]] = {
 
 
 def check_images(dataset: Any, rows: Sequence[int], where: str) -> None:
-    """Refuse rows whose image does not bring its bytes: a path in their place would be opened, whatever it is.
+    """Refuse rows whose image does not bring its bytes: a path in their place would be opened.
 
     `rows` are the numbers of the dataset's rows in the data. Images are decoded when they are asked about.
     """

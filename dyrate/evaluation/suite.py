@@ -17,7 +17,6 @@ from dyrate.evaluation.rows import check_images, check_rows
 
 SOURCES = ("testbed", "hub")
 _NEEDED = ("dataset_path", "test_split", "output_type", "doc_to_visual", "doc_to_text", "metric_list")
-_NEEDED += ("generation_kwargs",)
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def load_tasks(
 
 @contextmanager
 def _task_files(place: str) -> Iterator[None]:
-    """Turn what is wrong with a task file (at `place`) into a `DyrateError`: it may name any Python function."""
+    """Turn what is wrong with a task file, which may name any Python function, into a `DyrateError`."""
     from yaml import YAMLError
 
     try:
@@ -134,7 +133,7 @@ def _load(
         override["metric_list"] = chosen
     if benchmark.hub_new_tokens and source != "testbed":
         tokens = {"max_new_tokens": benchmark.hub_new_tokens}
-        override["generation_kwargs"] = {**tokens, **config["generation_kwargs"]}
+        override["generation_kwargs"] = {**tokens, **(config.get("generation_kwargs") or {})}
     try:
         with _task_files(path), _impatient():
             task = manager.load_config(override)[name]

@@ -45,7 +45,7 @@ def take_token_ids(model: Any, tokenizer: Any) -> TokenIds:
     from transformers import GenerationConfig
 
     wanted = model.generation_config.to_dict()
-    _check(wanted, model)
+    _check(wanted, set(GenerationConfig().to_dict()), model.name_or_path)
     ends = wanted["eos_token_id"] if wanted["eos_token_id"] is not None else tokenizer.eos_token_id
     _check_ends(ends, model.config.get_text_config().vocab_size, model.name_or_path)
     padding = tokenizer.pad_token_id
@@ -58,23 +58,15 @@ def take_token_ids(model: Any, tokenizer: Any) -> TokenIds:
     return found
 
 
-def _check(wanted: dict[str, Any], model: Any) -> None:
-    from transformers import GenerationConfig
-
-    known = set(GenerationConfig().to_dict()) - _OVERRULED - set(_IDS)
-    sources = {
-        "generation_config.json": wanted,
-        "config.json": vars(model.config),
-        "the text_config of config.json": vars(model.config.get_text_config()),
-    }
-    for source, values in sources.items():
-        for key in sorted(known & set(values)):
-            value = values[key]
-            if value and not (key in _IDLE_AT_ONE and value == 1):
-                raise DyrateError(
-                    f"--model {model.name_or_path}: {source} asks for {key}={value!r:.60}; here the decoding "
-                    f"strategy alone says how to generate, and none has {key}: remove it from {source}"
-                )
+def _check(wanted: dict[str, Any], known: set[str], name: str) -> None:
+    source = "config.json" if wanted.get("_from_model_config") else "generation_config.json"
+    for key in sorted(known - _OVERRULED - set(_IDS)):
+        value = wanted[key]
+        if value and not (key in _IDLE_AT_ONE and value == 1):
+            raise DyrateError(
+                f"--model {name}: {source} asks for {key}={value!r:.60}; here the decoding strategy alone "
+                f"says how to generate, and none has {key}: remove it from {source}"
+            )
 
 
 def _check_ends(ends: Any, vocabulary: int, name: str) -> None:
