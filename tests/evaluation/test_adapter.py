@@ -249,7 +249,7 @@ def test_lmms_eval_finds_the_model_by_name() -> None:
     [
         ({"method": "fastw"}, "unknown reduction method 'fastw'; did you mean 'fastv'"),
         ({"method": "fastv", "layer": 1, "rat": 0.5}, "'fastv' has no field 'rat'; did you mean 'rate'"),
-        ({"method": "{"}, "method: '{' is not JSON"),
+        ({"method": "{"}, "method: '{': not JSON"),
         ({"decoding": "gready"}, "unknown decoding 'gready'"),
     ],
 )
