@@ -138,8 +138,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "25 for always preferring the same of four texts; 0.4 for independent guesses; 0 for one letter",
             unit="index",
             modulo=1_000_000,
-            note="by lmms-eval's static scorer, which finds the letter in an answer by rules; published scores "
-            "are mostly by a judge model (its task mmbench_en_dev)",
+            note="by lmms-eval's static scorer, which finds the letter in an answer by rules; published "
+            "scores are mostly by a judge model (its task mmbench_en_dev)",
         ),
         Benchmark(
             "mme",

@@ -104,7 +104,7 @@ def _ask(model: DyrateModel, text: Any = "What?", image: Any = NOISE, limit: int
             {"text": "a" * 5000},
             "rows 1, 0: row 1 has a prompt of 50.. tokens and 4 new ones, .* 2048 positions",
         ),
-        ({"limit": 2048}, "tokens and 2048 new ones, but the model has 2048 positions"),
+        ({"limit": 2048}, "rows 0, 1: row 0 .* tokens and 2048 new ones, but the model has 2048 positions"),
         ({"image": Image.new("RGB", (0, 5))}, r"row 1: the image has no pixels \(0 x 5\)"),
         (
             {"image": Image.new("I;16", (9, 9), 30000)},
@@ -135,5 +135,5 @@ def test_a_bomb_is_named(model: DyrateModel, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     model.task_dict["t"] = {"test": [Row()]}
     arguments = ("?", {"max_new_tokens": 4}, lambda row: [row["image"]], 0, "t", "test")
-    with pytest.raises(DyrateError, match="task t, row 0: the image cannot be decoded .*decompression bomb"):
+    with pytest.raises(DyrateError, match=r"task t, row 0: the image cannot be decoded .*bomb"):
         model.generate_until([SimpleNamespace(args=arguments)])
