@@ -1,18 +1,19 @@
 """Files of questions about images, with or without answers: JSON lines and parquet."""
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dyrate.errors import DyrateError
+from dyrate.files import parse_json
 
 
 def questions_from(path: Path) -> Iterator[tuple[Any, str]]:
     """Yield (PIL image, question) of a JSON-lines or parquet file with the fields `image` and `question`.
 
-    In JSON lines `image` is a path, relative to the file; in parquet it is a Hugging Face Image.
+    In JSON lines `image` is a path, relative to the file; in parquet a Hugging Face Image with its bytes.
+    Raises `DyrateError`, with the line or row, for anything else.
     """
     for image, (question,) in _entries(path, ("question",)):
         yield image, question
@@ -43,10 +44,7 @@ def _from_json_lines(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, 
         if not line.strip():
             continue
         where = f"--data {path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DyrateError(f"{where}: {line!r:.80} is not JSON ({error})") from None
+        entry = parse_json(line, f"{where}: {line!r:.80}")
         match entry:
             case {"image": str() as image} if (found := _texts(entry, texts)) is not None:
                 yield _decoded(_read(path.parent / image), where), found
@@ -61,36 +59,41 @@ def _from_parquet(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, lis
 
     try:
         file = parquet.ParquetFile(io.BytesIO(_read(path)))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DyrateError(f"--data {path}: not a parquet file ({error})") from None
     columns = set(file.schema_arrow.names)
     if missing := {"image", *texts} - columns:
         raise DyrateError(
             f"--data {path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(columns))}"
         )
-    batches = file.iter_batches(batch_size=16, columns=["image", *texts])
-    entries = (entry for batch in batches for entry in batch.to_pylist())
-    for row, entry in enumerate(entries):
+    for row, entry in enumerate(_entries_of(file, ["image", *texts], path)):
         where = f"--data {path}, row {row}"
         found = _texts(entry, texts)
         match entry:
             case {"image": {"bytes": bytes() as data}} if data and found is not None:
                 yield _decoded(data, where), found
-            case {"image": {"path": str() as image}} if found is not None:
-                yield _decoded(_read(path.parent / image), where), found
             case _:
                 raise DyrateError(
                     f"{where}: {entry!r:.80}; expected a text {' and '.join(f'`{name}`' for name in texts)} "
-                    "and a Hugging Face Image, a struct of `bytes` and `path`, as `image`"
+                    "and a Hugging Face Image, a struct of `bytes` and `path`, as `image`; a path without "
+                    "bytes is not followed"
                 )
 
 
+def _entries_of(file: Any, columns: list[str], path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    try:
+        for batch in file.iter_batches(batch_size=16, columns=columns):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DyrateError(f"--data {path}: cannot be read: {error}") from None
+
+
 def _texts(entry: dict[str, Any], names: tuple[str, ...]) -> list[str] | None:
-    """The entry's text fields; None if one of them is missing or no text."""
-    found = [entry.get(name) for name in names]
-    return (
-        [text for text in found if isinstance(text, str)] if all(isinstance(t, str) for t in found) else None
-    )
+    """The entry's text fields; None if one of them is missing, empty or no text."""
+    found = [text for name in names if isinstance(text := entry.get(name), str) and text.strip()]
+    return found if len(found) == len(names) else None
 
 
 def _decoded(data: bytes, where: str) -> Any:
@@ -99,7 +102,12 @@ def _decoded(data: bytes, where: str) -> Any:
 
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval, once imported, has Pillow fill up broken images
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data))
+        if image.mode.startswith(("I", "F")):  # RGB would cut off all above 255
+            raise DyrateError(
+                f"{where}: the image has more than 8 bits per color (mode {image.mode}); convert it"
+            )
+        return image.convert("RGB")
     except UnidentifiedImageError:
         raise DyrateError(f"{where}: the {len(data)} bytes of the image are of no known format") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -107,7 +115,9 @@ def _decoded(data: bytes, where: str) -> Any:
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise DyrateError(f"--data: cannot read {path}: not a file")
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise DyrateError(f"--data: cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DyrateError(f"--data: cannot read {path}: {getattr(error, 'strerror', error)}") from None

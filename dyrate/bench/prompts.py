@@ -8,9 +8,10 @@ from torch import Tensor
 
 from dyrate.bench.models import prepared
 from dyrate.errors import DyrateError
-from dyrate.evaluation.adapter import DyrateModel, Query
+from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask
+from dyrate.evaluation.requests import Query
 from dyrate.evaluation.suite import load_tasks
 from dyrate.evaluation.visual_tokens import TokenSums
 

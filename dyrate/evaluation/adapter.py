@@ -7,6 +7,7 @@ On the command line, every hyperparameter in `model_args`:
 
 or as an instance, so that one loaded model sweeps many methods: `simple_evaluate(model=adapter, ...)`.
 Prompts and answers are those of lmms-eval's own `llava_hf` (tested); like it, they are not cut at `until`.
+The decoding strategy says how to generate: generation arguments of tasks that contradict it are refused.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lmms_eval.api.model import lmms
 from loguru import logger
-from PIL import Image, ImageFile
+from PIL import ImageFile
 from tqdm import tqdm
 
 from dyrate.cost.work import work_of
@@ -30,6 +31,7 @@ from dyrate.evaluation.generator import Generator
 from dyrate.evaluation.log import ResponseLog, content_key
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
+from dyrate.evaluation.requests import Query, Request, batches, colors, images_of, new_tokens
 from dyrate.evaluation.specs import as_spec
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
 from dyrate.registry import load_method
@@ -37,7 +39,6 @@ from dyrate.registry import load_method
 if TYPE_CHECKING:
     from dyrate.record import Run
 
-_DEFAULT_NEW_TOKENS = 1024  # llava_hf's, for tasks that set none
 # Sees each generation: its doc ids, its run, the new tokens [rows, tokens], and the tokens that end a row.
 Observer = Callable[[Sequence[int], "Run", torch.Tensor, int | list[int]], None]
 
@@ -59,29 +60,6 @@ class TaskRecord:
     generated: int = 0  # answers made now
     reused: int = 0  # answers found in the log
     tokens: list[TokenSums] = field(default_factory=list)  # per batch
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One request as lmms-eval asks it."""
-
-    context: str
-    arguments: str  # generation arguments as JSON, so that equal ones group
-    doc_to_visual: Any
-    doc_id: int
-    task: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Query:
-    """One request as the model gets it."""
-
-    prompt: str
-    images: Sequence[Image.Image]
-    key: str  # content hash: finds the answer in a log
-    stream: str  # content hash without method and weights: seeds sampling
-    doc_id: int
 
 
 class DyrateModel(lmms):  # type: ignore[misc]
@@ -176,12 +154,15 @@ class DyrateModel(lmms):  # type: ignore[misc]
         the same batches as an undisturbed one.
         """
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval has Pillow fill up broken images with grey
-        asked = [_request(instance.args) for instance in requests]
+        asked = [Request.of(instance.args) for instance in requests]
+        layout = batches(asked, self._lengths(asked), self.batch_size)
+        limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
         answers: dict[int, str] = {}
         bar = tqdm(total=len(asked), desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
         with bar, self._open_log() as log:
-            for places in self._batches(asked):
-                for place, answer in zip(places, self._answer([asked[i] for i in places], log), strict=True):
+            for places, limit in zip(layout, limits, strict=True):
+                batch = [asked[i] for i in places]
+                for place, answer in zip(places, self._answer(batch, limit, log), strict=True):
                     answers[place] = answer
                 bar.update(len(places))
         return [answers[index] for index in range(len(asked))]
@@ -200,21 +181,11 @@ class DyrateModel(lmms):  # type: ignore[misc]
             path = path.with_name(f"{path.name}.{self.rank}")
         return ResponseLog(path)
 
-    def _batches(self, asked: Sequence[_Request]) -> list[list[int]]:
-        """Indices of the requests by batch: each of one task and one set of arguments, longest text first."""
-        lengths = [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
-        groups: dict[tuple[str, str, str], list[int]] = {}
-        for index, one in enumerate(asked):
-            groups.setdefault((one.task, one.split, one.arguments), []).append(index)
-        batches = []
-        for group in groups.values():
-            group.sort(key=lambda index: (-lengths[index], index))
-            batches += [group[i : i + self.batch_size] for i in range(0, len(group), self.batch_size)]
-        return batches
+    def _lengths(self, asked: Sequence[Request]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
 
-    def _answer(self, asked: Sequence[_Request], log: ResponseLog) -> list[str]:
+    def _answer(self, asked: Sequence[Request], new_tokens: int, log: ResponseLog) -> list[str]:
         record = self.records.setdefault(asked[0].task, TaskRecord())
-        new_tokens = json.loads(asked[0].arguments).get("max_new_tokens", _DEFAULT_NEW_TOKENS)
         queries = [self._query(one, new_tokens) for one in asked]
         keys = [query.key for query in queries]
         batch = None if self.observer else log.get(keys)  # nothing is to be seen of logged answers
@@ -230,24 +201,22 @@ class DyrateModel(lmms):  # type: ignore[misc]
             record.tokens.append(batch["tokens"])
         return batch["answers"]
 
-    def _query(self, one: _Request, new_tokens: int) -> Query:
-        try:
-            images = one.doc_to_visual(self.task_dict[one.task][one.split][one.doc_id]) or []
-        except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
-            raise DyrateError(
-                f"task {one.task}, row {one.doc_id}: the image cannot be decoded ({error})"
-            ) from error
-        if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
-            raise DyrateError(f"task {one.task}: the dyrate model reads images, not {wrong[0]}")
+    def _query(self, one: Request, new_tokens: int) -> Query:
+        images = images_of(one, self.task_dict[one.task][one.split])
         prompt = self.style.render(one.context, len(images))
-        pixels = [part for image in images for part in (f"{image.mode}{image.size}", _colors(image))]
+        if (places := prompt.count(self.processor.image_token)) != len(images):
+            raise DyrateError(
+                f"{one}: its text has {places} places for images ({self.processor.image_token}) with "
+                f"{len(images)} images: take them out of the row's text"
+            )
+        pixels = [part for image in images for part in (f"{image.mode}{image.size}", colors(image))]
         content = content_key(prompt, *pixels)
         versions = f"torch {torch.__version__} {_transformers_version()}"
         numerics = f"{self._processor()} {self.engine} {self.dtype} {versions}"
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
         key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
-        return Query(prompt, images, key, content, one.doc_id)
+        return Query(prompt, images, key, content, one.doc_id, one.task)
 
     def _processor(self) -> str:
         """What computes: sums are made in another order on another GPU or by another number of threads."""
@@ -277,6 +246,9 @@ class DyrateModel(lmms):  # type: ignore[misc]
         """Answers and token sums, or None where memory is short and the batch can still be halved."""
         try:
             return self._run(queries, new_tokens)
+        except DyrateError as error:
+            rows = ", ".join(str(query.doc_id) for query in queries)
+            raise DyrateError(f"task {queries[0].task}, rows {rows}: {error}") from error
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if len(queries) == 1 or not _is_out_of_memory(error):
                 raise
@@ -290,9 +262,20 @@ class DyrateModel(lmms):  # type: ignore[misc]
         ).to(self.device, self.model.dtype)
         return found
 
+    def _check_room(self, queries: Sequence[Query], mask: torch.Tensor, new_tokens: int) -> None:
+        """Refuse to go on where the model knows no positions; transformers would."""
+        positions = self.model.config.get_text_config().max_position_embeddings
+        for query, length in zip(queries, mask.sum(dim=1).tolist(), strict=True):
+            if length + new_tokens > positions:
+                raise DyrateError(
+                    f"row {query.doc_id} has a prompt of {length} tokens and {new_tokens} new ones, but the "
+                    f"model has {positions} positions (max_position_embeddings): shorten one of the two"
+                )
+
     @torch.inference_mode()
     def _run(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
         inputs = self.read(queries)
+        self._check_room(queries, inputs["attention_mask"], new_tokens)
         assert self._generator is not None
         streams = [query.stream for query in queries]
         made, run = self._generator.generate(
@@ -315,16 +298,6 @@ def _positive(name: str, value: int | str) -> int:
     if not str(value).isdecimal() or int(value) < 1:
         raise DyrateError(f"{name} is {value!r}; it should be a whole number from 1 on")
     return int(value)
-
-
-def _request(arguments: tuple[Any, ...]) -> _Request:
-    context, generation, doc_to_visual, doc_id, task, split = arguments
-    return _Request(context, json.dumps(generation, sort_keys=True), doc_to_visual, doc_id, task, split)
-
-
-def _colors(image: Image.Image) -> bytes:
-    """The pixels' bytes; a palette image's own are indices, which say nothing without the palette."""
-    return (image.convert("RGBA") if image.mode in ("P", "PA") else image).tobytes()
 
 
 def _transformers_version() -> str:

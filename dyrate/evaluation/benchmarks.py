@@ -45,6 +45,7 @@ class Benchmark:
     unit: str | None = None
     modulo: int | None = None
     stratum: str | None = None
+    note: str = ""  # what a reader of the numbers should know
     hub_new_tokens: int | None = None  # where lmms-eval's task sets no limit and would generate 1,024
 
     @property
@@ -137,6 +138,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "25 for always preferring the same of four texts; 0.4 for independent guesses; 0 for one letter",
             unit="index",
             modulo=1_000_000,
+            note="by lmms-eval's static scorer, which finds the letter in an answer by rules; published "
+            "scores are mostly by a judge model (its task mmbench_en_dev)",
         ),
         Benchmark(
             "mme",

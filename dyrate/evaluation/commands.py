@@ -273,6 +273,7 @@ def _list_benchmarks(arguments: argparse.Namespace) -> int:
                 "testbed_task": benchmark.testbed_task,
                 "hub_task": benchmark.hub_task,
                 "chance": benchmark.chance,
+                "note": benchmark.note,
             }
             for benchmark in BENCHMARKS.values()
         }
@@ -285,4 +286,6 @@ def _list_benchmarks(arguments: argparse.Namespace) -> int:
         print(f" ({benchmark.primary.unit})")
         print(f"{'':<11}tasks: {benchmark.testbed_task}, {benchmark.hub_task}")
         print(f"{'':<11}chance: {benchmark.chance}")
+        if benchmark.note:
+            print(f"{'':<11}note: {benchmark.note}")
     return 0

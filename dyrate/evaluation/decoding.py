@@ -9,22 +9,26 @@ from dyrate import registry
 from dyrate.errors import DyrateError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LogitsProcessorList
 
 ENGINES = ("auto", "transformers", "graph")
 """What can generate; see `generator`."""
-_BEAM = re.compile(r"beam-([2-9]|[1-9][0-9]+)")
+_BEAM = re.compile(r"beam-([2-9]|[1-9][0-9]|100)")
 _TOP_P: dict[str, float | int] = {"top_p": 0.9, "temperature": 1.0, "seed": 0}
+# Where the arithmetic holds: below, float32 logits overflow or all but one token is cut off anyway.
+_RANGES = {"top_p": (0.001, 1.0), "temperature": (0.001, 1000.0)}
+_SEEDS = 2**63
 
 
 def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     """Fill in a decoding strategy: a name, or a mapping with `name` and its settings.
 
-    `greedy`; `beam-2`, `beam-5`, any `beam-<n>`; `top_p` with `top_p` in (0, 1], `temperature` > 0 and
-    `seed`. Raises `DyrateError` for anything else.
+    `greedy`; `beam-2`, `beam-5`, any `beam-<n>` up to 100; `top_p` with `top_p` in [0.001, 1], `temperature`
+    in [0.001, 1000] and `seed`. Raises `DyrateError` for anything else.
     """
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = given.get("name")
+    given = {"name": spec} if isinstance(spec, str) else spec
+    name = given.get("name") if isinstance(given, Mapping) else None
     if not isinstance(name, str):
         raise DyrateError(f"decoding {spec!r} has no name; try {{'name': 'greedy'}}")
     if name == "greedy":
@@ -34,7 +38,9 @@ def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     elif name == "top_p":
         full = {"name": name, "num_beams": 1, "do_sample": True, **_TOP_P}
     else:
-        raise DyrateError(f"unknown decoding {name!r}; known: greedy, beam-2, beam-5 (any beam-<n>), top_p")
+        raise DyrateError(
+            f"unknown decoding {name!r}; known: greedy, beam-2, beam-5 (any beam-<n> up to 100), top_p"
+        )
     settings = _TOP_P if name == "top_p" else {}
     for key, value in given.items():
         if key not in full:
@@ -42,29 +48,34 @@ def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
             raise DyrateError(f"decoding {name!r} has no setting {key!r}; {known}")
         if key not in settings and value != full[key]:
             raise DyrateError(f"decoding {name!r} means {key}={full[key]!r}, not {value!r}")
-        full[key] = value
-    if name == "top_p":
-        _check_top_p(full)
+        if key in _RANGES:
+            full[key] = _number(key, value)
+        elif key == "seed":
+            full[key] = _seed(value)
     return full
 
 
 def decoding_slug(spec: Mapping[str, Any]) -> str:
     """File name of a strategy: its name, and what it sets otherwise than by default: `top_p-top_p=0.7`."""
     settings = _TOP_P if spec["name"] == "top_p" else {}
-    changed = {key: spec[key] for key in settings if key in spec and spec[key] != settings[key]}
+    given = {key: type(default)(spec[key]) for key, default in settings.items() if key in spec}
+    changed = {key: value for key, value in given.items() if value != settings[key]}
     return registry.slug({"name": spec["name"], **changed})
 
 
-def _check_top_p(spec: Mapping[str, Any]) -> None:
-    def number(key: str) -> bool:
-        return isinstance(spec[key], int | float) and not isinstance(spec[key], bool)
+def _number(key: str, value: Any) -> float:
+    low, high = _RANGES[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise DyrateError(f"decoding top_p: {key} is {value!r:.40}; it should be in [{low:g}, {high:g}]")
+    return float(value)  # 1 and 1.0 are one strategy
 
-    if not number("top_p") or not 0 < spec["top_p"] <= 1:
-        raise DyrateError(f"decoding top_p: top_p is {spec['top_p']!r}; it should be in (0, 1]")
-    if not number("temperature") or not spec["temperature"] > 0:
-        raise DyrateError(f"decoding top_p: temperature is {spec['temperature']!r}; it should be above 0")
-    if not isinstance(spec["seed"], int) or isinstance(spec["seed"], bool):
-        raise DyrateError(f"decoding top_p: seed is {spec['seed']!r}; it should be an integer")
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
+        raise DyrateError(
+            f"decoding top_p: seed is {value!r:.40}; it should be a whole number from 0 to 2**63 - 1"
+        )
+    return value
 
 
 def generation_arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +96,8 @@ def seeded_sampling(spec: Mapping[str, Any], requests: Sequence[str]) -> "Logits
     exactly that distribution. What a request draws thus depends on neither its neighbours nor its place in a
     batch; it still depends on its logits, whose last bits may differ between batch sizes, so a near tie can
     fall either way. None where the spec does not sample.
+
+    Drawing from scores that are no distribution (NaN, infinity, nothing left) is a `DyrateError`.
     """
     if not spec["do_sample"]:
         return None
@@ -94,8 +107,11 @@ def seeded_sampling(spec: Mapping[str, Any], requests: Sequence[str]) -> "Logits
     class _Gumbel(LogitsProcessor):  # type: ignore[misc]
         def __init__(self, streams: list[torch.Generator]) -> None:
             self._streams = streams
+            self._step = 0
 
         def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+            _check_drawable(scores, self._step)
+            self._step += 1
             vocabulary = scores.shape[-1]
             uniform = torch.stack(
                 [torch.rand(vocabulary, generator=stream, dtype=torch.float64) for stream in self._streams]
@@ -114,3 +130,14 @@ def seeded_sampling(spec: Mapping[str, Any], requests: Sequence[str]) -> "Logits
             _Gumbel([stream(request) for request in requests]),
         ]
     )
+
+
+def _check_drawable(scores: "Tensor", step: int) -> None:
+    """Refuse rows without a highest score: argmax would take token 0. Cut tokens score -infinity."""
+    best = scores.amax(-1)  # NaN if any is
+    if wrong := (~best.isfinite()).nonzero().flatten().tolist():
+        dtype = str(scores.dtype).removeprefix("torch.")
+        raise DyrateError(
+            f"step {step}, row {wrong[0]} of the batch: the best score is {best[wrong[0]].item()} "
+            f"({dtype}): the model's logits are not finite"
+        )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from loguru import logger
 from torch import Tensor
+from transformers import GenerationConfig
 
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import ENGINES, generation_arguments, seeded_sampling
+from dyrate.evaluation.wishes import take_token_ids
 from dyrate.reduction import ReductionMethod
 
 if TYPE_CHECKING:
@@ -19,16 +21,16 @@ if TYPE_CHECKING:
 class Generator:
     """Generates with one model under any method and decoding strategy, by the engine that was asked for.
 
-    `auto` is `graph` on a GPU, where it can run the model, and `transformers` elsewhere and for beams.
+    `auto` is `graph` on a GPU, where it can run the model, and `transformers` elsewhere and for beams. Either
+    generates as the decoding strategy says; the checkpoint's generation config keeps its token ids only.
     """
 
     def __init__(self, model: Any, tokenizer: Any, engine: str) -> None:
         if engine not in ENGINES:
             raise DyrateError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
         self.model, self._asked = model, engine
-        self._padding = tokenizer.pad_token_id
-        ends = model.generation_config.eos_token_id
-        self.ends: int | list[int] = tokenizer.eos_token_id if ends is None else ends
+        self._tokens = take_token_ids(model, tokenizer)
+        self.ends = self._tokens.ends
         wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
         self._graph = self._own_engine() if wanted else None
 
@@ -56,18 +58,17 @@ class Generator:
     ) -> tuple[Tensor, "Run"]:
         """Return the new tokens [rows, columns] and the run; `streams` seed sampling, one for each row."""
         sampling = seeded_sampling(decoding, streams)
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": new_tokens,
-            "pad_token_id": self._padding,
+            "pad_token_id": self._tokens.padding,
             "eos_token_id": self.ends,
         }
         if self._graph is not None and self.engine(decoding) == "graph":
             ids, run = self._graph.generate(method, dict(inputs), sampler=sampling, record=record, **options)
         else:
             with method(self.model, record) as run:
-                ids = self.model.generate(
-                    **inputs, **generation_arguments(decoding), logits_processor=sampling, **options
-                )
+                config = GenerationConfig(**generation_arguments(decoding), **options)
+                ids = self.model.generate(**inputs, generation_config=config, logits_processor=sampling)
         return ids[:, inputs["input_ids"].shape[1] :], run
 
     def release(self) -> None:

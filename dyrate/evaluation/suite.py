@@ -8,12 +8,15 @@ from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import Benchmark
 from dyrate.evaluation.checkpoint import file_hash
+from dyrate.evaluation.rows import check_images, check_rows
 
 SOURCES = ("testbed", "hub")
+_NEEDED = ("dataset_path", "test_split", "output_type", "doc_to_visual", "doc_to_text", "metric_list")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,33 @@ def load_tasks(
     from lmms_eval.tasks import TaskManager
 
     folders, root = _folders(benchmarks, source, data)
-    manager = TaskManager("ERROR", include_path=[str(folder) for folder in folders], include_defaults=False)
+    with _task_files(source):
+        manager = TaskManager(
+            "ERROR", include_path=[str(folder) for folder in folders], include_defaults=False
+        )
     return [_load(benchmark, source, root, samples, manager, primary_only) for benchmark in benchmarks]
+
+
+@contextmanager
+def _task_files(place: str) -> Iterator[None]:
+    """Turn what is wrong with a task file, which may name any Python function, into a `DyrateError`."""
+    from yaml import YAMLError
+
+    try:
+        yield
+    except DyrateError:
+        raise
+    except (
+        YAMLError,
+        ImportError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DyrateError(f"--tasks {place}: not a task file of lmms-eval ({reason:.300})") from error
 
 
 def _folders(
@@ -78,6 +106,7 @@ def _load(
     manager: Any,
     primary_only: bool,
 ) -> LoadedTask:
+    from datasets.exceptions import DatasetsError
     from lmms_eval.utils import load_yaml_config
     from tenacity import RetryError
 
@@ -86,9 +115,16 @@ def _load(
         raise DyrateError(
             f"--tasks {source}: no task file defines {name!r}, the task of benchmark {benchmark.name}"
         )
-    config = load_yaml_config(manager.task_index[name]["yaml_path"], mode="full")
-    files = _data_files(config, root)
-    cut = _Cut(benchmark, samples, config.get("process_docs"))
+    path = manager.task_index[name]["yaml_path"]
+    with _task_files(path):
+        config = load_yaml_config(path, mode="full")
+        if missing := [key for key in _NEEDED if not config.get(key)]:
+            raise DyrateError(
+                f"--tasks {path}: task {name} has no {missing[0]}; it needs {', '.join(_NEEDED)}"
+            )
+    files = _data_files(config, root, source)
+    place = f"task {name} ({files.get(config['test_split']) or config['dataset_path']})"
+    cut = _Cut(benchmark, samples, config.get("process_docs"), place)
     override: dict[str, Any] = {"task": name, "process_docs": cut}
     if files:
         override["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": files}
@@ -97,40 +133,66 @@ def _load(
         override["metric_list"] = chosen
     if benchmark.hub_new_tokens and source != "testbed":
         tokens = {"max_new_tokens": benchmark.hub_new_tokens}
-        override["generation_kwargs"] = {**tokens, **config["generation_kwargs"]}
+        override["generation_kwargs"] = {**tokens, **(config.get("generation_kwargs") or {})}
     try:
-        task = manager.load_config(override)[name]
-    except (OSError, RetryError) as error:  # without a network, or for a data set that is not there
-        reason = error.last_attempt.exception() if isinstance(error, RetryError) else error
-        raise DyrateError(f"the data of {name} ({config['dataset_path']}) cannot be read: {reason}") from None
+        with _task_files(path), _impatient():
+            task = manager.load_config(override)[name]
+    except (OSError, RetryError, DatasetsError) as error:  # no network, no such data set, a damaged file
+        raise DyrateError(f"{place}: the data cannot be read: {_reason(error)}") from error
     data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
     return LoadedTask(benchmark, task, cut.rows, data_hash)
 
 
-def _data_files(config: Mapping[str, Any], root: Path | None) -> dict[str, str]:
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let lmms-eval, which tries five times to read the data, give up where no attempt can go better."""
+    from datasets.exceptions import DatasetGenerationError
+    from lmms_eval.api.task import ConfigurableTask
+    from tenacity import retry_if_not_exception_type
+
+    hopeless = retry_if_not_exception_type((DyrateError, DatasetGenerationError, LookupError, TypeError))
+    with patch.object(ConfigurableTask.download.retry, "retry", hopeless):
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies behind an error of `tenacity` or `datasets`."""
+    from tenacity import RetryError
+
+    if isinstance(error, RetryError):
+        error = error.last_attempt.exception() or error
+    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _data_files(config: Mapping[str, Any], root: Path | None, source: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for split, name in ((config.get("dataset_kwargs") or {}).get("data_files") or {}).items():
         path = (root or Path()) / name
         if not path.is_file():
-            raise DyrateError(f"{path}: no such file (data of task {config['task']}); see --data")
+            cure = "`dyrate testbed build` makes it, or see --data" if source == "testbed" else "see --data"
+            raise DyrateError(f"{path}: no such file (data of task {config['task']}); {cure}")
         found[split] = str(path)
     return found
 
 
 class _Cut:
-    """lmms-eval's `process_docs`: chooses the rows, then runs the task's own `process_docs` on them."""
+    """lmms-eval's `process_docs`: checks the rows, chooses some, and runs the task's own on them."""
 
-    def __init__(self, benchmark: Benchmark, samples: int | None, inner: Any) -> None:
-        self._benchmark, self._samples, self._inner = benchmark, samples, inner
+    def __init__(self, benchmark: Benchmark, samples: int | None, inner: Any, place: str) -> None:
+        self._benchmark, self._samples, self._inner, self._place = benchmark, samples, inner, place
         self.rows: Sequence[int] = ()
         self.fingerprint = ""
 
     def __call__(self, dataset: Any) -> Any:
         self.fingerprint = str(dataset._fingerprint)
+        check_rows(self._benchmark, dataset, self._place)
         self.rows = choose_rows(self._benchmark, dataset, self._samples)
         if len(self.rows) < len(dataset):
             dataset = dataset.select(self.rows)
-        return self._inner(dataset) if self._inner else dataset
+        if self._inner:
+            dataset = self._inner(dataset)
+        check_images(dataset, self.rows, self._place)
+        return dataset
 
 
 def choose_rows(benchmark: Benchmark, dataset: Any, samples: int | None) -> Sequence[int]:

@@ -17,8 +17,9 @@ from PIL import Image
 
 import dyrate.evaluation
 from dyrate.errors import DyrateError
-from dyrate.evaluation.adapter import DyrateModel, _colors
+from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.requests import Request, batches, colors
 from dyrate.evaluation.suite import load_tasks
 from dyrate.predictors import save_predictor
 from dyrate.registry import load_method
@@ -126,12 +127,10 @@ def test_a_loaded_model_sweeps_methods_through_lmms_eval(model: DyrateModel, dat
 
 
 def test_batches_are_of_one_task_and_longest_first(model: DyrateModel, requests: list[Any]) -> None:
-    from dyrate.evaluation.adapter import _request
-
-    asked = [_request(one.args) for one in requests]
-    batches = model._batches(asked)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(asked)))
-    for batch in batches:
+    asked = [Request.of(one.args) for one in requests]
+    layout = batches(asked, model._lengths(asked), 8)
+    assert sorted(index for batch in layout for index in batch) == list(range(len(asked)))
+    for batch in layout:
         assert len(batch) <= 8
         assert len({asked[index].task for index in batch}) == 1
         lengths = [len(asked[index].context) for index in batch]
@@ -250,7 +249,7 @@ def test_lmms_eval_finds_the_model_by_name() -> None:
     [
         ({"method": "fastw"}, "unknown reduction method 'fastw'; did you mean 'fastv'"),
         ({"method": "fastv", "layer": 1, "rat": 0.5}, "'fastv' has no field 'rat'; did you mean 'rate'"),
-        ({"method": "{"}, "method: '{' is not JSON"),
+        ({"method": "{"}, "method: '{': not JSON"),
         ({"decoding": "gready"}, "unknown decoding 'gready'"),
     ],
 )
@@ -292,10 +291,10 @@ def test_the_colors_of_a_palette_count_not_its_indices() -> None:
     one.putpalette([0, 0, 0, 255, 0, 0])
     other.putpalette([0, 0, 0, 0, 255, 0])
     assert one.tobytes() == other.tobytes()
-    assert _colors(one) != _colors(other)
+    assert colors(one) != colors(other)
     same = Image.new("P", (2, 2), 0)
     same.putpalette([255, 0, 0, 0, 0, 0])
-    assert _colors(one) == _colors(same)
+    assert colors(one) == colors(same)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,13 @@ import numpy as np
 import pycocoevalcap
 import pytest
 from lmms_eval.tasks.coco_cap import utils as coco
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from dyrate.errors import DyrateError
+from dyrate.evaluation import captions
 from dyrate.evaluation.captions import (
     RememberingTokenizer,
+    SharedMeteor,
     caption_scoring,
     image_scores,
     java_on_path,
@@ -57,6 +61,93 @@ def test_scores_are_those_of_pycocoevalcap(
     with caption_scoring():
         assert _aggregate(metric, tmp_path) == stock
     assert stock > 0
+
+
+def _official(captions: list[str]) -> list[str]:
+    """The tokens of pycocoevalcap, to whose tokenizer all captions are one text."""
+    java_on_path()
+    told = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(captions)})
+    return [texts[0] for texts in told.values()]
+
+
+def _ours(captions: list[str]) -> list[str]:
+    java_on_path()
+    told = RememberingTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(captions)})
+    return [texts[0] for texts in told.values()]
+
+
+# What pycocoevalcap's tokenizer reads otherwise for the next caption's sake, and what breaks its lines.
+ENDS = ["No.", "A.", "etc.", "U.S.", "a.m.", "fig.", "Inc.", "http://x.", "<b", "(", "'", "$", "dog", "\r"]
+STARTS = [
+    "5 dogs",
+    "A",
+    "he",
+    "'s",
+    "",
+    "...",
+    "b>",
+    "x\u2028y",
+    "x\ry",
+    "x\vy",
+    "x\fy",
+    "\x85",
+    "\xa0",
+    "\x1c",
+    "日本",
+    "😀",
+]
+
+
+def test_a_captions_tokens_do_not_depend_on_its_neighbours() -> None:
+    texts = [f"{start} red thing {end}" for start in STARTS for end in ENDS] + ["", " ", "...", ".", "\n"]
+    together = dict(zip(texts, _ours(texts), strict=True))
+    shuffled = random.Random(0).sample(texts, 60)
+    assert _ours(shuffled) == [together[text] for text in shuffled]
+    # They are pycocoevalcap's of a caption that another sentence follows, line breaks read as blanks.
+    followed = [
+        line for text in texts for line in (" ".join(re.split("[\n\r\v\f\u2028\u2029]", text)), "The")
+    ]
+    assert list(together.values()) == _official(followed)[::2]
+    assert together["A red thing No."] == "a red thing no"
+    assert [together[text] for text in ("", "...", "\n")] == [""] * 3
+
+
+def test_natural_captions_are_tokenized_as_pycocoevalcap_does() -> None:
+    told = random.Random(1)
+    kinds = [
+        "A man in a red shirt rides a horse.",
+        "Two dogs play",
+        'A sign says "No Parking".',
+        "It's 3.5 p.m. here.",
+    ]
+    natural = [f"{told.choice(kinds)}{told.choice(['', ' ', '!'])}" for _ in range(300)]
+    assert _ours(natural) == _official(natural)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 3", "does not start: exit status 3"),
+        (
+            'test "$1" = -version || { echo no heap >&2; exit 1; }',
+            "the PTB tokenizer failed: exit status 1: no heap",
+        ),
+        ("true", "the PTB tokenizer gave 0 lines for 2"),
+    ],
+)
+def test_java_that_fails_is_one_line(
+    script: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    captions._tokenized.cache_clear()
+    with pytest.raises(DyrateError, match=message):
+        _ours(["a caption for which Java is needed"])
+    if script == "true":
+        with pytest.raises(DyrateError, match="METEOR's process failed"):
+            SharedMeteor().compute_score({0: ["a dog"]}, {0: ["a dog"]})
 
 
 @pytest.mark.slow

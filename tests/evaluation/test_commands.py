@@ -73,7 +73,7 @@ def test_notices_go_to_stderr_and_nothing_but_the_summary_to_stdout(
     ("change", "message"),
     [
         (["--benchmarks", "gqaa"], "unknown benchmark 'gqaa'; did you mean 'gqa'?"),
-        (["--method", "{nope"], "--method: '{nope' is not JSON"),
+        (["--method", "{nope"], "--method: '{nope': not JSON"),
         (["--method", "fastvv"], "unknown reduction method 'fastvv'"),
         (["--decoding", "beam"], "unknown decoding 'beam'"),
         (["--model", "nowhere/at/all"], "--model nowhere/at/all: no such folder"),

@@ -45,6 +45,22 @@ def test_a_spec_is_filled_in(spec: object, full: dict) -> None:
         ({"name": "top_p", "top_p": 0}, "top_p is 0; it should be in"),
         ({"name": "top_p", "temperature": -1}, "temperature is -1"),
         ({"name": "top_p", "seed": 0.5}, "seed is 0.5"),
+        ({"name": "top_p", "seed": -1}, r"seed is -1; it should be a whole number from 0 to 2\*\*63 - 1"),
+        ({"name": "top_p", "seed": 2**63}, "seed is 9223372036854775808"),
+        ({"name": "top_p", "seed": True}, "seed is True"),
+        *(
+            ({"name": "top_p", "temperature": value}, r"temperature is .*; it should be in \[0.001, 1000\]")
+            for value in (1e-300, 5e-324, 1e300, float("inf"), float("nan"), 0, "1", None, True, [1])
+        ),
+        *(
+            ({"name": "top_p", "top_p": value}, r"top_p is .*; it should be in \[0.001, 1\]")
+            for value in (1e-300, 1.5, float("nan"), float("-inf"), "0.9", None)
+        ),
+        ("beam-101", "unknown decoding 'beam-101'; known: .*up to 100"),
+        ("beam-99999999", "unknown decoding"),
+        (None, "decoding None has no name"),
+        (["greedy"], "has no name"),
+        ({"name": 1}, "has no name"),
     ],
 )
 def test_an_unfit_spec_is_refused(spec: object, message: str) -> None:
@@ -80,7 +96,38 @@ def test_draws_follow_the_tempered_and_cut_distribution() -> None:
     assert frequency[expected == 0].sum() == 0
 
 
+@pytest.mark.parametrize("temperature", [0.001, 1000.0])
+def test_the_ends_of_the_range_draw(temperature: float) -> None:
+    logits = torch.linspace(-80, 80, VOCABULARY)[None]
+    drawn = _draw(["a"], logits, steps=3, temperature=temperature, top_p=0.001)
+    assert drawn.tolist() == [[VOCABULARY - 1] * 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([0.0, float("nan"), 1.0], "nan"),
+        ([float("nan")] * 3, "nan"),
+        ([0.0, float("inf"), 1.0], "inf"),
+        ([float("-inf")] * 3, "-inf|nan"),
+    ],
+)
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_scores_that_are_no_distribution_are_not_drawn_from(row: list, said: str, top_p: float) -> None:
+    draw = seeded_sampling(decoding_spec({"name": "top_p", "top_p": top_p}), ["a", "b"])
+    ids, fine = torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 3)
+    draw(ids, fine)
+    with pytest.raises(
+        DyrateError, match=rf"step 1, row 1 of the batch: the best score is ({said}) \(float32\)"
+    ):
+        draw(ids, torch.tensor([[0.0, 1.0, 2.0], row]))
+    draw = seeded_sampling(decoding_spec("top_p"), ["a"])
+    draw(ids[:1], torch.tensor([[0.0, float("-inf"), 1.0]]))  # a token that is forbidden is none
+
+
 def test_settings_of_one_strategy_have_file_names_of_their_own():
     assert decoding_slug({"name": "beam-2", "num_beams": 2}) == "beam-2"
     assert decoding_slug(decoding_spec("top_p")) == decoding_slug({"name": "top_p"}) == "top_p"
     assert decoding_slug(decoding_spec({"name": "top_p", "top_p": 0.7})) == "top_p-top_p=0.7"
+    assert decoding_slug({"name": "top_p", "top_p": 1}) == decoding_slug({"name": "top_p", "top_p": 1.0})
+    assert decoding_spec({"name": "greedy", "num_beams": 1.0})["num_beams"] == 1

@@ -1,5 +1,7 @@
 """What generates is a matter of speed: the engine's answers, and what is counted, are transformers' own."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,54 @@ def test_beams_are_transformers(checkpoint: Path) -> None:
         DyrateModel(str(checkpoint), device="cpu", decoding="beam-2", engine="graph")
     with pytest.raises(DyrateError, match="engine is 'fast'; known: auto, transformers, graph"):
         DyrateModel(str(checkpoint), device="cpu", engine="fast")
+
+
+@pytest.fixture
+def wishing(checkpoint: Path, tmp_path: Path) -> Any:
+    """Return the checkpoint's folder with other wishes in its generation_config.json."""
+
+    def change(wishes: dict[str, Any]) -> str:
+        folder = shutil.copytree(checkpoint, tmp_path / "wishing")
+        file = folder / "generation_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **wishes}))
+        return str(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 5},
+        {"suppress_tokens": [10]},
+        {"forced_eos_token_id": 2},
+        {"remove_invalid_values": True},
+        {"stop_strings": ["a"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("engine", ["transformers", "graph"])
+def test_what_a_checkpoint_wants_otherwise_is_refused(wishing: Any, wishes: dict, engine: str) -> None:
+    (key,) = wishes
+    with pytest.raises(DyrateError, match=f"generation_config.json asks for {key}=.*remove it from"):
+        DyrateModel(wishing(wishes), device="cpu", engine=engine)
+
+
+def test_what_the_decoding_says_or_changes_no_answer_is_left_out(
+    wishing: Any, checkpoint: Path, data: Path
+) -> None:
+    wishes = {"return_dict_in_generate": True, "output_scores": True, "use_cache": False, "max_length": 5}
+    wishes |= {"do_sample": True, "temperature": 0.6, "top_p": 0.5, "num_beams": 3, "repetition_penalty": 1.0}
+    tasks = load_tasks(select(("gqa",)), "testbed", data, 4)
+    plain = ask(DyrateModel(str(checkpoint), device="cpu", batch_size=4), tasks[0])
+    folder = wishing({**wishes, "cache_implementation": "static", "eos_token_id": [2, 2]})
+    for engine in ("transformers", "graph"):
+        assert ask(DyrateModel(folder, device="cpu", batch_size=4, engine=engine), tasks[0]) == plain
+
+
+@pytest.mark.parametrize("ends", [99999, -1, "2", True, [], [2, None]], ids=str)
+def test_ends_that_are_no_token_are_refused(wishing: Any, ends: Any) -> None:
+    with pytest.raises(DyrateError, match=r"eos_token_id is .*it should be the id of a token, 0 to 260"):
+        DyrateModel(wishing({"eos_token_id": ends}), device="cpu")

@@ -76,7 +76,8 @@ def test_a_folder_of_task_files_stands_in_for_the_hub(data: Path, tmp_path: Path
 
 def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        DyrateError, match=r"gqa.parquet: no such file \(data of task gqa_testbed\); see --data"
+        DyrateError,
+        match=r"gqa.parquet: no such file \(data of task gqa_testbed\); `dyrate testbed build` makes it",
     ):
         load_tasks(select(["gqa"]), "testbed", tmp_path, None)
     with pytest.raises(DyrateError, match="--tasks testbad: no such folder, and not one of testbed, hub"):

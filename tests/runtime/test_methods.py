@@ -115,7 +115,7 @@ def test_questions_come_from_json_lines_and_parquet(tmp_path: Path) -> None:
     [
         ("q.jsonl", '{"image": "one.png"}', "line 1"),
         ("q.jsonl", "not json", "line 1"),
-        ("q.jsonl", '{"image": "none.png", "question": ""}', "cannot read"),
+        ("q.jsonl", '{"image": "none.png", "question": "?"}', "cannot read"),
         ("q.jsonl", '{"image": 3, "question": "?"}', "line 1.*expected"),
         ("q.jsonl", '["image"]', "line 1.*expected"),
         ("q.jsonl", '{"image": "q.jsonl", "question": "?"}', "line 1: the 37 bytes of the image are of no"),
