@@ -67,7 +67,10 @@ _OPTION = _Kind("a text, or null for an option that is not there", lambda v: v i
 _YES_NO = _Kind("yes or no", _is_yes_no)
 _YES_NO_STOP = _Kind("yes or no", lambda value: isinstance(value, str) and _is_yes_no(value.replace(".", "")))
 _WHOLE = _Kind("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0)
-_CAPTIONS = _Kind("a list of texts that are not empty", lambda value: _are(_is_text, value, 1))
+_CAPTIONS = _Kind(
+    "a list of texts, not all of them empty",
+    lambda value: _are(lambda one: isinstance(one, str), value, 1) and any(map(_is_text, value)),
+)
 _CHOICES = _Kind("a list of two or more texts", lambda value: _are(_is_text, value, 2))
 _ANSWERS = _Kind(
     f"a list of {_ANNOTATORS} or more texts, not all of them empty",
