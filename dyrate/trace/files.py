@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.evaluation.results import Meta, load_json, write_json
+from dyrate.evaluation.results import Meta
 
 SCHEMA, VERSION = "dyrate.trace", 1
 CLASSES = ("sys", "img", "ins", "res")
@@ -125,12 +126,12 @@ class TraceFiles:
 def write_summary(path: Path, summary: Summary) -> None:
     """Check a summary and write it atomically."""
     _check(path, summary)
-    write_json(path, cast("Mapping[str, Any]", summary))
+    files.write_json(path, cast("Mapping[str, Any]", summary))
 
 
 def read_summary(path: Path) -> Summary:
     """Read and check a summary; raises `DyrateError` with one line per problem."""
-    summary = load_json(path)
+    summary = files.read_json(path, TraceError)
     _check(path, summary)
     return cast(Summary, summary)
 
