@@ -95,9 +95,9 @@ class Budget:
 def load(study: Study) -> tuple[Measurement, ...]:
     """Read a study's result files and, where present, the run information beside them.
 
-    Raises `ResultError` for a result that is not the one of its place: of another study, job or kind of tasks,
-    or of another producer with what no producer can have measured. Its figures would be shown as what they
-    are not.
+    Raises `ResultError` for a result that is not the one of its place (of another study, job or kind of
+    tasks) and for one of another producer with what nobody can have measured: its figures would be shown as
+    what they are not.
     """
     jobs = {job.result: job for job in study.jobs}
     measurements = tuple(_load(Path(path), jobs.get(path)) for path in study.results)
