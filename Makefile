@@ -48,7 +48,7 @@ lock: ## pin what is installed in .venv now
 	mv requirements.lock.new requirements.lock
 
 clean: ## remove what the pipeline made
-	rm -rf $(filter-out results/h200/,$(wildcard results/*/)) reports/*/ data .snakemake logs
+	rm -rf $(filter-out results/h200,$(patsubst %/,%,$(wildcard results/*/ reports/*/))) data .snakemake logs
 
 distclean: clean ## remove the environment too
 	rm -rf $(VENV)

@@ -6,7 +6,6 @@ equal bytes: no times and no dates.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -168,10 +167,8 @@ def _lines(mass: NDArray[np.float32], axes: Sequence[str], **constants: str | in
 
 def _write(path: Path, tables: Sequence[pa.Table]) -> None:
     table = pa.concat_tables(tables).replace_schema_metadata({"schema": SCHEMA, "version": str(VERSION)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 @cache
