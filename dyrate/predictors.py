@@ -310,16 +310,14 @@ def trained_for(folder: Path) -> str | None:
 def load_predictor(folder: Path) -> Predictor:
     """Read a predictor in evaluation mode, in float32.
 
-    A `DyrateError` for a missing or unfit file, for weights that the record beside them is not of, and for
-    numbers that are not finite.
+    A `DyrateError` for a missing or unfit file, for weights of another record, and for what is not finite.
     """
     record = read_record(folder)
     try:
         config = PredictorConfig(**record["config"])
     except (DyrateError, TypeError) as error:
         raise DyrateError(f"{folder / RECORD_FILE}: {error}") from None
-    # What the file overwrites is drawn first: whoever samples next must not notice.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # of what is drawn here, whoever samples next notices nothing
         predictor = Predictor(config)
     predictor.load_state_dict(_tensors(folder, record, predictor.state_dict()))
     return predictor.eval().requires_grad_(False)
