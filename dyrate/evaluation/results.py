@@ -80,6 +80,8 @@ class Hashes(TypedDict, total=False):
     code: str  # the runtime, the method's own file and the evaluation
     method: str  # of the files that the method's spec names, such as a trained predictor; absent if none
     answers: str  # what the answers file says, `dyrate.evaluation.answers.digest`
+    mass: str  # of a trace: its two tables
+    heads: str
 
 
 class Meta(TypedDict):

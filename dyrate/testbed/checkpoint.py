@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,8 +27,9 @@ def save(directory: Path, model: nn.Module, optimizer: Optimizer, progress: dict
             tensors[f"optimizer/{name}/{key}"] = value.detach().contiguous()
     saved = json.dumps(progress, sort_keys=True)
     hashed = _hash(saved, tensors)
+    content = serialise(tensors, metadata={_KEY: saved, "sha256": hashed})
     with files.replacing(directory / FILE_NAME) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: saved, "sha256": hashed})
+        temporary.write_bytes(content)
 
 
 def load(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -129,15 +129,21 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def read_summary(path: Path) -> Summary:
-    """Read and check a summary; raises `DyrateError` with one line per problem."""
+    """Read and check a summary; raises `DyrateError` with one line per problem, and for tables beside it that
+    are another trace's.
+    """
     summary = files.read_json(path, TraceError)
     _check(path, summary)
+    hashes, beside = summary["meta"].get("hashes", {}), TraceFiles(path)
+    for key, table in (("mass", beside.mass), ("heads", beside.heads)):
+        if key in hashes and table.exists() and hashes[key] != files.digest(files.read_bytes(table)):
+            raise TraceError(f"{table}: is not of the trace that {path} sums up; run `dyrate trace` again")
     return cast(Summary, summary)
 
 
-def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]]]) -> None:
-    """Write each benchmark's class mass, an array [steps, layers, 4] per sample."""
-    _write(
+def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]]]) -> str:
+    """Write each benchmark's class mass, [steps, layers, 4] per sample; returns the sha256 of the file."""
+    return _write(
         path,
         [
             _lines(mass, ("step", "layer"), benchmark=benchmark, sample=sample)
@@ -147,9 +153,9 @@ def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]
     )
 
 
-def write_heads(path: Path, masses: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write each benchmark's mean class mass, an array [steps, layers, heads, 4]."""
-    _write(
+def write_heads(path: Path, masses: Mapping[str, NDArray[np.float32]]) -> str:
+    """Write each benchmark's mean class mass, [steps, layers, heads, 4]; returns the sha256 of the file."""
+    return _write(
         path,
         [_lines(mass, ("step", "layer", "head"), benchmark=benchmark) for benchmark, mass in masses.items()],
     )
@@ -165,10 +171,11 @@ def _lines(mass: NDArray[np.float32], axes: Sequence[str], **constants: str | in
     return pa.table(columns)
 
 
-def _write(path: Path, tables: Sequence[pa.Table]) -> None:
+def _write(path: Path, tables: Sequence[pa.Table]) -> str:
     table = pa.concat_tables(tables).replace_schema_metadata({"schema": SCHEMA, "version": str(VERSION)})
     with files.replacing(path) as temporary:
         pq.write_table(table, temporary)
+        return files.digest(temporary.read_bytes())
 
 
 @cache
