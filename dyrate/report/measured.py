@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.decoding import decoding_slug, decoding_spec
+from dyrate.evaluation.decoding import decoding_slug
 from dyrate.evaluation.results import (
     BenchmarkResult,
     Difference,
@@ -137,7 +137,7 @@ def _job_facts(result: Result, job: Job) -> Iterator[tuple[str, Any, Any]]:
     yield "method", {key: method.get(key) for key in job.spec}, job.spec
     if given is not None:  # what the job leaves to the method's default may be set otherwise
         yield "method", given, job.spec
-    yield "decoding", result["decoding"], decoding_spec(job.decoding)
+    yield "decoding", decoding_slug(result["decoding"]), decoding_slug(job.decoding)
     yield "benchmarks", sorted(result["benchmarks"]), sorted(job.method.benchmarks)
 
 
