@@ -43,12 +43,16 @@ format: $(READY) ## rewrite the sources in the house style
 	ruff format .
 	snakefmt Snakefile workflow
 
-lock: ## pin what is installed in .venv now
-	(sed -n 1p requirements.lock; $(VENV)/bin/python -m pip freeze --all --exclude dyrate --exclude torch --exclude pip) > requirements.lock.new
+# uv (https://docs.astral.sh/uv) asks the index for the hashes of all files; pip knows only those it downloads.
+lock: ## pin what is installed in .venv now, with hashes (needs uv on PATH)
+	$(VENV)/bin/python -m pip freeze --all --exclude dyrate --exclude torch --exclude pip > requirements.lock.in
+	uv pip compile --quiet --no-deps --generate-hashes --universal --no-annotate --no-header requirements.lock.in -o requirements.lock.out
+	(sed -n '/^#/p' requirements.lock; cat requirements.lock.out) > requirements.lock.new
+	rm requirements.lock.in requirements.lock.out
 	mv requirements.lock.new requirements.lock
 
 clean: ## remove what the pipeline made
-	rm -rf $(filter-out results/h200/,$(wildcard results/*/)) reports/*/ data .snakemake logs
+	rm -rf $(filter-out results/h200,$(patsubst %/,%,$(wildcard results/*/ reports/*/))) data .snakemake logs
 
 distclean: clean ## remove the environment too
 	rm -rf $(VENV)

@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,17 +27,19 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DyrateError(f"{path}: another process is writing this file") from None
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as stream:
+            lock(stream.fileno(), f"{path}: another process is writing this file")
             try:
                 yield temporary
+                os.fsync(stream.fileno())
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+    for left in path.parent.glob(
+        f".{glob.escape(path.name)}.*.tmp"
+    ):  # by a version that named them after processes
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -67,27 +71,86 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file strictly (see `parse_json`); a `DyrateError` names the file, and what is wrong."""
+@contextmanager
+def only_one(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes out of a folder while the block runs; a kill lets them in again.
+
+    Raises `DyrateError` where another process is in such a block: `doing` is what it does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise DyrateError(f"{path}: no such file") from None
+        lock(descriptor, f"{folder}: another process is {doing}; wait for it, or choose another --output")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_own(path: Path) -> int:
+    """Open a file that only this package writes, for reading and appending; made where there is none.
+
+    Returns the descriptor. Raises `DyrateError` for what stands there and is no file: a folder, a pipe, or a
+    link, which would lead out of the results.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
-        raise DyrateError(f"{path}: cannot be read: {error.strerror}") from None
+        if error.errno == errno.ELOOP:
+            raise DyrateError(f"{path} is a link, and is not followed; remove it") from None
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise DyrateError(f"{path} is no regular file; remove it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DyrateError(f"{path} is no regular file; remove it")
+    return descriptor
+
+
+def lock(descriptor: int, otherwise: str) -> None:
+    """Lock an open file until it is closed, also by a kill; a `DyrateError` that says `otherwise` if another
+    process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DyrateError(otherwise) from None
+
+
+def digest(data: bytes) -> str:
+    """sha256, as files name each other's content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_bytes(path: Path, kind: type[DyrateError] = DyrateError) -> bytes:
+    """Read a file; an error of that kind names it where that cannot be done, or might never end."""
+    try:
+        if stat.S_ISFIFO(path.stat().st_mode):
+            raise kind(f"{path}: cannot be read: it is a pipe")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise kind(f"{path}: no such file") from None
+    except OSError as error:
+        raise kind(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path, kind: type[DyrateError] = DyrateError) -> Any:
+    """Read a JSON file strictly (see `parse_json`); an error of that kind names the file."""
+    data = read_bytes(path, kind)
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
-        raise DyrateError(f"{path}: not JSON: {error}") from None
-    return parse_json(text, str(path))
+        raise kind(f"{path}: not JSON: {error}") from None
+    return parse_json(text, str(path), kind)
 
 
-def parse_json(text: str, source: str) -> Any:
-    """Parse JSON that says each thing once, in finite numbers; a `DyrateError` names `source`."""
+def parse_json(text: str, source: str, kind: type[DyrateError] = DyrateError) -> Any:
+    """Parse JSON that says each thing once, in finite numbers; an error of that kind names `source`."""
     try:
         return json.loads(
             text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_without_repetition
         )
     except (ValueError, RecursionError) as error:
-        raise DyrateError(f"{source}: not JSON: {error}") from None
+        raise kind(f"{source}: not JSON: {error}") from None
 
 
 def _finite(text: str) -> float:

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
+from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.kernels.perceptron import LOG_OFFSET, Layers, perceptron
 
@@ -274,25 +275,25 @@ def macs(module: nn.Module | None) -> int:
 
 
 def save_predictor(predictor: Predictor, folder: Path, record: Mapping[str, Any]) -> None:
-    """Write weights and `record` (recipe, model, curve, provenance) into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in predictor.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
-    document = {"schema": SCHEMA, "version": VERSION, "config": asdict(predictor.config), **record}
-    (folder / RECORD_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    """Write weights and `record` (recipe, model, curve, provenance) into `folder`, atomically each."""
+    state = predictor.state_dict()
+    weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    head = {"schema": SCHEMA, "version": VERSION, "sha256": files.digest(weights)}
+    document = {**head, "config": asdict(predictor.config), **record}
+    with files.replacing(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(weights)
+    files.write_text(folder / RECORD_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the checked content of a predictor's `predictor.json`; a `DyrateError` if it is none."""
     path = folder / RECORD_FILE
+    if not path.exists():
+        raise DyrateError(f"there is no predictor in {folder}: train one with `dyrate train-predictor`")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DyrateError(
-            f"there is no predictor in {folder}: train one with `dyrate train-predictor`"
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DyrateError(f"{path} cannot be read as a predictor's record: {error}") from None
+        record = files.read_json(path)
+    except DyrateError as error:
+        raise DyrateError(f"a predictor's record cannot be read: {error}") from None
     if not isinstance(record, dict) or (record.get("schema"), record.get("version")) != (SCHEMA, VERSION):
         raise DyrateError(f"{path}: expected a record of schema {SCHEMA}, version {VERSION}")
     known = {field.name for field in fields(PredictorConfig)}
@@ -306,17 +307,49 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def trained_for(folder: Path) -> str | None:
+    """The hash of the model's weights that a predictor was trained on; None where its record has none."""
+    model = read_record(folder).get("model")
+    return model.get("weights") if isinstance(model, dict) else None
+
+
 def load_predictor(folder: Path) -> Predictor:
-    """Read a predictor in evaluation mode, in float32; a `DyrateError` for a missing or unfit file."""
+    """Read a predictor in evaluation mode, in float32.
+
+    A `DyrateError` for a missing or unfit file, for weights of another record, and for what is not finite.
+    """
     record = read_record(folder)
-    # What the file overwrites is drawn first: whoever samples next must not notice.
-    with torch.random.fork_rng(devices=[]):
-        predictor = Predictor(PredictorConfig(**record["config"]))
-    path = folder / WEIGHTS_FILE
     try:
-        predictor.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise DyrateError(f"{path} is missing beside {RECORD_FILE}") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise DyrateError(f"{path} does not fit {RECORD_FILE}: {str(error).splitlines()[0]}") from None
+        config = PredictorConfig(**record["config"])
+    except (DyrateError, TypeError) as error:
+        raise DyrateError(f"{folder / RECORD_FILE}: {error}") from None
+    with torch.random.fork_rng(devices=[]):  # of what is drawn here, whoever samples next notices nothing
+        predictor = Predictor(config)
+    predictor.load_state_dict(_tensors(folder, record, predictor.state_dict()))
     return predictor.eval().requires_grad_(False)
+
+
+def _tensors(folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the weights file, which must be the record's, and those that its config wants."""
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        raise DyrateError(f"{path} is missing beside {RECORD_FILE}")
+    try:
+        tensors = load(weights := files.read_bytes(path))
+    except SafetensorError as error:
+        raise DyrateError(f"{path} does not fit {RECORD_FILE}: {error}; train the predictor again") from None
+    if different := sorted(wanted.keys() ^ tensors.keys()):
+        what = "is missing" if different[0] in wanted else "should not be there"
+        raise DyrateError(f"{path} does not fit {RECORD_FILE}: the tensor {different[0]} {what}")
+    for name, tensor in tensors.items():
+        found, should = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, wanted[name]))
+        if found != should:
+            raise DyrateError(f"{path} does not fit {RECORD_FILE}: {name} is {found}, should be {should}")
+        if not tensor.isfinite().all():
+            raise DyrateError(f"{path}: {name} has numbers that are not finite; train the predictor again")
+    if (hashed := files.digest(weights)) != record.get("sha256"):
+        raise DyrateError(
+            f"{folder / RECORD_FILE}: sha256: is {record.get('sha256')!r}, but {WEIGHTS_FILE} beside it has "
+            f"{hashed}: if the two belong together, put that there; else train the predictor again"
+        )
+    return tensors

@@ -136,6 +136,9 @@ class ReductionMethod:
         """A hash of what a hyperparameter only names, such as a file; empty where `spec()` says it all."""
         return ""
 
+    def check_checkpoint(self, weights: str) -> None:
+        """Raise `DyrateError` for a checkpoint (the hash of its content) that the method was not made for."""
+
     @property
     def position_policy(self) -> Positions:
         """Whether tokens keep their `original` RoPE position or are numbered without gaps."""

@@ -55,8 +55,10 @@ def declared() -> set[str]:
 
 
 def locked() -> set[str]:
-    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
-    assert all("==" in line and "@" not in line for line in lines if line and not line.startswith("#"))
+    lines = (ROOT / "requirements.lock").read_text("utf-8").replace("\\\n", "").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all("==" in line and "@" not in line for line in pins)
+    assert all("--hash=sha256:" in line for line in pins)
     return {name_of(line) for line in lines if line and not line.startswith("#")}
 
 

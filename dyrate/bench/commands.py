@@ -122,10 +122,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.profile import listing
     from dyrate.bench.rows import rows, table
     from dyrate.cost.shapes import ModelShape
-    from dyrate.evaluation.checkpoint import choose_device
+    from dyrate.evaluation.checkpoint import choose_device, content_hash, locate
 
     _check(arguments)
     contenders = _contenders(arguments)
+    methods = [one.method for one in contenders if one.method is not None]
+    if arguments.model and any(method.content_hash for method in methods):  # hashing takes its time
+        weights = content_hash(locate(arguments.model))
+        for method in methods:
+            method.check_checkpoint(weights)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyrate import files
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,6 +52,5 @@ def publish(
         **parts,
     }
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        files.write_text(arguments.output, json.dumps(document, indent=1, sort_keys=True) + "\n")
     sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")

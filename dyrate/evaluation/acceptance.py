@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dyrate import registry
+from dyrate import files, registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
@@ -47,10 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
     text = markdown(table)
-    (arguments.output / "acceptance.json").write_text(
-        json.dumps(table, indent=1, sort_keys=True) + "\n", "utf-8"
-    )
-    (arguments.output / "acceptance.md").write_text(text, "utf-8")
+    files.write_text(arguments.output / "acceptance.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
+    files.write_text(arguments.output / "acceptance.md", text)
     print(text)  # noqa: T201 - the command's output
     return 0 if all(row["passed"] for row in table["rows"]) else 1
 

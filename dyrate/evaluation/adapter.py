@@ -100,6 +100,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
         self._generator = Generator(self.model, self.tokenizer, engine)
         self._generator.engine(self.decoding)
+        self.method.check_checkpoint(self.weights_hash)
 
     @property
     def device(self) -> torch.device:
@@ -129,6 +130,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.decoding = decoding_spec(as_spec(decoding, "decoding"))
         if self._generator is not None:
             self._generator.engine(self.decoding)  # refuses what it cannot do
+            self.method.check_checkpoint(self.weights_hash)
         self.log = Path(log) if log is not None else None
         self.records: dict[str, TaskRecord] = {}
         self._code = f"{answering_code(self.method.spec())} {self.method.content_hash}"

@@ -1,14 +1,16 @@
 """The answers file: one line per sample, beside its result."""
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dyrate import files
 from dyrate.errors import DyrateError
+from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import Sample
 
 _SCHEMA = pa.schema(
@@ -26,8 +28,8 @@ _SCHEMA = pa.schema(
 )
 
 
-def write(path: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write the samples of each benchmark; equal samples give equal bytes."""
+def write(path: Path, samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Write the samples of each benchmark; equal samples give equal bytes. Returns their `digest`."""
     lines = [
         {
             "benchmark": benchmark,
@@ -42,32 +44,56 @@ def write(path: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
         for benchmark, answered in samples.items()
         for sample in answered
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(lines, schema=_SCHEMA), temporary)
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(lines, schema=_SCHEMA), temporary)
+    return digest(lines)
 
 
-def read(path: Path) -> dict[str, list[Sample]]:
-    """Read the samples of each benchmark; raises `DyrateError` for a missing or foreign file."""
-    if not path.is_file():
+def digest(lines: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of what an answers file says, line by line, whatever the version of parquet."""
+    return files.digest("\n".join(json.dumps(line, sort_keys=True) for line in lines).encode())
+
+
+def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
+    """Read the samples of each benchmark, those that `result` scores where it is given.
+
+    Raises `DyrateError` for a missing or foreign file, and for one with other answers than the result's (a
+    result of another producer need not say which are its own).
+    """
+    lines = _lines(path)
+    samples: dict[str, list[Sample]] = {}
+    for number, line in enumerate(lines):
+        where = f"{path}: row {number}"
+        references = files.parse_json(line["references"], f"{where}: references")
+        scores = files.parse_json(line["scores"], f"{where}: scores")
+        if not (isinstance(references, list) and all(isinstance(one, str) for one in references)):
+            raise DyrateError(f"{where}: references: should be a list of texts")
+        if not (isinstance(scores, dict) and all(isinstance(one, int | float) for one in scores.values())):
+            raise DyrateError(f"{where}: scores: should be numbers by name")
+        texts = {key: line[key] for key in ("unit", "stratum", "prompt", "answer")}
+        sample = Sample(doc_id=line["doc_id"], references=references, scores=scores, **texts)
+        samples.setdefault(line["benchmark"], []).append(sample)
+    if result is not None and (wanted := result["meta"].get("hashes", {}).get("answers")):
+        counts = {name: found["samples"] for name, found in result["benchmarks"].items()}
+        found = {name: len(answered) for name, answered in samples.items()}
+        if counts != found or wanted != digest(lines):
+            raise DyrateError(
+                f"{path}: holds other answers than those that the result beside it scores; evaluate it again"
+            )
+    return samples
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
         raise DyrateError(f"{path}: no such file; a baseline needs its answers beside its result")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(pa.BufferReader(files.read_bytes(path)))
+        if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
+            raise DyrateError(f"{path}: no answers file: column {missing[0]!r} is missing")
+        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
         raise DyrateError(f"{path}: cannot be read as parquet: {error}") from None
-    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
-        raise DyrateError(f"{path}: no answers file: column {missing[0]!r} is missing")
-    samples: dict[str, list[Sample]] = {}
-    for line in table.to_pylist():
-        sample = Sample(
-            doc_id=line["doc_id"],
-            unit=line["unit"],
-            stratum=line["stratum"],
-            prompt=line["prompt"],
-            answer=line["answer"],
-            references=json.loads(line["references"]),
-            scores=json.loads(line["scores"]),
-        )
-        samples.setdefault(line["benchmark"], []).append(sample)
-    return samples
+    if empty := [name for name in _SCHEMA.names if table.column(name).null_count]:
+        raise DyrateError(f"{path}: column {empty[0]!r} has rows without a value")
+    lines: list[dict[str, Any]] = table.to_pylist()
+    return lines

@@ -3,13 +3,14 @@
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dyrate import files
 from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
@@ -105,12 +106,16 @@ def check_baseline(job: Evaluation, path: Path) -> None:
     for what, ours, theirs in settings:
         if ours != theirs:
             raise DyrateError(f"--baseline {path}: its {what} is {theirs!r}, should be {ours!r}")
-    known, answered = result["benchmarks"], answers.read(ResultFiles.beside(path).answers)
-    for among in (known, answered):
-        if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in among]:
-            raise DyrateError(
-                f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(among)}"
-            )
+    _check_has(path, result["benchmarks"], job)
+    _check_has(path, answers.read(ResultFiles.beside(path).answers, result), job)
+
+
+def _check_has(baseline: Path, among: Iterable[str], job: Evaluation) -> None:
+    known = list(among)
+    if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in known]:
+        raise DyrateError(
+            f"--baseline {baseline}: has no benchmark {missing[0]!r}; it has {', '.join(known)}"
+        )
 
 
 def _check_inputs(path: Path, model: "DyrateModel", tasks: Sequence[LoadedTask]) -> None:
@@ -164,7 +169,9 @@ def evaluate_loaded(
     generating = sum(record.seconds for record in model.records.values())
     clock.lap("harness")
     result = _result(job, model, tasks, answered)
-    answers.write(job.files.answers, {name: found.samples for name, found in answered.items()})
+    result["meta"]["hashes"]["answers"] = answers.write(
+        job.files.answers, {name: found.samples for name, found in answered.items()}
+    )
     results.write(job.files.result, result)
     clock.lap("score")
     clock.stages["generate"] = generating
@@ -190,7 +197,9 @@ class Clock:
 def _result(
     job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], answered: Mapping[str, Answered]
 ) -> results.Result:
-    baseline = answers.read(ResultFiles.beside(job.baseline).answers) if job.baseline is not None else None
+    baseline = None
+    if job.baseline is not None:
+        baseline = answers.read(ResultFiles.beside(job.baseline).answers, results.read(job.baseline))
     benchmarks: dict[str, BenchmarkResult] = {}
     for loaded in tasks:
         benchmark, found = loaded.benchmark, answered[loaded.benchmark.name]
@@ -278,6 +287,7 @@ def _run_information(
         "schema": results.RUN_SCHEMA,
         "version": results.VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "result": files.digest(files.read_bytes(job.files.result)),
         "wall_seconds": perf_counter() - clock.started,
         "generate_seconds": seconds,
         "samples": generated + sum(record.reused for record in records.values()),

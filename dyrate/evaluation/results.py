@@ -7,15 +7,15 @@ the first two; it imports no torch.
 """
 
 import json
-import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast, get_origin, get_type_hints
 
+from dyrate import files
 from dyrate.errors import DyrateError
 
 SCHEMA = "dyrate.result"
@@ -73,12 +73,15 @@ class BenchmarkResult(TypedDict):
 
 
 class Hashes(TypedDict, total=False):
-    """sha256 of what the result depends on."""
+    """sha256 of what the result depends on, and of the answers that it scores."""
 
     weights: str  # weights, configuration and tokenizer of the checkpoint
     data: dict[str, str]  # per benchmark: its parquet file, or the dataset's fingerprint
     code: str  # the runtime, the method's own file and the evaluation
     method: str  # of the files that the method's spec names, such as a trained predictor; absent if none
+    answers: str  # what the answers file says, `dyrate.evaluation.answers.digest`
+    mass: str  # of a trace: its two tables
+    heads: str
 
 
 class Meta(TypedDict):
@@ -118,6 +121,7 @@ class RunInformation(TypedDict):
     schema: str  # "dyrate.run"
     version: int
     date: str  # ISO 8601, UTC
+    result: NotRequired[str]  # sha256 of the result file
     wall_seconds: float  # of the whole job, start-up included
     generate_seconds: float  # in the model
     samples: int
@@ -206,30 +210,10 @@ def _check(path: Path, result: object) -> None:
         raise ResultError("\n".join(lines))
 
 
-def load_json(path: Path) -> Any:
-    """Read a JSON file of finite numbers; raises `ResultError`."""
-    try:
-        return json.loads(path.read_text("utf-8"), parse_constant=_finite, parse_float=_finite)
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # of JSON or of its encoding
-        raise ResultError(f"{path}: not JSON: {error}") from None
-
-
-def _finite(text: str) -> float:
-    """Python's JSON would let NaN and Infinity in."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no number of JSON")
-    return value
-
-
 def read(path: str | Path) -> Result:
     """Read and check a result file; raises `ResultError` with one line per problem."""
     path = Path(path)
-    result = load_json(path)
+    result = files.read_json(path, ResultError)
     _check(path, result)
     return cast(Result, result)
 
@@ -238,13 +222,13 @@ def write(path: str | Path, result: Result) -> None:
     """Check a result and write it atomically; equal results give equal bytes."""
     path = Path(path)
     _check(path, result)
-    write_json(path, result)
+    files.write_json(path, result)
 
 
-def read_run(path: str | Path) -> RunInformation:
-    """Read the run information beside a result; raises `ResultError`."""
+def read_run(path: str | Path, result: Path | None = None) -> RunInformation:
+    """Read run information; raises `ResultError`, also where `result` is another file than its own."""
     path = Path(path)
-    run = load_json(path)
+    run = files.read_json(path, ResultError)
     if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
         raise ResultError(f"{path}: schema: should be {RUN_SCHEMA!r}")
     if run.get("version") != VERSION:
@@ -258,21 +242,34 @@ def read_run(path: str | Path) -> RunInformation:
     }
     validator = jsonschema.Draft202012Validator({"properties": fields})
     errors = sorted(validator.iter_errors(run), key=lambda error: [str(key) for key in error.path])
-    if errors:
-        lines = [f"{path}: {'.'.join(map(str, error.path))}: {error.message}" for error in errors]
-        raise ResultError("\n".join(lines))
+    lines = [f"{'.'.join(map(str, error.path))}: {error.message}" for error in errors]
+    if lines := lines or list(_run_problems(cast(RunInformation, run), result)):
+        raise ResultError("\n".join(f"{path}: {line}" for line in lines))
     return cast(RunInformation, run)
+
+
+def _run_problems(run: RunInformation, result: Path | None) -> Iterator[str]:
+    """What the types of run information cannot say."""
+    try:
+        date = datetime.fromisoformat(run["date"])
+    except ValueError:
+        yield f"date: {run['date']!r} is no date such as 2026-01-31T12:00:00+00:00"
+    else:
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        if date.replace(tzinfo=date.tzinfo or UTC) > tomorrow:
+            yield f"date: {run['date']} is in the future"
+    if run["generate_seconds"] > run["wall_seconds"]:
+        yield f"generate_seconds: {run['generate_seconds']}, but the whole job took {run['wall_seconds']}"
+    if run["reused_samples"] > run["samples"]:
+        yield f"reused_samples: {run['reused_samples']} of {run['samples']}"
+    for key in ("seconds", "stages"):
+        for name, seconds in cast(dict[str, dict[str, Any]], run)[key].items():
+            if not (isinstance(seconds, int | float) and seconds >= 0):
+                yield f"{key}.{name}: {seconds!r} is no number of seconds"
+    if result is not None and run.get("result") not in (None, files.digest(files.read_bytes(result))):
+        yield f"result: is of another content of {result}, which was changed or copied; evaluate it again"
 
 
 def write_run(path: str | Path, run: RunInformation) -> None:
     """Write the run information atomically."""
-    write_json(Path(path), run)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON atomically, its keys in order; a number that is not finite is a ValueError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", "utf-8")
-    temporary.replace(path)
+    files.write_json(Path(path), run)

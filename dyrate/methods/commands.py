@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyrate import files
 from dyrate.errors import DyrateError
 
 if TYPE_CHECKING:
@@ -134,8 +135,7 @@ def _search(arguments: argparse.Namespace) -> int:
         mark = f"  <- first at most {found.eta:g}" if layer == found.layer else ""
         print(f"{layer:5d}  {value:.6f}{mark}")
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(found.to_json(), encoding="utf-8")
+        files.write_text(arguments.output, found.to_json())
     if found.layer is None:
         raise DyrateError(
             f"no layer stays within eta = {found.eta:g} over {found.samples} questions; raise --eta"

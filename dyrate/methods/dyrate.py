@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.methods.stepwise import StepwisePruning, scheduled
-from dyrate.predictors import RECORD_FILE, WEIGHTS_FILE, Predictor, load_predictor, macs, read_record
+from dyrate.predictors import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    Predictor,
+    load_predictor,
+    macs,
+    read_record,
+    trained_for,
+)
 from dyrate.reduction import Run, View, hyperparameter
 
 
@@ -50,7 +58,8 @@ class DyRate(StepwisePruning):
 
     def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
         """Attach to `model`; a `DyrateError` also for a predictor that is missing, or was made for other
-        layers or another model.
+        layers or heads. Whether it was trained on these very weights is not looked at: `check_checkpoint`
+        does, for who knows the hash of the model's checkpoint, as the commands do.
         """
         self._check(family_of(model).text_config.num_attention_heads)
         return super().__call__(model, record)
@@ -61,6 +70,16 @@ class DyRate(StepwisePruning):
         used = json.dumps([asdict(self._learned.config), self._schedule if self.rates == "schedule" else []])
         weights = (Path(self.predictor) / WEIGHTS_FILE).read_bytes()
         return hashlib.sha256(used.encode() + weights).hexdigest()
+
+    def check_checkpoint(self, weights: str) -> None:
+        """Refuse another checkpoint than the one that the predictor was trained on, where its record says."""
+        trained = trained_for(Path(self.predictor))
+        if trained not in (None, weights):
+            raise DyrateError(
+                f"{self.label}: the predictor in {self.predictor} was trained on other weights "
+                f"({trained:.12}) than this model's ({weights:.12}): train one for this model with "
+                "`dyrate train-predictor`"
+            )
 
     @property
     def steady(self) -> bool:
@@ -148,7 +167,7 @@ class DyRate(StepwisePruning):
         if not (
             isinstance(schedule, list)
             and schedule
-            and all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in schedule)
+            and all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in schedule)
         ):
             raise DyrateError(
                 f"{Path(self.predictor) / RECORD_FILE}: schedule: expected the mean rate, from 0 to 1, of "

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint, provenance
 from dyrate.predictor_training.batch import Encoder
@@ -40,7 +41,8 @@ def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] |
 
     `stop_after` ends the call after so many steps, as a kill would. Returns the record, None if it stopped.
     Times and hardware go into `predictor.run.json`; the other files are the same for the same job.
-    Raises `DyrateError` for unfit arguments, and for a checkpoint of another job in the folder.
+    Raises `DyrateError` for unfit arguments, for a checkpoint of another job in the folder, and where another
+    process trains there.
     """
     import torch
 
@@ -71,32 +73,32 @@ def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] |
         },
         "data": examples.description,
     }
-    with teacher(model) as frozen:
+    with files.only_one(job.output, "training there"), teacher(model) as frozen:
         encode = Encoder(processor, model, recipe.longest_answer)
         trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
         finished = trainer.run(stop_after)
         if not finished:
             return None
         found = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
-    record = {
-        "recipe": asdict(recipe),
-        **facts,
-        **found,
-        "parameters": trainer.predictor.parameters_count,
-        "curve": trainer.progress.curve,
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-    }
-    save_predictor(trainer.predictor, job.output, record)
-    run = {
-        "schema": "dyrate.predictor_run",
-        "version": 1,
-        "seconds": round(perf_counter() - started, 1),
-        "resumed": trainer.progress.resumed,
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    (job.output / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    trainer.remove_checkpoint()
+        record = {
+            "recipe": asdict(recipe),
+            **facts,
+            **found,
+            "parameters": trainer.predictor.parameters_count,
+            "curve": trainer.progress.curve,
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+        }
+        save_predictor(trainer.predictor, job.output, record)
+        run = {
+            "schema": "dyrate.predictor_run",
+            "version": 1,
+            "seconds": round(perf_counter() - started, 1),
+            "resumed": trainer.progress.resumed,
+            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        }
+        files.write_text(job.output / RUN_FILE, json.dumps(run, indent=1) + "\n")
+        trainer.remove_checkpoint()
     return record

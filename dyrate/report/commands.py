@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dyrate import files
 from dyrate.errors import DyrateError
 
 _STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study>/study.json"
@@ -56,7 +57,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     for table in contents.tables:
         tidy.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
-        page.write_text(table_page(table, study, measurements), encoding="utf-8")
+        files.write_text(page, table_page(table, study, measurements))
         print(f"wrote {page.with_suffix('.csv')} and {page}")
     return 0
 
@@ -70,7 +71,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.output.is_dir():
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
     _make_folder(arguments.output.parent)
-    arguments.output.write_text(report_page(study, load(study)), encoding="utf-8")
+    files.write_text(arguments.output, report_page(study, load(study)))
     print(f"wrote {arguments.output}")
     return 0
 

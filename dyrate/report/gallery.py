@@ -47,7 +47,7 @@ def cards(
     """
     with_answers = [m for m in measurements if m.files.answers.exists()]
     shown = next((m.model for m in with_answers if m.method == NONE), "")
-    found = [(m, answers.read(m.files.answers)) for m in with_answers if m.model == shown]
+    found = [(m, answers.read(m.files.answers, m.result)) for m in with_answers if m.model == shown]
     chosen = (_first_disagreement(name, found, data) for name in benchmarks) if shown else ()
     return shown, tuple(card for card in chosen if card)
 

@@ -1,11 +1,13 @@
 """What was measured: result files with their run information, and the budget and evidence in them."""
 
 import hashlib
+import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_slug
@@ -20,6 +22,7 @@ from dyrate.evaluation.results import (
     read,
     read_run,
 )
+from dyrate.report import external
 from dyrate.study import Job, Study
 
 NONE = "none"
@@ -92,12 +95,17 @@ class Budget:
 def load(study: Study) -> tuple[Measurement, ...]:
     """Read a study's result files and, where present, the run information beside them.
 
-    Raises `ResultError` for a result of another study, or of the testbed's tasks in a study of others (and
-    the other way round): its figures would be shown as what they are not.
+    Raises `ResultError` for a result that is not the one of its place (of another study, job or kind of
+    tasks) and for one of another producer with what nobody can have measured: its figures would be shown as
+    what they are not.
     """
     jobs = {job.result: job for job in study.jobs}
     measurements = tuple(_load(Path(path), jobs.get(path)) for path in study.results)
     if lines := [line for m in measurements for line in _misplaced(m, study)]:
+        raise ResultError("\n".join(lines))
+    ours = [m.result for m in measurements if m.job]
+    theirs = [(str(m.files.result), m.result) for m in measurements if not m.job]
+    if lines := list(external.problems(theirs, ours)):
         raise ResultError("\n".join(lines))
     return measurements
 
@@ -114,6 +122,32 @@ def _misplaced(m: Measurement, study: Study) -> Iterator[str]:
                 f"{path}: benchmarks.{name}.task: {foreign!r} has other data than "
                 f"study {study.name!r}, whose tasks are {study.tasks!r}"
             )
+    for what, found, wanted in _job_facts(m.result, m.job) if m.job else ():
+        if found != wanted:
+            yield (
+                f"{path}: {what}: is {found!r}, but this is the place of {wanted!r}: was it copied here? "
+                "Delete it, and run the study again"
+            )
+
+
+def _job_facts(result: Result, job: Job) -> Iterator[tuple[str, Any, Any]]:
+    """What a result says of its job, and what the job says."""
+    yield "model", result["model"], job.model.name
+    method, given = result["method"], _asked(result["meta"]["command"])
+    yield "method", {key: method.get(key) for key in job.spec}, job.spec
+    if given is not None:  # what the job leaves to the method's default may be set otherwise
+        yield "method", given, job.spec
+    yield "decoding", decoding_slug(result["decoding"]), decoding_slug(job.decoding)
+    yield "benchmarks", sorted(result["benchmarks"]), sorted(job.method.benchmarks)
+
+
+def _asked(command: str) -> Any:
+    """The method as `dyrate evaluate` was asked for it; None for another command."""
+    try:
+        words = shlex.split(command)
+        return json.loads(words[words.index("--method") + 1])
+    except (ValueError, IndexError):
+        return None
 
 
 def source(study: Study, measurements: Iterable[Measurement]) -> Literal["testbed", "hub", "other"]:
@@ -139,7 +173,7 @@ def units(name: str, benchmark: BenchmarkResult) -> int | None:
 
 def _load(path: Path, job: Job | None) -> Measurement:
     files = ResultFiles.beside(path)
-    return Measurement(files, read(path), read_run(files.run) if files.run.exists() else None, job)
+    return Measurement(files, read(path), read_run(files.run, path) if files.run.exists() else None, job)
 
 
 def span(counts: Iterable[int | None]) -> str:

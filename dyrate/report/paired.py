@@ -75,7 +75,7 @@ class Answers:
     def _resample(self, m: Measurement, benchmark: str) -> Resampled | None:
         if m not in self._samples:
             path = m.files.answers
-            self._samples[m] = answers.read(path) if path.exists() else {}
+            self._samples[m] = answers.read(path, m.result) if path.exists() else {}
         samples = self._samples[m].get(benchmark)
         if not samples or benchmark not in BENCHMARKS:
             return None

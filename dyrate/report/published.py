@@ -1,15 +1,27 @@
 """The paper's figures, as printed: reads the CSV files in `published/`."""
 
 import csv
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from dyrate import files
+from dyrate.errors import DyrateError
 
 FOLDER = Path(__file__).with_name("published")
 TABLE1_MODEL = "LLaVA-1.5-7B"  # Table I's token-reduction rows are of this model
 TABLE1_GROUPS = ("Independently designed", "LLaVA-derived", "Token reduction")
 # The notes on the paper name the groups but not their boundaries: these rows are read as each group's last.
 LAST_ROWS = ("Qwen-VL-Chat", "LLaVA v1.5", "DyRate")
+
+
+_PRINTED = {
+    "table1_vqa_short.csv": 16, "table1_bold.csv": 7, "table2_captioning.csv": 10, "table2_bold.csv": 6,
+    "table3_efficiency.csv": 10, "ablation_strategy.csv": 4, "ablation_decoding.csv": 4,
+}  # fmt: skip
+_NUMBERS = ("_em", "_acc", "_score", "_cider", "_percent", "_ms", "resolution")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,19 @@ def _ablation(name: str) -> tuple[PublishedRow, ...]:
 
 
 def _lines(name: str) -> list[dict[str, str]]:
-    with (FOLDER / name).open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    """The lines of one of the files, by column; a `DyrateError` for what was not printed like that."""
+    path = FOLDER / name
+    rows = list(csv.reader(files.read_bytes(path).decode().splitlines()))
+    if len(rows) != 1 + _PRINTED[name]:
+        raise DyrateError(f"{path}: {len(rows) - 1} rows; the paper prints {_PRINTED[name]}")
+    header, *lines = rows
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise DyrateError(f"{path}: line {number}: {len(line)} cells under {len(header)} columns")
+        for column, text in zip(header, line, strict=True):
+            if column.endswith(_NUMBERS) and text and not _NUMBER.fullmatch(text):
+                raise DyrateError(f"{path}: line {number}: {column}: {text!r} is no number")
+    return [dict(zip(header, line, strict=True)) for line in lines]
 
 
 def _values(line: dict[str, str]) -> dict[str, str | None]:

@@ -1,9 +1,12 @@
 """Tables as CSV: one line per row and benchmark."""
 
 import csv
-from collections.abc import Iterable, Sequence
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dyrate import files
 from dyrate.report.audit.finding import Finding
 from dyrate.report.cells import Cell, Column, Row, Table, TextColumn
 from dyrate.report.cost import lines
@@ -17,6 +20,8 @@ FIELDS = (
 )  # fmt: skip
 
 
+AUDIT_FIELDS = ("where", "check", "verdict", "cells", "evidence")
+_FORMULA = re.compile(r"(?![+-]?[0-9.]+$)\s*[=+\-@]|[\t\r\n]")  # a printed number keeps its sign
 BUDGET_FIELDS = (
     "model", "method", "decoding", "competitor", "benchmark", "phase", "budget", "prefill_share",
     "decode_share", "mixture", "metric", "unit", "units", "value", "competitor_value",
@@ -29,21 +34,30 @@ def write(table: Table, path: Path) -> None:
 
     A text column is the field of its key, and what the paper prints in it that of its key with `published_`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     texts = [name for column in table.text_columns for name in _text_fields(column)]
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, (*FIELDS, *texts), lineterminator="\n")
-        writer.writeheader()
-        for group, rows in table.groups:
-            for row in rows:
-                for column, cell in row.pairs(table.columns):
-                    if cell.measured or cell.published:
-                        writer.writerow(
-                            {"group": group}
-                            | _published(row, column, cell)
-                            | _measured(row, column, cell)
-                            | _texts(table, row)
-                        )
+    _write(path, (*FIELDS, *texts), _lines(table))
+
+
+def _lines(table: Table) -> Iterator[dict[str, object]]:
+    for group, rows in table.groups:
+        for row in rows:
+            for column, cell in row.pairs(table.columns):
+                if cell.measured or cell.published:
+                    line = _published(row, column, cell) | _measured(row, column, cell)
+                    yield {"group": group} | line | _texts(table, row)
+
+
+def _write(path: Path, fields: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Write lines as CSV, atomically, with no text that a spreadsheet would take for a formula."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({field: _plain(value) for field, value in line.items()} for line in lines)
+    files.write_text(path, stream.getvalue())
+
+
+def _plain(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 COST_FIELDS = (
@@ -54,29 +68,18 @@ COST_FIELDS = (
 
 def write_costs(measurements: Sequence[Measurement], path: Path) -> None:
     """Write the FLOPs of every row: one line per measurement, benchmark, convention and scope."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COST_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines(measurements))
+    _write(path, COST_FIELDS, lines(measurements))
 
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
     """Write the audit of the printed tables: one line per finding."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("where", "check", "verdict", "cells", "evidence"))
-        writer.writerows((f.where, f.check, f.verdict, "; ".join(f.cells), f.evidence) for f in findings)
+    lines = ((f.where, f.check, f.verdict, "; ".join(f.cells), f.evidence) for f in findings)
+    _write(path, AUDIT_FIELDS, (dict(zip(AUDIT_FIELDS, line, strict=True)) for line in lines))
 
 
 def write_standings(standings: Iterable[Standing], path: Path) -> None:
     """Write the comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, BUDGET_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_compared(c) for standing in standings for c in standing.comparisons)
+    _write(path, BUDGET_FIELDS, (_compared(c) for standing in standings for c in standing.comparisons))
 
 
 def _compared(c: Comparison) -> dict[str, object]:

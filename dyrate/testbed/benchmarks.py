@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed.annotators import Crowd
 from dyrate.testbed.blocks import MAKERS, Item, Plan
@@ -168,7 +169,7 @@ def rows(benchmark: str, samples: int, seed: int) -> Iterator[Item]:
 def _write(benchmark: str, items: Iterable[Item], path: Path) -> None:
     schema = features(COLUMNS[benchmark]).arrow_schema
     oracle = []
-    with pq.ParquetWriter(path, schema, compression="none") as writer:
+    with files.replacing(path) as new, pq.ParquetWriter(new, schema, compression="none") as writer:
         group: list[dict[str, Any]] = []
         for number, item in enumerate(items):
             oracle.append({"doc_id": number, "kind": item.kind, "domain": item.domain, "answer": item.answer})
@@ -179,4 +180,5 @@ def _write(benchmark: str, items: Iterable[Item], path: Path) -> None:
         if group:
             writer.write_table(pa.Table.from_pylist(group, schema))
     table = pa.Table.from_pylist(oracle, features(ORACLE_COLUMNS).arrow_schema)
-    pq.write_table(table, path.with_suffix(".oracle.parquet"))
+    with files.replacing(path.with_suffix(".oracle.parquet")) as new:
+        pq.write_table(table, new)

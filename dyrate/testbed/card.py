@@ -1,9 +1,9 @@
 """Writes a testbed model's card from its training record: what it is, and what it must not be taken for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed.stream import stream_hash
 
@@ -25,14 +25,16 @@ def write_card(model: Path, acceptance: Path | None = None) -> Path:
     if acceptance is not None:
         parts.append(_acceptance(model.name, _read(acceptance, "dyrate.acceptance")))
     path = model / "README.md"
-    path.write_text("\n\n".join(parts) + "\n")
+    files.write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
 def _read(path: Path, schema: str) -> dict[str, Any]:
     if not path.is_file():
         raise DyrateError(f"{path} does not exist; it is written by `dyrate testbed {_WRITER[schema]}`")
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = files.read_json(path)
+    if not isinstance(content, dict):
+        raise DyrateError(f"{path}: holds a {type(content).__name__}, should be an object")
     if content.get("schema") != schema:
         raise DyrateError(f"{path}: schema is {content.get('schema')!r}, expected {schema!r}")
     return content

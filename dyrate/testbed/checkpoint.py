@@ -1,14 +1,18 @@
 """One file from which a training run continues: weights, optimiser tensors, and its progress as JSON."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dyrate import files
 from dyrate.errors import DyrateError
 
 _KEY = "progress"
@@ -17,21 +21,23 @@ FILE_NAME = "checkpoint.safetensors"
 
 def save(directory: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any]) -> None:
     """Write the run's state; a crash while writing leaves the previous checkpoint whole."""
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{name}/{key}"] = value.detach().contiguous()
-    partial = directory / f"{FILE_NAME}.partial"
-    save_file(tensors, partial, metadata={_KEY: json.dumps(progress, sort_keys=True)})
-    partial.replace(directory / FILE_NAME)
+    saved = json.dumps(progress, sort_keys=True)
+    hashed = _hash(saved, tensors)
+    content = serialise(tensors, metadata={_KEY: saved, "sha256": hashed})
+    with files.replacing(directory / FILE_NAME) as temporary:
+        temporary.write_bytes(content)
 
 
 def load(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Return (progress, tensors) of the checkpoint in a directory, or None where there is none.
 
     Raises:
-        DyrateError: if the file there is damaged, or not a checkpoint of this module.
+        DyrateError: if the file there is damaged, after which it is out of the way, or is not a checkpoint of
+            this module.
     """
     path = directory / FILE_NAME
     if not path.exists():
@@ -40,11 +46,32 @@ def load(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise DyrateError(f"{path} is damaged ({error}); remove it to start anew") from None
+    except (SafetensorError, OSError) as error:
+        _set_aside(path, str(error))
     if _KEY not in metadata:
         raise DyrateError(f"{path} holds no training progress; remove it to start anew, or write elsewhere")
-    return json.loads(metadata[_KEY]), tensors
+    if metadata.get("sha256") != _hash(metadata[_KEY], tensors):
+        _set_aside(path, "its content is not what was written")
+    progress: dict[str, Any] = json.loads(metadata[_KEY])
+    return progress, tensors
+
+
+def _hash(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _set_aside(path: Path, why: str) -> NoReturn:
+    aside = path.with_name(f"{path.name}.damaged")
+    with files.writable(path):
+        path.replace(aside)
+    raise DyrateError(
+        f"{path} is damaged ({why}): it was set aside as {aside.name} (remove it when it is of no more use), "
+        "and the same command, given again, starts anew"
+    )
 
 
 def restore(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -18,6 +18,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed import checkpoint, world
 from dyrate.testbed.held_out import Accuracy, HeldOut
@@ -181,8 +182,8 @@ class Trainer:
             self.optimizer,
             {"recipe": asdict(self.recipe), "progress": asdict(progress)},
         )
-        with (self.directory / "curve.jsonl").open("w") as file:
-            file.writelines(json.dumps(point) + "\n" for point in progress.curve)
+        curve = "".join(json.dumps(point) + "\n" for point in progress.curve)
+        files.write_text(self.directory / "curve.jsonl", curve)
         shares = " ".join(f"{kind}={share:.2f}" for kind, share in accuracy.shares().items())
         return (
             f"{self.recipe.model} step {progress.step}/{progress.plan.steps} {progress.seconds:.0f} s "
@@ -263,5 +264,5 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(output, max_shard_size=SHARD_SIZE)
     trainer.processor.save_pretrained(output)
-    (output / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    files.write_text(output / "training.json", json.dumps(record, indent=1) + "\n")
     return record

@@ -89,8 +89,10 @@ def trace(job: Trace) -> Summary:
     tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
     recorders = {loaded.benchmark.name: _record(model, loaded) for loaded in tasks}
     summary = _summary(job, model, tasks, recorders)
-    files.write_mass(out.mass, {name: recorder.samples for name, recorder in recorders.items()})
-    files.write_heads(out.heads, {name: recorder.heads for name, recorder in recorders.items()})
+    summary["meta"]["hashes"] |= {
+        "mass": files.write_mass(out.mass, {name: one.samples for name, one in recorders.items()}),
+        "heads": files.write_heads(out.heads, {name: one.heads for name, one in recorders.items()}),
+    }
     files.write_summary(out.summary, summary)
     return summary
 

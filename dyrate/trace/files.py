@@ -6,7 +6,6 @@ equal bytes: no times and no dates.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.evaluation.results import Meta, load_json, write_json
+from dyrate.evaluation.results import Meta
 
 SCHEMA, VERSION = "dyrate.trace", 1
 CLASSES = ("sys", "img", "ins", "res")
@@ -125,19 +125,25 @@ class TraceFiles:
 def write_summary(path: Path, summary: Summary) -> None:
     """Check a summary and write it atomically."""
     _check(path, summary)
-    write_json(path, cast("Mapping[str, Any]", summary))
+    files.write_json(path, cast("Mapping[str, Any]", summary))
 
 
 def read_summary(path: Path) -> Summary:
-    """Read and check a summary; raises `DyrateError` with one line per problem."""
-    summary = load_json(path)
+    """Read and check a summary; raises `DyrateError` with one line per problem, and for tables beside it that
+    are another trace's.
+    """
+    summary = files.read_json(path, TraceError)
     _check(path, summary)
+    hashes, beside = summary["meta"].get("hashes", {}), TraceFiles(path)
+    for key, table in (("mass", beside.mass), ("heads", beside.heads)):
+        if key in hashes and table.exists() and hashes[key] != files.digest(files.read_bytes(table)):
+            raise TraceError(f"{table}: is not of the trace that {path} sums up; run `dyrate trace` again")
     return cast(Summary, summary)
 
 
-def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]]]) -> None:
-    """Write each benchmark's class mass, an array [steps, layers, 4] per sample."""
-    _write(
+def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]]]) -> str:
+    """Write each benchmark's class mass, [steps, layers, 4] per sample; returns the sha256 of the file."""
+    return _write(
         path,
         [
             _lines(mass, ("step", "layer"), benchmark=benchmark, sample=sample)
@@ -147,9 +153,9 @@ def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]
     )
 
 
-def write_heads(path: Path, masses: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write each benchmark's mean class mass, an array [steps, layers, heads, 4]."""
-    _write(
+def write_heads(path: Path, masses: Mapping[str, NDArray[np.float32]]) -> str:
+    """Write each benchmark's mean class mass, [steps, layers, heads, 4]; returns the sha256 of the file."""
+    return _write(
         path,
         [_lines(mass, ("step", "layer", "head"), benchmark=benchmark) for benchmark, mass in masses.items()],
     )
@@ -165,12 +171,11 @@ def _lines(mass: NDArray[np.float32], axes: Sequence[str], **constants: str | in
     return pa.table(columns)
 
 
-def _write(path: Path, tables: Sequence[pa.Table]) -> None:
+def _write(path: Path, tables: Sequence[pa.Table]) -> str:
     table = pa.concat_tables(tables).replace_schema_metadata({"schema": SCHEMA, "version": str(VERSION)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        pq.write_table(table, temporary)
+        return files.digest(temporary.read_bytes())
 
 
 @cache

@@ -11,4 +11,4 @@ rule score:
     message:
         "Their own evaluation"
     shell:
-        "printf 'benchmark,right,samples\\ngqa,52,100\\npope,71,100\\n' > {output} 2> {log}"
+        "printf 'benchmark,right,samples\\ngqa,52,100\\npope,71,100\\n' > {output:q} 2> {log:q}"

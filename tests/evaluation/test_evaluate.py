@@ -317,6 +317,29 @@ def test_a_baseline_whose_answers_are_damaged_is_named(tmp_path: Path) -> None:
         answers.read(tmp_path / "greedy.answers.parquet")
 
 
+def test_answers_that_were_changed_or_are_another_results_are_refused(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    base = make_job(tmp_path / "base", method={"name": "none"})
+    result = evaluate_loaded(base, model, tasks)
+    assert results.read_run(base.files.run, base.files.result)
+    found = answers.read(base.files.answers, result)
+    for changed in (
+        {**found, "gqa": [dataclasses.replace(found["gqa"][0], answer="no"), *found["gqa"][1:]]},
+        {**found, "gqa": found["gqa"][:-1]},
+        {name: samples for name, samples in found.items() if name != "gqa"},
+    ):
+        answers.write(base.files.answers, changed)
+        with pytest.raises(
+            DyrateError, match="holds other answers than those that the result beside it scores"
+        ):
+            answers.read(base.files.answers, result)
+    answers.write(base.files.answers, found)
+    results.write(base.files.result, {**result, "label": "Another"})
+    with pytest.raises(DyrateError, match="result: is of another content"):
+        results.read_run(base.files.run, base.files.result)
+
+
 def test_threads_do_not_change_the_command(tmp_path: Path, make_job: Callable[..., Evaluation]) -> None:
     assert make_job(tmp_path, threads=1).command() == make_job(tmp_path, threads=4).command()
 

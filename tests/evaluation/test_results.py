@@ -116,33 +116,53 @@ def test_a_folder_is_no_result(tmp_path: Path) -> None:
 
 
 def test_run_information_reads_back(tmp_path: Path) -> None:
-    run: results.RunInformation = {
-        "schema": "dyrate.run",
-        "version": 1,
-        "date": "2026-01-01T00:00:00+00:00",
-        "wall_seconds": 1.0,
-        "generate_seconds": 0.5,
-        "samples": 2,
-        "samples_per_second": 4.0,
-        "reused_samples": 0,
-        "seconds": {"gqa": 0.5},
-        "stages": {},
-        "host": {},
-    }
-    results.write_run(tmp_path / "a.run.json", run)
-    assert results.read_run(tmp_path / "a.run.json") == run
+    results.write_run(tmp_path / "a.run.json", RUN)
+    assert results.read_run(tmp_path / "a.run.json") == RUN
     (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run"}')
     with pytest.raises(results.ResultError, match="version: is None"):
         results.read_run(tmp_path / "b.run.json")
     (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run", "version": 1}')
     with pytest.raises(results.ResultError, match="date, generate_seconds"):
         results.read_run(tmp_path / "b.run.json")
-    wrong = {**run, "wall_seconds": "1", "seconds": 3, "version": 1}
+    wrong = {**RUN, "wall_seconds": "1", "seconds": 3, "version": 1}
     (tmp_path / "c.run.json").write_text(json.dumps(wrong))
     with pytest.raises(
         results.ResultError, match=r"seconds: 3 is not of type 'object'\n.*wall_seconds: '1' is not"
     ):
         results.read_run(tmp_path / "c.run.json")
+
+
+RUN: results.RunInformation = {
+    "schema": "dyrate.run",
+    "version": 1,
+    "date": "2026-01-01T00:00:00+00:00",
+    "wall_seconds": 1.0,
+    "generate_seconds": 0.5,
+    "samples": 2,
+    "samples_per_second": 4.0,
+    "reused_samples": 0,
+    "seconds": {"gqa": 0.5},
+    "stages": {},
+    "host": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"date": "yesterday"}, "date: 'yesterday' is no date such as"),
+        ({"date": "2999-01-01T00:00:00+00:00"}, "date: 2999-.* is in the future"),
+        ({"generate_seconds": 2.0}, r"generate_seconds: 2\.0, but the whole job took 1\.0"),
+        ({"reused_samples": 3}, "reused_samples: 3 of 2"),
+        ({"seconds": {"gqa": -1}}, r"seconds\.gqa: -1 is no number of seconds"),
+        ({"result": "0" * 64}, "result: is of another content of .*result.json.*evaluate it again"),
+    ],
+)
+def test_run_information_that_cannot_be_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    results.write_run(tmp_path / "run.json", {**RUN, **change})
+    with pytest.raises(results.ResultError, match=message):
+        results.read_run(tmp_path / "run.json", tmp_path / "result.json")
 
 
 def test_the_files_of_a_result_lie_beside_it() -> None:

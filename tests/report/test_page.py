@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,6 +102,98 @@ def test_a_result_on_real_benchmarks_is_refused_among_the_testbeds(small):
         load(Study.of({**study.config, "external": ["theirs.json"]}))
 
 
+def test_a_result_in_another_jobs_place_is_refused(small):
+    study, (first, *others) = small
+    for other in others:
+        whole = other.files.result.read_bytes()
+        other.files.result.write_bytes(first.files.result.read_bytes())
+        with pytest.raises(
+            ResultError, match=r"method: is .*'none'.*, but this is the place of .*was it copied"
+        ):
+            load(study)
+        other.files.result.write_bytes(whole)
+    load(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(model="other"), "model: is 'other', but this is the place of 'testbed-s'"),
+        (lambda r: r["decoding"].update(name="beam-2"), "decoding: is .*beam-2"),
+        (lambda r: r["benchmarks"].pop("gqa"), "benchmarks: is .*, but this is the place of"),
+        (lambda r: r["method"].update(rate=0.75), "method: is .*0.75.*, but this is the place of .*0.5"),
+        (lambda r: r["meta"].update(command="dyrate evaluate --method vtw"), None),
+        (
+            lambda r: r["meta"].update(command=r["meta"]["command"].replace("{", '{"mode": "evict", ')),
+            "method: is .*evict",
+        ),
+    ],
+)
+def test_a_result_says_the_same_as_its_place(small, change, message):
+    study, measurements = small
+    path = next(m.files.result for m in measurements if m.method == "fastv")
+    result = json.loads(path.read_text())
+    change(result)
+    path.write_text(json.dumps(result))
+    with nullcontext() if message is None else pytest.raises(ResultError, match=message):
+        load(study)
+
+
+def theirs(study, **score):
+    """A sound result of another producer on one benchmark, with changes of its score."""
+    result = json.loads(Path(study.results[0]).read_text())
+    result |= {"method": {"name": "theirs"}, "label": "Theirs"}
+    gqa = {**result["benchmarks"]["gqa"], "difference": None, "visual_tokens": None}
+    gqa["scores"] = {
+        "exact_match": {**gqa["scores"]["exact_match"], "value": 50, "low": 40, "high": 60, **score}
+    }
+    return {**result, "benchmarks": {"gqa": gqa}}
+
+
+@pytest.mark.parametrize(
+    ("score", "change", "message"),
+    [
+        ({}, {}, None),
+        ({}, {"model": "elsewhere", "label": "Unpruned", "method": {"name": "none"}}, None),
+        ({"value": 150, "high": 160}, {}, r"exact_match\.value: 150 is not between 0 and 100 percent"),
+        ({"low": -2}, {}, r"exact_match\.low: -2 is not between"),
+        ({"value": 61}, {}, "value: 61 is outside of its interval, 40 to 60"),
+        ({"unit": "x100"}, {}, "unit: is 'x100'; this metric's is 'percent'"),
+        ({"higher_is_better": False}, {}, "higher_is_better: is False"),
+        ({}, {"method": {"name": "none"}}, "the study itself has a row of {'name': 'none'} on 'testbed-s'"),
+        ({}, {"method": {"name": "fastv", "rate": 0.5}}, "the study itself has a row of"),
+        ({}, {"label": "fastv  (k=2, R=0.5)"}, "the study itself has a row 'fastv"),
+    ],
+)
+def test_results_of_other_producers_are_held_to_what_can_be(small, score, change, message):
+    study, _ = small
+    Path("theirs.json").write_text(json.dumps({**theirs(study, **score), **change}))
+    with nullcontext() if message is None else pytest.raises(ResultError, match=message):
+        load(Study.of({**study.config, "external": ["theirs.json"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["benchmarks"].update(gqb=r["benchmarks"]["gqa"]), "gqb: there is no such benchmark"),
+        (lambda r: r["benchmarks"]["gqa"].update(units=101), "units: 101 of 100 samples"),
+        (
+            lambda r: r["benchmarks"].update(pope=r["benchmarks"]["gqa"]),
+            "pope.primary: is 'exact_match'; this benchmark's is 'accuracy'",
+        ),
+    ],
+)
+def test_benchmarks_of_other_producers_are_ours(small, change, message):
+    study, _ = small
+    result = theirs(study)
+    change(result)
+    for name in ("one.json", "two.json"):
+        Path(name).write_text(json.dumps(result))
+    with pytest.raises(ResultError, match=message) as refused:
+        load(Study.of({**study.config, "external": ["one.json", "two.json"]}))
+    assert "two.json: method: one.json has a row of {'name': 'theirs'} on 'testbed-s'" in str(refused.value)
+
+
 def test_the_header_says_where_the_figures_come_from(page):
     header = text_of(page).partition("At a glance")[0]
 
@@ -138,6 +231,7 @@ def test_the_page_asks_for_nothing_outside_itself(page):
     assert "@import" not in page
     assert not re.findall(r"url\((?!#)[^)]*\)", page)
     assert "<script" not in page
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
 
 
 def test_the_page_is_the_same_each_time(small):

@@ -1,5 +1,8 @@
 import csv
 
+import pytest
+
+from dyrate.errors import DyrateError
 from dyrate.report import published
 
 
@@ -42,3 +45,20 @@ def test_every_figure_is_a_number():
                 for name, text in line.items():
                     if text and name.split("_")[-1] in ("em", "acc", "score", "cider", "percent", "ms"):
                         float(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("105.57,100.00", "105,57,100.00", r"line 2: 4 cells under 3 columns"),
+        ("105.57", "1O5.57", r"line 2: nocaps_cider: '1O5\.57' is no number"),
+        ("LLaVA,105.57,100.00\n", "", "3 rows; the paper prints 4"),
+    ],
+)
+def test_printed_figures_that_were_changed_in_shape_are_refused(tmp_path, monkeypatch, old, new, message):
+    text = (published.FOLDER / "ablation_strategy.csv").read_text()
+    assert old in text
+    (tmp_path / "ablation_strategy.csv").write_text(text.replace(old, new))
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    with pytest.raises(DyrateError, match=rf"ablation_strategy\.csv: {message}"):
+        published.strategy.__wrapped__()

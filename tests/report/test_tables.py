@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dyrate.report import published, tidy
+from dyrate.report.audit.finding import Finding
 from dyrate.report.measured import load, units
 from dyrate.report.tables import table1, table2
 from dyrate.study import Study
@@ -198,6 +199,23 @@ def test_a_printed_row_that_the_model_does_not_have_costs_no_measured_one(study,
 
     assert row(table, "Unpruned", "testbed-m").printed is None
     assert row(table, "Unpruned", "testbed-s").printed is not None
+
+
+def test_no_text_in_a_csv_is_a_formula(study, measurements, tmp_path):
+    hostile = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", " =1"]
+    findings = [Finding(text, text, (text,), "consistent", text) for text in hostile]
+    tidy.write_findings(findings, tmp_path / "t.csv")
+    lines = list(csv.DictReader((tmp_path / "t.csv").open(newline="")))
+    assert [line["evidence"] for line in lines] == [f"'{text}" for text in hostile]
+
+    path = Path(study.results[1])
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "label": "=HYPERLINK(1)"}))
+    tidy.write(table2(study, load(study)), tmp_path / "t.csv")
+    text = (tmp_path / "t.csv").read_text()
+    assert ",'=HYPERLINK(1)," in text
+    assert ",=HYPERLINK(1)," not in text
+    assert ",-" in text, "numbers keep their sign"
 
 
 def test_csv_has_one_line_per_row_and_benchmark(study, measurements, tmp_path):

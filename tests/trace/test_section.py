@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from dyrate.report import attention_figures as figures
@@ -12,7 +13,7 @@ from dyrate.report.attention import attention, sentences
 from dyrate.report.measured import load
 from dyrate.report.page import report_page
 from dyrate.study import Study
-from dyrate.trace.files import Summary, TraceError, TraceFiles, write_summary
+from dyrate.trace.files import Summary, TraceError, TraceFiles, read_summary, write_mass, write_summary
 from tests.report import fake as results
 from tests.trace import fake
 
@@ -127,3 +128,17 @@ def test_a_trace_from_elsewhere_is_refused(study: Study, key: str, value: str) -
     put({key: value})
     with pytest.raises(TraceError, match=f"testbed-s.json: {key}: is '{value}'"):
         attention(study)
+
+
+def test_tables_of_another_trace_are_refused(tmp_path) -> None:
+    found = TraceFiles(tmp_path / "testbed-s.json")
+    mass = {"gqa": {0: np.full((1, 2, 4), 0.25, np.float32)}}
+    hashes = {"mass": write_mass(found.mass, mass)}
+    made = fake.summary("testbed-s")
+    write_summary(found.summary, {**made, "meta": {**made["meta"], "hashes": hashes}})
+    read_summary(found.summary)
+    write_mass(found.mass, {"gqa": {1: mass["gqa"][0]}})
+    with pytest.raises(
+        TraceError, match=r"testbed-s\.parquet: is not of the trace that .* run `dyrate trace` again"
+    ):
+        read_summary(found.summary)

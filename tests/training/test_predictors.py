@@ -1,12 +1,16 @@
 """Claims: a predictor says the same step by step and all at once, and is on disk what it was in memory."""
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dyrate import DyRate
 from dyrate.errors import DyrateError
 from dyrate.predictors import Predictor, PredictorConfig, load_predictor, read_record, save_predictor
 from tests.training.classroom import HEADS, wild_predictor
@@ -133,6 +137,18 @@ def test_a_predictor_is_small() -> None:
         (lambda folder: change(folder, layer="2"), "layer='2'"),
         (lambda folder: change(folder, depth=3), "expected the keys heads, layer and perhaps hidden"),
         (lambda folder: change(folder, output="rank"), "output='rank'"),
+        (
+            lambda folder: forge(folder, sha256=None),
+            "sha256: is None, but .* if the two belong together, put",
+        ),
+        (lambda folder: forge(folder, schedule=[float("nan")]), "NaN is no number of JSON"),
+        (lambda folder: retrain(folder, lambda t: t.mul_(1.01)), r"sha256: is '\w{64}', but predictor\.safe"),
+        (lambda folder: retrain(folder, lambda t: t.fill_(math.nan)), "has numbers that are not finite"),
+        (lambda folder: retrain(folder, lambda t: t.fill_(math.inf)), "has numbers that are not finite"),
+        (lambda folder: retrain(folder, lambda t: t.half()), "is torch.float16 .*, should be torch.float32"),
+        (lambda folder: retrain(folder, lambda t: t[None]), r"is torch.float32 \(1, .*, should be"),
+        (lambda folder: retrain(folder, lambda _: None), r"the tensor rate\..* is missing"),
+        (lambda folder: retrain(folder, lambda t: t, "more"), "the tensor more should not be there"),
     ],
 )
 def test_damaged_predictors_are_explained(damage, message, tmp_path) -> None:
@@ -166,3 +182,35 @@ def test_rankers_of_a_seed_are_the_same_for_every_kind_of_rate_predictor() -> No
     others: tuple[dict[str, Any], ...] = ({"kind": "gru"}, {"kind": "window"}, {"per_head": True})
     for config in (*others, {"rates": 5, "output": "classes"}):
         assert all(map(torch.equal, ranker(**config), expected)), config
+
+
+def forge(folder, **values) -> None:
+    path = folder / "predictor.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def retrain(folder, make, name: str | None = None) -> None:
+    """Put what `make` makes of its first tensor into the weights file, under another name perhaps."""
+    path = folder / "predictor.safetensors"
+    tensors = load_file(path)
+    first = min(key for key in tensors if tensors[key].numel() > 1)
+    made = make(tensors[first].clone())
+    if name is None:
+        del tensors[first]
+    save_file({**tensors, **({} if made is None else {name or first: made.contiguous()})}, path)
+
+
+def test_a_predictor_is_refused_on_other_weights_than_it_was_trained_on(tmp_path) -> None:
+    for name, record in (("one", {"model": {"weights": "a" * 64}}), ("any", {})):
+        save_predictor(wild_predictor(layer=2), tmp_path / name, record)
+    DyRate(predictor=str(tmp_path / "one")).check_checkpoint("a" * 64)
+    DyRate(predictor=str(tmp_path / "any")).check_checkpoint("b" * 64)
+    with pytest.raises(
+        DyrateError, match=r"was trained on other weights \(a{12}\) than this model's \(b{12}\)"
+    ):
+        DyRate(predictor=str(tmp_path / "one")).check_checkpoint("b" * 64)
+
+
+@pytest.mark.parametrize("folder", sorted(Path("predictors").glob("*/*/*")), ids=lambda path: path.name)
+def test_every_predictor_of_the_repository_is_whole(folder) -> None:
+    load_predictor(folder)

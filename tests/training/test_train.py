@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dyrate import cli
+from dyrate import cli, files
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import load_model, load_processor
 from dyrate.methods.dyrate import DyRate
@@ -198,3 +198,9 @@ def test_an_output_that_is_a_file_is_explained(model, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(DyrateError, match="cannot be made a folder"):
         train_predictor(Job(str(model), Recipe.of(SMALL), tmp_path / "out"))
+
+
+def test_two_processes_do_not_train_into_one_folder(model, tmp_path):
+    job = Job(str(model), Recipe.of(SMALL), tmp_path)
+    with files.only_one(tmp_path, "x"), pytest.raises(DyrateError, match="another process is training there"):
+        train_predictor(job)

@@ -170,6 +170,18 @@ def test_a_damaged_checkpoint_is_explained(frozen, finished, tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(DyrateError, match=r"damaged.*remove it"):
         trainer(RECIPE, frozen, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists(), "the next run needs no hand"
+    assert (tmp_path / "checkpoint.safetensors.damaged").exists()
+
+
+@pytest.mark.parametrize("part", ["tensors", "progress"])
+def test_a_changed_checkpoint_is_not_gone_on_from(part, frozen, finished, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    data = (finished.folder / "checkpoint.safetensors").read_bytes()
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    path.write_bytes(flipped if part == "tensors" else data.replace(b"curve", b"Curve", 1))
+    with pytest.raises(DyrateError, match=r"is damaged \(its content is not what was written\)"):
+        trainer(RECIPE, frozen, tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "name"), [({"layer": 4}, "layer"), ({"lagged": (2, 9)}, "lagged")])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.errors import DyrateError
-from dyrate.evaluation.results import ResultError, load_json
+from dyrate.files import read_json
 
 FOLDER = Path("results", "h200")
 """Where they lie, from the working folder; their names do not matter."""
@@ -202,10 +202,7 @@ def _named(made: Provenance) -> tuple[str, str]:
 
 
 def _read(path: Path) -> Bench | Harness:
-    try:
-        document = load_json(path)
-    except ResultError as error:
-        raise SpeedError(str(error)) from None
+    document = read_json(path, SpeedError)
     if lines := [f"{path}: {line}" for line in _problems(document)]:
         raise SpeedError("\n".join(lines))
     made = Provenance(
