@@ -29,9 +29,19 @@ class EncodedImages:
     """Visual features that each image really has; they fill its first placeholders."""
     patches: int
     """Patches of each image that the encoder really saw."""
+    packed: bool = False
+    """The encoder made one row of all images."""
 
     def of_rows(self, layout: TokenLayout) -> list[range]:
-        """Return the images of each row of the prompt; rows may be copies of the encoded batch's rows."""
+        """Return the images of each row of the prompt; rows may be copies of the encoded batch's rows.
+
+        Raises `DyrateError` where the rows do not fit the images, or the images were packed.
+        """
+        if self.packed:
+            raise DyrateError(
+                "this vision tower (Pixtral's) packs its images into one row of patches: methods that reduce "
+                "in the encoder, or draw a row's tokens by its own pixels, are not supported on it"
+            )
         counts: list[int] = layout.visual_tokens.tolist()
         copies, rest = divmod(sum(counts), len(self.pixels) * self.placeholders)
         if rest or copies == 0 or any(count % self.placeholders for count in counts):
@@ -101,6 +111,11 @@ class EncoderHooks:
         pixels: Tensor = args[0] if args else kwargs.pop("pixel_values")
         resized = self.method.resize(pixels, self.family.patch_size)
         self._resized = pixels, self._patches(resized)
+        if resized is not pixels and self.family.packs_images:
+            raise DyrateError(
+                f"{self.method} resizes images, which is not supported on a vision tower that packs images of "
+                "several sizes (Pixtral's)"
+            )
         if resized is not pixels:
             kwargs["interpolate_pos_encoding"] = True
         return (resized, *args[1:]), kwargs
@@ -117,7 +132,9 @@ class EncoderHooks:
                 f"{self.method}: visual features of shape {tuple(reduced.shape)} do not fit {len(features)} "
                 f"images of at most {placeholders} tokens"
             )
-        self.images = EncodedImages(pixels, placeholders, reduced.shape[1], patches)
+        self.images = EncodedImages(
+            pixels, placeholders, reduced.shape[1], patches, packed=self.family.packs_images
+        )
         self._resized = None
         missing = placeholders - reduced.shape[1]
         return pad(reduced, (0, 0, 0, missing)) if missing else reduced

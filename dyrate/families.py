@@ -29,6 +29,8 @@ class Family:
     """Returns visual features [images, tokens, hidden]."""
     patch_size: int
     image_token_id: int
+    packs_images: bool = False
+    """The tower reads images of several sizes as one row of patches, so that none has features of its own."""
 
 
 def _llava(model: Any) -> Family:
@@ -42,6 +44,7 @@ def _llava(model: Any) -> Family:
         projector=model.model.multi_modal_projector,
         patch_size=model.config.vision_config.patch_size,
         image_token_id=model.config.image_token_id,
+        packs_images=model.config.vision_config.model_type == "pixtral",
     )
 
 
@@ -56,13 +59,15 @@ def family_of(model: nn.Module) -> Family:
             f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "
             "A wrapped model (PEFT, DDP) must be unwrapped first"
         )
-    family = adapter(model)
-    config = family.text_config
+    config: Any = model.config
+    config = config.get_text_config()
     if config.model_type not in TEXT_MODELS:
         raise DyrateError(
             f"{type(model).__name__} with a text model of type {config.model_type!r} is not supported; "
             f"supported text models: {', '.join(TEXT_MODELS)}"
         )
+    family = adapter(model)
+    config = family.text_config
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     if set(layer_types) != {"full_attention"} or (
         config.model_type == "mistral" and config.sliding_window is not None

@@ -107,7 +107,8 @@ def _entry(key: str, digest: str) -> str:
 def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     """Return processor and model of a checkpoint; they are known to fit one image together.
 
-    Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported (see `soundness`).
+    Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported: see `checkpoint_files`
+    and `soundness`.
     """
     from dyrate.evaluation.soundness import check_vision
 
@@ -121,7 +122,8 @@ def load_processor(folder: Path) -> Any:
     """The checkpoint's processor: PIL pixels on every machine, padding on the left for batched generation."""
     from transformers import AutoProcessor
 
-    from dyrate.evaluation.soundness import check_config, check_processor, check_processor_files, complaints
+    from dyrate.evaluation.checkpoint_files import check_config, check_processor_files, complaints
+    from dyrate.evaluation.soundness import check_processor
 
     config = check_config(folder)
     check_processor_files(folder)
@@ -144,13 +146,8 @@ def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from dyrate.evaluation.soundness import (
-        check_config,
-        check_finite,
-        check_keys,
-        check_weight_files,
-        complaints,
-    )
+    from dyrate.evaluation.checkpoint_files import check_config, check_weight_files, complaints
+    from dyrate.evaluation.soundness import check_finite, check_keys
 
     if dtype not in DTYPES:
         raise DyrateError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")

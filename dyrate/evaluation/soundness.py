@@ -1,153 +1,33 @@
-"""What a checkpoint must be, so that what is scored is that checkpoint: its files, weights and processor.
+"""What was loaded, held against its checkpoint: weights that are all there, and a processor that fits.
 
-transformers loads much that is no such thing: absent weights are drawn at random, a broken
-`generation_config.json` counts as none, and the sizes in `config.json` are allocated before they are compared.
+transformers draws absent weights at random, and leaves out what does not fit, with no more than a warning.
 """
 
-import json
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from dyrate.errors import DyrateError
+from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few
 from dyrate.families import family_of
-from dyrate.files import read_json
-
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_MODEL_FILES = (CONFIG, "generation_config.json")
-_PROCESSOR_FILES = (
-    "processor_config.json",
-    "preprocessor_config.json",
-    "chat_template.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-# What only makes sense above 0; many models would run with less, and say nothing.
-_POSITIVE = re.compile(
-    r"(hidden|intermediate|vocab|image|patch)_size|num_(hidden_layers|attention_heads|key_value_heads|channels)"
-    r"|head_dim|max_position_embeddings|(rms|layer)_norm_eps|rope_theta|factor"
-)
-# What the libraries raise for a damaged checkpoint, as tried; the tokenizers' own errors are plain `Exception`.
-_COMPLAINTS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) + (
-    AssertionError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
-_LONGEST = 300
-_NAMED = 3
-
-
-@contextmanager
-def complaints(where: str) -> Iterator[None]:
-    """Turn what a library says against a checkpoint into a `DyrateError` of one line, which begins with `where`.
-
-    Meant for one call of a library: a mistake of ours in the block would look like one of the checkpoint.
-    """
-    try:
-        yield
-    except DyrateError:
-        raise
-    except Exception as error:
-        if type(error) is not Exception and not isinstance(error, _COMPLAINTS):
-            raise
-        text = " ".join(str(error).split())
-        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-        raise DyrateError(f"{where}: {type(error).__name__}: {text}") from error
-
-
-def check_config(folder: Path) -> Any:
-    """Return the checkpoint's configuration.
-
-    Raises `DyrateError` where `config.json` is absent or damaged, describes no vision-language model, or has
-    a number that no model can have; where the weights are an adapter's; and where they are quantized.
-    """
-    from transformers import AutoConfig
-
-    path = folder / CONFIG
-    values = _mapping(path)
-    for name in _MODEL_FILES[1:]:
-        _mapping_if_there(folder / name)
-    if (folder / "adapter_config.json").exists():
-        raise DyrateError(
-            f"{folder}: holds an adapter (adapter_config.json); merge it into its model (PEFT's "
-            "merge_and_unload()) and save that"
-        )
-    if values.get("quantization_config"):
-        raise DyrateError(
-            f"{path}: quantization_config: quantized weights are not supported, as scores and times would "
-            "be labelled with a dtype that they do not have; use the checkpoint that was quantized"
-        )
-    for key, value in _numbers(values):
-        if _POSITIVE.fullmatch(key.rpartition(".")[2]) and value <= 0:
-            raise DyrateError(f"{path}: {key} is {value}, expected more than 0")
-    with complaints(str(path)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if getattr(config, "vision_config", None) is None or getattr(config, "text_config", None) is None:
-        raise DyrateError(
-            f"{path}: model_type {config.model_type!r} is no vision-language model: there is no vision_config "
-            "beside a text_config"
-        )
-    return config
-
-
-def check_weight_files(folder: Path, config: Any) -> None:
-    """Raise `DyrateError` where files of weights are absent, damaged, no floats, or too few for `config`."""
-    weights: dict[str, list[int]] = {}
-    for path in _weight_files(folder):
-        with complaints(f"{path}: damaged or cut off"), safe_open(path, framework="pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            shapes = {name: (value.get_shape(), value.get_dtype()) for name, value in found.items()}
-        for name, (shape, dtype) in shapes.items():
-            if "F" not in dtype and name.endswith((".weight", ".bias")):
-                raise DyrateError(f"{path}: {name} is stored as {dtype}; expected floating-point weights")
-            weights[name] = shape
-    stored = sum(map(_product, weights.values()))
-    for part in ("text_config", "vision_config"):
-        layers = getattr(getattr(config, part), "num_hidden_layers", 0)
-        if layers > len(weights):
-            raise DyrateError(
-                f"{folder / CONFIG}: {part}.num_hidden_layers is {layers}, but there are only {len(weights)} "
-                f"tensors in the weights"
-            )
-    if (described := _parameters(folder, config)) > 2 * stored:
-        raise DyrateError(
-            f"{folder / CONFIG}: describes a model of {described:,} parameters, but the weights hold only "
-            f"{stored:,} numbers"
-        )
-
-
-def check_processor_files(folder: Path) -> None:
-    """Raise `DyrateError` for a file of the processor or tokenizer that is not what its name says."""
-    for name in _PROCESSOR_FILES:
-        _mapping_if_there(folder / name)
-    for path in folder.glob("*.jinja"):
-        with complaints(str(path)):
-            path.read_text("utf-8")
 
 
 def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]]) -> None:
     """Raise `DyrateError` unless the weights were exactly those of the model.
 
-    `loaded` is what `from_pretrained(..., output_loading_info=True)` says: tied weights, and what transformers
-    itself lets a checkpoint lack or have besides, are not in it.
+    `loaded` is what `from_pretrained(..., output_loading_info=True)` says: tied weights, and what
+    transformers itself lets a checkpoint lack or have besides, are not in it.
     """
     mismatched = [
         f"{name} ({list(stored)} stored, {list(expected)} by {CONFIG})"
         for name, stored, expected in loaded["mismatched_keys"]
     ]
     faults = [
-        f"{what} {_few(names)}"
+        f"{what} {few(names)}"
         for what, names in (
             ("lacks", loaded["missing_keys"]),
             ("has, beyond the model,", loaded["unexpected_keys"]),
@@ -158,7 +38,8 @@ def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]]) -> None:
     ]
     if faults:
         raise DyrateError(
-            f"--model {folder}: the checkpoint {'; '.join(faults)}. Weights and {CONFIG} are not of one model"
+            f"--model {folder}: the checkpoint {'; '.join(faults)}. Weights and {CONFIG} must be of one "
+            "model, and adapters merged into it"
         )
 
 
@@ -174,9 +55,13 @@ def check_finite(folder: Path, model: Any) -> None:
     finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
     if bad := [name for name, fine in zip(named, finite, strict=True) if not fine]:
         dtype = str(model.dtype).removeprefix("torch.")
-        cure = "numbers too large for float16 (try bfloat16)" if dtype == "float16" else "a rope setting"
+        other = (
+            "numbers too large for float16 (try bfloat16)"
+            if dtype == "float16"
+            else f"a setting of {CONFIG} that leads to such numbers"
+        )
         raise DyrateError(
-            f"--model {folder}: NaN or infinity, as {dtype}, in {_few(bad)}: damaged weights, or {cure}"
+            f"--model {folder}: NaN or infinity, as {dtype}, in {few(bad)}: damaged weights, or {other}"
         )
 
 
@@ -197,8 +82,8 @@ def check_processor(folder: Path, processor: Any, config: Any) -> None:
     expected = getattr(config, "image_token_id", None)
     if token is not None and expected is not None and known.get(token) != expected:
         raise DyrateError(
-            f"{folder}: the processor's image token {token!r} has the id {known.get(token)} in the tokenizer, and "
-            f"by {CONFIG} it is {expected}"
+            f"{folder}: the processor's image token {token!r} has the id {known.get(token)} in the "
+            f"tokenizer, and by {CONFIG} it is {expected}"
         )
     if (largest := max(known, key=known.__getitem__)) and known[largest] >= rows:
         raise DyrateError(
@@ -216,7 +101,7 @@ def check_processor(folder: Path, processor: Any, config: Any) -> None:
 def check_vision(folder: Path, processor: Any, model: Any) -> None:
     """Encode one grey image, and raise `DyrateError` unless it makes a feature for each of its image tokens.
 
-    Also raises it for a model that no family adapter knows, and for pixels or features that are not finite.
+    Also raises it for pixels or features that are not finite.
     """
     family = family_of(model)
     token = processor.image_token
@@ -246,61 +131,3 @@ def check_vision(folder: Path, processor: Any, model: Any) -> None:
         raise DyrateError(
             f"--model {folder}: the vision encoder makes NaN or infinity of a grey image, in {dtype}"
         )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers takes the weights from: all lie in the folder, whose hash names them."""
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).exists():
-        raise DyrateError(f"--model {folder}: neither {WEIGHTS} nor {INDEX}, of which one must be there")
-    shards = _mapping(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
-        raise DyrateError(f"{folder / INDEX}: weight_map should name a file for each tensor")
-    names = set(shards.values())
-    if absent := names - {path.name for path in folder.glob("*.safetensors")}:
-        raise DyrateError(f"{folder / INDEX}: names {_few(absent)}, not in the folder; download it again")
-    return [folder / name for name in sorted(names)]
-
-
-def _parameters(folder: Path, config: Any) -> int:
-    """How many numbers the model has that `config` describes; none of them is made."""
-    from transformers import AutoModelForImageTextToText
-
-    with complaints(str(folder / CONFIG)), torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise DyrateError(f"{path}: expected a JSON object, not {json.dumps(values)[:40]}")
-    return values
-
-
-def _mapping_if_there(path: Path) -> None:
-    if path.exists():
-        _mapping(path)
-
-
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
-    """All numbers of a nested mapping, by their dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float):
-            yield f"{prefix}{key}", value
-
-
-def _product(shape: Iterable[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _few(names: Collection[str]) -> str:
-    """The first of some names, and how many there are."""
-    shown = ", ".join(sorted(names)[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
