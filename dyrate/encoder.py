@@ -113,8 +113,8 @@ class EncoderHooks:
         self._resized = pixels, self._patches(resized)
         if resized is not pixels and self.family.packs_images:
             raise DyrateError(
-                f"{self.method} resizes images, which is not supported on a vision tower that packs images of "
-                "several sizes (Pixtral's)"
+                f"{self.method} resizes images, which is not supported on this vision tower (Pixtral's): it "
+                "packs images of several sizes into one row of patches"
             )
         if resized is not pixels:
             kwargs["interpolate_pos_encoding"] = True

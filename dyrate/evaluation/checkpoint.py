@@ -184,7 +184,7 @@ def choose_device(name: str) -> "torch.device":
     """`auto` is this process's GPU where there is one, else the CPU; a missing device is a `DyrateError`."""
     import torch
 
-    origin = f"--device {name}"
+    origin = f"--device {name!r}"
     if name == "auto":
         rank = os.environ.get("LOCAL_RANK", "0")
         origin += f" with LOCAL_RANK={rank}"
@@ -192,7 +192,7 @@ def choose_device(name: str) -> "torch.device":
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DyrateError(f"{origin}: no such device; try auto, cpu, cuda or cuda:0") from None
+        raise DyrateError(f"{origin} is no device; try auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DyrateError(f"{origin}: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type == "cpu" and device.index:

@@ -38,7 +38,14 @@ _POSITIVE = re.compile(
     r"|num_channels|head_dim|max_position_embeddings|(rms|layer)_norm_eps|rope_theta|factor"
 )
 # What the libraries raise for a damaged checkpoint, as tried; errors of tokenizers are plain `Exception`.
-_COMPLAINTS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) + (
+_COMPLAINTS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
     AssertionError,
     ImportError,
     SafetensorError,
@@ -50,7 +57,7 @@ _NAMED = 3
 
 @contextmanager
 def complaints(where: str) -> Iterator[None]:
-    """Turn what a library says against a checkpoint into a `DyrateError` of one line that begins with `where`.
+    """Turn what a library says against a checkpoint into a `DyrateError` of one line, beginning with `where`.
 
     Meant for one call of a library: a mistake of ours in the block would look like one of the checkpoint.
     """
