@@ -67,13 +67,15 @@ def family_of(model: nn.Module) -> Family:
             f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "
             "A wrapped model (PEFT, DDP) must be unwrapped first"
         )
-    family = adapter(model)
-    config = family.text_config
+    config: Any = model.config
+    config = config.get_text_config()
     if config.model_type not in TEXT_MODELS:
         raise DyrateError(
             f"{type(model).__name__} with a text model of type {config.model_type!r} is not supported; "
             f"supported text models: {', '.join(TEXT_MODELS)}"
         )
+    family = adapter(model)
+    config = family.text_config
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     if set(layer_types) != {"full_attention"} or (
         config.model_type == "mistral" and config.sliding_window is not None

@@ -95,8 +95,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.configure(method, decoding, log, **hyperparameters)  # before anything slow
         folder = checkpoint.locate(pretrained, revision)
         self.weights_hash = checkpoint.content_hash(folder)
-        self.processor = checkpoint.load_processor(folder)
-        self.model = checkpoint.load_model(folder, self._device, dtype)
+        self.processor, self.model = checkpoint.load(folder, self._device, dtype)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
         self._generator = Generator(self.model, self.tokenizer, engine)
         self._generator.engine(self.decoding)

@@ -1,11 +1,15 @@
 """Where a model comes from: a folder or a hub id, its content hash, and how it is loaded."""
 
 import hashlib
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyrate.errors import DyrateError
+from dyrate.files import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +25,12 @@ def locate(pretrained: str, revision: str = "main") -> Path:
 
     Raises `DyrateError` where there is neither, or no safetensors weights.
     """
-    folder = Path(pretrained).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(pretrained).expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, or ~user without such a user
+        raise DyrateError(f"--model {pretrained}: {error}") from None
+    if not there:
         folder = _snapshot(pretrained, revision)
     if not any(folder.glob("*.safetensors")):
         raise DyrateError(
@@ -47,11 +55,15 @@ def _snapshot(name: str, revision: str) -> Path:
 def content_hash(folder: Path) -> str:
     """sha256 over names and bytes of weights, configuration, tokenizer and processor.
 
-    Large files are hashed once: their digests are kept in the user's cache folder, by path, size and time.
+    Large files are hashed once: their digests are kept in the user's cache folder, where there can be one, by
+    what the file system says of the file. Raises `DyrateError` for a file that cannot be read.
     """
     digest = hashlib.sha256()
     for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name}\0{_file_hash(path)}\n".encode())
+        try:
+            digest.update(f"{path.name}\0{_file_hash(path)}\n".encode())
+        except OSError as error:
+            raise DyrateError(f"{path}: cannot be read: {error.strerror}") from None
     return digest.hexdigest()
 
 
@@ -66,63 +78,128 @@ def _file_hash(path: Path) -> str:
     status = path.stat()
     if status.st_size < _CACHE_ABOVE:
         return file_hash(path)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dyrate" / "sha256"
-    key = hashlib.sha256(f"{path}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
-    known = cache / key
-    if known.exists():
-        return known.read_text("ascii")
-    digest = file_hash(path)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = known.with_name(f"{key}.{os.getpid()}")
-    temporary.write_text(digest, "ascii")
-    temporary.replace(known)
-    return digest
+    # Times of modification can be set, as `cp --preserve` does; those of a change of the inode cannot.
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = hashlib.sha256(f"{path}\0{identity}".encode()).hexdigest()
+    digest = None
+    with suppress(OSError, RuntimeError, ValueError, DyrateError):  # no cache: no home, no rights, no space
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dyrate" / "sha256"
+        digest = _known_hash(cache / key)
+        if digest is None:
+            digest = file_hash(path)
+            write_text(cache / key, _entry(key, digest))
+    return digest or file_hash(path)
+
+
+def _known_hash(entry: Path) -> str | None:
+    """The digest in an entry of the cache, None where there is none, or a damaged one."""
+    if not entry.exists():
+        return None
+    text = entry.read_bytes().decode("ascii", errors="replace")
+    digest = text[: hashlib.sha256().digest_size * 2]
+    return digest if text == _entry(entry.name, digest) else None
+
+
+def _entry(key: str, digest: str) -> str:
+    return f"{digest} {hashlib.sha256(f'{key} {digest}'.encode()).hexdigest()}\n"
+
+
+def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
+    """Return processor and model of a checkpoint; they are known to fit one image together.
+
+    Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported: see `checkpoint_files`
+    and `soundness`.
+    """
+    from dyrate.evaluation.soundness import check_vision
+
+    processor = load_processor(folder)
+    model = load_model(folder, device, dtype)
+    check_vision(folder, processor, model)
+    return processor, model
 
 
 def load_processor(folder: Path) -> Any:
     """The checkpoint's processor: PIL pixels on every machine, padding on the left for batched generation."""
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    tokenizer = processor.tokenizer
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    from dyrate.evaluation.checkpoint_files import check_config, check_processor_files, complaints
+    from dyrate.evaluation.soundness import check_processor
+
+    config = check_config(folder)
+    check_processor_files(folder)
+    with complaints(f"--model {folder}: its processor or tokenizer"):
+        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is not None:
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    check_processor(folder, processor, config)
     return processor
 
 
 def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
-    """The model in evaluation mode, from safetensors, on `device` in `dtype`."""
+    """The model in evaluation mode, from safetensors, on `device` in `dtype`.
+
+    Raises `DyrateError` unless the checkpoint's weights are all there, all of this model, and all finite.
+    """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+
+    from dyrate.evaluation.checkpoint_files import check_config, check_weight_files, complaints
+    from dyrate.evaluation.soundness import check_finite, check_keys
 
     if dtype not in DTYPES:
         raise DyrateError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
+    config = check_config(folder)
+    check_weight_files(folder, config)
+    with complaints(f"--model {folder}"), _without_report():
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             device_map={"": device} if device.type != "cpu" else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except SafetensorError as error:
-        raise DyrateError(f"--model {folder}: its weights are damaged or cut off: {error}") from None
+    check_keys(folder, loaded)
+    check_finite(folder, model)
     return model.eval()
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Silence transformers' table of keys that do not fit: they become one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def choose_device(name: str) -> "torch.device":
     """`auto` is this process's GPU where there is one, else the CPU; a missing device is a `DyrateError`."""
     import torch
 
+    origin = f"--device {name!r}"
     if name == "auto":
         rank = os.environ.get("LOCAL_RANK", "0")
-        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+        origin += f" with LOCAL_RANK={rank}"
+        name = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DyrateError(f"--device {name!r} is no device; try auto, cpu, cuda or cuda:0") from None
+        raise DyrateError(f"{origin} is no device; try auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DyrateError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise DyrateError(f"{origin}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cpu" and device.index:
+        raise DyrateError(f"{origin}: there is one CPU device, cpu; --threads says how much of it")
+    try:
+        torch.ones(1, device=device).item()  # a meta tensor has no item
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DyrateError(f"{origin}: not usable here ({reason}); try auto, cpu or cuda") from None
     return device

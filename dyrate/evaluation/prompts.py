@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from dyrate.errors import DyrateError
 
 IMAGE = "<image>"
@@ -30,7 +32,8 @@ class PromptStyle:
     def of(cls, processor: Any, model_type: str, template: str | None = None) -> "PromptStyle":
         """Choose the given template, the tokenizer's, for LLaVA Vicuna's, or the processor's, in this order.
 
-        A template that loses a plain string gets its message in parts. Without any: a `DyrateError`.
+        A template that loses a plain string gets its message in parts. Raises `DyrateError` without any, and
+        for one that is no Jinja, or that loses the question or the image in parts, too.
         """
         tokenizer = processor.tokenizer
         chosen = template or tokenizer.chat_template
@@ -39,7 +42,18 @@ class PromptStyle:
         if chosen is None:
             raise DyrateError(f"the checkpoint ({model_type}) has no chat template; pass chat_template=...")
         plain = cls(tokenizer, chosen, structured=False)
-        return plain if _PROBE in plain.render(_PROBE, 0) else cls(tokenizer, chosen, structured=True)
+        try:
+            style = plain if _PROBE in plain.render(_PROBE, 0) else cls(tokenizer, chosen, structured=True)
+            prompt = style.render(_PROBE, 1)
+        except TemplateError as error:
+            raise DyrateError(f"the checkpoint's chat template: {type(error).__name__}: {error}") from error
+        if lost := [
+            part for part in (_PROBE, getattr(processor, "image_token", IMAGE)) if part not in prompt
+        ]:
+            raise DyrateError(
+                f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}"
+            )
+        return style
 
     def render(self, text: str, images: int) -> str:
         """The prompt for a user's text and some images; text that places its images keeps them there."""

@@ -112,7 +112,7 @@ def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from dyrate.evaluation.checkpoint import choose_device, load_model, load_processor, locate
+    from dyrate.evaluation.checkpoint import choose_device, load, locate
     from dyrate.methods.vtw_search import search_layer
     from dyrate.questions import questions_from
 
@@ -121,9 +121,7 @@ def _search(arguments: argparse.Namespace) -> int:
     questions = (
         _testbed_questions(arguments.seed) if arguments.data is None else questions_from(arguments.data)
     )
-    folder = locate(arguments.model)
-    processor = load_processor(folder)
-    model = load_model(folder, choose_device(arguments.device), arguments.dtype)
+    processor, model = load(locate(arguments.model), choose_device(arguments.device), arguments.dtype)
     found = search_layer(
         model,
         _encoded(processor, model, islice(questions, arguments.limit)),

@@ -59,8 +59,7 @@ def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] |
         else FileExamples(job.data, recipe.seed, recipe.validation_examples, job.limit)
     )
     folder = checkpoint.locate(job.model)
-    processor = checkpoint.load_processor(folder)
-    model = checkpoint.load_model(folder, device, job.dtype)
+    processor, model = checkpoint.load(folder, device, job.dtype)
     try:
         job.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

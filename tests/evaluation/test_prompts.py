@@ -50,3 +50,23 @@ def test_another_family_without_a_template_is_refused(checkpoint: Path) -> None:
 def test_a_structured_checkpoint_loads(tmp_path: Path) -> None:
     processor = load_processor(make_checkpoint(tmp_path, PARTS_TEMPLATE))
     assert PromptStyle.of(processor, "llava").render("What is it?", 1) == PROMPT
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages[0]['content']", "TemplateSyntaxError"),
+        ("{{ raise_exception('one turn only') }}", "TemplateError: one turn only"),
+        ("{{ nothing.at.all }}", "UndefinedError"),
+        ("hello", "makes a prompt without 'What is this\\?': 'hello'"),
+        (
+            "{% for p in messages[0]['content'] %}{{ p['text'] }}{% endfor %}",
+            "makes a prompt without '<image>'",
+        ),
+    ],
+)
+def test_a_template_that_fails_or_loses_its_message_is_refused(
+    checkpoint: Path, template: str, message: str
+) -> None:
+    with pytest.raises(DyrateError, match=f"the checkpoint's chat template.*{message}"):
+        PromptStyle.of(load_processor(checkpoint), "llava", template)

@@ -21,6 +21,7 @@ from dyrate.bench.models import loaded_model, random_model
 from dyrate.cost.shapes import ModelShape
 from dyrate.evaluation import adapter, checkpoint
 from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.suite import LoadedTask, load_tasks
 from dyrate.registry import load_method
@@ -46,7 +47,8 @@ def checkpoint_like(model: Any, processor: Path) -> Iterator[Path]:
     from transformers import AutoProcessor
 
     vision = model.config.vision_config
-    made = AutoProcessor.from_pretrained(processor)
+    with complaints(f"--processor {processor}"):
+        made = AutoProcessor.from_pretrained(processor)
     made.image_processor.size = {"shortest_edge": vision.image_size}
     made.image_processor.crop_size = {"height": vision.image_size, "width": vision.image_size}
     made.patch_size = vision.patch_size
