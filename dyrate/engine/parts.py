@@ -82,7 +82,8 @@ def check_parts(model: Any) -> None:
     parts = dict(text_parts(model))
     text = parts[_TEXT]
     if type(text) not in _KINDS:
-        raise _refused(_TEXT, f"is a {_name(type(text))}, which the engine was not tested with")
+        known = ", ".join(kind.__name__ for kind in _KINDS)
+        raise _refused(_TEXT, f"is a {_name(type(text))}, not a plain {known}")
     kinds = _KINDS[type(text)]
     for path, module in parts.items():
         kind = _LAYER.sub(r"\1.*", path)
@@ -129,7 +130,7 @@ class Watch:
             (own, name)
             for own in (*self._attributes, *configs.values())
             for name, value in own.items()
-            if type(value) in _COUNTS and not name.startswith("_")
+            if (type(value) in _COUNTS and not name.startswith("_")) or name in _FIXED
         ]
         self._before, self._kept = self._state()
 
