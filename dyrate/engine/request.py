@@ -10,8 +10,9 @@ from transformers import GenerationConfig
 
 from dyrate.errors import DyrateError
 
-_READ = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
-"""Inputs that `model.generate()` and the engine mean the same by."""
+_TENSORS = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
+_READ = (*_TENSORS, "vision_feature_layer", "vision_feature_select_strategy")
+"""Inputs by which `model.generate()` and the engine mean the same."""
 _WITHOUT_EFFECT = re.compile(
     # Said by the call itself, or about memory and what is returned.
     r"max_length|max_new_tokens|(pad|bos|eos|decoder_start)_token_id|use_cache|(max_)?cache_\w+|compile_config|"
@@ -71,7 +72,10 @@ def special_tokens(
     for name, values in (("eos_token_id", ends), ("pad_token_id", () if padding is None else (padding,))):
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
-                raise DyrateError(f"{name}={value!r} is no token: the model has tokens 0..{vocabulary - 1}")
+                raise DyrateError(
+                    f"{name}={value!r} is no token: the model has tokens 0..{vocabulary - 1}"
+                    f"{'; pass () to let no row end' * (name == 'eos_token_id')}"
+                )
     return ends, padding
 
 
@@ -99,21 +103,26 @@ def checked_inputs(
     for name, value in inputs.items():
         if name not in _READ:
             raise DyrateError(f"inputs has {name!r}; the engine reads {', '.join(_READ)}")
-        if not isinstance(value, Tensor):
+        if name in _TENSORS and not isinstance(value, Tensor):
             raise DyrateError(f"inputs[{name!r}] is a {type(value).__name__}: a tensor is expected")
-        if value.device != device:
+        if isinstance(value, Tensor) and value.device != device:
             raise DyrateError(f"inputs[{name!r}] is on {value.device}, the model on {device}")
-    ids = inputs.get("input_ids")
+    ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
     if ids is None or ids.dim() != 2 or ids.is_floating_point() or not ids.numel():
         shape = "missing" if ids is None else f"{ids.dtype} of shape {tuple(ids.shape)}"
         raise DyrateError(f"inputs['input_ids'] is {shape}: integers of shape [rows, tokens] are expected")
+    if pixels is not None and (pixels.dim() != 4 or not pixels.numel()):
+        shape = f"of shape {tuple(pixels.shape)}"
+        raise DyrateError(
+            f"inputs['pixel_values'] is {shape}: [images, channels, height, width] is expected, or none"
+        )
     on_host = ids.cpu()
     for row, column in ((on_host < 0) | (on_host >= vocabulary)).nonzero().tolist():
         raise DyrateError(
             f"input_ids, row {row}, column {column}: {on_host[row, column]} is no token, as the model has "
             f"{vocabulary}; do tokenizer and model belong together?"
         )
-    if "pixel_values" not in inputs and (on_host == image_token_id).any():
+    if pixels is None and (on_host == image_token_id).any():
         count = int((on_host == image_token_id).sum())
         raise DyrateError(f"the prompts have {count} image tokens, but there are no pixel_values")
     if "attention_mask" not in inputs:
