@@ -256,7 +256,7 @@ def test_every_setting_that_transformers_knows_is_looked_at() -> None:
         setattr(defaults, name, value)
     check_generation_config(defaults)
     check_generation_config(GenerationConfig(do_sample=True, temperature=0.5), sampled=True)
-    with pytest.raises(DyrateError, match="says num_beams=2, repetition_penalty=1.5"):
+    with pytest.raises(DyrateError, match=r"says num_beams=2, repetition_penalty=1\.5"):
         check_generation_config(GenerationConfig(num_beams=2, repetition_penalty=1.5), sampled=True)
 
 
