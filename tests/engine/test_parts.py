@@ -2,6 +2,8 @@
 comes before the engine or after it; other weights are read anew."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +24,15 @@ TEXT = "model.language_model"
 LAYERS = 4
 LAYER = f"{TEXT}.layers.3"
 Change = Callable[[Any], Any]
+
+
+@cache
+def original() -> Any:
+    return tiny_llava(num_layers=LAYERS)
+
+
+def fresh() -> Any:
+    return deepcopy(original())
 
 
 def noise(*shape: int) -> Tensor:
@@ -219,7 +230,7 @@ REFUSED: dict[str, tuple[str, Change]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_more_than_its_weights_is_refused(name: str) -> None:
-    model, inputs = tiny_llava(num_layers=LAYERS), tiny_inputs()
+    model, inputs = fresh(), tiny_inputs()
     message, change = REFUSED[name]
     engine = Engine(model)
     change(model)
@@ -304,7 +315,7 @@ FOLLOWED: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_what_the_weights_say_is_followed(name: str) -> None:
-    model, inputs = tiny_llava(num_layers=LAYERS), tiny_inputs(**ROWS)
+    model, inputs = fresh(), tiny_inputs(**ROWS)
     engine = Engine(model)
     engine.generate(NoReduction(), inputs, max_new_tokens=2)
     torch.manual_seed(0)
@@ -318,7 +329,7 @@ def test_what_the_weights_say_is_followed(name: str) -> None:
 
 
 def test_a_model_that_stays_is_not_read_anew() -> None:
-    model = tiny_llava()
+    model = fresh()
     engine, inputs = Engine(model), tiny_inputs()
     read, backbone = [], engine._backbone
     for _ in range(3):
@@ -341,7 +352,7 @@ def test_every_text_model_is_looked_at(text: str, part: str) -> None:
 
 @pytest.mark.parametrize("kind", ["hook", "pre_hook"])
 def test_hooks_on_all_modules_are_refused_until_they_go(kind: str) -> None:
-    engine, inputs = Engine(tiny_llava()), tiny_inputs()
+    engine, inputs = Engine(fresh()), tiny_inputs()
     handle = getattr(torch_hooks, f"register_module_forward_{kind}")(lambda *call: None)
     try:
         with pytest.raises(DyrateError, match=r"forward hook .* is on every module"):
@@ -352,7 +363,7 @@ def test_hooks_on_all_modules_are_refused_until_they_go(kind: str) -> None:
 
 
 def test_autocast_is_refused() -> None:
-    engine = Engine(tiny_llava())
+    engine = Engine(fresh())
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(DyrateError, match="autocast"):
         engine.generate(NoReduction(), tiny_inputs(), max_new_tokens=2)
 
@@ -391,7 +402,7 @@ def test_autocast_is_refused() -> None:
     ids=lambda value: value.get("rope_type") if isinstance(value, dict) else None,
 )
 def test_kinds_of_rotary_positions(rope: dict[str, Any], message: str | None) -> None:
-    model, inputs = tiny_llava(), tiny_inputs(**ROWS)
+    model, inputs = fresh(), tiny_inputs(**ROWS)
     text = model.get_submodule(TEXT)
     text.config.rope_parameters = {"rope_theta": 10000.0, **rope}
     text.rotary_emb = type(text.rotary_emb)(text.config)
