@@ -98,6 +98,9 @@ class Decoder:
             self.memory.enlarged = False
         self._steps, self._stages = 0, list(cache.stages)
         self._visual_tokens.copy_(cache.layout.visual_tokens)
+        if not self._state.keys() <= attachment.state.keys():  # what steps of the prompt before remembered
+            self._state = {}
+            self._forget()
         self._remember(attachment.state, attachment.statistics)
         self.finished.zero_()
         self.made.copy_(self._padding.expand_as(self.made))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
+from dyrate.engine.parts import Watch, changing_hook
 from dyrate.kernels.quick_gelu import quick_gelu
 
 _MOST_IMAGES = 16
@@ -22,7 +23,7 @@ class FusedEncoder:
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower
-        self._activations = [part for part in tower.modules() if isinstance(part, QuickGELUActivation)]
+        self._watch: Watch | None = None
         self._last: Any = None
         """What the last call that just ran was like."""
         self._captured: Any = None
@@ -38,16 +39,32 @@ class FusedEncoder:
     def active(self) -> Iterator[None]:
         """Let the tower run this way; hooks around it stay what they are."""
         self._plain: Callable[..., Any] = self._tower.forward
+        if self._watch is None or self._watch.changed():
+            self._look()
         with ExitStack() as undo:
             for activation in self._activations:
                 undo.enter_context(_instead(activation, quick_gelu))
             undo.enter_context(_instead(self._tower, self._forward))
             yield
+        if self._watch is None:  # by now the model has put hooks of its own there
+            self._watch = Watch(self._tower.modules())
+
+    def _look(self) -> None:
+        """See what the tower is made of; a graph of what it was made of before is worth nothing."""
+        self.release()
+        self._watch = self._last = None
+        inner = list(self._tower.modules())[1:]
+        replaced = [part for part in inner if "forward" in vars(part)]
+        self._activations = [
+            part for part in inner if type(part) is QuickGELUActivation and part not in replaced
+        ]
+        # A replay would leave out what others put there.
+        self._by_itself = not replaced and not any(map(changing_hook, inner))
 
     def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Do what the tower does; what it returns is overwritten by the next call."""
         few = pixel_values.is_cuda and len(pixel_values) <= _MOST_IMAGES
-        if not few or any(isinstance(value, Tensor) for value in kwargs.values()):
+        if not (few and self._by_itself) or any(isinstance(value, Tensor) for value in kwargs.values()):
             return self._plain(pixel_values, **kwargs)
         call = pixel_values.shape, pixel_values.dtype, sorted(kwargs.items())
         if call == self._captured:

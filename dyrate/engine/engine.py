@@ -1,16 +1,26 @@
 """Generation on fused kernels and captured graphs, under any reduction method, with the usual run."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dyrate.attention import ATTENTION
 from dyrate.engine.decode import Decoder, Setting
 from dyrate.engine.encoder import FusedEncoder
 from dyrate.engine.memory import Memory, SlotCache
+from dyrate.engine.parts import Watch, check_surroundings, text_parts
 from dyrate.engine.prefill import fused_layers, places_known
+from dyrate.engine.request import (
+    check_generation_config,
+    check_new_tokens,
+    checked_inputs,
+    special_tokens,
+)
 from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
@@ -24,22 +34,45 @@ Sampler = Callable[[Tensor, Tensor], Tensor]
 _LOOK_EVERY = 8
 """Steps after which the host waits for the device, to see whether all rows have ended."""
 
+_INSIDE = (
+    "the model is inside a with block of a reduction method, or generates in another thread: use the engine "
+    "outside of blocks, and one thread at a time"
+)
+
 
 class Engine:
     """Generates with one model, greedily or by a sampler; no beams.
 
     The first call with a batch size and a method captures CUDA graphs; later ones reuse them and the memory.
-    The model's own weights become views of fused ones; otherwise it stays as it is. Raises `DyrateError` for
-    models that it cannot run: see `families` and `weights`.
+    The model's own weights become views of fused ones; otherwise it stays as it is. If it is not what it was
+    at the last call (other weights, modules, hooks), it is looked at and its weights are fused anew. Raises
+    `DyrateError` for models that it cannot run: see `families`, `parts` and `weights`.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.family = family_of(model)
-        self._backbone = Backbone.of(model, self.family)
-        self._encoder = FusedEncoder(self.family.vision_tower)
+        self._alone = Lock()
         self._memory: Memory | None = None
         self._decoder: Decoder | None = None
+        self._read()
+
+    def _read(self) -> None:
+        """Take the model as it is now."""
+        self.family = family_of(self.model)
+        if self.family.text_config._attn_implementation == ATTENTION:
+            raise DyrateError(_INSIDE)
+        self._backbone = Backbone.of(self.model, self.family)
+        self._encoder = FusedEncoder(self.family.vision_tower)
+        self._watch = Watch(part for _, part in text_parts(self.model))
+
+    def _check_model(self) -> None:
+        """See whether the model still is what was read; if not, read it anew."""
+        if self.family.text_config._attn_implementation == ATTENTION:
+            raise DyrateError(_INSIDE)
+        check_surroundings(self.model.device)
+        if self._watch.changed():
+            self.release()
+            self._read()
 
     def release(self) -> None:
         """Give back the memory and the graphs that are kept for the next prompt."""
@@ -50,40 +83,74 @@ class Engine:
     def generate(
         self,
         method: ReductionMethod,
-        inputs: dict[str, Tensor],
+        inputs: Mapping[str, Tensor],
         *,
         max_new_tokens: int,
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
         sampler: Sampler | None = None,
+        generation_config: Any = None,
         record: Iterable[int] = (),
         on_step: Callable[[], None] | None = None,
     ) -> tuple[Tensor, Run]:
         """Return prompts and new tokens [batch, columns], as `model.generate()` does, and the run.
 
         `inputs` are the processor's: input_ids, attention_mask, pixel_values; padding on the left.
-        `eos_token_id` and `pad_token_id` default to the model's generation config. Without `sampler` the best
-        token is taken, else the best of what it makes of the logits. `on_step` is called after each forward
-        has been asked for. Raises `DyrateError` for a prompt with its answer too long for the model.
+        `generation_config` stands in the place of the model's, as a whole; `eos_token_id` and `pad_token_id`
+        default to what it says. Without `sampler` the best token is taken, else the best of what it makes of
+        the logits. `on_step` is called after each forward has been asked for. Raises `DyrateError` for a
+        prompt with its answer too long for the model, and for whatever `model.generate()` would heed and the
+        engine cannot (see `request` and `parts`).
         """
+        with self._turn():
+            self._check_model()
+            config = self.model.generation_config if generation_config is None else generation_config
+            check_generation_config(config, sampled=sampler is not None)
+            check_new_tokens(max_new_tokens)
+            vocabulary = len(self._backbone.embed)
+            ends, padding = special_tokens(config, eos_token_id, pad_token_id, vocabulary)
+            image, device = self.family.image_token_id, self.model.device
+            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding)
+            self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
+            attachment = method(self.model, record)
+            if not isinstance(attachment, Attachment):
+                raise DyrateError(
+                    f"{method} attaches to models in a way of its own; use engine='transformers'"
+                )
+            setting = Setting(
+                method, attachment.prune_layers, attachment.observed, ends, padding or 0, sampler is None
+            )
+            return self._generate(
+                attachment, setting, prompts, max_new_tokens, sampler, on_step or (lambda: None)
+            )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._alone.acquire(blocking=False):
+            raise DyrateError("this engine is generating already: one call at a time, from one thread")
+        try:
+            yield
+        finally:
+            self._alone.release()
+
+    def _generate(
+        self,
+        attachment: Attachment,
+        setting: Setting,
+        inputs: dict[str, Tensor],
+        max_new_tokens: int,
+        sampler: Sampler | None,
+        notify: Callable[[], None],
+    ) -> tuple[Tensor, Run]:
         ids = inputs["input_ids"]
-        self._check_room(ids.shape[1], max_new_tokens)
-        attachment = method(self.model, record)
-        if not isinstance(attachment, Attachment):
-            raise DyrateError(f"{method} attaches to models in a way of its own; use engine='transformers'")
         memory = self._memory_for(attachment, len(ids))
         attachment.new_cache = partial(SlotCache, memory, max_new_tokens)
-        ends, padding = self._ending(eos_token_id, pad_token_id)
-        setting = Setting(
-            method, attachment.prune_layers, attachment.observed, ends, padding, greedy=sampler is None
-        )
-        notify = on_step or (lambda: None)
         with attachment as run:
             logits = self._prefill(inputs)
             memory.load()
             notify()
             decoder = self._decoder_for(memory, setting, max_new_tokens)
-            decoder.begin(attachment, logits if sampler is None else sampler(ids, logits))
+            decoder.begin(attachment, logits if sampler is None else _sampled(sampler, ids, logits))
             steps = self._decode(decoder, ids, max_new_tokens, sampler, notify)
             made = decoder.made[:, : steps + 1].clone()
             self._report(decoder, attachment, steps)
@@ -91,9 +158,8 @@ class Engine:
 
     def _prefill(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the logits [batch, vocabulary] after the prompt, in float32."""
-        mask = inputs.get("attention_mask")
-        mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
-        position_ids = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        mask = inputs["attention_mask"]
+        position_ids = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
         places = places_known(self.model.model, inputs["input_ids"], self.family.image_token_id)
         with places, self._encoder.active(), fused_layers(self.family, self._backbone.layers):
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
@@ -115,7 +181,7 @@ class Engine:
             decoder.step()
             if sampler is not None:
                 so_far = torch.cat([ids, decoder.made[:, : step + 1]], dim=1)
-                decoder.accept(sampler(so_far, decoder.logits.float()))
+                decoder.accept(_sampled(sampler, so_far, decoder.logits.float()))
             notify()
         # Steps after the one that ended the last row were made in vain: generate() makes none.
         ends = torch.tensor(decoder.setting.ends, device=ids.device)
@@ -144,22 +210,11 @@ class Engine:
             cache.evicted = list(seen[steps])
 
     def _check_room(self, prompt: int, new_tokens: int) -> None:
-        if new_tokens < 1:
-            raise DyrateError(f"max_new_tokens={new_tokens}: expected at least 1")
         positions = len(self._backbone.cos)
         if prompt + new_tokens > positions:
             raise DyrateError(
                 f"a prompt of {prompt} tokens and {new_tokens} new ones: the model has {positions} positions"
             )
-
-    def _ending(
-        self, eos_token_id: int | Sequence[int] | None, pad_token_id: int | None
-    ) -> tuple[tuple[int, ...], int]:
-        config = self.model.generation_config
-        ends = config.eos_token_id if eos_token_id is None else eos_token_id
-        ends = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
-        padding = config.pad_token_id if pad_token_id is None else pad_token_id
-        return ends, padding if padding is not None else (ends[0] if ends else 0)
 
     def _memory_for(self, attachment: Attachment, batch: int) -> Memory:
         """The memory of the last batch if it fits this one, else a new one in its place."""
@@ -175,3 +230,11 @@ class Engine:
             found = self._decoder = None
             found = self._decoder = Decoder(self._backbone, memory, setting, new_tokens)
         return found
+
+
+def _sampled(sampler: Sampler, ids: Tensor, logits: Tensor) -> Tensor:
+    scores = sampler(ids, logits)
+    if not isinstance(scores, Tensor) or scores.shape != logits.shape:
+        made = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise DyrateError(f"the sampler returned {made}: scores of shape {tuple(logits.shape)} are expected")
+    return scores

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dyrate.engine.parts import check_parts
 from dyrate.errors import DyrateError
 from dyrate.families import Family
 
@@ -58,46 +59,51 @@ class Backbone:
 
     @classmethod
     def of(cls, model: Any, family: Family) -> "Backbone":
-        """Take it from a model, whose decoder layers are fused in place; raises as `fuse` does."""
+        """Take it from a model, whose decoder layers are fused in place.
+
+        Raises `DyrateError`, before anything is fused, for parts that are not plain ones (see `parts`) and
+        for rotary angles that are not the same at every length.
+        """
+        check_parts(model)
         text = model.model.language_model
+        cos, sin = _angles(text)
         layers = fuse(family)
-        positions = torch.arange(text.config.max_position_embeddings, device=model.device)[None]
-        with torch.no_grad():
-            cos, sin = family.rotary(text.embed_tokens.weight[:1, None], positions)
         return cls(
             embed=text.embed_tokens.weight,
             layers=layers,
             norm=text.norm.weight,
             head=model.lm_head.weight,
             head_bias=model.lm_head.bias,
-            cos=cos[0],
-            sin=sin[0],
+            cos=cos,
+            sin=sin,
         )
+
+
+@torch.no_grad()
+def _angles(text: Any) -> tuple[Tensor, Tensor]:
+    """Return the rotary table, cos and sin [positions, D]."""
+    states = text.embed_tokens.weight[:1, None]
+    positions = torch.arange(text.config.max_position_embeddings, device=states.device)[None]
+    short = text.rotary_emb(states, positions[:, :2])
+    cos, sin = whole = text.rotary_emb(states, positions)
+    if not all(torch.equal(part, of[:, :2]) for part, of in zip(short, whole, strict=True)):
+        kind = text.config.rope_parameters["rope_type"]
+        raise DyrateError(
+            f"rope_type {kind!r} turns a token by more or less in a longer prompt, and the graph engine has "
+            "one table for all: use engine='transformers'"
+        )
+    width = text.layers[0].self_attn.head_dim
+    if cos.shape[-1] != width:
+        raise DyrateError(
+            f"rotary positions turn {cos.shape[-1]} of the {width} numbers of a head; the graph engine turns "
+            "all: use engine='transformers'"
+        )
+    return cos[0], sin[0]
 
 
 def fuse(family: Family) -> list[LayerWeights]:
-    """Fuse the weights of a model's decoder layers in place.
-
-    Raises `DyrateError` for layers that are not plain linear ones (quantised, adapted), before any is fused.
-    """
-    for index, layer in enumerate(family.layers):
-        _check(index, layer)
+    """Fuse the weights of a model's decoder layers in place."""
     return [_fused(layer) for layer in family.layers]
-
-
-def _check(index: int, layer: Any) -> None:
-    attention, mlp = layer.self_attn, layer.mlp
-    for name, module in (*attention.named_children(), *mlp.named_children()):
-        if name.endswith("_proj") and type(module) is not nn.Linear:
-            raise DyrateError(
-                f"layer {index}: {name} is a {type(module).__name__}, not a plain linear layer; "
-                "quantised and adapted models run with engine='transformers'"
-            )
-    if type(mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
-        raise DyrateError(
-            f"layer {index}: activation {type(mlp.act_fn).__name__}; the graph engine has SiLU only: "
-            "use engine='transformers'"
-        )
 
 
 @torch.inference_mode(False)  # what is made in that mode would be of no use to the model outside of it

@@ -102,7 +102,11 @@ class DyRate(StepwisePruning):
 
     def prefill(self, view: View) -> Tensor | None:
         """Keep the n_0 best on entering layer K."""
-        return super().prefill(view) if view.layer == self.layer else None
+        if view.layer != self.layer:
+            return None
+        if self._lagged:
+            view.state["chosen"] = view.present  # from here on, or a captured step would find it missing
+        return super().prefill(view)
 
     def decode(self, view: View) -> Tensor:
         """Choose on entering layer K; lagged layers see all, those after them what was chosen."""

@@ -5,6 +5,7 @@ import torch
 
 from dyrate.engine.engine import Engine
 from dyrate.methods.downsample import Downsample
+from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.method_table import CASES, Case
@@ -65,6 +66,31 @@ def test_a_replayed_encoder_sees_the_new_images(method: ReductionMethod) -> None
         assert found.tolist() == expected.tolist()
         seen.add(str(expected.tolist()))
     assert len(seen) > 1, "these images make no difference"
+
+
+def test_a_replay_is_given_up_where_the_model_changes() -> None:
+    model = tiny_llava().to("cuda")
+    engine, inputs, method = Engine(model), on_gpu(**PROMPTS[0]), FixedPrune(layer=2, rate=0.5)
+    layer = model.model.vision_tower.encoder.layers[0]
+
+    def hook() -> None:
+        layer.register_forward_hook(lambda module, arguments, output: -output)
+
+    def weight() -> None:
+        layer.mlp.fc1.weight = torch.nn.Parameter(torch.randn_like(layer.mlp.fc1.weight))
+
+    def text() -> None:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+
+    seen = set()
+    for change in (lambda: None, weight, text, hook):
+        change()
+        with method(model):
+            expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        for _ in range(4):  # runs, captures, replays
+            assert engine.generate(method, inputs, max_new_tokens=12)[0].tolist() == expected.tolist()
+        seen.add(str(expected.tolist()))
+    assert len(seen) == 4, "a change makes no difference"
 
 
 def test_the_host_never_waits_while_a_method_decides() -> None:
