@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dyrate.attention import Statistics
 from dyrate.cache import Stage, gather_tokens
+from dyrate.errors import DyrateError
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,10 @@ class View:
     """
     row_seeds: Callable[[int], list[int]]
     """At prefill: seed -> one seed per row, made of it and the row's own tokens and pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("statistics", "previous"):
+            object.__setattr__(self, name, _Statistics(getattr(self, name), self.layer, self.step, name))
 
     @property
     def present(self) -> Tensor:
@@ -71,4 +76,19 @@ class View:
         return states.masked_fill(~self.present[:, :, None], 0)
 
     def _nearest(self) -> Statistics:
-        return self.statistics[max(self.statistics)]
+        return self.statistics[max(self.statistics, default=self.layer - 1)]
+
+
+class _Statistics(dict[int, Statistics]):
+    """Statistics by layer; a `DyrateError` that says which there are, for a layer that has none."""
+
+    def __init__(self, found: Mapping[int, Statistics], layer: int, step: int, name: str) -> None:
+        super().__init__(found)
+        self._where = f"on entering layer {layer} at step {step}, view.{name} has"
+
+    def __missing__(self, layer: int) -> Statistics:
+        known = f"only those of layers {', '.join(map(str, sorted(self)))}" if self else "none"
+        raise DyrateError(
+            f"{self._where} no statistics of layer {layer!r}, {known}: statistics_layers must name the layer, and "
+            "one of this step must be less deep than the layer entered"
+        )

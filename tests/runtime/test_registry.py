@@ -132,6 +132,7 @@ def test_a_field_without_default_must_be_given(tmp_path: Path) -> None:
     path.write_text(
         "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Needs(ReductionMethod):\n    count: int\n"
+        "    def encode(self, features):\n        return features[:, : self.count]\n"
     )
     with pytest.raises(DyrateError, match="needs a value for count"):
         load_method({"name": f"{path}:Needs"})
@@ -153,6 +154,8 @@ def test_lists_of_layers_survive_json(tmp_path: Path) -> None:
         "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Pyramid(ReductionMethod):\n    layers: tuple[int, ...] = (8, 16)\n"
         "    note: str | None = None\n"
+        "    def prune_layers(self, num_layers):\n        return self.layers\n"
+        "    def prefill(self, view):\n        return view.present\n"
     )
     name = f"{path}:Pyramid"
     method = load_method({"name": name, "layers": [2, 4]})
