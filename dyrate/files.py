@@ -76,7 +76,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise DyrateError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DyrateError(f"{path}: not JSON: {error}") from None
+        raise DyrateError(f"{path} is not JSON: {error}") from None
     return parse_json(text, str(path))
 
 
@@ -87,7 +87,7 @@ def parse_json(text: str, source: str) -> Any:
             text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_without_repetition
         )
     except (ValueError, RecursionError) as error:
-        raise DyrateError(f"{source}: not JSON: {error}") from None
+        raise DyrateError(f"{source} is not JSON: {error}") from None
 
 
 def _finite(text: str) -> float:

@@ -98,7 +98,9 @@ def _as_tuple(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> tuple[Any, ...
 
 
 def _name(kind: Any) -> str:
-    return "null" if kind is NoneType else str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
+    return (
+        "null" if kind is NoneType else str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
+    )
 
 
 def _check_bounds(bounds: Mapping[str, Any], value: Any) -> None:

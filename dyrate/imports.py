@@ -136,7 +136,8 @@ def syntax_tree(path: Path, modified: int) -> ast.Module:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
-        raise DyrateError(f"{path}:{error.lineno}: SyntaxError: {error.msg}") from None
+        line = f":{error.lineno}" if error.lineno else ""
+        raise DyrateError(f"{path}{line}: SyntaxError: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes; what is nested too deeply
         raise DyrateError(f"{path}: not Python: {error or type(error).__name__}") from None
     for node in ast.walk(tree):

@@ -87,8 +87,8 @@ class _Statistics(dict[int, Statistics]):
         self._where = f"on entering layer {layer} at step {step}, view.{name} has"
 
     def __missing__(self, layer: int) -> Statistics:
-        known = f"only those of layers {', '.join(map(str, sorted(self)))}" if self else "none"
+        known = f", only of {', '.join(map(str, sorted(self)))}" if self else ""
         raise DyrateError(
-            f"{self._where} no statistics of layer {layer!r}, {known}: statistics_layers must name the layer, and "
-            "one of this step must be less deep than the layer entered"
+            f"{self._where} no statistics of layer {layer!r}{known}: statistics_layers must name it, and those "
+            "of this step come from layers before the one entered"
         )
