@@ -1,4 +1,4 @@
-"""What a method class declares must be asked for: misspelt overrides and overrides without effect are refused."""
+"""What a method class declares must have an effect: misspelt overrides and those never asked are refused."""
 
 import dataclasses
 import difflib
@@ -22,8 +22,8 @@ _CLOSE = 0.8
 
 
 @cache
-def check_class(cls: "type[ReductionMethod]") -> None:
-    """Raise `DyrateError` for a class that is no frozen dataclass, or whose overrides would have no effect."""
+def check_class(cls: type[Any]) -> None:
+    """Raise `DyrateError` for a class that is no frozen dataclass, or whose overrides have no effect."""
     where = f"{getattr(sys.modules.get(cls.__module__), '__file__', cls.__module__)}: {cls.__qualname__}"
     # What adds no fields may do without the decorator.
     own = vars(cls).get("__annotations__", {})
@@ -58,7 +58,7 @@ def check_layers(method: "ReductionMethod", num_layers: int) -> None:
     asked = [name for name in ("prefill", "decode") if _overrides(type(method), ReductionMethod, name)]
     if asked and not pruned and not method.reduces_encoder:
         raise DyrateError(
-            f"{method}: prune_layers names no layer of this model, so {' and '.join(asked)} would never be asked"
+            f"{method}: prune_layers names no layer of this model: {' and '.join(asked)} would never be asked"
         )
 
 
@@ -69,7 +69,7 @@ def layers_of(method: "ReductionMethod", name: str, num_layers: int) -> tuple[in
 
 
 def layers_from(found: Any, num_layers: int, what: str) -> tuple[int, ...]:
-    """Return numbers of layers in order; a `DyrateError` for anything that a model of so many does not have."""
+    """Return numbers of layers in order; a `DyrateError` for what a model of so many does not have."""
     if not isinstance(found, Iterable) or isinstance(found, str | bytes):
         raise DyrateError(f"{what}: expected a tuple of layers, not {found!r:.200}")
     layers = set()
@@ -129,8 +129,8 @@ def _without_effect(cls: "type[ReductionMethod]") -> Iterable[str]:
     asked = [name for name in ("prefill", "decode") if overrides(name)]
     if not any(map(overrides, _EFFECTS)) and not vars(cls).get("changes_nothing"):
         yield (
-            f"it overrides none of {', '.join(_EFFECTS)}, so it would be the unpruned model; a class that means "
-            "to be says changes_nothing = True"
+            f"it overrides none of {', '.join(_EFFECTS)}, so it would be the unpruned model; a class that "
+            "means to be says changes_nothing = True"
         )
     if asked and not overrides("prune_layers"):
         yield f"{' and '.join(asked)} would never be asked: override prune_layers as well"
@@ -138,8 +138,9 @@ def _without_effect(cls: "type[ReductionMethod]") -> Iterable[str]:
         yield "merge would never be asked: it follows what prefill returns"
     if overrides("decode") and not overrides("decode_mode"):
         yield "decode would never be asked: set decode_mode to 'evict' or 'select'"
-    if overrides("decode_mode") and cls.decode_mode in ("evict", "select") and not overrides("decode"):
-        yield f"decode_mode is {cls.decode_mode!r}, but there is no decode to ask"
+    mode: object = cls.decode_mode  # a property or, as such, the mode
+    if mode in ("evict", "select") and not overrides("decode"):
+        yield f"decode_mode is {mode!r}, but there is no decode to ask"
 
 
 def _overrides(cls: type, base: type, name: str) -> bool:

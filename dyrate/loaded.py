@@ -42,6 +42,6 @@ def _stamp(path: Path) -> Stamp | None:
 
 _STAMPS: dict[Path, Stamp | None] = {}
 
-# The package's modules are imported one by one, as they are needed: of what is edited after the first one, this
-# process may run either version.
+# The package's modules are imported one by one, as they are needed: of what is edited after the first one,
+# this process may run either version.
 remember(Path(__file__).parent.rglob("*.py"))

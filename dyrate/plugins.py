@@ -74,8 +74,8 @@ def _check_neighbours(path: Path, files: Iterable[Path]) -> None:
         loaded = Path(getattr(sys.modules.get(name), "__file__", None) or neighbour).resolve()
         if loaded not in files and remembered(loaded):
             raise DyrateError(
-                f"{path}: imports {name}, which in this process is {loaded}, but {neighbour} stands beside it: "
-                "rename one of them"
+                f"{path}: imports {name}, which in this process is {loaded}, but {neighbour} stands beside "
+                "it: rename one of them"
             )
 
 
@@ -133,7 +133,8 @@ def _within_limit(what: str) -> Iterator[None]:
         waited += NOTICE
         if waited >= LIMIT:
             raise _TooLongError
-        print(f"dyrate: {what} is still being imported after {waited} seconds", file=sys.stderr, flush=True)
+        sys.stderr.write(f"dyrate: {what} is still being imported after {waited} seconds\n")
+        sys.stderr.flush()
 
     handler = signal.signal(signal.SIGALRM, report)
     before = signal.setitimer(signal.ITIMER_REAL, NOTICE, NOTICE)

@@ -45,7 +45,7 @@ class ReductionMethod:
 
     def __post_init__(self) -> None:
         cls = type(self)
-        check_class(cls)
+        check_class(cls)  # type: ignore[arg-type] # mypy takes __hash__ for the class's own
         hints = get_type_hints(cls)
         for field in dataclasses.fields(self):
             value = fitted(cls.__name__, field, hints[field.name], getattr(self, field.name))

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import inspect
+import os
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -39,29 +40,31 @@ _JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", 
 
 
 def references() -> dict[str, str]:
-    """Return {name: "module:Class"} of the built-in methods and of those that installed packages register.
-
-    Raises `DyrateError` where two packages mean different classes by one name.
-    """
-    found: dict[str, str] = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if found.setdefault(entry.name, entry.value) != entry.value:
-            raise DyrateError(
-                f"two installed packages register a reduction method {entry.name!r}: "
-                f"{found[entry.name]} and {entry.value}; uninstall one of them"
-            )
+    """Return {name: "module:Class"} of the built-in methods and of those that installed packages register."""
+    found = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
     return {**found, **BUILT_IN}
 
 
 def reference(name: str) -> str:
-    """Return "module:Class" of a method name; a `DyrateError` with the nearest names for an unknown one."""
+    """Return "module:Class" of a method name.
+
+    Raises `DyrateError` for an unknown one, with the nearest name, and for one that two packages give.
+    """
     known = references()
+    if name in BUILT_IN:
+        return known[name]
     if name in known:
+        given = {entry.value for entry in entry_points(group=ENTRY_POINTS) if entry.name == name}
+        if len(given) > 1:
+            raise DyrateError(
+                f"reduction method {name!r} is registered twice, as {' and '.join(sorted(given))}"
+            )
         return known[name]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? Known" if close else "known"
     raise DyrateError(
-        f"unknown reduction method {name!r:.200}; {hint}: {', '.join(sorted(known))}, or path/to/file.py:Class"
+        f"unknown reduction method {name!r:.200}; {hint}: {', '.join(sorted(known))}, "
+        "or path/to/file.py:Class"
     )
 
 
@@ -96,10 +99,10 @@ def class_of(name: str) -> "type[ReductionMethod]":
         )
     if match and cls.__module__.startswith("dyrate."):
         raise DyrateError(
-            f"reduction method {name!r}: that file only imports {class_name} from {cls.__module__}; use the name "
-            f"{cls.name!r}"
+            f"reduction method {name!r}: that file only imports {class_name} from {cls.__module__}; use the "
+            f"name {cls.name!r}"
         )
-    check_class(cls)
+    check_class(cls)  # type: ignore[arg-type] # mypy takes __hash__ for the class's own
     if match:
         # What `spec()` writes must load again.
         cls.name = name
@@ -196,6 +199,8 @@ def _plain(value: Any) -> str:
 
 
 def _existing(path: Path, name: str) -> Path:
-    if not path.is_file():
-        raise DyrateError(f"reduction method {name!r}: there is no file {path} (relative to {Path.cwd()})")
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises for what cannot be a path
+        raise DyrateError(
+            f"reduction method {name!r:.300}: there is no file {path!s:.300} (relative to {Path.cwd()})"
+        )
     return path

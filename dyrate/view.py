@@ -89,6 +89,6 @@ class _Statistics(dict[int, Statistics]):
     def __missing__(self, layer: int) -> Statistics:
         known = f", only of {', '.join(map(str, sorted(self)))}" if self else ""
         raise DyrateError(
-            f"{self._where} no statistics of layer {layer!r}{known}: statistics_layers must name it, and those "
-            "of this step come from layers before the one entered"
+            f"{self._where} no statistics of layer {layer!r}{known}: statistics_layers must name it, and "
+            "those of this step come from layers before the one entered"
         )

@@ -44,8 +44,8 @@ class DyRate(StepwisePruning):
     )
     _: KW_ONLY
     predictor: str = hyperparameter(
-        "folder of the trained predictor, such as predictors/testbed/testbed-s/learned-ranking or what `dyrate "
-        "train-predictor` makes; in a study, the name of an entry of its `predictors`",
+        "folder of the trained predictor, such as predictors/testbed/testbed-s/learned-ranking, or one that "
+        "`dyrate train-predictor` made; in a study, the name of an entry of its `predictors`",
         label=lambda folder: Path(folder).name or folder,
     )
     rates: str = hyperparameter(

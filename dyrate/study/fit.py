@@ -1,4 +1,4 @@
-"""What a job would refuse, looked at before any job runs: methods and predictors that do not fit the models."""
+"""What a job would refuse, before any runs: methods and predictors that do not fit the models."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -96,7 +96,7 @@ def _config(job: Job, trained: bool, recipes: dict[str, Any], heads: int | None)
 
 
 def _check_once(jobs: Iterable[Job]) -> None:
-    """Refuse two entries that are one method, as with and without a default: they are two rows of one result."""
+    """Refuse two entries that are one method, as with and without a default: two rows of one result."""
     found: dict[Any, Job] = {}
     for job in jobs:
         key = job.model.name, job.key[2], registry.load_method(job.spec)

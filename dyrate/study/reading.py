@@ -18,6 +18,7 @@ class StudyError(DyrateError):
 
 # Far more than a study needs, and far less than what takes long: aliases of aliases multiply.
 _DEEPEST, _MOST = 20, 100_000
+_LONGEST_NAME = 255  # bytes, in most file systems
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -30,9 +31,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise StudyError(f"no study config at {path}; try config/testbed.yaml") from None
     except OSError as error:
         raise StudyError(f"{path} cannot be read as a study config: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # DyrateError is a ValueError, and so are what is no UTF-8 and a 13th month.
-        raise StudyError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except DyrateError as error:
+        raise StudyError(str(error)) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # what is no UTF-8, a 13th month
+        raise StudyError(f"{path} is no config: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
     if "__use_yte__" in config:
@@ -55,12 +57,14 @@ def plain_problems(config: Any) -> Iterator[str]:
             entries = value.items() if isinstance(value, Mapping) else enumerate(value)
             for key, inner in entries:
                 if isinstance(value, Mapping) and (not isinstance(key, str) or _CONTROL.search(key)):
-                    yield f"{place}: {key!r:.80} is no key: a key is text, in quotes where YAML reads something else"
+                    yield f"{place}: {key!r:.80} is no key: keys are text, in quotes where YAML sees none"
                 else:
                     waiting.append((f"{where}.{key}" if where else str(key), depth + 1, inner))
         elif isinstance(value, str):
             if _CONTROL.search(value):
                 yield f"{place}: {value!r:.200} has line breaks or other control characters"
+            elif max(map(len, value.encode().split(b"/"))) > _LONGEST_NAME:
+                yield f"{place}: {value!r:.80}... is too long to be the name of anything"
         elif isinstance(value, float):
             if not math.isfinite(value):
                 yield f"{place}: {value} is no number to go by"
@@ -76,7 +80,7 @@ def _yaml(text: str) -> Any:
 class _OnceLoader(yaml.SafeLoader):
     """Refuses a key that a mapping has twice; what `<<` merges may be overridden."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

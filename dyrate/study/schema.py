@@ -69,14 +69,14 @@ def _shortened(text: str) -> str:
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
-    """As JSON Schema has it, but that `$` is the end of the text: Python's is before a last line break, too."""
+    """As JSON Schema has it, but that `$` is the end of the text: Python's precedes a last line break."""
     if isinstance(value, str) and not re.search(re.sub(r"\$\Z", r"\\Z", pattern), value):
         yield ValidationError(
             f"{value!r} does not match {pattern!r}" if value.strip() else "nothing is given"
         )
 
 
-_Validator = extend(
+_Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {"pattern": _pattern},
     # As JSON Schema has it, 2.0 is an integer; no command line takes it for one.
