@@ -6,10 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
 
+from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
+from dyrate.errors import DyrateError
 from dyrate.fingerprint import fingerprint
-from dyrate.study import Study
+from dyrate.study import Study, read_config
 
 # A config file named on the command line replaces the default one instead of being merged into it; values given
 # without a study (`--config samples=20`) change the default.
@@ -18,8 +20,14 @@ if "study" not in config:
     configfile: "config/testbed.yaml"
 
 
-study = Study.of(config)
-study.check_jobs()
+try:
+    # Snakemake has merged them; of a key that stands in one twice, it took the last.
+    for path in workflow.configfiles:
+        read_config(path)
+    study = Study.of(config)
+    study.check_jobs()
+except DyrateError as error:
+    raise WorkflowError(str(error)) from None
 # Jobs run the Python that runs Snakemake, also where its environment is not activated; with `--sdm conda` each
 # runs its own environment's, which a prefix would hide.
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:

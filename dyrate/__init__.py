@@ -6,6 +6,8 @@ Names are imported on first use, so that `import dyrate` and the command line st
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import dyrate.loaded  # noqa: F401 - before any other module: it notes the state of their sources
+
 if TYPE_CHECKING:
     from dyrate.engine.engine import Engine
     from dyrate.methods.depth_prune import DepthBasedPrune

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from dyrate import __version__
 from dyrate.errors import DyrateError
 
 _SIGPIPE = 141  # what a shell reports for a program whose reader went away
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description="Visual-token reduction in vision-language models: methods, benchmarks, tables.",
         epilog="The whole study: `make report`. Each sub-command explains itself: `dyrate evaluate --help`.",
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for part in (methods, evaluation, trace, predictor_training, bench, bench_harness, testbed, report):
         part.register(subparsers)

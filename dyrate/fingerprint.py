@@ -9,10 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
-# They only say where other modules stand. A new line in them must not rerun every job, and what they name is
-# loaded by name at run time: the rule lists the method's own module instead.
-TABLES = frozenset({"dyrate", "dyrate.registry", "dyrate.methods"})
+from dyrate.imports import PACKAGE, import_closure, local_closure, package_modules, syntax_tree
 
 
 def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), package: Path = PACKAGE) -> str:
@@ -22,8 +19,7 @@ def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), packag
     beside them and from the working folder, but not from other installed packages. Comments and docstrings
     do not count, and neither does Markdown. `package` is the folder of `dyrate`.
     """
-    outside = local_closure(map(Path, files), package)
-    closure = import_closure({*modules, *_package_modules(outside, package)}, package)
+    closure, outside = _closures(modules, files, package)
     digest = hashlib.sha256()
     for path in [*closure, *_data_files(closure, package)]:
         digest.update(f"{path.relative_to(package)}\0{_hash(path, path.stat().st_mtime_ns)}\n".encode())
@@ -33,118 +29,17 @@ def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), packag
     return digest.hexdigest()[:16]
 
 
-def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path]:
-    """Source files of the modules and of all that they import inside the package, in functions too.
-
-    Raises ValueError for a module that the package does not have.
-    """
-    waiting, seen = [*modules], set[str]()
-    found: set[Path] = set()
-    while waiting:
-        module = waiting.pop()
-        if module in seen or module in TABLES:
-            continue
-        seen.add(module)
-        path = _source(module, package)
-        if path is None:
-            raise ValueError(f"the package at {package} has no module {module!r}")
-        found.add(path)
-        waiting.extend(name for name in _imports(module, path) if _source(name, package))
-        if "." in module:
-            waiting.append(module.rpartition(".")[0])
-    return sorted(found)
+def sources(modules: Iterable[str], files: Iterable[str | Path] = ()) -> list[Path]:
+    """Source files of the modules and files, and of all that they import, as `fingerprint` hashes them."""
+    closure, outside = _closures(modules, files, PACKAGE)
+    return closure + outside
 
 
-def local_closure(files: Iterable[Path], package: Path = PACKAGE) -> list[Path]:
-    """The files, and the source files of what they import that is neither in `package` nor installed."""
-    waiting, found = [path.resolve() for path in files], set[Path]()
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting.extend(_neighbours(path, package))
-    return sorted(found)
-
-
-def _neighbours(path: Path, package: Path) -> Iterator[Path]:
-    home = path.parent  # of the outermost package that the file is in
-    while (home / "__init__.py").exists():
-        home = home.parent
-    inside = path.relative_to(home)
-    parts = inside.parts[:-1] if path.name == "__init__.py" else inside.with_suffix("").parts
-    for name in _imports(".".join(parts), path):
-        top, *rest = name.split(".")
-        for root in {home, Path.cwd()}:
-            installed = top != parts[0] and not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
-            if top != package.name and not installed:
-                yield from _modules_on_the_way(root / top, rest)
-
-
-def _modules_on_the_way(top: Path, rest: Iterable[str]) -> Iterator[Path]:
-    """Source files of a.b.c: importing it runs a and a.b as well."""
-    step = top
-    for part in ("", *rest):
-        step = step / part
-        yield from (
-            path.resolve() for path in (step / "__init__.py", step.with_suffix(".py")) if path.is_file()
-        )
-
-
-def _package_modules(files: Iterable[Path], package: Path) -> set[str]:
-    """Modules of the package that files outside it import; what `dyrate` re-exports counts as its home."""
-    homes = _re_exports(package)
-    names = {name for path in files for name in _imports(path.stem, path)}
-    return {home for name in names if _source(home := homes.get(name, name), package)}
-
-
-def _re_exports(package: Path) -> dict[str, str]:
-    """Full names that the package's `_HOME` table gives a module: dyrate.FastV -> dyrate.methods.fastv."""
-    top = package / "__init__.py"
-    for node in _tree(top, top.stat().st_mtime_ns).body:
-        match node:
-            case ast.Assign([ast.Name("_HOME")], ast.Dict() as table):
-                return {f"{package.name}.{name}": home for name, home in ast.literal_eval(table).items()}
-    return {}
-
-
-def _source(module: str, package: Path) -> Path | None:
-    top, *parts = module.split(".")
-    if top != package.name:
-        return None
-    base = package.joinpath(*parts)
-    candidates = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _imports(module: str, path: Path) -> tuple[str, ...]:
-    """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name."""
-    return _imports_at(module, path, path.stat().st_mtime_ns)
-
-
-@cache
-def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
-    return tuple(_imported_names(module, path, _tree(path, modified)))
-
-
-def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
-    inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in _walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            up = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING:`, which never run."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _walk(child)
+def _closures(
+    modules: Iterable[str], files: Iterable[str | Path], package: Path
+) -> tuple[list[Path], list[Path]]:
+    outside = local_closure(map(Path, files), package)
+    return import_closure({*modules, *package_modules(outside, package)}, package), outside
 
 
 def _data_files(closure: Iterable[Path], package: Path) -> list[Path]:
@@ -163,19 +58,7 @@ def _data_below(folder: Path) -> Iterator[Path]:
 
 
 @cache
-def _tree(path: Path, modified: int) -> ast.Module:
-    """Parse a file, without its docstrings (and, as the parser does, without comments)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            match node.body:
-                case [ast.Expr(ast.Constant(str())), *rest]:
-                    node.body = rest
-    return tree
-
-
-@cache
 def _hash(path: Path, modified: int) -> str:
     code = path.suffix == ".py"
-    content = ast.dump(_tree(path, modified)).encode() if code else path.read_bytes()
+    content = ast.dump(syntax_tree(path, modified)).encode() if code else path.read_bytes()
     return hashlib.sha256(content).hexdigest()

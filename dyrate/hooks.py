@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dyrate.attention import ATTENTION, STEP_KEYWORD, Statistics, Step
 from dyrate.cache import ReducedCache, gather_tokens
+from dyrate.declaration import layers_from, layers_of
 from dyrate.eager import eager
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
@@ -55,13 +56,9 @@ class Attachment:
         self.family = family_of(model)
         self.encoder = EncoderHooks(method, self.family)
         num_layers = len(self.family.layers)
-        self.prune_layers = frozenset(method.prune_layers(num_layers))
-        self.observed = frozenset(method.statistics_layers(num_layers)) | frozenset(record)
-        for layer in self.prune_layers | self.observed:
-            if not 0 <= layer < num_layers:
-                raise DyrateError(
-                    f"{method}: there is no layer {layer}; the model has layers 0..{num_layers - 1}"
-                )
+        self.prune_layers = frozenset(layers_of(method, "prune_layers", num_layers))
+        self.observed = frozenset(layers_of(method, "statistics_layers", num_layers))
+        self.observed |= frozenset(layers_from(record, num_layers, "record"))
         self.run = Run(method.reported_layer(num_layers))
         self.new_cache: Callable[[int, TokenLayout, Callable[[Tensor], None]], ReducedCache] = ReducedCache
         """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
@@ -345,11 +342,13 @@ class Attachment:
 
 def check_keep(method: "ReductionMethod", keep: Tensor, present: Tensor) -> None:
     """Raise `DyrateError` unless `keep` is a mask of the visual tokens, like `present`."""
+    wanted = f"a mask of the visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
+    if not isinstance(keep, Tensor):
+        raise DyrateError(f"{method} returned a {type(keep).__name__}; {wanted}")
     if keep.dtype != present.dtype or keep.shape != present.shape:
-        raise DyrateError(
-            f"{method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; a mask of the visual "
-            f"tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
-        )
+        raise DyrateError(f"{method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; {wanted}")
+    if keep.device != present.device:
+        raise DyrateError(f"{method} returned a mask on {keep.device}; {wanted} on {present.device}")
 
 
 def _no_seeds_at_decode(seed: int) -> list[int]:

@@ -1,14 +1,16 @@
 """The base class of every reduction method: fields are hyperparameters, overrides are the algorithm."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from torch import Tensor, nn
 
-from dyrate.errors import DyrateError
+from dyrate.declaration import check_class, check_layers
+from dyrate.families import family_of
 from dyrate.hooks import Attachment
+from dyrate.hyperparameters import fitted, hyperparameter
 from dyrate.record import Run
 from dyrate.view import View
 
@@ -20,25 +22,6 @@ Positions = Literal["original", "contiguous"]
 _SYMBOLS = {"layer": "K", "rate": "R"}
 
 
-def hyperparameter(
-    doc: str,
-    *,
-    default: Any = dataclasses.MISSING,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[Any, ...] | None = None,
-    label: Callable[[Any], str] | None = None,
-) -> Any:
-    """Declare a field of a method with one line of documentation and the values that make sense.
-
-    `label` makes of the value what the method's label shows, always; without it, `name=value` where the value
-    is not the default.
-    """
-    given = {"minimum": minimum, "maximum": maximum, "choices": choices, "label": label}
-    metadata = {"doc": doc} | {name: value for name, value in given.items() if value is not None}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
 class ReductionMethod:
     """A way to lower the number of visual tokens; `with method(model) as run:` applies it to every
@@ -47,6 +30,8 @@ class ReductionMethod:
     Subclasses are frozen dataclasses. They override what they need of: `prune_layers`, `statistics_layers`,
     `prefill`, `merge`, `decode` (with `decode_mode`), `resize`, `encode`. Rows are handled together and may
     keep different numbers of tokens. Sizes: B rows, V the largest number of visual tokens of a row.
+
+    A class whose overrides would not be asked, and a field of an unfit value, are a `DyrateError`.
     """
 
     name: ClassVar[str] = ""
@@ -55,11 +40,15 @@ class ReductionMethod:
     """The name in tables."""
     paper: ClassVar[str] = ""
     """Where the method was published, e.g. "arXiv:2403.06764"."""
+    changes_nothing: ClassVar[bool] = False
+    """Declared by a class that means to override nothing."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        cls = type(self)
+        check_class(cls)  # type: ignore[arg-type] # mypy takes __hash__ for the class's own
+        hints = get_type_hints(cls)
         for field in dataclasses.fields(self):
-            value = _checked(type(self).__name__, field, hints[field.name], getattr(self, field.name))
+            value = fitted(cls.__name__, field, hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
     def prune_layers(self, num_layers: int) -> tuple[int, ...]:
@@ -150,15 +139,21 @@ class ReductionMethod:
         cls = type(self)
         return cls.resize is not ReductionMethod.resize or cls.encode is not ReductionMethod.encode
 
+    def check(self, num_layers: int, num_heads: int) -> None:
+        """Raise `DyrateError` unless the method fits a model of so many layers, and query heads in each."""
+        check_layers(self, num_layers)
+
     def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
-        """Attach to `model`; `record` names more layers whose class mass `run.class_mass` shall hold.
+        """Attach to `model`; `record` names additional layers whose class mass `run.class_mass` holds.
 
         Which prompt tokens are padding is settled at prefill; a decode step's `attention_mask` has no effect,
         nor have its `position_ids` where positions are renumbered. Logits are those of the tokens that reach
         the last layer, of which an integer `logits_to_keep` takes the newest. A block serves one generation
         at a time, and no copies of the model.
-        Raises `DyrateError` for an unsupported model and for layers it does not have.
+        Raises `DyrateError` for an unsupported model and for one that the method does not fit.
         """
+        family = family_of(model)
+        self.check(len(family.layers), family.text_config.num_attention_heads)
         return Attachment(self, model, record)
 
     def spec(self) -> dict[str, Any]:
@@ -188,32 +183,3 @@ class ReductionMethod:
         ]
         title = self.title or type(self).__name__
         return f"{title} ({', '.join(shown)})" if shown else title
-
-
-def _checked(owner: str, field: "dataclasses.Field[Any]", kind: Any, value: Any) -> Any:
-    """Return a field's value in its declared type; raise `DyrateError` for an unfit one."""
-    if get_origin(kind) is tuple and isinstance(value, list):
-        value = tuple(value)  # JSON has no tuples.
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    bounds = field.metadata
-    if isinstance(kind, type) and (
-        not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
-    ):
-        wrong = f"a value of type {kind.__name__}"
-    elif "choices" in bounds and value not in bounds["choices"]:
-        wrong = f"one of {', '.join(map(repr, bounds['choices']))}"
-    elif ("minimum" in bounds and not value >= bounds["minimum"]) or (
-        "maximum" in bounds and not value <= bounds["maximum"]
-    ):
-        low, high = bounds.get("minimum"), bounds.get("maximum")
-        wrong = (
-            f"at least {low}"
-            if high is None
-            else f"at most {high}"
-            if low is None
-            else f"from {low} to {high}"
-        )
-    else:
-        return value
-    raise DyrateError(f"{owner}({field.name}={value!r}): expected {wrong}")

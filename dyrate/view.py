@@ -1,12 +1,13 @@
 """What a reduction method sees when it is asked which visual tokens to keep."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from dyrate.attention import Statistics
 from dyrate.cache import Stage, gather_tokens
+from dyrate.errors import DyrateError
 from dyrate.finite import witness
 
 
@@ -34,6 +35,11 @@ class View:
     """At prefill: seed -> one seed per row, made of it and the row's own tokens and pixels."""
     witnesses: dict[str, Tensor]
     """By name, what `expect_finite` has been told at this step."""
+
+    def __post_init__(self) -> None:
+        for name in ("statistics", "previous"):
+            where = f"on entering layer {self.layer} at step {self.step}, view.{name} has"
+            object.__setattr__(self, name, _Statistics(getattr(self, name), where))
 
     @property
     def present(self) -> Tensor:
@@ -81,4 +87,27 @@ class View:
         self.witnesses[name] = witness(values)
 
     def _nearest(self) -> Statistics:
-        return self.statistics[max(self.statistics)]
+        return self.statistics[max(self.statistics, default=self.layer - 1)]
+
+
+class _Statistics(Mapping[int, Statistics]):
+    """Statistics by layer; a `DyrateError` that says which there are, for a layer that has none."""
+
+    def __init__(self, found: Mapping[int, Statistics], where: str) -> None:
+        self._found, self._where = found, where
+
+    def __getitem__(self, layer: int) -> Statistics:
+        try:
+            return self._found[layer]
+        except KeyError:
+            known = f", only of {', '.join(map(str, sorted(self)))}" if self else ""
+        raise DyrateError(
+            f"{self._where} no statistics of layer {layer!r}{known}: statistics_layers must name it, and "
+            "those of this step come from layers before the one entered"
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)

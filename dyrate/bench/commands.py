@@ -241,8 +241,7 @@ def _loads(
 def _contenders(arguments: argparse.Namespace) -> "list[Contender]":
     """The peers, then the methods, then what is replayed; each once."""
     from dyrate.bench.contenders import PEERS, Contender
-    from dyrate.evaluation.specs import as_spec
-    from dyrate.registry import load_method
+    from dyrate.registry import as_spec, load_method
 
     if unknown := [peer for peer in arguments.peers if peer not in PEERS]:
         raise DyrateError(f"--peers {unknown[0]}: unknown; known: {', '.join(PEERS)}")

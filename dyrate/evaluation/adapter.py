@@ -32,9 +32,8 @@ from dyrate.evaluation.log import ResponseLog, content_key
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
 from dyrate.evaluation.requests import Query, Request, batches, colors, images_of, new_tokens
-from dyrate.evaluation.specs import as_spec
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
-from dyrate.registry import load_method
+from dyrate.registry import as_spec, load_method
 
 if TYPE_CHECKING:
     from dyrate.record import Run

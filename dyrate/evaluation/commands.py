@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, Benchmark, select
 from dyrate.evaluation.decoding import ENGINES
-from dyrate.evaluation.specs import as_spec
+from dyrate.registry import as_spec
 
 if TYPE_CHECKING:
     from dyrate.evaluation.results import Result

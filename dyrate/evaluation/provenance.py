@@ -8,27 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from dyrate import registry
-from dyrate.fingerprint import fingerprint
+from dyrate.fingerprint import fingerprint, sources
+from dyrate.loaded import check_unchanged
 
 _HOME = Path(__file__).parents[1]
 _PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "pycocoevalcap", "numpy", "pillow", "dyrate")
 
 
 def answering_code(spec: Mapping[str, Any]) -> str:
-    """Hash of the code that decides what is answered: the adapter, the runtime, the method's own module."""
+    """Hash of the code that decides what is answered: the adapter, the runtime, the method's own module.
+
+    Raises `DyrateError` for code that has changed since this process imported it.
+    """
     return _hash(spec, "dyrate.evaluation.adapter", "dyrate.reduction")
 
 
 def result_code(spec: Mapping[str, Any]) -> str:
-    """Hash of the code behind a result: `answering_code`'s and the scoring."""
+    """Hash of the code behind a result: `answering_code`'s and the scoring. Raises `DyrateError` likewise."""
     return _hash(spec, "dyrate.evaluation.evaluate", "dyrate.reduction")
 
 
 def _hash(spec: Mapping[str, Any], *modules: str) -> str:
     module = registry.references().get(spec["name"], "").partition(":")[0]
-    if module.startswith("dyrate."):
-        return fingerprint([*modules, module])
-    return fingerprint(modules, [registry.module_file(spec)])
+    own = module.startswith("dyrate.")
+    used, files = ([*modules, module], []) if own else (modules, [registry.module_file(spec)])
+    check_unchanged(sources(used, files))
+    return fingerprint(used, files)
 
 
 def command_line(command: str, benchmarks: Iterable[str], options: Mapping[str, Any]) -> str:

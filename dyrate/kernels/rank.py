@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
+from dyrate.errors import DyrateError
+
 
 def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     """BoolTensor [batch, V]: the `counts` [batch] highest of `scores` (FloatTensor [batch, V]) per row; the
     lower index wins a tie.
 
     `among` (BoolTensor [batch, V]): the entries that may be chosen, None for all. Those of -inf never are.
+    NaN has no rank: a `DyrateError` on a CPU; on a GPU, which nobody waits for here, it is never chosen.
     """
     if not scores.is_cuda or not scores.numel():
         return top_reference(scores, counts, among)
@@ -21,6 +24,8 @@ def top_reference(scores: Tensor, counts: Tensor, among: Tensor | None = None) -
     """Do the same by sorting."""
     if among is not None:
         scores = scores.masked_fill(~among, float("-inf"))
+    if (unranked := scores.isnan().any(dim=1)).any():
+        raise DyrateError(f"scores of row {int(unranked.int().argmax())} are NaN, which has no rank")
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order))

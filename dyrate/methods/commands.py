@@ -77,7 +77,7 @@ def _methods(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         if arguments.schema:
             raise DyrateError("--schema needs the name of a method: dyrate methods fastv --schema")
-        rows = [(name, *_summary(class_of(name))) for name in references()]
+        rows = [(name, *_row(name)) for name in references()]
         indent = max(len(name) for name, *_ in rows)
         for name, fields, paper, line in rows:
             print(f"{name:{indent}}  {line}" + (f" {paper}" if paper else ""))
@@ -96,6 +96,16 @@ def _methods(arguments: argparse.Namespace) -> int:
             default = f", default {entry['default']!r}" if "default" in entry else ""
             print(f"  {name}: {entry.get('type', 'any')}{default}. {entry.get('description', '')}".rstrip())
     return 0
+
+
+def _row(name: str) -> tuple[str, str, str]:
+    """A method's summary; of a plug-in that fails, why: it must not hide the others."""
+    from dyrate.registry import class_of
+
+    try:
+        return _summary(class_of(name))
+    except DyrateError as error:
+        return "", "", f"cannot be used: {error}"
 
 
 def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:

@@ -2,29 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.families import family_of
 from dyrate.methods.stepwise import StepwisePruning, scheduled
 from dyrate.predictors import (
     RECORD_FILE,
     WEIGHTS_FILE,
     Predictor,
+    PredictorConfig,
     load_predictor,
     macs,
     read_record,
     trained_for,
 )
-from dyrate.reduction import Run, View, hyperparameter
+from dyrate.reduction import View, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,9 @@ class DyRate(StepwisePruning):
     )
     _: KW_ONLY
     predictor: str = hyperparameter(
-        "folder of the trained predictor", label=lambda folder: Path(folder).name or folder
+        "folder of the trained predictor, such as predictors/testbed/testbed-s/learned-ranking, or one that "
+        "`dyrate train-predictor` made; in a study, the name of an entry of its `predictors`",
+        label=lambda folder: Path(folder).name or folder,
     )
     rates: str = hyperparameter(
         "`predicted` from each row's attention, or, as a control that ignores it, the predictor's mean rate "
@@ -56,13 +56,33 @@ class DyRate(StepwisePruning):
         choices=("predicted", "schedule"),
     )
 
-    def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
-        """Attach to `model`; a `DyrateError` also for a predictor that is missing, or was made for other
-        layers or heads. Whether it was trained on these very weights is not looked at: `check_checkpoint`
-        does, for who knows the hash of the model's checkpoint, as the commands do.
+    def check(self, num_layers: int, num_heads: int) -> None:
+        """Refuse a model, as every method does; and a predictor that is missing, or was made for other layers
+        or heads. Whether it was trained on these very weights is not looked at: `check_checkpoint` does, for
+        who knows the hash of the model's checkpoint, as the commands do.
         """
-        self._check(family_of(model).text_config.num_attention_heads)
-        return super().__call__(model, record)
+        self.check_predictor(self._learned.config, num_heads)
+        super().check(num_layers, num_heads)
+        if self.rates == "schedule":
+            _ = self._schedule
+
+    def check_predictor(self, config: PredictorConfig, num_heads: int) -> None:
+        """Raise `DyrateError` for a predictor, trained or to be trained, of other layers or another model."""
+        if self.layer != config.layer:
+            raise DyrateError(
+                f"{self.label}: layer={self.layer}, but the predictor in {self.predictor} was made for "
+                f"layer={config.layer}"
+            )
+        if num_heads != config.heads:
+            raise DyrateError(
+                f"{self.label}: the model has {num_heads} attention heads per layer, but the predictor in "
+                f"{self.predictor} was made for {config.heads}: train one for this model"
+            )
+        if config.lagged and self.mode == "evict":
+            raise DyrateError(
+                f"{self.label}: the predictor in {self.predictor} ranks by the lagged layers "
+                f"{', '.join(map(str, config.lagged))}, which must see every token held: use mode='select'"
+            )
 
     @property
     def content_hash(self) -> str:
@@ -178,23 +198,3 @@ class DyRate(StepwisePruning):
                 f"each step, not {schedule!r:.80}"
             )
         return schedule
-
-    def _check(self, heads: int) -> None:
-        config = self._learned.config
-        if self.layer != config.layer:
-            raise DyrateError(
-                f"{self.label}: layer={self.layer}, but the predictor in {self.predictor} was made for "
-                f"layer={config.layer}"
-            )
-        if heads != config.heads:
-            raise DyrateError(
-                f"{self.label}: the model has {heads} attention heads per layer, but the predictor in "
-                f"{self.predictor} was made for {config.heads}: train one for this model"
-            )
-        if config.lagged and self.mode == "evict":
-            raise DyrateError(
-                f"{self.label}: the predictor in {self.predictor} ranks by the lagged layers "
-                f"{', '.join(map(str, config.lagged))}, which must see every token held: use mode='select'"
-            )
-        if self.rates == "schedule":
-            _ = self._schedule

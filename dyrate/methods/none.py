@@ -12,3 +12,4 @@ class NoReduction(ReductionMethod):
 
     name: ClassVar[str] = "none"
     title: ClassVar[str] = "Unpruned"
+    changes_nothing: ClassVar[bool] = True

@@ -1,16 +1,17 @@
 """The recipe of a predictor: all that decides which one comes out, but the model and the data."""
 
 import difflib
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
+from dyrate.files import parse_json
 from dyrate.predictor_training.gates import Estimator, Mode, Pruning
 from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
 
+_BEYOND = 2**63  # also NaN, which is less than nothing
 Loss = Literal["cross_entropy", "distillation"]
 
 
@@ -123,10 +124,7 @@ class Recipe:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise DyrateError(f"{where}: expected JSON text or a readable file ({error})") from None
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DyrateError(f"{where}: {text!r:.80} is not JSON: {error}") from None
+        values = parse_json(text, f"{where}: {text!r:.80}")
         if not isinstance(values, dict):
             raise DyrateError(f"{where}: {text!r:.80}: expected an object, {{...}}")
         return cls.of(values, where)
@@ -140,7 +138,10 @@ class Recipe:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
                 raise DyrateError(f"{where}: unknown key {key!r}; {hint}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except DyrateError as error:
+            raise DyrateError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
 
     @classmethod
     def reasons(cls) -> dict[str, str]:
@@ -176,6 +177,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
         if value not in get_args(kind):
             raise DyrateError(f"recipe: {name}={value!r}: expected one of {', '.join(get_args(kind))}")
         return value
+    if isinstance(value, int | float) and not abs(value) < _BEYOND:
+        raise DyrateError(f"recipe: {name}={value!r:.80}: expected a number of ordinary size")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if get_origin(kind) is tuple:

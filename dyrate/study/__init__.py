@@ -5,7 +5,7 @@ and how a predictor is trained that of `dyrate train-predictor`.
 """
 
 from dyrate.study.entries import Job, Method, Model, Predictor
-from dyrate.study.schema import StudyError
+from dyrate.study.reading import StudyError, read_config
 from dyrate.study.study import Study
 
-__all__ = ["Job", "Method", "Model", "Predictor", "Study", "StudyError"]
+__all__ = ["Job", "Method", "Model", "Predictor", "Study", "StudyError", "read_config"]

@@ -1,5 +1,6 @@
 """What a config of the right shape may still get wrong: unknown names, and results that would clash."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -9,6 +10,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.report import published
+from dyrate.report.speed.files import FOLDER as SPEED
 from dyrate.study.schema import meant
 
 if TYPE_CHECKING:
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 Name = TypeVar("Name", str, tuple[str, str])
 SOURCES = ("testbed", "hub")
 NONE = "none"
+# What stands beside the models in a study's folder.
+PLACES = ("latency", "logs", "predictors", "study.json", "tables", "timings", "trace")
 
 
 def problems(study: "Study") -> Iterator[str]:
     """Yield a line, with its key, for each name that is unknown, given twice, or without a counterpart."""
+    yield from _places(study)
     yield from _benchmarks(study)
     yield from _models(study)
     yield from _decodings(study)
@@ -31,6 +36,21 @@ def problems(study: "Study") -> Iterator[str]:
         yield f"tasks: {study.tasks!r} is no folder and none of {', '.join(SOURCES)}"
     if study.tasks == "testbed" and study.config["samples"] is None:
         yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
+
+
+def _places(study: "Study") -> Iterator[str]:
+    """Where the study would write over what is not its own."""
+    if study.name == SPEED.name:
+        yield f"study: {study.name!r} is taken: {SPEED} holds times measured on a GPU"
+    for folder in (Path("results", study.name), Path("reports", study.name)):
+        if folder.exists() and not folder.is_dir():
+            yield f"study: {study.name!r} is taken: {folder} is a file"
+    made = {os.path.normpath(job.result) for job in study.jobs}
+    for path in study.external:
+        if os.path.relpath(path) in made:
+            yield f"external: {path} is a result of this study's own, which is in its tables already"
+    if study.config["device"] == "cpu" and study.config["resources"].get("gpu"):
+        yield "resources.gpu: the device is the CPU, which needs no GPU to wait for"
 
 
 def _benchmarks(study: "Study") -> Iterator[str]:
@@ -47,6 +67,13 @@ def _benchmarks(study: "Study") -> Iterator[str]:
 def _models(study: "Study") -> Iterator[str]:
     names = [model.name for model in study.models]
     yield from (f"models: {name!r} is listed twice" for name in _repeated(names))
+    yield from (
+        f"models: {name!r} is what the study's folder has beside models" for name in names if name in PLACES
+    )
+    paths: dict[str, str] = {}
+    for model in study.models:
+        if (first := paths.setdefault(os.path.normpath(model.path), model.name)) != model.name:
+            yield f"models: {model.name!r} has the path of {first!r}: {model.path}"
     for key in ("methods", "predictors"):
         for entry in study.config[key]:
             for name in entry.get("models", ()):

@@ -11,8 +11,10 @@ from typing import Any
 from dyrate import registry
 from dyrate.evaluation.checkpoint import content_hash
 from dyrate.evaluation.decoding import decoding_slug
-from dyrate.study.schema import StudyError
+from dyrate.study.reading import StudyError
 
+# What a `methods:` entry says of its place in the study; everything else is the method's own.
+METHOD_KEYS = frozenset({"models", "benchmarks", "decodings", "published", "group"})
 PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
 
 

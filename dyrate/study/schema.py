@@ -1,6 +1,7 @@
 """The shape of a study's config: which keys there are, of which types, with which defaults."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,14 +10,12 @@ from typing import Any, cast
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
-from dyrate.errors import DyrateError
+from dyrate.study.reading import StudyError, plain_problems
 
 SCHEMA_FILE = Path(__file__).with_name("study.schema.yaml")
-
-
-class StudyError(DyrateError):
-    """A study's config names something that does not exist, or twice, or in the wrong type."""
+_LONGEST = 400  # characters of a complaint, which may quote a whole list
 
 
 def defaults() -> dict[str, Any]:
@@ -26,7 +25,9 @@ def defaults() -> dict[str, Any]:
 
 def shape_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line, with its key, for whatever has the wrong shape."""
-    errors = Draft202012Validator(_schema()).iter_errors(config)
+    unplain = list(plain_problems(config))
+    yield from unplain
+    errors = [] if unplain else _Validator(_schema()).iter_errors(config)
     for error in sorted(errors, key=lambda error: list(map(str, error.absolute_path))):
         yield from _explain(error)
 
@@ -60,4 +61,24 @@ def _explain(error: ValidationError) -> Iterator[str]:
             if key not in known:
                 yield f"{place}{key} is no key of a study{meant(str(key), known)}"
     else:
-        yield f"{where or 'the config'}: {error.message}"
+        yield f"{where or 'the config'}: {_shortened(error.message)}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """As JSON Schema has it, but that `$` is the end of the text: Python's precedes a last line break."""
+    if isinstance(value, str) and not re.search(re.sub(r"\$\Z", r"\\Z", pattern), value):
+        yield ValidationError(
+            f"{value!r} does not match {pattern!r}" if value.strip() else "nothing is given"
+        )
+
+
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {"pattern": _pattern},
+    # As JSON Schema has it, 2.0 is an integer; no command line takes it for one.
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)

@@ -4,23 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from dyrate import registry
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
 from dyrate.study.checks import NONE, SOURCES, problems
-from dyrate.study.entries import Job, Method, Model, Predictor, content
-from dyrate.study.schema import StudyError, defaults, refuse, shape_problems
+from dyrate.study.entries import METHOD_KEYS, Job, Method, Model, Predictor, content
+from dyrate.study.fit import check_jobs
+from dyrate.study.reading import StudyError, read_config
+from dyrate.study.schema import defaults, refuse, shape_problems
 from dyrate.study.sweeps import Sweep, share_out
 
-# What a `methods:` entry says of its place in the study; everything else is the method's own.
-METHOD_KEYS = ("models", "benchmarks", "decodings", "published", "group")
-# The same of a `predictors:` entry; everything else is its recipe.
+# What a a `predictors:` entry says of its place in the study; everything else is its recipe.
 PREDICTOR_KEYS = ("name", "models", "data")
 
 
@@ -55,18 +51,8 @@ class Study:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a study from a YAML or JSON file."""
-        try:
-            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StudyError(f"no study config at {path}; try config/testbed.yaml") from None
-        except OSError as error:
-            raise StudyError(f"{path} cannot be read as a study config: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise StudyError(f"{path} is not YAML: {error}") from None
-        if not isinstance(config, dict):
-            raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
-        return cls.of(config, str(path))
+        """Read a study from a YAML or JSON file; a `StudyError` for one that is none."""
+        return cls.of(read_config(path), str(path))
 
     @property
     def name(self) -> str:
@@ -229,27 +215,8 @@ class Study:
         return f"{fingerprint(['dyrate.evaluation.commands'])}-{result_code(job.method.spec)}"
 
     def check_jobs(self) -> None:
-        """Look up models and predictors, and load what has results to make, before any job runs.
-
-        Raises `DyrateError` for a folder that is not there, a shipped predictor of another recipe, and a
-        wrong field. Needs torch where there is something to check, and takes its seconds.
-        """
-        for predictor in self.predictors:
-            predictor.check_shipped()
-        untrained = [entry for entry in self.trainings if not Path(entry.folder).exists()]
-        if untrained:
-            # By name, as methods are: the report reads studies, and the training's code is none of its own.
-            recipe = import_module("dyrate.predictor_training.recipe").Recipe
-            for entry in untrained:
-                recipe.of(dict(entry.recipe), f"predictors: {entry.name}")
-        waiting = [job for job in self.jobs if not Path(job.result).exists()]
-        for model in dict.fromkeys(job.model for job in waiting):
-            if model.missing:
-                raise StudyError(
-                    f"models: {model.name}: there is no folder {model.path} (relative to {Path.cwd()})"
-                )
-        for spec in {registry.slug(job.spec): job.spec for job in waiting}.values():
-            registry.load_method(spec)
+        """Check what has results to make, before any job runs; see `dyrate.study.fit`."""
+        check_jobs(self)
 
     def to_json(self) -> str:
         """The checked config, defaults filled in, as one line of JSON."""

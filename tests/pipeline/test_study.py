@@ -1,10 +1,13 @@
+import math
 import os
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dyrate.study import Study, StudyError
+from dyrate.errors import DyrateError
+from dyrate.study import Study, StudyError, read_config
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = {
@@ -18,6 +21,12 @@ CONFIG = {
     "decodings": [{"name": "greedy"}, {"name": "beam-2"}],
     "benchmarks": ["gqa", "pope"],
 }
+
+
+def nested(value, depth):
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +109,38 @@ def test_all_samples_are_asked_for_by_no_limit():
             {"models": [{"name": "a", "path": "x", "published": "LLaVA-1.5-7b"}]},
             "x.yaml: models: a: published: no model 'LLaVA-1.5-7b'; did you mean 'LLaVA-1.5-7B'?",
         ),
+        ({"samples": 2.0}, "samples: 2.0 is not of type 'integer'"),
+        ({"samples": True}, "samples: True is not of type 'integer'"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is greater than the maximum"),
+        ({"data": ""}, "data: nothing is given"),
+        ({"tasks": " "}, "tasks: nothing is given"),
+        ({"study": "small\n"}, "study: 'small\\n' has line breaks"),
+        ({"device": "cpu\n"}, "device: 'cpu\\n' has line breaks"),
+        ({"study": ".."}, "study: '..' does not match"),
+        ({"study": "x" * 101}, "is too long"),
+        ({"study": "h200"}, "study: 'h200' is taken: results/h200 holds times measured on a GPU"),
+        ({"study": "README.md"}, "study: 'README.md' is taken: results/README.md is a file"),
+        ({"models": [{"name": "tables", "path": "x"}]}, "models: 'tables' is what the study's folder has"),
+        (
+            {"models": [{"name": "a", "path": "x/y"}, {"name": "b", "path": "x//y/"}]},
+            "models: 'b' has the path of 'a'",
+        ),
+        ({"models": [{"name": "a", "path": f"x/{'y' * 256}"}]}, "is too long to be the name of anything"),
+        ({"external": ["./results/small/a/none/greedy.json"]}, "is a result of this study's own"),
+        ({"device": "cpu", "resources": {"gpu": 1}}, "resources.gpu: the device is the CPU"),
+        (
+            {"methods": [{"name": "none"}, {"name": "fastv", "rate": 1}, {"name": "fastv", "rate": 1.0}]},
+            "two jobs would write results/small/a/fastv-rate=1/greedy.json",
+        ),
+        (
+            {"methods": [{"name": "none"}, {"name": "fastv", "rate": math.nan}]},
+            "methods.1.rate: nan is no number",
+        ),
+        ({"methods": [{"name": "none"}, {"name": "vtw", 2: 3}]}, "methods.1: 2 is no key: keys are text"),
+        ({"data": date(2024, 1, 1)}, "data: YAML reads '2024-01-01' as a date: write it in quotes"),
+        ({"samples": nested([], 5000)}, "nested too deeply"),
+        ({"models": [[[[[[0] * 20] * 20] * 20] * 20] * 20]}, "the config has more than 100000 values"),
+        ({"decodings": [{"name": "top_p"}, {"name": "top_p", "top_p": 0.9}]}, "two jobs would write"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(change, complaint):
@@ -122,6 +163,55 @@ def test_a_wrong_hyperparameter_is_refused_before_a_job_runs(tmp_path, monkeypat
     study = Study.of({**CONFIG, "methods": [{"name": "none"}, {"name": "fastv", "layr": 2}]})
 
     with pytest.raises(ValueError, match="layr"):
+        study.check_jobs()
+
+
+PREDICTOR = {"name": "p", "layer": 2, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "predictor", "complaint"),
+    [
+        ({"name": "fastv", "layer": 99}, PREDICTOR, "there is no layer 99; the model has layers 0..7"),
+        ({"name": "uniform", "layer": 8}, PREDICTOR, "there is no layer 8; the model has layers 0..7"),
+        ({"name": "fastv", "layer": 2.0}, PREDICTOR, "FastV(layer=2.0): expected a value of type int"),
+        ({"name": "dyrate", "layer": 3, "predictor": "p"}, PREDICTOR, "was made for layer=2"),
+        (
+            {"name": "dyrate", "layer": 9, "predictor": "p"},
+            {**PREDICTOR, "layer": 9},
+            "its predictor is made for layer 9; the model has layers 0..7",
+        ),
+        (
+            {"name": "dyrate", "layer": 2, "predictor": "p", "mode": "evict"},
+            {**PREDICTOR, "lagged": [3]},
+            "must see every token held",
+        ),
+        ({"name": "dyrate", "layer": 2}, PREDICTOR, "in a study, the name of an entry of its `predictors`"),
+        ({"name": "fastv", "layer": 2}, PREDICTOR, "fastv and fastv-layer=2 are one method on a"),
+        ({"name": "vtw", "layer": 4}, {**PREDICTOR, "stepss": 1}, "unknown key 'stepss'"),
+        ({"name": "vtw", "layer": 4}, {**PREDICTOR, "learning_rate": 10**99}, "p: learning_rate="),
+    ],
+)
+def test_what_a_job_would_refuse_is_refused_before_one_runs(method, predictor, complaint):
+    methods = [{"name": "none"}, {"name": "fastv"}, method]
+    models = [{"name": "a", "path": "models/testbed-s"}]
+    study = Study.of({**CONFIG, "models": models, "methods": methods, "predictors": [predictor]})
+
+    with pytest.raises(DyrateError) as refused:
+        study.check_jobs()
+
+    assert complaint in str(refused.value)
+
+
+def test_a_shipped_predictor_of_another_layer_is_refused_before_a_job_runs():
+    method = {"name": "dyrate", "layer": 3, "predictor": "learned-ranking"}
+    models = [{"name": "testbed-s", "path": "models/testbed-s"}]
+    shipped = {"trained": "predictors/testbed", "predictors": [{"name": "learned-ranking"}]}
+    study = Study.of({**CONFIG, **shipped, "models": models, "methods": [{"name": "none"}, method]})
+
+    with pytest.raises(
+        DyrateError, match=r"layer=3, but the predictor in .*learned-ranking was made for layer=2"
+    ):
         study.check_jobs()
 
 
@@ -205,6 +295,37 @@ def test_a_file_that_holds_no_study_is_refused(tmp_path, path):
 
     with pytest.raises(StudyError, match=path):
         Study.read(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("x.yaml", "study: a\nsamples: 1\nsamples: 2", "line 3: the key 'samples' stands there twice"),
+        ("x.yaml", "methods: [{name: a, layer: 1, layer: 2}]", "line 1: the key 'layer' stands there twice"),
+        ("x.json", '{"study": "a", "study": "b"}', "the key 'study' stands there twice"),
+        ("x.yaml", '{"study": "a", "study": "b"}', "the key 'study' stands there twice"),
+        ("x.json", '{"samples": NaN}', "NaN is no number of JSON"),
+        ("x.yaml", "study: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("x.yaml", "study: 2024-13-01", "month must be in 1..12"),
+        ("x.yaml", "study: " + "[" * 5000, "recursion"),
+        ("x.yaml", "__use_yte__: true\nstudy: a", "a study's config is no template"),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_or_not_plainly_is_refused(tmp_path, name, text, complaint):
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(StudyError) as refused:
+        Study.read(tmp_path / name)
+
+    assert complaint in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_merged_may_be_overridden(tmp_path):
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: [*a, *a], x: 3}\nc: {<<: *b, y: 4}"
+    (tmp_path / "x.yaml").write_text(text)
+
+    assert read_config(tmp_path / "x.yaml")["c"] == {"x": 3, "y": 4}
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("config/*.yaml")), ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,21 @@ def test_a_mistake_in_the_config_is_one_clear_line(project):
     output = project.snakemake("-n", *SMOKE, status=1)
 
     assert "sampels is no key of a study; did you mean 'samples'?" in output
+
+
+def test_a_key_that_a_config_gives_twice_is_refused(project):
+    project.edit("config/smoke.yaml", "samples: 6", "samples: 6\nsamples: 7")
+
+    output = project.snakemake("-n", *SMOKE, status=1)
+
+    assert "config/smoke.yaml is no config: line 6: the key 'samples' stands there twice" in output
+
+
+def test_a_directory_is_unlocked_without_a_number_of_cores(project):
+    done = project.run(sys.executable, "-m", "snakemake", "--unlock")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Unlocked working directory" in done.stdout + done.stderr
 
 
 def test_snakemakes_own_report_holds_the_tables(finished):

@@ -5,8 +5,10 @@ import json
 import math
 import re
 from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -21,6 +23,7 @@ from dyrate.methods.downsample import near_square
 from dyrate.methods.vtw_search import divergence, search_layer
 from dyrate.questions import questions_from
 from dyrate.ranking import kept_counts, top
+from dyrate.reduction import ReductionMethod, View
 from tests.runtime.method_table import NothingRule
 from tests.runtime.reference import Rule, masked_forward
 from tests.tiny import NUM_LAYERS, tiny_inputs, tiny_llava
@@ -216,3 +219,47 @@ def test_the_search_command_prints_its_choice_and_writes_it(
         run("search-vtw", "--model", str(checkpoint), "--limit", "-1")
     with pytest.raises(DyrateError, match="raise --eta"):
         run(*common, "--eta", "0")
+
+
+@dataclass(frozen=True)
+class Answering(ReductionMethod):
+    """Returns at layer 2 what it is asked to."""
+
+    answer: ClassVar[Callable[[View], Any]]
+
+    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
+        return (2,)
+
+    def prefill(self, view: View) -> Any:
+        return type(self).answer(view)
+
+
+ANSWERS: dict[str, tuple[Callable[[View], Any], str]] = {
+    "list": (lambda view: [True], "returned a list; a mask of the visual tokens to keep"),
+    "array": (lambda view: view.present.numpy(), "returned a ndarray; a mask"),
+    "floats": (lambda view: view.present.float(), "returned a torch.float32 tensor"),
+    "short": (lambda view: view.present[:, :3], "of shape (2, 3)"),
+    "elsewhere": (lambda view: view.present.to("meta"), "returned a mask on meta"),
+    "scores of none": (lambda view: view.scores > 0, "view.statistics has no statistics of layer 1: "),
+    "a layer not read": (
+        lambda view: view.statistics[0].scores > 0,
+        "no statistics of layer 0: statistics_layers",
+    ),
+    "before there was one": (
+        lambda view: view.previous[0].scores > 0,
+        "at step 0, view.previous has no statistics",
+    ),
+    "NaN": (
+        lambda view: top(view.present / float("nan"), view.visual_tokens // 2),
+        "scores of row 0 are NaN, which has no rank",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_an_answer_that_is_no_mask_of_the_tokens_is_refused(case: str) -> None:
+    answer, message = ANSWERS[case]
+    method = type("Answering", (Answering,), {"answer": staticmethod(answer)})()
+    model = tiny_llava()
+    with pytest.raises(DyrateError, match=re.escape(message)), method(model):
+        model(**tiny_inputs([5, 3]))

@@ -11,8 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dyrate import FastV, RandomTokens, load_method, registry
+from dyrate import FastV, RandomTokens, __version__, load_method, loaded, registry
+from dyrate.cli import main
 from dyrate.errors import DyrateError
+from dyrate.evaluation.provenance import answering_code
 
 FILE_METHOD = '''
 from dataclasses import dataclass
@@ -104,6 +106,21 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "choice": ({"name": "vtw", "positions": "relative"}, "expected one of 'original', 'contiguous'"),
     "no field at all": ({"name": "none", "rate": 0.5}, "Its fields: none"),
     "file": ({"name": "nowhere/mine.py:Mine"}, "there is no file nowhere/mine.py"),
+    "file of an impossible name": ({"name": "x" * 999 + ".py:Mine"}, "there is no file xxx"),
+    "rate beyond floats": ({"name": "fastv", "rate": 10**400}, "expected a value of type float"),
+    "seed beyond 64 bits": ({"name": "random", "seed": 2**80}, "expected a whole number of 64 bits"),
+    "entry": ({"name": "replay", "rates": [0.5, True]}, "of each entry a value of type float, not True"),
+    "nan in a list": ({"name": "replay", "rates": [float("nan")]}, "expected a finite number"),
+    "line break": ({"name": "dyrate", "predictor": "a\nb"}, "text without line breaks"),
+    "predictor": (
+        {"name": "dyrate"},
+        "needs a value for predictor (folder of the trained predictor, such as",
+    ),
+    "key": ({"name": "fastv", 2: 3}, "a mapping with a 'name'"),
+    "number": (3, "expected a name, or a mapping with a 'name', not 3"),
+    "twice in JSON": ('{"name": "fastv", "layer": 2, "layer": 3}', "the key 'layer' stands there twice"),
+    "NaN in JSON": ('{"name": "fastv", "rate": NaN}', "is not JSON: NaN is no number"),
+    "deep JSON": ('{"name": ' + "[" * 99999, "is not JSON: maximum recursion depth"),
 }
 
 
@@ -132,6 +149,7 @@ def test_a_field_without_default_must_be_given(tmp_path: Path) -> None:
     path.write_text(
         "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Needs(ReductionMethod):\n    count: int\n"
+        "    def encode(self, features):\n        return features[:, : self.count]\n"
     )
     with pytest.raises(DyrateError, match="needs a value for count"):
         load_method({"name": f"{path}:Needs"})
@@ -153,6 +171,8 @@ def test_lists_of_layers_survive_json(tmp_path: Path) -> None:
         "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Pyramid(ReductionMethod):\n    layers: tuple[int, ...] = (8, 16)\n"
         "    note: str | None = None\n"
+        "    def prune_layers(self, num_layers):\n        return self.layers\n"
+        "    def prefill(self, view):\n        return view.present\n"
     )
     name = f"{path}:Pyramid"
     method = load_method({"name": name, "layers": [2, 4]})
@@ -161,3 +181,211 @@ def test_lists_of_layers_survive_json(tmp_path: Path) -> None:
     properties = registry.schema(type(method))["properties"]
     assert properties["layers"]["type"] == "array"
     assert "type" not in properties["note"]
+
+
+def test_a_name_or_json_text_will_do_as_on_the_command_line() -> None:
+    assert load_method("fastv") == load_method('{"name": "fastv"}') == FastV()
+
+
+def test_equal_numbers_share_a_slug_and_a_long_one_ends_in_its_hash() -> None:
+    assert registry.slug({"name": "fastv", "rate": 1.0}) == registry.slug({"name": "fastv", "rate": 1})
+    long = [registry.slug({"name": "replay", "rates": [0.25] * 99 + [last]}) for last in (0.5, 0.75)]
+    assert [len(text) for text in long] == [200, 200]
+    assert long[0] != long[1]
+
+
+HEAD = """from dataclasses import dataclass
+from dyrate import ReductionMethod
+from dyrate.reduction import hyperparameter
+@dataclass(frozen=True)
+class Mine(ReductionMethod):
+"""
+LAYERS = "    def prune_layers(self, num_layers):\n        return (2,)\n"
+PREFILL = "    def prefill(self, view):\n        return view.present\n"
+DECODE = "    def decode(self, view):\n        return view.present\n"
+FAILING = {
+    "exits": ("import sys\nsys.exit(0)", r":2: cannot be imported: SystemExit: 0"),
+    "quits": ("quit()", r":1: cannot be imported: SystemExit"),
+    "fails": ("\n\n1 / 0", r":3: cannot be imported: ZeroDivisionError: division by zero"),
+    "lacks": ("import nonsense_xyz", r":1: cannot be imported: ModuleNotFoundError: No module named"),
+    "relative": ("from . import other", r":1: cannot be imported: ImportError: attempted relative import"),
+    "no Exception": ("class Odd(BaseException): ...\nraise Odd('odd')", r":2: cannot be imported: Odd: odd"),
+    "lines": ("raise ValueError('two\\nlines')", r":1: cannot be imported: ValueError: two lines"),
+    "syntax": ("x = 1\ndef f(:", r":2: SyntaxError: invalid syntax"),
+    "null bytes": ("\0", r"null bytes"),
+    "misspelt": (HEAD + LAYERS + PREFILL.replace("prefill", "prefil"), "prefil .* did you mean 'prefill'"),
+    "capital": (HEAD + LAYERS + PREFILL.replace("prefill", "Prefill"), "Prefill .* did you mean 'prefill'"),
+    "misspelt layers": (HEAD + LAYERS.replace("layers(", "layer(") + PREFILL, "did you mean 'prune_layers'"),
+    "misspelt mode": (HEAD + "    decode_mod = 'evict'\n" + LAYERS + PREFILL, "did you mean 'decode_mode'"),
+    "nothing": (HEAD + "    pass", "it overrides none of prefill, decode, resize, encode"),
+    "layers only": (HEAD + LAYERS, "it overrides none of"),
+    "no layers": (HEAD + PREFILL, "prefill would never be asked: override prune_layers"),
+    "no mode": (HEAD + LAYERS + DECODE, "decode would never be asked: set decode_mode"),
+    "mode only": (HEAD + "    decode_mode = 'select'\n" + LAYERS + PREFILL, "there is no decode to ask"),
+    "merge only": (
+        HEAD + LAYERS + DECODE + "    decode_mode = 'evict'\n    def merge(self, view, keep): ...\n",
+        "merge would never be asked",
+    ),
+    "hidden": (HEAD + "    decode: int = 1\n" + LAYERS + PREFILL, "the field 'decode' hides"),
+    "name": (HEAD + "    name: str = 'x'\n" + LAYERS + PREFILL, "a field cannot be called 'name'"),
+    "mutable": (HEAD + "    a: list = []\n" + LAYERS + PREFILL, ":4: cannot be imported: .*mutable default"),
+    "set": (
+        HEAD + "    a: object = hyperparameter('x', default=frozenset())\n" + LAYERS + PREFILL,
+        "a=frozenset.*as a config can say it",
+    ),
+    "untyped": (HEAD + "    a = hyperparameter('x')\n" + LAYERS + PREFILL, "no type annotation"),
+    "unknown type": (HEAD + "    a: 'Nonsense' = 1\n" + LAYERS + PREFILL, "name 'Nonsense' is not defined"),
+    "thawed": (HEAD.replace("frozen=True", "") + LAYERS + PREFILL, "non-frozen dataclass from a frozen one"),
+    "abstract": (
+        "from dyrate.methods.stepwise import StepwisePruning\nclass Mine(StepwisePruning): ...",
+        "must override step_rates",
+    ),
+    "ours": (
+        "from dyrate import FastV as Mine",
+        "only imports Mine from dyrate.methods.fastv; use the name 'fastv'",
+    ),
+    "like none": ("from dyrate import NoReduction\nclass Mine(NoReduction): ...", "it overrides none of"),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_file_that_cannot_work_is_refused_at_load(case: str, tmp_path: Path) -> None:
+    text, message = FAILING[case]
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(DyrateError, match=message) as refused:
+        load_method(f"{path}:Mine")
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value) or case == "set"
+
+
+WORKING = {
+    "helpers of any other name": HEAD
+    + LAYERS
+    + PREFILL
+    + "    def closest(self): ...\n    def _prefil(self): ...\n",
+    "a mode that is a field": HEAD + "    decode_mode: str = 'evict'\n" + LAYERS + DECODE,
+    "a list of layers": HEAD + LAYERS.replace("(2,)", "[2, 2]") + PREFILL,
+    "a subclass of ours": "from dyrate import FastV\nclass Mine(FastV): ...",
+    "a control that says so": HEAD + "    changes_nothing = True\n",
+    "types as text": "from __future__ import annotations\n"
+    + HEAD
+    + "    a: int | None = None\n"
+    + LAYERS
+    + PREFILL,
+    "a script": HEAD + LAYERS + PREFILL + "if __name__ == '__main__':\n    raise SystemExit\n",
+}
+
+
+@pytest.mark.parametrize("case", WORKING)
+def test_a_file_that_can_work_is_not_refused(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(WORKING[case])
+    load_method(f"{path}:Mine").check(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("3", "expected a tuple of layers, not 3"),
+        ("None", "expected a tuple of layers, not None"),
+        ("'2'", "expected a tuple of layers, not '2'"),
+        ("(2.0,)", "2.0 is no layer"),
+        ("(True,)", "True is no layer"),
+        ("(-1,)", "there is no layer -1; the model has layers 0..7"),
+        ("(num_layers,)", "there is no layer 8; the model has layers 0..7"),
+        ("()", "prune_layers names no layer of this model: prefill would never be asked"),
+    ],
+)
+def test_layers_that_a_model_does_not_have_are_refused(layers: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + LAYERS.replace("(2,)", layers) + PREFILL)
+    with pytest.raises(DyrateError, match=re.escape(message)):
+        load_method(f"{path}:Mine").check(8, 4)
+
+
+def test_an_interrupted_import_is_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_method(f"{path}:Mine")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["while True: pass", "import time\nwhile True:\n    try: time.sleep(9)\n    except Exception: pass"],
+)
+def test_an_import_that_hangs_is_named_and_given_up(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dyrate.plugins.NOTICE", 0.1)
+    monkeypatch.setattr("dyrate.plugins.LIMIT", 0.25)
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(DyrateError, match=r"cannot be imported: not done after"):
+        load_method(f"{path}:Mine")
+    assert f"{path} is still being imported" in capsys.readouterr().err
+
+
+def test_files_whose_paths_read_alike_are_two(tmp_path: Path) -> None:
+    for folder, layer in (("a_b", 1), ("a/b", 3)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "mine.py").write_text(HEAD + LAYERS.replace("2", str(layer)) + PREFILL)
+    methods = [load_method(f"{tmp_path / folder}/mine.py:Mine") for folder in ("a_b", "a/b")]
+    assert [method.prune_layers(8) for method in methods] == [(1,), (3,)]
+
+
+@pytest.mark.parametrize("edited", ["mine.py", "beside.py"])
+def test_what_was_edited_since_its_import_is_neither_run_nor_hashed(
+    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    (tmp_path / "beside.py").write_text("K = 2\n")
+    (tmp_path / "mine.py").write_text("from beside import K\n" + HEAD + LAYERS.replace("2", "K") + PREFILL)
+    spec = {"name": f"{tmp_path}/mine.py:Mine"}
+    load_method(spec)
+    code = answering_code(spec)
+    assert load_method(spec).prune_layers(8) == (2,)
+    assert answering_code(spec) == code
+
+    (tmp_path / edited).write_text((tmp_path / edited).read_text() + "L = 3\n")
+    for use in (load_method, answering_code):
+        with pytest.raises(DyrateError, match=f"{edited} has changed since this process imported it"):
+            use(spec)
+    assert answering_code({"name": "fastv"})
+
+
+def test_our_own_code_edited_in_a_running_process_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = registry.module_file("fastv")
+    monkeypatch.setitem(loaded._STAMPS, path, (0, 0, 0))
+    with pytest.raises(DyrateError, match=r"fastv.py has changed since"):
+        answering_code({"name": "fastv"})
+    assert answering_code({"name": "vtw"})
+
+
+def test_a_broken_plug_in_hides_no_other_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_plug_in.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = [
+        EntryPoint("broken", "broken_plug_in:Mine", registry.ENTRY_POINTS),
+        EntryPoint("missing", "no_such_plug_in:Mine", registry.ENTRY_POINTS),
+        EntryPoint("twice", "first:Mine", registry.ENTRY_POINTS),
+        EntryPoint("twice", "second:Mine", registry.ENTRY_POINTS),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: plugins)
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    assert "Keep the visual tokens most attended to" in listed
+    assert re.search(r"broken +cannot be used: .*SystemExit: 3", listed)
+    assert re.search(r"missing +cannot be used: .*no_such_plug_in", listed)
+    assert re.search(r"twice +cannot be used: .*registered twice, as first:Mine and second:Mine", listed)
+
+
+def test_the_command_line_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"dyrate {__version__}\n"

@@ -24,7 +24,8 @@ if timed:
             model="|".join(map(re.escape, timed)),
         conda:
             "../../environment.yml"
-        threads: workflow.cores
+        # `--unlock` and clusters know no number of cores.
+        threads: workflow.resource_settings.cores or study.config["threads"]
         resources:
             **{
                 key: amount

@@ -8,7 +8,7 @@ from statistics import median
 
 from dyrate.bench.document import add_machine, add_model, publish
 from dyrate.errors import DyrateError
-from dyrate.evaluation.specs import as_spec
+from dyrate.registry import as_spec
 
 SCHEMA, VERSION = "dyrate.bench_harness", 1
 _Subparsers = argparse._SubParsersAction  # the type has no public name

@@ -1,0 +1,108 @@
+"""What a job would refuse, before any runs: methods and predictors that do not fit the models."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyrate import registry
+from dyrate.errors import DyrateError
+from dyrate.study.entries import METHOD_KEYS, Job, Model
+from dyrate.study.reading import StudyError
+
+if TYPE_CHECKING:
+    from dyrate.predictors import PredictorConfig
+    from dyrate.reduction import ReductionMethod
+    from dyrate.study.study import Study
+
+Size = tuple[int, int]
+
+
+def check_jobs(study: "Study") -> None:
+    """Look up models and predictors, and load what has results to make.
+
+    Raises `DyrateError` for a folder that is not there, a shipped predictor of another recipe, a wrong field,
+    layers that a local model does not have, and one method under two names. Needs torch where there is
+    something to check, and takes its seconds.
+    """
+    for predictor in study.predictors:
+        predictor.check_shipped()
+    waiting = [job for job in study.jobs if not Path(job.result).exists()]
+    if not waiting and all(Path(entry.folder).exists() for entry in study.trainings):
+        return
+    recipes = _recipes(study)
+    sizes = {model: _size(model) for model in dict.fromkeys(job.model for job in waiting)}
+    for job in waiting:
+        try:
+            method = registry.load_method(job.spec)
+            _check(job, method, sizes[job.model], recipes)
+        except DyrateError as error:
+            raise StudyError(f"methods: {job.method.slug} on {job.model.name}: {error}") from error
+    _check_once(study.jobs)
+
+
+def _recipes(study: "Study") -> dict[str, Any]:
+    """The recipes by name, checked."""
+    # By name, as methods are: the report reads studies, and the training's code is none of its own.
+    recipe = import_module("dyrate.predictor_training.recipe").Recipe
+    return {
+        entry.name: recipe.of(dict(entry.recipe), f"predictors: {entry.name}") for entry in study.predictors
+    }
+
+
+def _size(model: Model) -> Size | None:
+    """Layers of a local checkpoint, and query heads in each; None for a hub id."""
+    if model.missing:
+        raise StudyError(f"models: {model.name}: there is no folder {model.path} (relative to {Path.cwd()})")
+    folder = Path(model.path).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+        return int(config.num_hidden_layers), int(config.num_attention_heads)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(f"models: {model.name}: {folder / 'config.json'}: {reason:.300}") from None
+
+
+def _check(job: Job, method: "ReductionMethod", size: Size | None, recipes: dict[str, Any]) -> None:
+    hidden = METHOD_KEYS & {*registry.schema(type(method))["properties"]}
+    if hidden:
+        raise StudyError(f"its field {min(hidden)!r} is a key of the study's own: give it another name")
+    layers, heads = size or (None, None)
+    trained = job.predictor is None or Path(job.predictor.files[0]).is_file()
+    if job.predictor is not None and hasattr(method, "check_predictor"):
+        config = _config(job, trained, recipes, heads)
+        method.check_predictor(config, heads or config.heads)
+        deepest = max((config.layer, *config.lagged))
+        if layers is not None and deepest >= layers:
+            raise StudyError(
+                f"its predictor is made for layer {deepest}; the model has layers 0..{layers - 1}"
+            )
+    if layers is not None and heads is not None and trained:
+        method.check(layers, heads)
+
+
+def _config(job: Job, trained: bool, recipes: dict[str, Any], heads: int | None) -> "PredictorConfig":
+    from dyrate.predictors import PredictorConfig, read_record
+
+    assert job.predictor is not None
+    if trained:
+        return PredictorConfig(**read_record(Path(job.predictor.folder))["config"])
+    found: PredictorConfig = recipes[job.predictor.name].config(heads or 1)
+    return found
+
+
+def _check_once(jobs: Iterable[Job]) -> None:
+    """Refuse two entries that are one method, as with and without a default: two rows of one result."""
+    found: dict[Any, Job] = {}
+    for job in jobs:
+        key = job.model.name, job.key[2], registry.load_method(job.spec)
+        first = found.setdefault(key, job)
+        if first.method.slug != job.method.slug:
+            raise StudyError(
+                f"methods: {first.method.slug} and {job.method.slug} are one method on {job.model.name}: its "
+                "fields have these values by default; leave one out"
+            )
