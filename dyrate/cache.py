@@ -122,9 +122,9 @@ class Stage:
     def restrict(self, keep: Tensor, *, renumber: bool = False) -> tuple["Stage", Tensor | None]:
         """Drop the visual tokens that are not in `keep` (BoolTensor [batch, V]).
 
-        Returns the new stage and the slots of this one that it holds (LongTensor [batch, new slots]), None if
-        no slot could go because the longest row keeps all it has. `renumber` gives the tokens of each row new
-        positions. Reads the new lengths back to the host.
+        Returns the new stage, this one if nothing is dropped, and the slots of this one that it holds
+        (LongTensor [batch, new slots]), None if no slot could go because the longest row keeps all it has.
+        `renumber` gives the tokens of each row new positions. Reads the new lengths back to the host.
         """
         held = self._held(keep)
         lengths = held.sum(dim=1)
@@ -135,10 +135,11 @@ class Stage:
         order = held.to(torch.uint8).argsort(dim=1, stable=True)
         slots = torch.where(held, self.slots, -1)
         in_order = slots.gather(1, order)
-        shortest, longest, most_visual, missing = torch.stack(
-            [lengths.min(), lengths.max(), visual.max(), missing]
+        any_dropped = (self.valid & ~held).any()
+        shortest, longest, most_visual, missing, any_dropped = torch.stack(
+            [lengths.min(), lengths.max(), visual.max(), missing, any_dropped]
         ).tolist()
-        if shortest == self.width:
+        if not any_dropped:
             return self, None
         columns = None
         if longest < self.width:
