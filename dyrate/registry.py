@@ -144,7 +144,10 @@ def as_spec(value: str | Mapping[str, Any], what: str = "reduction method") -> d
             parse_json(value, f"{what}: {value!r:.80}") if value.lstrip().startswith("{") else {"name": value}
         )
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str) or not all(map(_is_text, spec)):
-        raise DyrateError(f"{what}: expected a name, or a mapping with a 'name', not {value!r:.200}")
+        raise DyrateError(
+            f"{what}: expected a name, or a mapping with a 'name', such as {{'name': 'none'}}, "
+            f"not {value!r:.200}"
+        )
     return dict(spec)
 
 

@@ -282,8 +282,8 @@ def test_weights_that_are_cut_off_are_named(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_a_method_without_a_mapping_is_named() -> None:
-    with pytest.raises(DyrateError, match=r"mapping with a 'name', such as .*, not 'fastv'"):
-        load_method("fastv")  # type: ignore[arg-type]
+    with pytest.raises(DyrateError, match=r"mapping with a 'name', such as .*, not \['fastv'\]"):
+        load_method(["fastv"])  # type: ignore[arg-type]
 
 
 def test_the_colors_of_a_palette_count_not_its_indices() -> None:
