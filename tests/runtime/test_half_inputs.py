@@ -1,4 +1,4 @@
-"""Prompts that are not whole are refused before the model runs; unusual ones run as they do without a block."""
+"""Prompts that are not whole are refused before the model runs; unusual ones run as without a block."""
 
 import re
 from collections.abc import Callable
