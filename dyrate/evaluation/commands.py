@@ -239,7 +239,7 @@ def _specs(part: argparse.Namespace) -> tuple[Sequence[Benchmark], dict[str, Any
 def quiet_libraries() -> None:
     """Leave warnings and errors of lmms-eval and datasets, on stderr; not their progress.
 
-    To be called before either is imported: where the home cannot be written, datasets get a cache for the run.
+    To be called before either is imported: without a home to write to, datasets get a cache for the run.
     """
     if "HF_DATASETS_CACHE" not in os.environ and not _has_datasets_cache():
         os.environ["HF_DATASETS_CACHE"] = folder = tempfile.mkdtemp(prefix="dyrate-datasets-")
