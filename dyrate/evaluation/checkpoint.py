@@ -1,10 +1,8 @@
 """Where a model comes from: a folder or a hub id, its content hash, and how it is loaded."""
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,14 +144,14 @@ def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from dyrate.evaluation.checkpoint_files import check_config, check_weight_files, complaints
+    from dyrate.evaluation.checkpoint_files import check_config, check_weight_files, complaints, quietly
     from dyrate.evaluation.soundness import check_finite, check_keys
 
     if dtype not in DTYPES:
         raise DyrateError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
     config = check_config(folder)
     check_weight_files(folder, config)
-    with complaints(f"--model {folder}"), _without_report():
+    with complaints(f"--model {folder}"), quietly():
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -166,18 +164,6 @@ def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
     check_keys(folder, loaded)
     check_finite(folder, model)
     return model.eval()
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Silence transformers' table of keys that do not fit: they become one line."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def choose_device(name: str) -> "torch.device":

@@ -6,6 +6,7 @@ weights.
 """
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,18 @@ def complaints(where: str) -> Iterator[None]:
         raise DyrateError(f"{where}: {type(error).__name__}: {text}") from error
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence transformers' warnings, such as its table of keys that do not fit: they become one line."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def check_config(folder: Path) -> Any:
     """Return the checkpoint's configuration.
 
@@ -115,7 +128,10 @@ def check_weight_files(folder: Path, config: Any) -> None:
     """Raise `DyrateError` where files of weights are absent, damaged, no floats, or too few for `config`."""
     weights: dict[str, list[int]] = {}
     for path in _weight_files(folder):
-        with complaints(f"{path}: damaged or cut off"), safe_open(path, framework="pt") as file:
+        with (
+            complaints(f"--model {folder}: its weights are damaged or cut off: {path.name}"),
+            safe_open(path, framework="pt") as file,
+        ):
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             shapes = {name: (value.get_shape(), value.get_dtype()) for name, value in found.items()}
         for name, (shape, dtype) in shapes.items():
@@ -172,7 +188,7 @@ def _parameters(folder: Path, config: Any) -> int:
     """
     from transformers import AutoModelForImageTextToText
 
-    with complaints(str(folder / CONFIG)), torch.device("meta"):
+    with complaints(str(folder / CONFIG)), quietly(), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     family_of(model)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,9 +1,12 @@
 """`dyrate evaluate` and `dyrate benchmarks`. Imports nothing slow until a command runs."""
 
 import argparse
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -234,7 +237,13 @@ def _specs(part: argparse.Namespace) -> tuple[Sequence[Benchmark], dict[str, Any
 
 
 def quiet_libraries() -> None:
-    """Leave warnings and errors of lmms-eval and datasets, on stderr; not their progress."""
+    """Leave warnings and errors of lmms-eval and datasets, on stderr; not their progress.
+
+    To be called before either is imported: without a home to write to, datasets get a cache for the run.
+    """
+    if "HF_DATASETS_CACHE" not in os.environ and not _has_datasets_cache():
+        os.environ["HF_DATASETS_CACHE"] = folder = tempfile.mkdtemp(prefix="dyrate-datasets-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for library in ("HF_DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     import lmms_eval.evaluator  # noqa: F401 - importing it sends the log to stdout
@@ -244,6 +253,18 @@ def quiet_libraries() -> None:
     disable_progress_bar()
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
+
+
+def _has_datasets_cache() -> bool:
+    """Whether datasets can write where it keeps what it has read, in the home unless told otherwise."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    try:
+        folder = Path(home).expanduser() / "datasets"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home is known
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def summary(result: "Result") -> list[str]:

@@ -117,9 +117,9 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "integers": (weights(lambda t: {n: v.to(torch.int8) for n, v in t.items()}), r"stored as I8"),
     "NaN": (number("q_proj", float("nan")), r"NaN or infinity, as float32, in .*q_proj.weight"),
     "infinity": (number("projector", float("inf")), r"in model.multi_modal_projector"),
-    "cut": (cut(WEIGHTS), r"model.safetensors: damaged or cut off"),
+    "cut": (cut(WEIGHTS), r"damaged or cut off: model.safetensors"),
     "shard absent": (sharded(lambda f: (f / SHARDS[1]).unlink()), rf"index.json: names {SHARDS[1]}, not in"),
-    "shard cut": (sharded(cut(SHARDS[1])), rf"{SHARDS[1]}: damaged or cut off"),
+    "shard cut": (sharded(cut(SHARDS[1])), rf"damaged or cut off: {SHARDS[1]}"),
     "shard elsewhere": (
         sharded(values(INDEX, "weight_map", **{"lm_head.weight": "../other.safetensors"})),
         r"names ../other.safetensors, not in",

@@ -131,3 +131,21 @@ def test_help_teaches(capsys) -> None:
     text = capsys.readouterr().out
     assert "greedy.log.jsonl" in text
     assert '--method \'{"name": "fastv"' in text
+
+
+def test_a_home_that_cannot_be_written_is_done_without(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "dyrate.cli",
+        "evaluate",
+        "--model",
+        str(checkpoint),
+        "--data",
+        str(data),
+    ]
+    command += ["--benchmarks", "gqa", "--samples", "2", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, env={**environment, "HOME": "/dev/null/nowhere"}, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "greedy.json").exists()
