@@ -69,8 +69,8 @@ def test_siglip_runs_under_every_kind_of_method(method: ReductionMethod) -> None
         (NoReduction(), None),
         (FastV(layer=1), None),
         (VTW(layer=2), None),
-        (RANDOM, "draw a row's tokens by its own pixels"),
-        (DOWNSAMPLE, "Downsample.* resizes images"),
+        (RANDOM, "random choice depends on the images.* a tower that packs them"),
+        (DOWNSAMPLE, "Downsample.* works on the vision encoder; supported are .*, not 'pixtral'"),
     ],
     ids=repr,
 )
@@ -80,9 +80,9 @@ def test_pixtral_runs_where_images_need_not_be_told_apart(
 ) -> None:
     model = model_with(PixtralVisionConfig(**VISION))
     given = {**inputs(rows), "image_sizes": torch.tensor([[16, 16]] * rows)}
-    if message is None:
+    if message is None or (method is RANDOM and rows == 1):  # one image needs no telling apart
         with method(model):
             model.generate(**given, max_new_tokens=3, do_sample=False)
     else:
-        with method(model), pytest.raises(DyrateError, match=rf"{message}.*Pixtral's|Pixtral's.*{message}"):
+        with pytest.raises(DyrateError, match=message), method(model):
             model.generate(**given, max_new_tokens=3, do_sample=False)
