@@ -156,10 +156,12 @@ class EncoderHooks:
         self.reading = False
 
     def _check(self, images: int, features: int) -> None:
-        if features != sum(self.image_tokens):
+        tokens = sum(self.image_tokens)
+        if features != tokens:
             raise DyrateError(
-                f"the prompt has {self.image_tokens} image tokens per row, but {features} "
-                f"visual features (images: {images}): prompts and images do not belong together"
+                f"the prompts have {tokens} image tokens, but the images make {features} visual features: "
+                f"prompts and images do not belong together (images: {images}, image tokens per row: "
+                f"{self.image_tokens})"
             )
 
     def _made(self, encoded: Any) -> bool:
