@@ -112,6 +112,8 @@ class EncoderHooks:
         """Image tokens of each row of the prompt, whether the attention mask shows them or not."""
         self._features: Tensor | None = None
         """The features made of `images`."""
+        self._attached = False
+        """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
         self.reading = False
         """Whether the prompt is being read, so that `image_tokens` are those of what is encoded now."""
         tower = getattr(getattr(family.vision_tower, "config", None), "model_type", "")
@@ -127,7 +129,12 @@ class EncoderHooks:
         hook = self.family.vision_tower.register_forward_pre_hook(self._before_tower, with_kwargs=True)
         undo.callback(hook.remove)
         undo.callback(self.family.projector.register_forward_hook(self._after_projector).remove)
-        undo.callback(self.forget)
+        undo.callback(self._detach)
+        self._attached = True
+
+    def _detach(self) -> None:
+        self.forget()
+        self._attached = False
 
     def begin(self, image_tokens: list[int], encoded: Any) -> None:
         """Begin a prompt: its images are those encoded already (`encoded`, the encoder's output), or those
@@ -149,10 +156,12 @@ class EncoderHooks:
         self.reading = False
 
     def _check(self, images: int, features: int) -> None:
-        if features != sum(self.image_tokens):
+        tokens = sum(self.image_tokens)
+        if features != tokens:
             raise DyrateError(
-                f"the prompt has {self.image_tokens} image tokens per row, but {features} "
-                f"visual features (images: {images}): prompts and images do not belong together"
+                f"the prompts have {tokens} image tokens, but the images make {features} visual features: "
+                f"prompts and images do not belong together (images: {images}, image tokens per row: "
+                f"{self.image_tokens})"
             )
 
     def _made(self, encoded: Any) -> bool:
@@ -166,6 +175,8 @@ class EncoderHooks:
     def _before_tower(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self._attached:
+            return args, kwargs
         pixels: Tensor | None = args[0] if args else kwargs.pop("pixel_values")
         if pixels is None or not len(pixels):
             raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")

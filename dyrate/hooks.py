@@ -218,7 +218,8 @@ class Attachment:
             if self.encoder.images is None:
                 raise DyrateError(
                     f"{self.method} works on the vision encoder, but the visual features of this prompt were "
-                    "not made inside the with block; pass pixel_values"
+                    "not made inside the with block; pass pixel_values, and after an earlier torch.compile "
+                    "call torch.compiler.reset()"
                 )
             filled = self.encoder.images.filled(cache.layout, self.encoder.image_tokens)
             hidden = self._drop(layer, hidden, filled, kwargs, step, cache)

@@ -231,7 +231,7 @@ def check_decode(inputs: Mapping[str, Any], cache: ReducedCache) -> None:
             "the last forward with this reduced KV cache failed half-way, so that some layers hold a token "
             "that others do not; start again from the whole prompt"
         )
-    if inputs.get("pixel_values") is not None:
+    if inputs.get("pixel_values") is not None or (inputs.get("mm_encoder_outputs") or {}).get("image"):
         raise DyrateError(
             "pixel_values with a reduced KV cache: images belong to the prompt; pass the whole prompt anew, "
             "without a cache"

@@ -52,7 +52,10 @@ def uneven(ids: Tensor) -> Tensor:
 BAD: dict[str, tuple[Change, str]] = {
     "no pixels": (with_pixels(lambda pixels: None), "[16, 16] image tokens per row, but no image"),
     "no images": (with_pixels(lambda pixels: pixels[:0]), "image"),
-    "too few images": (with_pixels(lambda pixels: pixels[:1]), "16 visual features (images: 1)"),
+    "too few images": (
+        with_pixels(lambda pixels: pixels[:1]),
+        "32 image tokens, but the images make 16 visual features",
+    ),
     "too many images": (with_pixels(lambda pixels: pixels.repeat(2, 1, 1, 1)), "do not belong together"),
     "an image in two rows": (with_ids(uneven), "[8, 24] image tokens per row, which does not fit 2 images"),
     "no image tokens": (with_ids(lambda ids: ids.masked_fill(ids == IMAGE, 5)), "without image tokens"),

@@ -114,6 +114,8 @@ def test_a_generate_from_before_the_block_is_the_same(model: Any, inputs: dict[s
         for extra in ({"prefill_chunk_size": 8}, {"use_cache": False}, {"guidance_scale": 1.5}):
             with pytest.raises(DyrateError):
                 before(**inputs, **options, **extra)
+        with refused("cannot be cropped"):
+            before(**tiny_inputs([7]), **options, prompt_lookup_num_tokens=2)
 
 
 def test_an_empty_cache_and_configs_without_one_are_accepted(model: Any, inputs: dict[str, Tensor]) -> None:
