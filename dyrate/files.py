@@ -139,7 +139,7 @@ def read_json(path: Path, kind: type[DyrateError] = DyrateError) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise kind(f"{path} is not JSON: {error}") from None
+        raise kind(f"{path}: not JSON: {error}") from None
     return parse_json(text, str(path), kind)
 
 
@@ -150,7 +150,7 @@ def parse_json(text: str, source: str, kind: type[DyrateError] = DyrateError) ->
             text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_without_repetition
         )
     except (ValueError, RecursionError) as error:
-        raise kind(f"{source} is not JSON: {error}") from None
+        raise kind(f"{source}: not JSON: {error}") from None
 
 
 def _finite(text: str) -> float:

@@ -16,14 +16,18 @@ Witnesses = Mapping[str, Tensor]
 
 
 class NotFiniteError(DyrateError):
-    """Numbers of a generation are NaN or infinite; `row` is that of the model's batch."""
+    """Numbers of a generation are NaN or infinite; `row` is that of the model's batch.
 
-    def __init__(self, cause: str, name: str, row: int, step: int) -> None:
+    Whoever knows says at which `step`, and, as the `cause`, by which method and in which dtype.
+    """
+
+    def __init__(self, name: str, row: int, step: int | None = None, cause: str | None = None) -> None:
         super().__init__(
-            f"{cause}: the {name} of row {row} at step {step} is NaN or infinite: the weights are damaged, "
-            "or their products do not fit the dtype (float32 has the most room)"
+            f"{'' if cause is None else f'{cause}: '}the {name} of row {row}"
+            f"{'' if step is None else f' at step {step}'} are NaN or infinite: the weights are damaged, or "
+            "their products do not fit the dtype (float32 has the most room)"
         )
-        self.row = row
+        self.name, self.row = name, row
 
 
 def witness(values: Tensor) -> Tensor:
@@ -44,4 +48,4 @@ def check(steps: Sequence[Witnesses], first: int, cause: str) -> None:
     sums = torch.stack([found.sum() for _, _, found in told])
     if not sums.sum().isfinite():
         step, name, found = told[int((~sums.isfinite()).int().argmax())]
-        raise NotFiniteError(cause, name, int((~found.isfinite()).int().argmax()), step)
+        raise NotFiniteError(name, int((~found.isfinite()).int().argmax()), step, cause)

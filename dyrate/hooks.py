@@ -17,7 +17,7 @@ from dyrate.eager import eager
 from dyrate.encoder import EncoderHooks, row_seeds
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.finite import witness
+from dyrate.finite import NotFiniteError, witness
 from dyrate.guard import guard_entry_points, guarded
 from dyrate.limits import (
     check_attended,
@@ -25,6 +25,7 @@ from dyrate.limits import (
     check_checkpointing,
     check_decode,
     check_forward,
+    check_keep,
     check_places,
     check_prefill_cache,
     check_prompt,
@@ -200,10 +201,13 @@ class Attachment:
         assert self._step is not None
         assert self._cache is not None
         check_attended(self._step, layer)
-        if self._step.index:
-            self._enter_at_decode(layer, args[0], self._step, self._cache)
-        else:
-            args = (self._enter_at_prefill(layer, args[0], kwargs, self._step, self._cache), *args[1:])
+        try:
+            if self._step.index:
+                self._enter_at_decode(layer, args[0], self._step, self._cache)
+            else:
+                args = (self._enter_at_prefill(layer, args[0], kwargs, self._step, self._cache), *args[1:])
+        except NotFiniteError as error:  # of a ranking, which does not know where it is
+            raise NotFiniteError(error.name, error.row, self._step.index, self._cause) from None
         if self._positions is not None:
             kwargs["position_embeddings"], kwargs["position_ids"] = self._positions
         return args, kwargs
@@ -329,7 +333,11 @@ class Attachment:
 
     def check_finite(self) -> None:
         """Raise `NotFiniteError` if a step since the last check made numbers that are not finite."""
-        self.run.check_finite(f"{self.method.label} in {self.model.dtype}".replace("torch.", ""))
+        self.run.check_finite(self._cause)
+
+    @property
+    def _cause(self) -> str:
+        return f"{self.method.label} in {self.model.dtype}".replace("torch.", "")
 
     def _move_rows(self, rows: Tensor) -> None:
         """Follow a change of rows between two steps (beam search)."""
@@ -339,17 +347,6 @@ class Attachment:
         }
         self._state.update({name: value[rows] for name, value in self._state.items()})
         self.run.move_rows(rows)
-
-
-def check_keep(method: "ReductionMethod", keep: Tensor, present: Tensor) -> None:
-    """Raise `DyrateError` unless `keep` is a mask of the visual tokens, like `present`."""
-    wanted = f"a mask of the visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
-    if not isinstance(keep, Tensor):
-        raise DyrateError(f"{method} returned a {type(keep).__name__}; {wanted}")
-    if keep.dtype != present.dtype or keep.shape != present.shape:
-        raise DyrateError(f"{method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; {wanted}")
-    if keep.device != present.device:
-        raise DyrateError(f"{method} returned a mask on {keep.device}; {wanted} on {present.device}")
 
 
 def _no_seeds_at_decode(seed: int) -> list[int]:

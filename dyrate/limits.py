@@ -1,7 +1,7 @@
 """What generation under token reduction refuses, with the reason and what to do instead."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.tokens import TokenClass, TokenLayout
+
+if TYPE_CHECKING:
+    from dyrate.reduction import ReductionMethod
 
 _DYNAMIC_CACHES = (None, "dynamic")
 _NO_GUIDANCE = 1
@@ -248,3 +251,14 @@ def check_decode(inputs: Mapping[str, Any], cache: ReducedCache) -> None:
             f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(rows, cache.seen + 1)}: the "
             "prompt's mask, then a 1 for every token generated since"
         )
+
+
+def check_keep(method: "ReductionMethod", keep: Tensor, present: Tensor) -> None:
+    """Raise `DyrateError` unless `keep` is a mask of the visual tokens, like `present`."""
+    wanted = f"a mask of the visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
+    if not isinstance(keep, Tensor):
+        raise DyrateError(f"{method} returned a {type(keep).__name__}; {wanted}")
+    if keep.dtype != present.dtype or keep.shape != present.shape:
+        raise DyrateError(f"{method} returned a {keep.dtype} tensor of shape {tuple(keep.shape)}; {wanted}")
+    if keep.device != present.device:
+        raise DyrateError(f"{method} returned a mask on {keep.device}; {wanted} on {present.device}")

@@ -18,10 +18,11 @@ from dyrate.cache import Stage
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
 from dyrate.finite import witness
-from dyrate.hooks import Attachment, check_keep
+from dyrate.hooks import Attachment
 from dyrate.kernels.attention import Attended, decode_attention
 from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_store
+from dyrate.limits import check_keep
 from dyrate.reduction import ReductionMethod
 from dyrate.tokens import TokenLayout
 from dyrate.view import View

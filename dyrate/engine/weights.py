@@ -84,14 +84,7 @@ def _angles(text: Any) -> tuple[Tensor, Tensor]:
     """Return the rotary table, cos and sin [positions, D]."""
     states = text.embed_tokens.weight[:1, None]
     positions = torch.arange(text.config.max_position_embeddings, device=states.device)[None]
-    short = text.rotary_emb(states, positions[:, :2])
-    cos, sin = whole = text.rotary_emb(states, positions)
-    if not all(torch.equal(part, of[:, :2]) for part, of in zip(short, whole, strict=True)):
-        kind = text.config.rope_parameters["rope_type"]
-        raise DyrateError(
-            f"rope_type {kind!r} turns a token by more or less in a longer prompt, and the graph engine has "
-            "one table for all: use engine='transformers'"
-        )
+    cos, sin = text.rotary_emb(states, positions)
     width = text.layers[0].self_attn.head_dim
     if cos.shape[-1] != width:
         raise DyrateError(

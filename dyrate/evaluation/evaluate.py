@@ -291,7 +291,7 @@ def _run_information(
         "wall_seconds": perf_counter() - clock.started,
         "generate_seconds": seconds,
         "samples": generated + sum(record.reused for record in records.values()),
-        "samples_per_second": generated / seconds if generated else 0.0,
+        "samples_per_second": generated / seconds if seconds else 0.0,
         "reused_samples": sum(record.reused for record in records.values()),
         "seconds": {name: record.seconds for name, record in records.items()},
         "stages": clock.stages,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dyrate.errors import DyrateError
+from dyrate.finite import NotFiniteError
 
 
 def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
@@ -11,7 +11,7 @@ def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     lower index wins a tie.
 
     `among` (BoolTensor [batch, V]): the entries that may be chosen, None for all. Those of -inf never are.
-    NaN has no rank: a `DyrateError` on a CPU; on a GPU, which nobody waits for here, it is never chosen.
+    NaN has no rank: a `NotFiniteError` on a CPU; on a GPU, which nobody waits for here, it is never chosen.
     """
     if not scores.is_cuda or not scores.numel():
         return top_reference(scores, counts, among)
@@ -25,7 +25,7 @@ def top_reference(scores: Tensor, counts: Tensor, among: Tensor | None = None) -
     if among is not None:
         scores = scores.masked_fill(~among, float("-inf"))
     if (unranked := scores.isnan().any(dim=1)).any():
-        raise DyrateError(f"scores of row {int(unranked.int().argmax())} are NaN, which has no rank")
+        raise NotFiniteError("scores", int(unranked.int().argmax()))
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order))

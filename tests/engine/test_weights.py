@@ -116,7 +116,7 @@ def test_a_model_that_stays_is_not_read_anew() -> None:
     ("rope", "message"),
     [
         ({"rope_type": "linear", "factor": 2.0}, None),
-        ({"rope_type": "dynamic", "factor": 2.0}, None),
+        ({"rope_type": "dynamic", "factor": 2.0}, "rotary embeddings of type 'dynamic'"),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256}, None),
         (
             {
@@ -136,7 +136,7 @@ def test_a_model_that_stays_is_not_read_anew() -> None:
                 "factor": 8.0,
                 "original_max_position_embeddings": 64,
             },
-            "rope_type 'longrope' turns a token by more or less in a longer prompt",
+            "rotary embeddings of type 'longrope'",
         ),
         (
             {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5},

@@ -126,7 +126,8 @@ def test_the_first_one_bears_the_start_of_the_process(
 ) -> None:
     jobs = [make_job(tmp_path / name, method={"name": name}) for name in ("none", "text_only")]
     monkeypatch.setattr(sweep, "perf_counter", iter([0.0, 1000.0, 2000.0]).__next__)
-    monkeypatch.setattr("dyrate.evaluation.evaluate.perf_counter", lambda: 1500.0)
+    for module in ("evaluate", "adapter"):
+        monkeypatch.setattr(f"dyrate.evaluation.{module}.perf_counter", lambda: 1500.0)
 
     assert len(list(sweep.sweep(jobs))) == 2
 

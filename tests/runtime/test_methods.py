@@ -251,7 +251,7 @@ ANSWERS: dict[str, tuple[Callable[[View], Any], str]] = {
     ),
     "NaN": (
         lambda view: top(view.present / float("nan"), view.visual_tokens // 2),
-        "scores of row 0 are NaN, which has no rank",
+        "the scores of row 0 at step 0 are NaN",
     ),
 }
 

@@ -119,8 +119,8 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "key": ({"name": "fastv", 2: 3}, "a mapping with a 'name'"),
     "number": (3, "expected a name, or a mapping with a 'name', such as {'name': 'none'}, not 3"),
     "twice in JSON": ('{"name": "fastv", "layer": 2, "layer": 3}', "the key 'layer' stands there twice"),
-    "NaN in JSON": ('{"name": "fastv", "rate": NaN}', "is not JSON: NaN is no number"),
-    "deep JSON": ('{"name": ' + "[" * 99999, "is not JSON: maximum recursion depth"),
+    "NaN in JSON": ('{"name": "fastv", "rate": NaN}', "not JSON: NaN is no number"),
+    "deep JSON": ('{"name": ' + "[" * 99999, "not JSON: maximum recursion depth"),
 }
 
 
