@@ -77,7 +77,7 @@ def test_a_replay_is_given_up_where_the_model_changes() -> None:
         layer.register_forward_hook(lambda module, arguments, output: -output)
 
     def weight() -> None:
-        layer.mlp.fc1.weight = torch.nn.Parameter(torch.randn_like(layer.mlp.fc1.weight))
+        layer.mlp.fc1.weight = torch.nn.Parameter(10 * torch.randn_like(layer.mlp.fc1.weight))
 
     def text() -> None:
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
