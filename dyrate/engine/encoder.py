@@ -23,6 +23,7 @@ class FusedEncoder:
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower
+        self._plain: Callable[..., Any] = tower.forward
         self._watch: Watch | None = None
         self._last: Any = None
         """What the last call that just ran was like."""
@@ -38,8 +39,8 @@ class FusedEncoder:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the tower run this way; hooks around it stay what they are."""
-        self._plain: Callable[..., Any] = self._tower.forward
-        if self._watch is None or self._watch.changed():
+        before, self._plain = self._plain, self._tower.forward
+        if self._watch is None or self._watch.changed() or self._plain != before:
             self._look()
         with ExitStack() as undo:
             for activation in self._activations:
@@ -47,19 +48,23 @@ class FusedEncoder:
             undo.enter_context(_instead(self._tower, self._forward))
             yield
         if self._watch is None:  # by now the model has put hooks of its own there
-            self._watch = Watch(self._tower.modules())
+            self._watch = Watch(self._inner())
 
     def _look(self) -> None:
         """See what the tower is made of; a graph of what it was made of before is worth nothing."""
         self.release()
         self._watch = self._last = None
-        inner = list(self._tower.modules())[1:]
+        inner = self._inner()
         replaced = [part for part in inner if "forward" in vars(part)]
         self._activations = [
             part for part in inner if type(part) is QuickGELUActivation and part not in replaced
         ]
         # A replay would leave out what others put there.
         self._by_itself = not replaced and not any(map(changing_hook, inner))
+
+    def _inner(self) -> list[nn.Module]:
+        """All modules but the tower itself, whose hooks run at a replay, too, and come with each block."""
+        return list(self._tower.modules())[1:]
 
     def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Do what the tower does; what it returns is overwritten by the next call."""

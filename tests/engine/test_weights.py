@@ -104,8 +104,11 @@ def test_a_model_that_stays_is_not_read_anew() -> None:
     model = fresh()
     engine, inputs = Engine(model), tiny_inputs()
     read, backbone = [], engine._backbone
+    engine.generate(FastV(layer=2, rate=0.5), inputs, max_new_tokens=2)
+    tower = engine._encoder._watch
     for _ in range(3):
         engine.generate(FastV(layer=2, rate=0.5), inputs, max_new_tokens=2)
+        assert engine._encoder._watch is tower
         with FastV(layer=2, rate=0.5)(model):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
         read.append(engine._backbone is backbone)
