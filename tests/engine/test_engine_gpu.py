@@ -74,7 +74,8 @@ def test_a_replay_is_given_up_where_the_model_changes() -> None:
     layer = model.model.vision_tower.encoder.layers[0]
 
     def hook() -> None:
-        layer.register_forward_hook(lambda module, arguments, output: -output)
+        # Not on the layer: transformers has taken down its hidden states by then.
+        layer.mlp.register_forward_hook(lambda module, arguments, output: -output)
 
     def weight() -> None:
         layer.mlp.fc1.weight = torch.nn.Parameter(10 * torch.randn_like(layer.mlp.fc1.weight))
