@@ -219,7 +219,7 @@ def test_recipes_are_read_from_text_and_file(tmp_path):
         ('{"caption_share": 1.5}', "caption_share=1.5"),
         ('{"minimum": -1}', "minimum=-1.0"),
         ('{"layer": 0}', "layer=0: expected at least 1"),
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ("none.json", "--recipe none.json: expected JSON text or a readable file"),
     ],
 )
