@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dyrate import files, registry
@@ -152,7 +153,12 @@ def _oracle(loaded: LoadedTask, data: Path) -> _Oracle:
     path = data / f"{loaded.benchmark.name}.oracle.parquet"
     if not path.is_file():
         raise DyrateError(f"{path}: no such file; `dyrate testbed build` writes it beside the benchmark")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DyrateError(
+            f"{path}: cannot be read as parquet ({error}); make it by `dyrate testbed build`"
+        ) from None
     if missing := [name for name in ("doc_id", "kind", "answer") if name not in table.column_names]:
         raise DyrateError(f"{path}: no oracle file: column {missing[0]!r} is missing")
     lines = {line["doc_id"]: line for line in table.to_pylist()}

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dyrate.errors import DyrateError
 from dyrate.evaluation import answers
 from dyrate.evaluation.scoring import Sample
 from dyrate.report.measured import NONE, Measurement
@@ -84,10 +86,15 @@ def _image(data: Path | None, benchmark: str, row: int) -> str | None:
     path = data / f"{benchmark}.parquet" if data else None
     if path is None or not path.exists():
         return None
-    column = pq.read_table(path, columns=["image"]).column("image")
-    if row >= len(column):
-        return None
-    image = Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB")
+    try:
+        column = pq.read_table(path, columns=["image"]).column("image")
+        if row >= len(column):
+            return None
+        image = Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB")
+    except (pa.ArrowException, OSError, TypeError, KeyError, Image.DecompressionBombError) as error:
+        raise DyrateError(
+            f"{path}: the image of row {row} cannot be read ({error}); make the file again"
+        ) from None
     image.thumbnail((EDGE, EDGE))
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=82, method=4)

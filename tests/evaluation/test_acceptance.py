@@ -126,3 +126,9 @@ def test_the_table_is_printed_without_an_interval_too() -> None:
 def test_a_missing_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(DyrateError, match=r"gqa.oracle.parquet: no such file; `dyrate testbed build`"):
         acceptance.accept([checkpoint], 4, data, tmp_path, ("gqa",))
+
+
+def test_a_damaged_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "gqa.oracle.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(DyrateError, match=r"gqa.oracle.parquet: cannot be read as parquet .*testbed build"):
+        acceptance.accept([checkpoint], 4, data, tmp_path, ("gqa",))

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from dyrate.cli import main
+from dyrate.errors import DyrateError
 from dyrate.evaluation.answers import read as read_answers
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.results import ResultError
+from dyrate.report import gallery
 from dyrate.report.measured import load
 from dyrate.report.page import report_page, table_page
 from dyrate.report.tables import table1
@@ -445,3 +447,9 @@ def test_the_page_never_scrolls_sideways(page, tmp_path, width):
 
     scrolled, seen = map(int, re.search(r"<title>(\d+) (\d+)</title>", done.stdout).groups())
     assert scrolled <= seen <= width
+
+
+def test_data_that_are_damaged_since_are_named(tmp_path):
+    (tmp_path / "gqa.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(DyrateError, match="gqa.parquet: the image of row 3 cannot be read"):
+        gallery._image(tmp_path, "gqa", 3)
