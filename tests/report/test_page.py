@@ -451,5 +451,5 @@ def test_the_page_never_scrolls_sideways(page, tmp_path, width):
 
 def test_data_that_are_damaged_since_are_named(tmp_path):
     (tmp_path / "gqa.parquet").write_bytes(b"PAR1, or so it says")
-    with pytest.raises(DyrateError, match="gqa.parquet: the image of row 3 cannot be read"):
+    with pytest.raises(DyrateError, match=r"gqa.parquet: the image of row 3 cannot be read"):
         gallery._image(tmp_path, "gqa", 3)
