@@ -1,12 +1,12 @@
-"""The attention of a model under token reduction: SDPA on each layer's own tokens, and the statistics of one
-query.
+"""The attention of a model under token reduction: SDPA on each layer's own tokens; the rows that methods
+read.
 
-One name is registered with transformers, as an attention function and as a mask function. The forward pass
-carries a `Step` down to it as a keyword, so nothing is global.
+One name is registered with transformers, as an attention function and as a mask function. The model's forward
+carries a `ForwardPass` down to it as a keyword, so nothing is global.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,15 +15,42 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from dyrate.cache import Stage, gather_tokens, with_generated
+from dyrate.cache import with_generated
 from dyrate.errors import DyrateError
+from dyrate.needs import Queries
+from dyrate.token_set import Blocked, TokenSet, gather_tokens
 
 ATTENTION = "dyrate"
-STEP_KEYWORD = "dyrate_step"
+FORWARD_KEYWORD = "dyrate_forward"
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class PromptAttention:
+    """What several queries of the prompt look at in one layer, in float32; Q queries of each row."""
+
+    weights: Tensor
+    """FloatTensor [batch, heads, Q, slots]; a row of the softmax for each query, 0 for one that is padding.
+    """
+    queries: Tensor
+    """BoolTensor [batch, Q]: which queries are tokens; shorter rows have padding in front."""
+    tokens: TokenSet
+
+    @cached_property
+    def visual(self) -> Tensor:
+        """FloatTensor [batch, heads, Q, V]: attention on each visual token; 0 where it is not seen."""
+        slots = self.tokens.visual_slots.clamp_min(0)[:, None, None].expand(*self.weights.shape[:3], -1)
+        return self.weights.gather(3, slots).masked_fill(~self.tokens.present[:, None, None], 0)
+
+    @cached_property
+    def instruction(self) -> Tensor:
+        """FloatTensor [batch, heads, Q, T]: attention on each of the row's T instruction tokens."""
+        slots = self.tokens.instruction_slots
+        found = self.weights.gather(3, slots.clamp_min(0)[:, None, None].expand(*self.weights.shape[:3], -1))
+        return found.masked_fill((slots < 0)[:, None, None], 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
     """What the newest query of each row looks at in one layer, in float32."""
 
     class_mass: Tensor
@@ -32,6 +59,8 @@ class Statistics:
     """FloatTensor [batch, heads, V]: attention on each visual token; 0 where it is not seen."""
     seen: Tensor
     """BoolTensor [batch, V]: the visual tokens seen."""
+    of_prompt: PromptAttention | None = None
+    """That of more queries, at prefill and where the method's needs name them."""
 
     @cached_property
     def scores(self) -> Tensor:
@@ -40,64 +69,84 @@ class Statistics:
         """
         return self.head_scores.mean(dim=1).masked_fill(~self.seen, float("-inf"))
 
-    def select_rows(self, rows: Tensor) -> "Statistics":
-        """Return the statistics of the batch made of `rows` of this one."""
-        return Statistics(self.class_mass[rows], self.head_scores[rows], self.seen[rows])
+    @property
+    def prompt(self) -> PromptAttention:
+        """That of the prompt's queries; a `DyrateError` where no need names them."""
+        if self.of_prompt is None:
+            raise DyrateError(
+                "only the newest query's attention was read: needs must ask for that of 'instruction' or "
+                "'all' queries of this layer, which is there at prefill only"
+            )
+        return self.of_prompt
+
+    def newest(self) -> "Attention":
+        """Return that of the newest query alone."""
+        return self if self.of_prompt is None else replace(self, of_prompt=None)
+
+    def select_rows(self, rows: Tensor) -> "Attention":
+        """Return the attention of the batch made of `rows` of this one, of the newest query."""
+        return Attention(self.class_mass[rows], self.head_scores[rows], self.seen[rows])
 
 
-class Step:
-    """One forward pass: what each layer attends to, and the statistics it leaves behind."""
+@dataclass(eq=False)
+class ForwardPass:
+    """One forward of the model: what each layer attends to, and the attention that is read on the way."""
 
-    def __init__(self, index: int, stages: Sequence[Stage], generated: int, observed: Collection[int]):
-        self.index = index
-        """0 is the prefill, t >= 1 the t-th decode step."""
-        self.stages = list(stages)
-        """Per layer: the prompt tokens it attends to."""
-        self.generated = generated
-        """Generated tokens in the cache during this pass, the incoming one included."""
-        self.observed = frozenset(observed)
-        """Layers whose statistics are wanted."""
-        self.statistics: dict[int, Statistics] = {}
-        """Statistics of the observed layers that have run."""
-        self.witnesses: dict[str, Tensor] = {}
-        """By name, what vouches for numbers of this pass that must be finite."""
-        self.attended: set[int] = set()
-        """Layers whose attention has run."""
-        self._masks: dict[Stage, Tensor | None] = {}
-        self._columns: dict[Stage, Tensor] = {}
-        self._selections: dict[tuple[Stage, Tensor], Stage] = {}
+    index: int
+    """0 is the prefill, t >= 1 the t-th decode step."""
+    attended: list[TokenSet]
+    """Per layer: the prompt tokens it attends to."""
+    generated: int
+    """Generated tokens in the cache during this pass, the incoming one included."""
+    observed: Mapping[int, Queries]
+    """Layers whose attention is read, and of which queries at prefill."""
+    blocked: Blocked = frozenset()
+    """(query class, key class) that do not see each other."""
+    attention: dict[int, Attention] = field(default_factory=dict)
+    """Of the observed layers that have run."""
+    witnesses: dict[str, Tensor] = field(default_factory=dict)
+    """By name, what vouches for numbers of this pass that must be finite."""
+    ran: set[int] = field(default_factory=set)
+    """Layers whose attention has run."""
+    _masks: dict[TokenSet, Tensor | None] = field(default_factory=dict)
+    _columns: dict[TokenSet, Tensor] = field(default_factory=dict)
+    _selections: dict[tuple[TokenSet, Tensor], TokenSet] = field(default_factory=dict)
 
-    def attend(self, first_layer: int, stage: Stage) -> None:
-        """From `first_layer` on attend to `stage`, which those layers hold."""
-        self.stages[first_layer:] = [stage] * (len(self.stages) - first_layer)
+    def attend_only(self, first_layer: int, tokens: TokenSet) -> None:
+        """From `first_layer` on attend to `tokens`, which is all that those layers cache."""
+        self.attended[first_layer:] = [tokens] * (len(self.attended) - first_layer)
 
-    def select(self, first_layer: int, held: Sequence[Stage], keep: Tensor) -> None:
-        """From `first_layer` on attend only to `keep` (BoolTensor [batch, V]) of the visual tokens held."""
-        for layer in range(first_layer, len(self.stages)):
-            self.stages[layer] = self._selected(held[layer], keep)
+    def select(self, first_layer: int, cached: Sequence[TokenSet], keep: Tensor) -> None:
+        """From `first_layer` on attend only to `keep` (BoolTensor [batch, V]) of the visual tokens cached."""
+        for layer in range(first_layer, len(self.attended)):
+            self.attended[layer] = self._selected(cached[layer], keep)
 
-    def _selected(self, stage: Stage, keep: Tensor) -> Stage:
-        """Return what `keep` leaves of `stage`; a choice made again costs nothing."""
-        if keep is stage.present:
-            return stage
-        if (stage, keep) not in self._selections:
-            selected, columns = stage.restrict(keep)
+    def _selected(self, tokens: TokenSet, keep: Tensor) -> TokenSet:
+        """Return what `keep` leaves of `tokens`; a choice made again costs nothing."""
+        if keep is tokens.present:
+            return tokens
+        if (tokens, keep) not in self._selections:
+            selected, columns = tokens.restrict(keep)
             if columns is not None:
-                self._columns[selected] = with_generated(columns, stage.width, self.generated)
-            self._selections[stage, keep] = selected
-        return self._selections[stage, keep]
+                self._columns[selected] = with_generated(columns, tokens.width, self.generated)
+            self._selections[tokens, keep] = selected
+        return self._selections[tokens, keep]
 
-    def mask(self, stage: Stage) -> Tensor | None:
-        """Return the attention mask of the layers that attend to `stage`, None where SDPA needs none."""
-        if not stage.padded:
+    def mask(self, tokens: TokenSet) -> Tensor | None:
+        """Return the attention mask of the layers that attend to `tokens`, None where SDPA needs none."""
+        if not tokens.padded and not self.blocked:
             return None
-        if stage not in self._masks:
-            self._masks[stage] = stage.decode_mask(self.generated) if self.index else stage.prefill_mask
-        return self._masks[stage]
+        if tokens not in self._masks:
+            self._masks[tokens] = (
+                tokens.decode_mask(self.generated, self.blocked)
+                if self.index
+                else tokens.prefill_mask(self.blocked)
+            )
+        return self._masks[tokens]
 
-    def columns(self, stage: Stage) -> Tensor | None:
+    def columns(self, tokens: TokenSet) -> Tensor | None:
         """Return the cache columns [batch, n] that a selection picks, None where all are used."""
-        return self._columns.get(stage)
+        return self._columns.get(tokens)
 
 
 def attention_forward(
@@ -107,15 +156,16 @@ def attention_forward(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    dyrate_step: Step | None = None,
+    dyrate_forward: ForwardPass | None = None,
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the layer's stage says: query [batch, heads, m, dim], key, value [batch, kv heads, n, dim].
+    """Attend to the tokens that are this layer's: query [batch, heads, m, dim], key, value [batch, kv heads,
+    n, dim].
 
     The queries are those of the newest m tokens.
     """
-    if dyrate_step is None:
+    if dyrate_forward is None:
         raise DyrateError(
             "a forward pass reached the attention without passing the hooks: call the whole model, "
             "model(...) or model.generate(...), not model.forward(...), its language model, or another model "
@@ -127,43 +177,74 @@ def attention_forward(
             "full attention in every layer"
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
-    dyrate_step.attended.add(layer)
-    stage = dyrate_step.stages[layer]
-    columns = dyrate_step.columns(stage)
+    dyrate_forward.ran.add(layer)
+    tokens = dyrate_forward.attended[layer]
+    columns = dyrate_forward.columns(tokens)
     if columns is not None:
         key, value = gather_tokens(key, columns), gather_tokens(value, columns)
-    mask = dyrate_step.mask(stage)
+    mask = dyrate_forward.mask(tokens)
     mask = None if mask is None else mask[:, :, -query.shape[2] :]
-    if layer in dyrate_step.observed:
+    queries = dyrate_forward.observed.get(layer)
+    if queries is not None:
         last_mask = None if mask is None else mask[:, :, -1:]
-        dyrate_step.statistics[layer] = last_query_statistics(
-            query[:, :, -1:], key, last_mask, scaling, stage
-        )
+        found = newest_attention(query[:, :, -1:], key, last_mask, scaling, tokens)
+        if queries != "last" and not dyrate_forward.index:
+            of_prompt = prompt_attention(query, key, mask, scaling, tokens, queries)
+            found = replace(found, of_prompt=of_prompt)
+        dyrate_forward.attention[layer] = found
     output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     return output, None
 
 
-def last_query_statistics(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, stage: Stage
-) -> Statistics:
-    """Recompute one attention row: query [batch, heads, 1, dim], key [batch, kv heads, n, dim], mask [batch,
-    1, 1, n].
+def newest_attention(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, tokens: TokenSet
+) -> Attention:
+    """Compute one attention row: query [batch, heads, 1, dim], key [batch, kv heads, n, dim], mask [batch, 1,
+    1, n].
 
-    The keys are those of `stage`, then those of generated tokens.
+    The keys are those of `tokens`, then those of generated tokens.
     """
-    batch, heads, _, width = query.shape
+    batch, heads = query.shape[:2]
+    weights = _weights(query, key, mask, scaling).reshape(batch, heads, -1)
+    prompt, generated = weights[..., : tokens.width], weights[..., tokens.width :]
+    class_mass = torch.cat([prompt @ tokens.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
+    visual_slots = tokens.visual_slots.clamp_min(0)[:, None].expand(-1, heads, -1)
+    head_scores = prompt.gather(2, visual_slots).masked_fill(~tokens.present[:, None], 0)
+    return Attention(class_mass, head_scores, tokens.present)
+
+
+def prompt_attention(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, tokens: TokenSet, queries: Queries
+) -> PromptAttention:
+    """Compute the attention rows of instruction tokens, or of all: query [batch, heads, slots, dim], key
+    [batch, kv heads, slots, dim], mask [batch, 1, slots, slots], at prefill.
+    """
+    slots = tokens.slots.new_tensor(range(tokens.width)).expand(len(query), -1)
+    slots = torch.where(tokens.valid, slots, -1) if queries == "all" else tokens.instruction_slots
+    rows = slots.clamp_min(0)
+    # Causal: a query sees the slots up to its own.
+    seen = (torch.arange(tokens.width, device=slots.device) <= rows[:, :, None])[:, None]
+    if mask is not None:
+        seen = seen & mask.expand(len(query), -1, -1, -1).gather(
+            2, rows[:, None, :, None].expand(-1, 1, -1, tokens.width)
+        )
+    weights = _weights(gather_tokens(query, rows), key, seen, scaling)
+    return PromptAttention(weights.masked_fill((slots < 0)[:, None, :, None], 0), slots >= 0, tokens)
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """FloatTensor [batch, heads, Q, n]: query [batch, heads, Q, dim], key [batch, kv heads, n, dim], mask
+    [batch, 1, Q, n].
+    """
+    batch, heads, queries, width = query.shape
     kv_heads = key.shape[1]
     # The heads that share keys become rows of one product, so that keys are not repeated.
-    grouped = query.float().reshape(batch, kv_heads, heads // kv_heads, width)
+    grouped = query.float().reshape(batch, kv_heads, heads // kv_heads * queries, width)
     logits = grouped @ key.float().transpose(-1, -2) * scaling
+    logits = logits.reshape(batch, heads, queries, -1)
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
-    weights = logits.softmax(dim=-1).reshape(batch, heads, -1)
-    prompt, generated = weights[..., : stage.width], weights[..., stage.width :]
-    class_mass = torch.cat([prompt @ stage.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
-    visual_slots = stage.visual_slots.clamp_min(0)[:, None].expand(-1, heads, -1)
-    head_scores = prompt.gather(2, visual_slots).masked_fill(~stage.present[:, None], 0)
-    return Statistics(class_mass, head_scores, stage.present)
+    return logits.softmax(dim=-1)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

@@ -20,26 +20,75 @@ TEXT_MODELS = ("llama", "mistral", "qwen2")
 
 @dataclass(frozen=True)
 class Family:
-    """The parts of one loaded model."""
+    """The parts of one loaded model, and what is particular to its family; no other module knows it."""
 
     name: str
     layers: Sequence[Any]
     """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
     text_config: Any
     """The text model's config; an attention module may have been given another one."""
+    embed: nn.Module
+    """Token ids -> states."""
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
+    encoder_owner: Any
+    """The module whose `get_image_features` encodes images; `generate()` calls it before the first forward.
+    """
     vision_tower: nn.Module
     """Called with `pixel_values` [images, channels, height, width]."""
     projector: nn.Module
-    """Returns visual features [images, tokens, hidden]."""
+    """Features of the tower [images, n, width] -> visual features [images, n, hidden]."""
     patch_size: int
     image_token_id: int
+    answer_cue: str
+    """What stands between a question and its answer in the family's own prompts."""
 
     def attention_configs(self) -> list[Any]:
         """Return the config objects that the attention modules read `_attn_implementation` from."""
         configs = [self.text_config, *(layer.self_attn.config for layer in self.layers)]
         return list({id(config): config for config in configs}.values())
+
+    @property
+    def tower_type(self) -> str:
+        """The vision tower's model type, empty if it does not say."""
+        return getattr(getattr(self.vision_tower, "config", None), "model_type", "")
+
+    @property
+    def tower_layers(self) -> Sequence[Any]:
+        """Layers of the vision tower, first to last."""
+        tower: Any = self.vision_tower
+        layers: Sequence[Any] = getattr(tower, "vision_model", tower).encoder.layers
+        return layers
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens that the vision tower puts before those of the patches."""
+        return int(self.tower_type == "clip_vision_model")
+
+    def tower_rows(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scaled queries, and the keys, of a tower layer (FloatTensor [images, heads, tokens, D])
+        for its input states [images, tokens, width].
+        """
+        block = self.tower_layers[layer]
+        attention, normed = block.self_attn, block.layer_norm1(states)
+        query, key = (
+            part(normed).view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+            for part in (attention.q_proj, attention.k_proj)
+        )
+        return query * attention.scale, key
+
+    def features(self, encoded: Any) -> list[Tensor]:
+        """Return the visual features of each image [n, hidden], in prompt order, of the encoder's output."""
+        return list(encoded.pooler_output)
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """Return rows and columns of the patches of images [images, channels, height, width]."""
+        height, width = pixels.shape[-2:]
+        return height // self.patch_size, width // self.patch_size
+
+    def question(self, instruction: str) -> str:
+        """Return the question of an instruction's text, without what asks for the answer."""
+        return instruction.strip().removesuffix(self.answer_cue).strip()
 
 
 def _llava(model: Any) -> Family:
@@ -48,11 +97,14 @@ def _llava(model: Any) -> Family:
         name="llava",
         layers=tuple(text.layers[: text.config.num_hidden_layers]),
         text_config=text.config,
+        embed=text.embed_tokens,
         rotary=text.rotary_emb,
+        encoder_owner=model.model,
         vision_tower=model.model.vision_tower,
         projector=model.model.multi_modal_projector,
         patch_size=model.config.vision_config.patch_size,
         image_token_id=model.config.image_token_id,
+        answer_cue="ASSISTANT:",
     )
 
 

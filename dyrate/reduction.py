@@ -3,33 +3,45 @@
 import dataclasses
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
-from torch import Tensor, nn
+from torch import nn
 
-from dyrate.declaration import check_class, check_layers
+from dyrate.attachment import Attachment
+from dyrate.contract import Contract, Kept
 from dyrate.families import family_of
-from dyrate.hooks import Attachment
 from dyrate.hyperparameters import fitted, hyperparameter
-from dyrate.record import Run
-from dyrate.view import View
+from dyrate.installation import Installation
+from dyrate.method_class import check_class, check_needs
+from dyrate.needs import DecodeMode, Needs
+from dyrate.prompt import QuestionReader
+from dyrate.run import Run
+from dyrate.views import DecodeView, PrefillView, View
 
-__all__ = ["DecodeMode", "Positions", "ReductionMethod", "Run", "View", "hyperparameter"]
-
-DecodeMode = Literal["none", "evict", "select"]
-Positions = Literal["original", "contiguous"]
+__all__ = [
+    "DecodeMode",
+    "DecodeView",
+    "Installation",
+    "Kept",
+    "Needs",
+    "PrefillView",
+    "ReductionMethod",
+    "Run",
+    "View",
+    "hyperparameter",
+]
 
 _SYMBOLS = {"layer": "K", "rate": "R"}
 
 
 @dataclasses.dataclass(frozen=True)
-class ReductionMethod:
+class ReductionMethod(Contract):
     """A way to lower the number of visual tokens; `with method(model) as run:` applies it to every
     generation.
 
-    Subclasses are frozen dataclasses. They override what they need of: `prune_layers`, `statistics_layers`,
-    `prefill`, `merge`, `decode` (with `decode_mode`), `resize`, `encode`. Rows are handled together and may
-    keep different numbers of tokens. Sizes: B rows, V the largest number of visual tokens of a row.
+    Subclasses are frozen dataclasses. They say in `needs` when they are asked and what they read, and
+    override what answers: `prefill`, `decode`, `install`. Who drops the lowest scores once is a
+    `PrefillPruning`, who does so at every step a `StepwisePruning`, and overrides less.
 
     A class whose overrides would not be asked, and a field of an unfit value, are a `DyrateError`.
     """
@@ -42,6 +54,10 @@ class ReductionMethod:
     """Where the method was published, e.g. "arXiv:2403.06764"."""
     changes_nothing: ClassVar[bool] = False
     """Declared by a class that means to override nothing."""
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    """Settings under which the tests run it; those of a model of six layers."""
+    keeps_everything: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Settings under which it is the unpruned model."""
 
     def __post_init__(self) -> None:
         cls = type(self)
@@ -51,75 +67,6 @@ class ReductionMethod:
             value = fitted(cls.__name__, field, hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers (0-based) on entering which `prefill` and `decode` are asked."""
-        return ()
-
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers whose newest query's attention is read; a prune layer sees those before it."""
-        return ()
-
-    def reported_layer(self, num_layers: int) -> int | None:
-        """Return the statistics layer whose class mass `run.steps` shows: the deepest, None without one."""
-        return max(self.statistics_layers(num_layers), default=None)
-
-    def prefill(self, view: View) -> Tensor | None:
-        """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all present."""
-        return None
-
-    def merge(self, view: View, keep: Tensor) -> Tensor | None:
-        """Return new hidden states of the visual tokens at this prune layer (FloatTensor [B, V, hidden]), or
-        None.
-
-        Called after `prefill`, whose answer is `keep`; only those of kept tokens have any effect.
-        """
-        return None
-
-    def decode(self, view: View) -> Tensor | None:
-        """Return which visual tokens this step sees from this layer on (BoolTensor [B, V]); None leaves all
-        as it is.
-
-        With `evict` the others leave the KV cache of this layer and all deeper ones. With `select` the choice
-        is among those the layer holds, and stands until the next prune layer that makes one.
-        """
-        return None
-
-    def resize(self, pixel_values: Tensor, patch_size: int) -> Tensor:
-        """Return images (FloatTensor [images, channels, height, width]) in the size for the vision tower."""
-        return pixel_values
-
-    def encode(self, features: Tensor) -> Tensor:
-        """Return fewer projected features [images, V', hidden] than the given [images, V, hidden], in prompt
-        order.
-
-        They take the places of the first V' visual tokens of their image; the other places leave at layer 0.
-        """
-        return features
-
-    @property
-    def decode_mode(self) -> DecodeMode:
-        """What the answer of `decode` means: `evict` removes the other tokens from the KV cache for good,
-        `select` attends to these at this step only; with `none` it is not asked. A class attribute will do.
-        """
-        return "none"
-
-    @property
-    def steady(self) -> bool:
-        """Whether `decode` is one function of tensors, the same at every step: it can be captured once.
-
-        It then looks at nothing of the view but `present`, `valid`, `visual_tokens`, `visual_counts`, the
-        statistics of this step and the one before, and `state`, which gets no new entries after step 1.
-        """
-        return False
-
-    def own_macs(self, visual_tokens: int, *, decode: bool) -> int:
-        """Return the multiply-accumulates of the method's own matrices, for a row at prefill or at one decode
-        step.
-
-        What its statistics layers recompute is not among them.
-        """
-        return 0
-
     @property
     def content_hash(self) -> str:
         """A hash of what a hyperparameter only names, such as a file; empty where `spec()` says it all."""
@@ -128,23 +75,15 @@ class ReductionMethod:
     def check_checkpoint(self, weights: str) -> None:
         """Raise `DyrateError` for a checkpoint (the hash of its content) that the method was not made for."""
 
-    @property
-    def position_policy(self) -> Positions:
-        """Whether tokens keep their `original` RoPE position or are numbered without gaps."""
-        return "original"
-
-    @property
-    def reduces_encoder(self) -> bool:
-        """Whether fewer features than placeholders come from the encoder."""
-        cls = type(self)
-        return cls.resize is not ReductionMethod.resize or cls.encode is not ReductionMethod.encode
-
     def check(self, num_layers: int, num_heads: int) -> None:
         """Raise `DyrateError` unless the method fits a model of so many layers, and query heads in each."""
-        check_layers(self, num_layers)
+        check_needs(self, num_layers)
 
-    def __call__(self, model: nn.Module, record: Iterable[int] = ()) -> AbstractContextManager[Run]:
-        """Attach to `model`; `record` names additional layers whose class mass `run.class_mass` holds.
+    def __call__(
+        self, model: nn.Module, record: Iterable[int] = (), questions: QuestionReader | None = None
+    ) -> AbstractContextManager[Run]:
+        """Attach to `model`; `record` names additional layers whose class mass `run.class_mass` holds, and
+        `questions` reads text for a method that looks at it.
 
         Which prompt tokens are padding is settled at prefill; a decode step's `attention_mask` has no effect,
         nor have its `position_ids` where positions are renumbered. Logits are those of the tokens that reach
@@ -154,7 +93,7 @@ class ReductionMethod:
         """
         family = family_of(model)
         self.check(len(family.layers), family.text_config.num_attention_heads)
-        return Attachment(self, model, record)
+        return Attachment(self, model, record, questions)
 
     def spec(self) -> dict[str, Any]:
         """Return the method as the JSON-able dict of configs and result files, which `load_method` reads."""

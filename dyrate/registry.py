@@ -1,11 +1,13 @@
 """Names of reduction methods: built in, plug-ins, files; and the dicts of configs. Needs no torch."""
 
+import ast
 import difflib
 import hashlib
 import inspect
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,29 +22,32 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "dyrate.methods"
 
-BUILT_IN = {
-    "none": "dyrate.methods.none:NoReduction",
-    "fastv": "dyrate.methods.fastv:FastV",
-    "vtw": "dyrate.methods.vtw:VTW",
-    "random": "dyrate.methods.random:RandomTokens",
-    "uniform": "dyrate.methods.uniform:UniformStride",
-    "text_only": "dyrate.methods.text_only:TextOnly",
-    "downsample": "dyrate.methods.downsample:Downsample",
-    "fixed_prune": "dyrate.methods.fixed_prune:FixedPrune",
-    "replay": "dyrate.methods.replay:Replay",
-    "depth_prune": "dyrate.methods.depth_prune:DepthBasedPrune",
-    "dyrate": "dyrate.methods.dyrate:DyRate",
-}
-
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<cls>[A-Za-z_]\w*)")
 _LONGEST_SLUG = 200  # bytes; a file name has 255, and results put suffixes behind
 _JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", tuple: "array"}
 
 
+@cache
+def built_in() -> dict[str, str]:
+    """Return {name: "module:Class"} of the classes in `dyrate/methods` that have a `name`; nothing is
+    imported.
+    """
+    found = {}
+    for path in sorted((Path(__file__).parent / "methods").glob("*.py")):
+        for node in ast.parse(path.read_bytes()).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for line in node.body:
+                match line:
+                    case ast.AnnAssign(target=ast.Name("name"), value=ast.Constant(str(name))):
+                        found[name] = f"dyrate.methods.{path.stem}:{node.name}"
+    return found
+
+
 def references() -> dict[str, str]:
     """Return {name: "module:Class"} of the built-in methods and of those that installed packages register."""
     found = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
-    return {**found, **BUILT_IN}
+    return {**found, **built_in()}
 
 
 def reference(name: str) -> str:
@@ -51,7 +56,7 @@ def reference(name: str) -> str:
     Raises `DyrateError` for an unknown one, with the nearest name, and for one that two packages give.
     """
     known = references()
-    if name in BUILT_IN:
+    if name in built_in():
         return known[name]
     if name in known:
         given = {entry.value for entry in entry_points(group=ENTRY_POINTS) if entry.name == name}
@@ -82,7 +87,7 @@ def class_of(name: str) -> "type[ReductionMethod]":
     Raises `DyrateError` for a file that cannot be imported, and for a class that is no method or could not
     work as one.
     """
-    from dyrate.declaration import check_class
+    from dyrate.method_class import check_class
     from dyrate.reduction import ReductionMethod
 
     match = _FILE_REFERENCE.fullmatch(name)

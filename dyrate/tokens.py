@@ -1,5 +1,6 @@
 """Where the four token classes stand in each row of a prompt, and which of its columns are visual tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -39,10 +40,16 @@ class TokenLayout:
     """The most text tokens of a row."""
     padded: bool
     """Whether any column of any row is padding."""
+    compression: Tensor
+    """BoolTensor [batch, columns]: compression tokens, whose class is that of the text around them."""
 
     @classmethod
     def from_prompt(
-        cls, input_ids: Tensor, attention_mask: Tensor | None, image_token_id: int
+        cls,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        image_token_id: int,
+        compression_tokens: Sequence[int] = (),
     ) -> "TokenLayout":
         """Read the layout off token ids [batch, columns] and a mask of the same shape (1 = token, 0 =
         padding).
@@ -82,6 +89,9 @@ class TokenLayout:
             num_visual=int(visual_tokens.max()),
             most_text=int((valid & ~image).sum(dim=1).max()),
             padded=not valid.all(),
+            compression=torch.isin(input_ids, torch.tensor(compression_tokens, dtype=input_ids.dtype)).to(
+                device
+            ),
         )
 
     @property
@@ -102,6 +112,7 @@ class TokenLayout:
             classes=self.classes[rows],
             visual_index=self.visual_index[rows],
             visual_tokens=self.visual_tokens[rows],
+            compression=self.compression[rows],
         )
 
 

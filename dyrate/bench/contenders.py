@@ -15,8 +15,8 @@ from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
 from dyrate.predictors import Predictor, PredictorConfig, save_predictor
-from dyrate.record import Run
 from dyrate.reduction import ReductionMethod
+from dyrate.run import Run
 
 PEERS = {
     "generate": "transformers' own generate(), dynamic cache",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dyrate.record import Run
     from dyrate.reduction import ReductionMethod
+    from dyrate.run import Run
 
 
 _LISTS = ("tokens", "pairs")  # fields with a number for each layer
@@ -32,11 +32,11 @@ class Work:
     encoder_pairs: int = 0
     """(query, key) pairs of the vision encoder's attention."""
     scored: int = 0
-    """Keys whose attention a method's statistics layers computed once more."""
+    """Keys whose attention was computed once more, for a method to read."""
     scored_prompt: int = 0
     """Those of them that belong to the prompt: their attention is also summed by class."""
     own_macs: int = 0
-    """Multiply-accumulates of a method's own matrices."""
+    """Multiply-accumulates of a method's own matrices, and of what it read of the vision encoder."""
 
     @classmethod
     def none(cls, layers: int) -> "Work":
@@ -174,7 +174,7 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
     counted = torch.cat([torch.ones_like(text)[None], alive])
 
     def scored(first: int, last: int) -> Work:
-        """What the statistics layers of these steps computed once more."""
+        """The attention of these steps that was computed once more."""
         keys = torch.cat([prompt, lengths])
         found = [
             (keys[step, layer] * counted[step], generated[step])
@@ -182,6 +182,8 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
             for layer in run.observed[step]
         ]
         of_all = sum(int(seen.sum()) for seen, _ in found)
+        if not first:
+            of_all += sum(int((prompt[0, layer] * n).sum()) for layer, n in run.prompt_queries.items())
         return Work(
             nothing,
             nothing,
@@ -193,7 +195,8 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
         """What the method's own matrices computed, in rows with an image."""
         times = (alive.sum(dim=0) if decode else torch.ones_like(visual)).tolist()
         per_row = [method.own_macs(tokens, decode=decode) if tokens else 0 for tokens in visual.tolist()]
-        return Work(nothing, nothing, own_macs=sum(map(mul, times, per_row)))
+        read = 0 if decode else run.encoder_macs
+        return Work(nothing, nothing, own_macs=sum(map(mul, times, per_row)) + read)
 
     overhead = scored(1, len(attended) + 1) + own(decode=True)
     return Phases(

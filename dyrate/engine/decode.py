@@ -2,30 +2,29 @@
 
 A step runs section after section. Before each one that starts at a prune layer the method is asked, by the
 same code as everywhere, on tensors that stay on the device; the host never waits for them. On a GPU the whole
-step of a steady method (see `ReductionMethod.steady`) is one CUDA graph; with others the sections are graphs,
+step of a method that is `capturable` (see `Needs`) is one CUDA graph; with others the sections are graphs,
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from dyrate.attention import Statistics
-from dyrate.cache import Stage
+from dyrate.attachment import Attachment
+from dyrate.attention import Attention
+from dyrate.contract import Contract
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
 from dyrate.finite import witness
-from dyrate.hooks import Attachment
 from dyrate.kernels.attention import Attended, decode_attention
 from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_store
-from dyrate.limits import check_keep
-from dyrate.reduction import ReductionMethod
-from dyrate.tokens import TokenLayout
-from dyrate.view import View
+from dyrate.needs import Needs
+from dyrate.refusals import check_answer
+from dyrate.views import AttentionByLayer, DecodeView
 
 Key = TypeVar("Key", int, str)
 
@@ -34,10 +33,8 @@ Key = TypeVar("Key", int, str)
 class Setting:
     """What a decoder is made for."""
 
-    method: ReductionMethod
-    prune_layers: frozenset[int]
-    observed: frozenset[int]
-    """Layers whose statistics are wanted."""
+    method: Contract
+    needs: Needs
     ends: tuple[int, ...]
     """Token ids that end a row."""
     padding: int
@@ -46,14 +43,9 @@ class Setting:
     """Whether a step takes its own next token."""
 
     @property
-    def asks(self) -> bool:
-        """Whether the method has a say at decode."""
-        return self.method.decode_mode != "none"
-
-    @property
-    def steady(self) -> bool:
+    def capturable(self) -> bool:
         """Whether one graph does for all steps."""
-        return not self.asks or self.method.steady
+        return not self.needs.decode or self.needs.capturable
 
 
 class Decoder:
@@ -80,10 +72,10 @@ class Decoder:
         self._padding = torch.tensor(setting.padding, device=device)
         self._visual_tokens = torch.zeros(batch, dtype=torch.long, device=device)
         self._state: dict[str, Tensor] = {}
-        self._previous: dict[int, Statistics] = {}
+        self._previous: dict[int, Attention] = {}
+        self._observed = frozenset(setting.needs.observed)
         self._looked_at: set[int] = set()
         self._attended: dict[int, Attended] = {}
-        self._stages: list[Stage] = []
         self._places: tuple[Tensor, ...]
         """Of the newest tokens, by section: slots [sections, batch], cos and sin [sections, batch, D]."""
         self._steps = 0
@@ -93,16 +85,16 @@ class Decoder:
 
     def begin(self, attachment: Attachment, scores: Tensor) -> None:
         """Take over from the prompt, and take the first token from scores [batch, vocabulary]."""
-        cache = attachment.cache
+        generation = attachment.generation
         if self.memory.enlarged:
             self._forget()
             self.memory.enlarged = False
-        self._steps, self._stages = 0, list(cache.stages)
-        self._visual_tokens.copy_(cache.layout.visual_tokens)
-        if not self._state.keys() <= attachment.state.keys():  # what steps of the prompt before remembered
+        self._steps = 0
+        self._visual_tokens.copy_(generation.cache.layout.visual_tokens)
+        if not self._state.keys() <= generation.state.keys():  # what steps of the prompt before remembered
             self._state = {}
             self._forget()
-        self._remember(attachment.state, attachment.statistics)
+        self._remember(generation.state, generation.forward.attention)
         self.finished.zero_()
         self.made.copy_(self._padding.expand_as(self.made))
         self.accept(scores)
@@ -132,7 +124,7 @@ class Decoder:
         pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
-            if self.setting.steady:
+            if self.setting.capturable:
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool)
                 self._step(self._section)
@@ -161,22 +153,22 @@ class Decoder:
 
     def _step(self, run: Callable[[int, Tensor], Tensor]) -> None:
         """Run all sections, the method's say between them, and the record of it all."""
-        statistics: dict[int, Statistics] = {}
+        attention: dict[int, Attention] = {}
         witnesses: dict[str, Tensor] = {}
         state = dict(self._state)
         hidden = self.backbone.embed[:1]
         chosen: Tensor | None = None
         for number, section in enumerate(self.memory.sections):
-            if self.setting.asks and section.layers.start in self.setting.prune_layers:
+            if section.layers.start in self.setting.needs.decode:
                 if not number:
                     hidden = self.backbone.embed.index_select(0, self.tokens)
-                keep = self._decide(section, hidden, statistics, state, witnesses)
+                keep = self._decide(section, hidden, attention, state, witnesses)
                 chosen = self._apply(number, keep, chosen)
             hidden = run(number, hidden)
-            for layer in self.setting.observed.intersection(section.layers):
-                statistics[layer] = _statistics(self._attended[layer], section)
-        self._remember(state, statistics)
-        for layer, found in statistics.items():
+            for layer in self._observed.intersection(section.layers):
+                attention[layer] = _attention(self._attended[layer], section)
+        self._remember(state, attention)
+        for layer, found in attention.items():
             self._log(self.class_mass, layer, found.class_mass)
         for name, value in {**witnesses, "logits": witness(self.logits)}.items():
             self._log(self.witnesses, name, value)
@@ -192,45 +184,37 @@ class Decoder:
         self,
         section: Section,
         hidden: Tensor,
-        statistics: Mapping[int, Statistics],
+        attention: Mapping[int, Attention],
         state: dict[str, Tensor],
         witnesses: dict[str, Tensor],
     ) -> Tensor | None:
         """Ask the method what this step sees from a section on, hidden states [batch, d]."""
         if not section.held.shape[1]:
             return None
-        method, stage = self.setting.method, self._stages[section.layers.start]
-        if self.setting.steady:
-            # Only what stays where it is may get into a graph.
-            none = self._visual_tokens.new_zeros(len(hidden), 0)
-            num_visual = section.held.shape[1]
-            layout = TokenLayout(none, none, self._visual_tokens, num_visual, most_text=0, padded=True)
-            stage = Stage(layout, none, padded=True, most_visual=num_visual, complete=False)
-            vars(stage)["present"] = section.held
-        elif method.decode_mode == "evict":
-            stage = stage.without(section.held)
-        view = View(
-            layer=section.layers.start,
+        method, layer = self.setting.method, section.layers.start
+        where = f"view at step {self._steps}, entering layer {layer},"
+        index = torch.arange(section.held.shape[1], device=hidden.device)
+        view = DecodeView(
+            layer=layer,
             step=self._steps,
-            stage=stage,
-            hidden_states=hidden[:, None],
-            statistics=statistics,
-            previous=_Watched(self._previous, self._looked_at),
+            present=section.held,
+            visual_tokens=self._visual_tokens,
+            valid=index < self._visual_tokens[:, None],
+            newest_state=hidden,
+            attention=AttentionByLayer(attention, where),
+            previous=AttentionByLayer(self._previous, f"{where} of the step before", self._looked_at.add),
             state=state,
-            row_seeds=_no_seeds,
-            witnesses=witnesses,
+            _witnesses=witnesses,
         )
         keep = method.decode(view)
         if keep is not None:
-            check_keep(method, keep, section.held)
-            if keep is stage.present:
-                keep = section.held
+            check_answer(method, keep, section.held)
         return keep
 
     def _apply(self, number: int, keep: Tensor | None, before: Tensor | None) -> Tensor | None:
         """Let the sections from `number` on read what the method keeps; return the choice in force there."""
         sections = self.memory.sections[number:]
-        if self.setting.method.decode_mode == "evict":
+        if self.setting.needs.decode_mode == "evict":
             if keep is not None:
                 for section in sections:
                     section.evict(keep)
@@ -259,7 +243,7 @@ class Decoder:
             keys, values, eps = section.keys[layer], section.values[layer], weights.eps
             qkv = stream.project(weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=eps)
             query = rope_and_store(qkv, cos, sin, keys, values, slots)
-            observed = layer in self.setting.observed
+            observed = layer in self._observed
             found = decode_attention(query, keys, values, section.reading, weights.scaling, observed)
             if observed:
                 self._attended[layer] = found
@@ -273,19 +257,20 @@ class Decoder:
                 self.accept(self.logits)
         return stream.hidden
 
-    def _remember(self, state: Mapping[str, Tensor], statistics: Mapping[int, Statistics]) -> None:
+    def _remember(self, state: Mapping[str, Tensor], attention: Mapping[int, Attention]) -> None:
         """Keep for the next step, where it will be looked for, what this one leaves behind."""
         for name, value in state.items():
             self._state[name] = self._kept(self._state.get(name), value)
-        # After its first step it is known what a steady method looks back at.
-        known = self.setting.steady and self._warm
-        for layer in self._looked_at.intersection(statistics) if known else statistics:
-            found, old = statistics[layer], self._previous.get(layer)
+        # After its first step it is known what a capturable method looks back at.
+        known = self.setting.capturable and self._warm
+        for layer in self._looked_at.intersection(attention) if known else attention:
+            found, old = attention[layer], self._previous.get(layer)
             kept = [
                 self._kept(None if old is None else getattr(old, part), getattr(found, part))
                 for part in ("class_mass", "head_scores", "seen")
             ]
-            self._previous[layer] = Statistics(*kept)
+            class_mass, head_scores, seen = kept
+            self._previous[layer] = Attention(class_mass, head_scores, seen)
 
     def _kept(self, old: Tensor | None, new: Tensor) -> Tensor:
         if old is not None and old.shape == new.shape and old.dtype == new.dtype:
@@ -294,29 +279,8 @@ class Decoder:
         return new.clone()
 
 
-class _Watched(Mapping[int, Statistics]):
-    """Statistics by layer, and a note of which are looked at."""
-
-    def __init__(self, found: Mapping[int, Statistics], looked_at: set[int]) -> None:
-        self._found, self._looked_at = found, looked_at
-
-    def __getitem__(self, layer: int) -> Statistics:
-        self._looked_at.add(layer)
-        return self._found[layer]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-
-def _statistics(found: Attended, section: Section) -> Statistics:
-    """Return a layer's statistics by visual token."""
+def _attention(found: Attended, section: Section) -> Attention:
+    """Return a layer's attention by visual token."""
     assert found.class_mass is not None
     assert found.head_scores is not None
-    return Statistics(found.class_mass, section.by_token(found.head_scores), section.seen)
-
-
-def _no_seeds(seed: int) -> list[int]:
-    raise RuntimeError("row seeds exist at prefill only: keep what you need of them in view.state")
+    return Attention(found.class_mass, section.by_token(found.head_scores), section.seen)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyrate.attachment import Attachment
 from dyrate.attention import ATTENTION
 from dyrate.engine.decode import Decoder, Setting
 from dyrate.engine.encoder import FusedEncoder
@@ -17,6 +18,7 @@ from dyrate.engine.parts import Watch, check_surroundings, text_parts
 from dyrate.engine.prefill import fused_layers, places_known
 from dyrate.engine.request import (
     check_generation_config,
+    check_needs_met,
     check_new_tokens,
     checked_inputs,
     special_tokens,
@@ -24,9 +26,9 @@ from dyrate.engine.request import (
 from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.hooks import Attachment
-from dyrate.record import Run
+from dyrate.prompt import QuestionReader
 from dyrate.reduction import ReductionMethod
+from dyrate.run import Run
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 """(ids so far [batch, n], logits [batch, vocabulary]) -> scores [batch, vocabulary], whose best is taken."""
@@ -91,6 +93,7 @@ class Engine:
         sampler: Sampler | None = None,
         generation_config: Any = None,
         record: Iterable[int] = (),
+        questions: QuestionReader | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> tuple[Tensor, Run]:
         """Return prompts and new tokens [batch, columns], as `model.generate()` does, and the run.
@@ -110,16 +113,16 @@ class Engine:
             vocabulary = len(self._backbone.embed)
             ends, padding = special_tokens(config, eos_token_id, pad_token_id, vocabulary)
             image, device = self.family.image_token_id, self.model.device
-            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding)
-            self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
-            attachment = method(self.model, record)
+            attachment = method(self.model, record, questions)
             if not isinstance(attachment, Attachment):
                 raise DyrateError(
                     f"{method} attaches to models in a way of its own; use engine='transformers'"
                 )
-            setting = Setting(
-                method, attachment.prune_layers, attachment.observed, ends, padding or 0, sampler is None
-            )
+            check_needs_met(method, attachment.needs)
+            extra = attachment.needs.compression_tokens
+            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, extra)
+            self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
+            setting = Setting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(
                 attachment, setting, prompts, max_new_tokens, sampler, on_step or (lambda: None)
             )
@@ -144,7 +147,8 @@ class Engine:
     ) -> tuple[Tensor, Run]:
         ids = inputs["input_ids"]
         memory = self._memory_for(attachment, len(ids))
-        attachment.new_cache = partial(SlotCache, memory, max_new_tokens)
+        keeps_visual = ("res", "img") not in attachment.needs.blocked
+        attachment.new_cache = partial(SlotCache, memory, max_new_tokens, keeps_visual)
         with attachment as run:
             logits = self._prefill(inputs)
             memory.load()
@@ -183,7 +187,7 @@ class Engine:
                 so_far = torch.cat([ids, decoder.made[:, : step + 1]], dim=1)
                 decoder.accept(_sampled(sampler, so_far, decoder.logits.float()))
             notify()
-        # Steps after the one that ended the last row were made in vain: generate() makes none.
+        # Steps after the one that ended the last row are discarded: generate() makes none.
         ends = torch.tensor(decoder.setting.ends, device=ids.device)
         ended = (decoder.made[:, :max_new_tokens, None] == ends).any(dim=2).cumsum(dim=1) > 0
         return min(last, int((~ended.all(dim=0)).sum()))
@@ -203,10 +207,10 @@ class Engine:
                 counts,
                 {name: log[step] for name, log in witnesses.items()},
             )
-        cache = attachment.cache
+        cache = attachment.generation.cache
         assert isinstance(cache, SlotCache)
         cache.seen += steps
-        if steps and decoder.setting.method.decode_mode == "evict":
+        if steps and decoder.setting.needs.decode and decoder.setting.needs.decode_mode == "evict":
             cache.evicted = list(seen[steps])
 
     def _check_room(self, prompt: int, new_tokens: int) -> None:
@@ -218,7 +222,7 @@ class Engine:
 
     def _memory_for(self, attachment: Attachment, batch: int) -> Memory:
         """The memory of the last batch if it fits this one, else a new one in its place."""
-        boundaries = (0, *sorted(layer for layer in attachment.prune_layers if layer))
+        boundaries = (0, *sorted(layer for layer in attachment.needs.layers if layer))
         if self._memory is None or (self._memory.batch, self._memory.boundaries) != (batch, boundaries):
             self._memory = self._decoder = None  # before anything new is asked for
             self._memory = Memory(batch, boundaries, len(self._backbone.layers), self.model.device)

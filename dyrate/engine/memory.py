@@ -7,15 +7,17 @@ from one prompt to the next.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dyrate.cache import ReducedCache, Stage
+from dyrate.cache import ReducedCache
 from dyrate.kernels.attention import Reading
 from dyrate.kernels.compact import compact
 from dyrate.kernels.store import store
+from dyrate.token_set import TokenSet
 from dyrate.tokens import TokenClass, TokenLayout
 
 _STEP = 16
@@ -41,7 +43,7 @@ class Section:
         """BoolTensor [batch, V]: those that the step under way reads."""
         self._slot_base, self._position_base = bases
         self._count = count
-        self._stage: Stage
+        self._tokens: TokenSet
         """What the layers hold of the prompt, until it is loaded."""
         self._columns: tuple[Tensor, Tensor]
         """Its slots with visual tokens and those with text, LongTensor [batch, most of a row] each."""
@@ -52,22 +54,22 @@ class Section:
         """Slots of each row."""
         return self.visual_capacity + self.text_capacity
 
-    def prepare(self, stage: Stage, new_tokens: int, generated: Tensor) -> bool:
+    def prepare(self, tokens: TokenSet, new_tokens: int, generated: Tensor) -> bool:
         """Make room for what the layers hold after the prompt; return whether it lies elsewhere than before.
 
         Only what storing needs, as the device may be waiting: `load` does the rest.
         """
-        visual_tokens, text_tokens = stage.most_visual, stage.layout.most_text
-        enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, stage, generated)
-        enlarged |= self._whole != stage.complete
-        self._stage, self._whole = stage, stage.complete
-        visual = stage.visual_index >= 0
-        text = stage.valid & ~visual
+        visual_tokens, text_tokens = tokens.most_visual, tokens.layout.most_text
+        enlarged = self._reserve(visual_tokens, text_tokens + new_tokens, tokens, generated)
+        enlarged |= self._whole != tokens.complete
+        self._tokens, self._whole = tokens, tokens.complete
+        visual = tokens.visual_index >= 0
+        text = tokens.valid & ~visual
         self._columns = _first(visual)[:, :visual_tokens], _first(text)[:, :text_tokens]
         return enlarged
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Copy the prompt's keys and values [batch, kv_heads, stage slots, D] of a layer."""
+        """Copy the prompt's keys and values [batch, kv_heads, prompt slots, D] of a layer."""
         if layer not in self.keys:
             shape = (*keys.shape[:2], self.slots, keys.shape[3])
             # Zeros: what is never read must not be NaN either, which a weight of 0 would not undo.
@@ -77,22 +79,22 @@ class Section:
                 store(states, columns, memory, first)
 
     def load(self) -> None:
-        """Take in what lies where."""
-        stage = self._stage
-        del self._stage  # with the masks that it may have made
-        layout, text = stage.layout, stage.valid & (stage.visual_index < 0)
-        classes = layout.classes.gather(1, stage.slots.clamp_min(0))
+        """Note which slots hold what, for the steps to come."""
+        tokens = self._tokens
+        del self._tokens  # with the masks that it may have made
+        layout, text = tokens.layout, tokens.valid & (tokens.visual_index < 0)
+        classes = layout.classes.gather(1, tokens.slots.clamp_min(0))
         self.reading.system.copy_(((classes == TokenClass.SYS) & text).sum(dim=1))
         lengths = text.sum(dim=1)
         self.reading.text.copy_(lengths)
         self._slot_base.copy_(lengths + self.visual_capacity - 1)
         whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
-        following = whole if stage.next_position is None else stage.next_position
+        following = whole if tokens.next_position is None else tokens.next_position
         self._position_base.copy_(following - 1)
-        self.held.copy_(stage.present)
-        order = _first(stage.present)[:, : stage.most_visual]
+        self.held.copy_(tokens.present)
+        order = _first(tokens.present)[:, : tokens.most_visual]
         self.visual.fill_(-1)
-        self.visual[:, : stage.most_visual] = torch.where(stage.present.gather(1, order), order, -1)
+        self.visual[:, : tokens.most_visual] = torch.where(tokens.present.gather(1, order), order, -1)
         self.show(None)
 
     def show(self, keep: Tensor | None) -> None:
@@ -123,15 +125,15 @@ class Section:
         held = [*self.keys.values(), *self.values.values()]
         return sum(states.untyped_storage().nbytes() for states in held)
 
-    def _reserve(self, visual_tokens: int, text_tokens: int, stage: Stage, generated: Tensor) -> bool:
+    def _reserve(self, visual_tokens: int, text_tokens: int, tokens: TokenSet, generated: Tensor) -> bool:
         visual, text = (-(-count // _STEP) * _STEP for count in (visual_tokens, text_tokens))
-        fits = self.keys and self.held.shape == stage.present.shape
+        fits = self.keys and self.held.shape == tokens.present.shape
         if fits and visual <= self.visual_capacity and text <= self.text_capacity:
             return False
         self.keys, self.values = {}, {}
         self.visual_capacity = max(self.visual_capacity, visual)
         self.text_capacity = max(self.text_capacity, text)
-        batch, device = len(stage.slots), stage.slots.device
+        batch, device = len(tokens.slots), tokens.slots.device
         system, text_lengths = (torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(2))
         self.visual = torch.full((batch, self.visual_capacity), -1, device=device)
         self.reading = Reading(
@@ -142,8 +144,13 @@ class Section:
             text=text_lengths,
             generated=generated,
         )
-        self.held = stage.present.clone()
+        self.held = tokens.present.clone()
         return True
+
+
+def _text_of(tokens: TokenSet) -> TokenSet:
+    """Return a set without its visual tokens, in the same slots."""
+    return replace(tokens.without(torch.zeros_like(tokens.present)), most_visual=0)
 
 
 def _first(mask: Tensor) -> Tensor:
@@ -195,13 +202,14 @@ class SlotCache(ReducedCache):
         self,
         memory: Memory,
         new_tokens: int,
+        keeps_visual: bool,
         num_layers: int,
         layout: TokenLayout,
         on_select_rows: Callable[[Tensor], None],
     ) -> None:
         super().__init__(num_layers, layout, on_select_rows)
         self.memory = memory
-        self._new_tokens = new_tokens
+        self._new_tokens, self._keeps_visual = new_tokens, keeps_visual
         self.evicted: Sequence[Tensor] | None = None
         """By section, visual tokens of each row that are left (LongTensor [batch]) after evictions."""
         memory.generated.zero_()
@@ -214,17 +222,24 @@ class SlotCache(ReducedCache):
             self.seen += self.incoming
         section = self.memory.of(layer_idx)
         if layer_idx == section.layers.start:
-            stage = self.stages[layer_idx]
-            self.memory.enlarged |= section.prepare(stage, self._new_tokens, self.memory.generated)
+            tokens = self.cached[layer_idx]
+            if not self._keeps_visual:
+                tokens = _text_of(tokens)
+            self.memory.enlarged |= section.prepare(tokens, self._new_tokens, self.memory.generated)
         section.store(layer_idx, key_states, value_states)
         return key_states, value_states
 
+    def drop_visual(self) -> None:
+        """Note that no visual token has been stored."""
+        text = {tokens: _text_of(tokens) for tokens in dict.fromkeys(self.cached)}
+        self.cached = [text[tokens] for tokens in self.cached]
+
     def lengths(self) -> Tensor:
-        """LongTensor [layers, batch]: tokens held."""
+        """LongTensor [layers, batch]: tokens cached."""
         found = super().lengths()
         if self.evicted is not None:
             for section, left in zip(self.memory.sections, self.evicted, strict=True):
-                held = self.stages[section.layers.start].visual_counts
+                held = self.cached[section.layers.start].visual_counts
                 found[section.layers.start : section.layers.stop] -= held - left
         return found
 

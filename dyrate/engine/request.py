@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from dyrate.errors import DyrateError
+from dyrate.needs import Needs
 
 _TENSORS = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
 _READ = (*_TENSORS, "vision_feature_layer", "vision_feature_select_strategy")
@@ -79,6 +80,16 @@ def special_tokens(
     return ends, padding
 
 
+def check_needs_met(method: object, needs: Needs) -> None:
+    """Raise `DyrateError` for what a method needs at decode and the engine's kernels cannot give."""
+    for query, key in sorted(needs.blocked):
+        if query == "res" and key != "img":
+            raise DyrateError(
+                f"{method} hides {key!r} tokens from generated ones, which the graph engine cannot: use "
+                "engine='transformers'"
+            )
+
+
 def check_new_tokens(new_tokens: Any) -> None:
     """Raise `DyrateError` unless it is a number of tokens to make."""
     if isinstance(new_tokens, bool) or not isinstance(new_tokens, int) or new_tokens < 1:
@@ -92,12 +103,14 @@ def checked_inputs(
     image_token_id: int,
     ends: Sequence[int],
     padding: int | None,
+    embedded: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """Return the processor's inputs, always with an attention mask.
 
     Without one it is inferred as `generate()` does: tokens of padding's id are padding, unless that id also
-    ends a row. Raises `DyrateError` for inputs that the engine would not heed, for ids that are no tokens,
-    for image tokens without images, and for a batch whose padding cannot be told from its tokens.
+    ends a row. `embedded` are ids that a method may have embeddings for. Raises `DyrateError` for inputs that
+    the engine would not heed, for ids that are no tokens, for image tokens without images, and for a batch
+    whose padding cannot be told from its tokens.
     """
     inputs = {name: value for name, value in given.items() if value is not None}
     for name, value in inputs.items():
@@ -117,7 +130,10 @@ def checked_inputs(
             f"inputs['pixel_values'] is {shape}: [images, channels, height, width] is expected, or none"
         )
     on_host = ids.cpu()
-    for row, column in ((on_host < 0) | (on_host >= vocabulary)).nonzero().tolist():
+    unknown = (on_host < 0) | (on_host >= vocabulary)
+    for token in embedded:
+        unknown &= on_host != token
+    for row, column in unknown.nonzero().tolist():
         raise DyrateError(
             f"input_ids, row {row}, column {column}: {on_host[row, column]} is no token, as the model has "
             f"{vocabulary}; do tokenizer and model belong together?"

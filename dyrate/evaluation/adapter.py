@@ -36,7 +36,7 @@ from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_
 from dyrate.registry import as_spec, load_method
 
 if TYPE_CHECKING:
-    from dyrate.record import Run
+    from dyrate.run import Run
 
 # Sees each generation: its doc ids, its run, the new tokens [rows, tokens], and the tokens that end a row.
 Observer = Callable[[Sequence[int], "Run", torch.Tensor, int | list[int]], None]

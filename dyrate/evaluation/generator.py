@@ -15,7 +15,7 @@ from dyrate.evaluation.wishes import take_token_ids
 from dyrate.reduction import ReductionMethod
 
 if TYPE_CHECKING:
-    from dyrate.record import Run
+    from dyrate.run import Run
 
 
 class Generator:

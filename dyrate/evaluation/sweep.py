@@ -12,7 +12,7 @@ from dyrate.evaluation.encodings import Encodings
 from dyrate.evaluation.evaluate import Clock, Evaluation, check_baseline, evaluate_loaded, load, make_folder
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.suite import load_tasks
-from dyrate.registry import BUILT_IN, load_method
+from dyrate.registry import built_in, load_method
 
 SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
 """What the loaded model is bound to."""
@@ -37,7 +37,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     for job in jobs:
         clock.lap("load")
         # A method from elsewhere may look into the encoder itself, which would then not run.
-        ours = len(jobs) > 1 and job.method["name"] in BUILT_IN
+        ours = len(jobs) > 1 and job.method["name"] in built_in()
         try:
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301

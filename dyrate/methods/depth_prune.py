@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.methods.stepwise import StepwisePruning
+from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import View, hyperparameter
 
 
@@ -25,6 +25,11 @@ class DepthBasedPrune(StepwisePruning):
 
     name: ClassVar[str] = "depth_prune"
     title: ClassVar[str] = "DepthBasedPrune"
+    examples = (
+        {"layer": 3, "rate": 0.4, "correction": 0.3},
+        {"rate": 0.7, "correction": -0.2, "prune_prefill": False},
+    )
+    keeps_everything = ({"rate": 0.0},)
 
     layer: int = hyperparameter(
         "number of first layers that keep everything, which is also the prune layer K", default=4, minimum=1
@@ -40,11 +45,6 @@ class DepthBasedPrune(StepwisePruning):
             raise DyrateError(
                 f"DepthBasedPrune(rate={self.rate}, correction={self.correction}): expected a sum from 0 to 1"
             )
-
-    @property
-    def steady(self) -> bool:
-        """True: every step has the same rate."""
-        return True
 
     def step_rates(self, view: View) -> Tensor:
         """P + R'."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dyrate.errors import DyrateError
-from dyrate.reduction import Positions, ReductionMethod, hyperparameter
+from dyrate.reduction import Installation, Needs, ReductionMethod, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -16,36 +16,42 @@ class Downsample(ReductionMethod):
     """Shrink the image, so that the vision tower makes fewer tokens.
 
     The image is resized (bilinear, antialiased) to h x w patches, |h - w| <= 1, with the largest h w <=
-    round((1 - R) V); the tower interpolates its position embeddings. The features take the first h w places,
-    and the language model numbers its tokens as if there had never been more.
+    round((1 - R) V); the tower interpolates its position embeddings. The features take the places of the
+    whole grid that they are nearest to, and the language model numbers its tokens as if there had never been
+    more.
     """
 
     name: ClassVar[str] = "downsample"
     title: ClassVar[str] = "Downsampled image"
+    examples = ({"rate": 0.4}, {"rate": 0.0})
+    keeps_everything = ({"rate": 0.0},)
 
     rate: float = hyperparameter(
         "share R of the visual tokens that is saved", default=0.5, minimum=0, maximum=1
     )
 
-    @property
-    def position_policy(self) -> Positions:
-        """Numbered without gaps: the prompt is simply shorter."""
-        return "contiguous"
+    def needs(self, depth: int) -> Needs:
+        """Positions without gaps: the prompt is simply shorter."""
+        return Needs(positions="contiguous")
 
-    def resize(self, pixel_values: Tensor, patch_size: int) -> Tensor:
+    def install(self, parts: Installation) -> None:
+        """Let the vision tower see smaller images."""
+        parts.resize_images(lambda images: self._resized(images, parts.patch_size))
+
+    def _resized(self, images: Tensor, patch_size: int) -> Tensor:
         """Shrink the images to the patches that the rate leaves."""
-        rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+        rows, columns = (side // patch_size for side in images.shape[-2:])
         height, width = near_square(round((1 - self.rate) * rows * columns))
         if height == 0:
             raise DyrateError(
                 f"{self}: no patch is left of {rows} x {columns}; use a lower rate, or the method text_only"
             )
         if self.rate == 0:
-            return pixel_values
+            return images
         size = (height * patch_size, width * patch_size)
         # Antialiasing is not implemented in half precision on every device.
-        resized = interpolate(pixel_values.float(), size=size, mode="bilinear", antialias=True)
-        return resized.to(pixel_values.dtype)
+        resized = interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+        return resized.to(images.dtype)
 
 
 def near_square(budget: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.methods.stepwise import StepwisePruning, scheduled
+from dyrate.methods.stepwise_pruning import StepwisePruning, scheduled
 from dyrate.predictors import (
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -22,7 +22,7 @@ from dyrate.predictors import (
     read_record,
     trained_for,
 )
-from dyrate.reduction import View, hyperparameter
+from dyrate.reduction import DecodeView, Needs, PrefillView, View, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -101,34 +101,28 @@ class DyRate(StepwisePruning):
                 "`dyrate train-predictor`"
             )
 
-    @property
-    def steady(self) -> bool:
-        """True: what a step needs to know of those before it is in the predictor's state."""
-        return True
+    def needs(self, depth: int) -> Needs:
+        """The attention of layer K-1, with a learned ranking of all before it, and of the lagged layers.
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K; lagged layers, and those after them, where the step's choice is in force again."""
-        after = {layer + 1 for layer in self._lagged if layer + 1 < num_layers}
-        return tuple(sorted({self.layer, *self._lagged, *after}))
-
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K-1, with a learned ranking all before it, and the lagged layers."""
+        Lagged layers, and those after them, are asked at decode, where the step's choice is in force again.
+        """
         first = self.layer - 1 if self._learned.prefill_ranker is None else 0
-        return (*range(first, self.layer), *self._lagged)
+        needs = super().needs(depth)
+        decode = {*needs.decode, *self._lagged, *(layer + 1 for layer in self._lagged if layer + 1 < depth)}
+        return replace(
+            needs,
+            decode=tuple(decode),
+            attention=(*range(first, self.layer), *self._lagged),
+            reported=self.layer - 1,
+        )
 
-    def reported_layer(self, num_layers: int) -> int:
-        """Layer K-1, whose class mass the rate is predicted from."""
-        return self.layer - 1
-
-    def prefill(self, view: View) -> Tensor | None:
+    def prefill(self, view: PrefillView) -> Tensor | None:
         """Keep the n_0 best on entering layer K."""
-        if view.layer != self.layer:
-            return None
         if self._lagged:
             view.state["chosen"] = view.present  # from here on, or a captured step would find it missing
         return super().prefill(view)
 
-    def decode(self, view: View) -> Tensor:
+    def decode(self, view: DecodeView) -> Tensor:
         """Choose on entering layer K; lagged layers see all, those after them what was chosen."""
         if view.layer == self.layer:
             chosen = super().decode(view)
@@ -143,7 +137,7 @@ class DyRate(StepwisePruning):
         if self.rates == "schedule":
             return scheduled(self._schedule, view)
         learned = self._on(view.present.device)
-        return learned.rate.next_rates(view.statistics[self.layer - 1].class_mass, view.state)
+        return learned.rate.next_rates(view.attention[self.layer - 1].class_mass, view.state)
 
     @torch.no_grad()
     def step_scores(self, view: View) -> Tensor:
@@ -151,13 +145,15 @@ class DyRate(StepwisePruning):
         before.
         """
         learned = self._on(view.present.device)
-        ranker = learned.decode_ranker if view.step else learned.prefill_ranker
-        lagged = self._lagged if view.step else ()
+        decoding = isinstance(view, DecodeView)
+        ranker = learned.decode_ranker if decoding else learned.prefill_ranker
+        before = (
+            {layer: view.previous[layer] for layer in self._lagged} if isinstance(view, DecodeView) else {}
+        )
         if ranker is None:
-            return view.previous[max(lagged)].scores if lagged else super().step_scores(view)
-        seen = [view.statistics[layer] for layer in range(self.layer)]
-        seen += [view.previous[layer] for layer in lagged]
-        scores: Tensor = ranker([found.head_scores for found in seen])
+            return before[max(before)].scores if before else super().step_scores(view)
+        seen = [*(view.attention[layer] for layer in range(self.layer)), *before.values()]
+        scores: Tensor = ranker([attention.head_scores for attention in seen])
         view.expect_finite("learned ranking", scores)
         return scores
 

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dyrate.ranking import kept_counts, top
-from dyrate.reduction import ReductionMethod, View, hyperparameter
+from dyrate.methods.prefill_pruning import PrefillPruning
+from dyrate.reduction import Needs, PrefillView, hyperparameter
 
 
 @dataclass(frozen=True)
-class FastV(ReductionMethod):
+class FastV(PrefillPruning):
     """Keep the visual tokens most attended to by the last prompt token.
 
     On entering layer K, round((1 - R) V) visual tokens of each row stay, ranked by the attention of the row's
@@ -23,22 +23,17 @@ class FastV(ReductionMethod):
     name: ClassVar[str] = "fastv"
     title: ClassVar[str] = "FastV"
     paper: ClassVar[str] = "arXiv:2403.06764"
+    examples = ({"layer": 1, "rate": 0.75}, {"layer": 2, "rate": 0.5}, {"layer": 5, "rate": 1.0})
+    keeps_everything = ({"layer": 2, "rate": 0.0},)
 
     layer: int = hyperparameter(
         "prune layer K: the first layer without the dropped tokens", default=2, minimum=1
     )
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K."""
-        return (self.layer,)
+    def needs(self, depth: int) -> Needs:
+        """The attention of layer K-1."""
+        return Needs(prefill=(self.layer,), attention=(self.layer - 1,))
 
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K-1."""
-        return (self.layer - 1,)
-
-    def prefill(self, view: View) -> Tensor:
-        """Keep the best ranked tokens of each row."""
-        return top(view.scores, kept_counts(view.visual_tokens, self.rate))
+    def score(self, view: PrefillView) -> Tensor:
+        """The last token's attention."""
+        return view.attention[self.layer - 1].scores

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dyrate.methods.stepwise import StepwisePruning
+from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import View, hyperparameter
 
 
@@ -21,6 +21,12 @@ class FixedPrune(StepwisePruning):
 
     name: ClassVar[str] = "fixed_prune"
     title: ClassVar[str] = "FixedPrune"
+    examples = (
+        {},
+        {"layer": 2, "rate": 0.6, "mode": "evict", "prune_prefill": False},
+        {"layer": 1, "rate": 0.8, "minimum": 0.3, "prune_prefill": False},
+    )
+    keeps_everything = ({"rate": 0.0, "mode": "evict"},)
 
     layer: int = hyperparameter(
         "prune layer K: the first layer without the dropped tokens", default=3, minimum=1
@@ -28,11 +34,6 @@ class FixedPrune(StepwisePruning):
     rate: float = hyperparameter(
         "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
     )
-
-    @property
-    def steady(self) -> bool:
-        """True: every step has the same rate."""
-        return True
 
     def step_rates(self, view: View) -> Tensor:
         """R."""

@@ -13,3 +13,4 @@ class NoReduction(ReductionMethod):
     name: ClassVar[str] = "none"
     title: ClassVar[str] = "Unpruned"
     changes_nothing: ClassVar[bool] = True
+    keeps_everything = ({},)

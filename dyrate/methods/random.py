@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dyrate.ranking import kept_counts, top
-from dyrate.reduction import ReductionMethod, View, hyperparameter
+from dyrate.methods.prefill_pruning import PrefillPruning
+from dyrate.reduction import PrefillView, hyperparameter
 
 
 @dataclass(frozen=True)
-class RandomTokens(ReductionMethod):
+class RandomTokens(PrefillPruning):
     """Keep a random choice of visual tokens, uniform over all choices of their number.
 
     On entering layer K, round((1 - R) V) visual tokens of each row stay. The choice depends on the seed and
@@ -21,24 +21,16 @@ class RandomTokens(ReductionMethod):
 
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random"
+    examples = ({"layer": 2, "rate": 0.6, "seed": 1}, {"layer": 0, "rate": 0.3})
+    keeps_everything = ({"layer": 0, "rate": 0.0},)
 
-    layer: int = hyperparameter(
-        "prune layer K: the first layer without the dropped tokens", default=2, minimum=0
-    )
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
     seed: int = hyperparameter("seed of the choice", default=0, minimum=0)
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K."""
-        return (self.layer,)
-
-    def prefill(self, view: View) -> Tensor:
-        """Keep the tokens that draw the highest numbers."""
+    def score(self, view: PrefillView) -> Tensor:
+        """Draw a number for each token."""
         draws = torch.full(view.present.shape, float("-inf"), dtype=torch.float64)
         counts = view.visual_tokens.tolist()
         for row, (seed, count) in enumerate(zip(view.row_seeds(self.seed), counts, strict=True)):
             generator = torch.Generator().manual_seed(seed)
             draws[row, :count] = torch.rand(count, generator=generator, dtype=torch.float64)
-        return top(draws.to(view.present.device), kept_counts(view.visual_tokens, self.rate))
+        return draws.to(view.present.device)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.methods.stepwise import StepwisePruning, scheduled
+from dyrate.methods.stepwise_pruning import StepwisePruning, scheduled
 from dyrate.reduction import View, hyperparameter
 
 
@@ -20,6 +20,11 @@ class Replay(StepwisePruning):
 
     name: ClassVar[str] = "replay"
     title: ClassVar[str] = "Replayed rates"
+    examples = (
+        {"rates": [0.25, 0.5, 0.75, 0.4]},
+        {"rates": [0.25, 0.5, 0.4], "layer": 3, "mode": "evict", "prune_prefill": False},
+    )
+    keeps_everything = ({"rates": [0.0]},)
 
     layer: int = hyperparameter(
         "prune layer K: the first layer without the dropped tokens", default=2, minimum=1
@@ -37,11 +42,6 @@ class Replay(StepwisePruning):
             raise DyrateError(
                 f"Replay(rates={self.rates!r:.80}): expected at least one number, each from 0 to 1"
             )
-
-    @property
-    def steady(self) -> bool:
-        """True: the steps are counted in the state."""
-        return True
 
     def step_rates(self, view: View) -> Tensor:
         """R_t."""

@@ -1,12 +1,13 @@
 """Control without the image: what a method scores if no visual token is seen at all."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from dyrate.reduction import Positions, ReductionMethod, View, hyperparameter
+from dyrate.needs import Positions
+from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class TextOnly(ReductionMethod):
 
     name: ClassVar[str] = "text_only"
     title: ClassVar[str] = "Text only"
+    examples = ({}, {"positions": "original"})
 
     positions: str = hyperparameter(
         "RoPE positions of text: `contiguous`, as in a prompt without an image, or `original`",
@@ -25,15 +27,10 @@ class TextOnly(ReductionMethod):
         choices=("original", "contiguous"),
     )
 
-    @property
-    def position_policy(self) -> Positions:
-        """The field `positions`."""
-        return "contiguous" if self.positions == "contiguous" else "original"
+    def needs(self, depth: int) -> Needs:
+        """To be asked at the first layer."""
+        return Needs(prefill=(0,), positions=cast(Positions, self.positions))
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """The first layer."""
-        return (0,)
-
-    def prefill(self, view: View) -> Tensor:
+    def prefill(self, view: PrefillView) -> Tensor:
         """Keep no visual token."""
         return torch.zeros_like(view.present)

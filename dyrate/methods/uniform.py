@@ -6,12 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyrate.methods.prefill_pruning import PrefillPruning
 from dyrate.ranking import kept_counts
-from dyrate.reduction import ReductionMethod, View, hyperparameter
+from dyrate.reduction import PrefillView
 
 
 @dataclass(frozen=True)
-class UniformStride(ReductionMethod):
+class UniformStride(PrefillPruning):
     """Keep visual tokens at a uniform stride.
 
     On entering layer K, n = round((1 - R) V) visual tokens of each row stay: those of index j with (j n) mod
@@ -20,21 +21,12 @@ class UniformStride(ReductionMethod):
 
     name: ClassVar[str] = "uniform"
     title: ClassVar[str] = "Uniform stride"
+    examples = ({"layer": 0, "rate": 0.7}, {"layer": 3, "rate": 0.4})
+    keeps_everything = ({"layer": 1, "rate": 0.0},)
 
-    layer: int = hyperparameter(
-        "prune layer K: the first layer without the dropped tokens", default=2, minimum=0
-    )
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
-
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K."""
-        return (self.layer,)
-
-    def prefill(self, view: View) -> Tensor:
-        """Keep every (V / n)-th token."""
+    def score(self, view: PrefillView) -> Tensor:
+        """Give every (V / n)-th token a 1."""
         total = view.visual_tokens[:, None]
         count = kept_counts(view.visual_tokens, self.rate)[:, None]
         index = torch.arange(view.present.shape[1], device=total.device)
-        return view.valid & ((index * count) % total.clamp_min(1) < count)
+        return ((index * count) % total.clamp_min(1) < count).float()

@@ -1,12 +1,13 @@
 """VTW: withdraw all visual tokens in the deeper layers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from dyrate.reduction import Positions, ReductionMethod, View, hyperparameter
+from dyrate.needs import Positions
+from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class VTW(ReductionMethod):
     name: ClassVar[str] = "vtw"
     title: ClassVar[str] = "VTW"
     paper: ClassVar[str] = "arXiv:2405.05803"
+    examples = ({"layer": 3}, {"layer": 3, "positions": "contiguous"})
 
     layer: int = hyperparameter("prune layer K: the first layer without visual tokens", default=15, minimum=1)
     positions: str = hyperparameter(
@@ -28,15 +30,10 @@ class VTW(ReductionMethod):
         choices=("original", "contiguous"),
     )
 
-    @property
-    def position_policy(self) -> Positions:
-        """The field `positions`."""
-        return "contiguous" if self.positions == "contiguous" else "original"
+    def needs(self, depth: int) -> Needs:
+        """To be asked at layer K."""
+        return Needs(prefill=(self.layer,), positions=cast(Positions, self.positions))
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K."""
-        return (self.layer,)
-
-    def prefill(self, view: View) -> Tensor:
+    def prefill(self, view: PrefillView) -> Tensor:
         """Keep no visual token."""
         return torch.zeros_like(view.present)

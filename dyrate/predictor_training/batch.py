@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dyrate.cache import Stage
+from dyrate.token_set import TokenSet
 from dyrate.errors import DyrateError
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.tokens import TokenLayout
@@ -27,7 +27,7 @@ class Batch:
 
     input_ids: Tensor
     """LongTensor [batch, P + T - 1]: the prompt, then the answer without its last token."""
-    prompt: Stage
+    prompt: TokenSet
     """Where the prompt's tokens of each class stand in the first P columns."""
     pixel_values: Tensor
     targets: Tensor
@@ -51,7 +51,7 @@ class Batch:
         layout = TokenLayout.from_prompt(ids, prompts.get("attention_mask"), image_token_id)
         # Padding may hold any token: nobody looks at it.
         given = torch.cat([ids, targets[:, :-1].clamp_min(0)], dim=1)
-        return cls(given, Stage.whole(layout), prompts["pixel_values"], targets)
+        return cls(given, TokenSet.whole(layout), prompts["pixel_values"], targets)
 
     @property
     def steps(self) -> int:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyrate.evaluation.visual_tokens import decode_steps
-from dyrate.record import Run
+from dyrate.run import Run
 
 
 class Recorder:

@@ -12,19 +12,22 @@ from dyrate.methods.fastv import FastV
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
-from tests.runtime.method_table import CASES, Case
+from tests.runtime.example_rules import Reader
+from tests.runtime.method_table import CASES, OUTSIDE, Case, prompts
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+@pytest.mark.parametrize("case", CASES + OUTSIDE, ids=lambda case: case.method.label)
 def test_tokens_and_run_are_those_of_generate(case: Case) -> None:
-    model, inputs = tiny_llava(), tiny_inputs(**ROWS)
-    record = [0, 3]
-    with case.method(model, record) as expected:
+    model, inputs = tiny_llava(), prompts(case, tiny_inputs(**ROWS))
+    record, questions = [0, 3], Reader()
+    with case.method(model, record, questions) as expected:
         tokens = model.generate(**inputs, max_new_tokens=9, do_sample=False)
-    found, run = Engine(model).generate(case.method, inputs, max_new_tokens=9, record=record)
+    found, run = Engine(model).generate(
+        case.method, inputs, max_new_tokens=9, record=record, questions=questions
+    )
     assert found.tolist() == tokens.tolist()
     assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
     for layer, rows in expected.kept.items():

@@ -8,7 +8,8 @@ from dyrate.methods.downsample import Downsample
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
-from tests.runtime.method_table import CASES, Case
+from tests.runtime.example_rules import Reader
+from tests.runtime.method_table import CASES, OUTSIDE, Case, prompts
 from tests.tiny import row_of, tiny_inputs, tiny_llava
 
 pytestmark = [
@@ -27,15 +28,15 @@ def on_gpu(**prompt):
     return {name: tensor.to("cuda") for name, tensor in tiny_inputs(**prompt).items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+@pytest.mark.parametrize("case", CASES + OUTSIDE, ids=lambda case: case.method.label)
 def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
     model = tiny_llava().to("cuda")
     engine = Engine(model)
     for prompt in PROMPTS:
-        inputs = on_gpu(**prompt)
-        with case.method(model) as expected:
+        inputs = prompts(case, on_gpu(**prompt))
+        with case.method(model, questions=Reader()) as expected:
             tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)
-        found, run = engine.generate(case.method, inputs, max_new_tokens=12)
+        found, run = engine.generate(case.method, inputs, max_new_tokens=12, questions=Reader())
         assert found.tolist() == tokens.tolist()
         assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
         assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
@@ -52,7 +53,9 @@ def test_a_row_gets_what_it_gets_alone(case: Case) -> None:
         assert alone[0, -8:].tolist() == together[row, -8:].tolist()
 
 
-@pytest.mark.parametrize("method", [NoReduction(), Downsample(rate=0.5)], ids=lambda method: method.label)
+@pytest.mark.parametrize(
+    "method", [NoReduction(), Downsample(rate=0.5), OUTSIDE[0].method], ids=lambda method: method.label
+)
 def test_a_replayed_encoder_sees_the_new_images(method: ReductionMethod) -> None:
     model = tiny_llava().to("cuda")
     engine, inputs = Engine(model), on_gpu(**PROMPTS[0])
@@ -98,7 +101,7 @@ def test_the_host_never_waits_while_a_method_decides() -> None:
     """Between two looks at whether all rows have ended, a step only asks the device for work."""
     model = tiny_llava().to("cuda")
     engine = Engine(model)
-    for case in (case for case in CASES if case.method.decode_mode != "none"):
+    for case in (case for case in CASES if case.method.needs(6).decode):
         inputs = on_gpu(**PROMPTS[0])
         engine.generate(case.method, inputs, max_new_tokens=6)
         calls = []

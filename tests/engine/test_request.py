@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +16,7 @@ from dyrate.engine.request import check_generation_config
 from dyrate.errors import DyrateError
 from dyrate.methods.fastv import FastV
 from dyrate.methods.none import NoReduction
-from dyrate.reduction import ReductionMethod
-from dyrate.view import View
+from dyrate.reduction import DecodeView, Needs, ReductionMethod
 from tests.tiny import IMAGE, PAD, tiny_inputs, tiny_llava
 
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
@@ -314,12 +313,11 @@ class Counting(ReductionMethod):
     """Keeps one token less at each step, counted from the first decode step on; fails on request."""
 
     fails_at: int = -1
-    decode_mode: ClassVar[Any] = "select"
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (1,)
+    def needs(self, depth: int) -> Needs:
+        return Needs(decode=(1,))
 
-    def decode(self, view: View) -> Tensor:
+    def decode(self, view: DecodeView) -> Tensor:
         if view.step == self.fails_at:
             raise OSError("no more")
         steps = view.state.get("steps", torch.zeros(len(view.present), 1)) + 1

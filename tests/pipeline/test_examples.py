@@ -12,7 +12,7 @@ from dyrate.registry import load_method
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
 REPOSITORY = Path(__file__).parents[2]
-CENTRE = {"name": "examples/centre_tokens.py:CentreTokens", "layer": 2, "rate": 0.75}
+CENTRE = {"name": "examples/methods/centre_tokens.py:CentreTokens", "layer": 2, "rate": 0.75}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -40,7 +40,7 @@ def test_rows_that_are_no_square_are_refused_by_that_method(monkeypatch):
 
 
 def test_that_file_has_at_most_40_lines():
-    assert len((REPOSITORY / "examples/centre_tokens.py").read_text().splitlines()) <= 40
+    assert len((REPOSITORY / "examples/methods/centre_tokens.py").read_text().splitlines()) <= 40
 
 
 def test_somebody_elses_module_gets_a_row_in_the_tables(project):

@@ -1,23 +1,26 @@
-"""The contract table: every registered method in several configurations, each with its rule in plain
-Python.
+"""The contract table: every registered method under its `examples`, each with its rule in plain Python.
 
-A method registered without a line here enters with its defaults and is compared with a masked run over
-the tokens that it says it kept.
+A method without a rule here is compared with a masked run over the tokens that it says it kept.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from dyrate.methods.stepwise import StepwisePruning
+import torch
+from torch import Tensor
+
+from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import ReductionMethod
-from dyrate.registry import load_method, references
+from dyrate.registry import class_of, load_method, references
+from tests.runtime import example_rules as rules
 from tests.runtime.probes import (
     DecodeRule,
     EvictSome,
     MergeIntoFirst,
     MergeRule,
-    PairMeans,
     Pyramid,
     PyramidRule,
     SelectSome,
@@ -26,6 +29,9 @@ from tests.runtime.probes import (
 from tests.runtime.reference import Rule
 from tests.runtime.stepwise_rules import rule_of
 from tests.runtime.tiny_predictors import always_zero, tiny_predictor
+from tests.tiny import IMAGE
+
+EXAMPLES = Path(__file__).parents[2] / "examples/methods"
 
 
 class FastVRule(Rule):
@@ -64,20 +70,69 @@ class ReportedRule(Rule):
         return self.kept[layer]
 
 
+class RandomRule(Rule):
+    """Numbers drawn by a seed that is made of the row's own tokens and pixels; the highest ones stay."""
+
+    def __init__(self, layer: int, rate: float, seed: int):
+        self.layers, self.rate, self.seed = (layer,), rate, seed
+
+    def features(self, model: Any, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        text = b"".join(token.to_bytes(8, "little") for token in self.prompt)
+        digest = sha256(str(self.seed).encode() + text + self.pixels.numpy().tobytes()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") // 2)
+        draws = torch.rand(visual, generator=generator, dtype=torch.float64).tolist()
+        return best(draws, held, round(visual * (1 - self.rate)))
+
+
+class CentreRule(Rule):
+    def __init__(self, layer: int, rate: float):
+        self.layers, self.rate = (layer,), rate
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        near = [-((i % 16 // 4 - 1.5) ** 2) - (i % 4 - 1.5) ** 2 for i in range(visual)]
+        return best(near, held, round(visual * (1 - self.rate)))
+
+
 @dataclass(frozen=True)
 class Case:
     method: ReductionMethod
     rule: Callable[[int, dict[int, list[int]]], Rule]
-    """(prompt tokens from the image on, visual indices kept by layer) -> the rule of one row."""
+    """(prompt tokens from the image on, visual indices kept by layer) -> a new rule for one row."""
+    compression_tokens: tuple[int, ...] = ()
+    """They stand in the prompts behind each image."""
 
 
-def _case(spec: dict[str, Any], rule: Rule | None = None) -> Case:
+RULES: dict[str, Callable[[Any], Rule]] = {
+    "none": lambda method: Rule(),
+    "fastv": lambda method: FastVRule(method.layer, method.rate),
+    "vtw": lambda method: NothingRule(method.layer, method.positions == "contiguous"),
+    "random": lambda method: RandomRule(method.layer, method.rate, method.seed),
+    "uniform": lambda method: UniformRule(method.layer, method.rate),
+    "text_only": lambda method: NothingRule(0, method.positions == "contiguous"),
+    "downsample": lambda method: rules.DownsampleRule(method.rate),
+    "CentreTokens": lambda method: CentreRule(method.layer, method.rate),
+    "MergedTokens": lambda method: rules.MergedTokensRule(method.dominant, method.contextual),
+    "AdaptiveCount": lambda method: rules.AdaptiveCountRule(method.spread),
+    "RecycledTokens": lambda method: rules.RecycledTokensRule(method.layers, method.rate),
+    "QuestionMatch": lambda method: rules.QuestionMatchRule(method.layer, method.rate),
+    "PooledConnector": lambda method: rules.PooledConnectorRule(method.size),
+    "CompressionTokens": lambda method: rules.CompressionTokensRule(method.tokens, method.seed),
+    "MassShare": lambda method: rules.MassShareRule(method.layer, method.least, method.most),
+}
+
+
+def _case(spec: dict[str, Any]) -> Case:
     method = load_method(spec)
+    rule = RULES.get(spec["name"].rpartition(":")[2])
+    compression = getattr(method, "tokens", ())
     if rule is not None:
-        return Case(method, lambda length, kept: rule)
+        return Case(method, lambda length, kept: rule(method), compression)
     if isinstance(method, StepwisePruning):
         return Case(method, lambda length, kept: rule_of(method))
-    contiguous = method.position_policy == "contiguous"
+    contiguous = method.needs(6).positions == "contiguous"
     return Case(method, lambda length, kept: ReportedRule(kept, contiguous))
 
 
@@ -112,33 +167,33 @@ DYRATE: list[dict[str, Any]] = [
     {"predictor": tiny_predictor("scheduled"), "rates": "schedule", "mode": "evict", "prune_prefill": False},
 ]
 
-_LINES = [
-    _case({"name": "none"}, Rule()),
-    _case({"name": "fastv", "layer": 1, "rate": 0.75}, FastVRule(1, 0.75)),
-    _case({"name": "fastv", "layer": 2, "rate": 0.5}, FastVRule(2, 0.5)),
-    _case({"name": "fastv", "layer": 5, "rate": 1.0}, FastVRule(5, 1.0)),
-    _case({"name": "vtw", "layer": 3}, NothingRule(3, contiguous=False)),
-    _case({"name": "vtw", "layer": 3, "positions": "contiguous"}, NothingRule(3, contiguous=True)),
-    _case({"name": "random", "layer": 2, "rate": 0.6, "seed": 1}),
-    _case({"name": "random", "layer": 0, "rate": 0.3}),
-    _case({"name": "uniform", "layer": 0, "rate": 0.7}, UniformRule(0, 0.7)),
-    _case({"name": "uniform", "layer": 3, "rate": 0.4}, UniformRule(3, 0.4)),
-    _case({"name": "text_only"}, NothingRule(0, contiguous=True)),
-    _case({"name": "text_only", "positions": "original"}, NothingRule(0, contiguous=False)),
-    _case({"name": "downsample", "rate": 0.4}, Rule()),
-    _case({"name": "downsample", "rate": 0.0}, Rule()),
-    _case({"name": "fixed_prune"}),
-    _case({"name": "fixed_prune", "layer": 2, "rate": 0.6, "mode": "evict", "prune_prefill": False}),
-    _case({"name": "fixed_prune", "layer": 1, "rate": 0.8, "minimum": 0.3, "prune_prefill": False}),
-    _case({"name": "depth_prune", "layer": 3, "rate": 0.4, "correction": 0.3}),
-    _case({"name": "depth_prune", "rate": 0.7, "correction": -0.2, "prune_prefill": False}),
-    _case({"name": "replay", "rates": [0.25, 0.5, 0.75, 0.4]}),
-    _case({"name": "replay", "rates": [0.25, 0.5, 0.4], "layer": 3, "mode": "evict", "prune_prefill": False}),
-    *(_case({"name": "dyrate", **spec}) for spec in DYRATE),
+FILES: dict[str, list[dict[str, Any]]] = {
+    "dyrate": DYRATE,
+    "CompressionTokens": [{"tokens": [70, 71], "width": 32}],
+}
+"""Settings that name files, or need other prompts."""
+_FILES_THAT_KEEP = [
+    {"name": "dyrate", "predictor": always_zero("zero")},
+    {"name": "dyrate", "predictor": always_zero("zero-gru", kind="gru", lagged=(4,), ranking="mlp")},
+    {"name": "dyrate", "predictor": always_zero("zero-window", kind="window"), "mode": "evict"},
 ]
-_LISTED = {case.method.name for case in _LINES}
+_OUTSIDE = [
+    f"{path}:{''.join(part.title() for part in path.stem.split('_'))}"
+    for path in sorted(EXAMPLES.glob("*.py"))
+]
 
-CASES = _LINES + [_case({"name": name}) for name in references() if name not in _LISTED]
+
+def _cases(names: list[str]) -> list[Case]:
+    return [
+        _case({"name": name, **spec})
+        for name in names
+        for spec in FILES.get(name.rpartition(":")[2], class_of(name).examples)
+    ]
+
+
+CASES = _cases(list(references()))
+OUTSIDE = _cases(_OUTSIDE)
+"""The methods of `examples/`, one file each, that nothing in the package knows."""
 
 PROBES = [
     Case(method, lambda length, kept, method=method: DecodeRule(method, length))
@@ -153,22 +208,20 @@ PROBES = [
 ] + [
     Case(Pyramid(), lambda length, kept: PyramidRule()),
     Case(MergeIntoFirst(), lambda length, kept: MergeRule()),
-    Case(PairMeans(), lambda length, kept: Rule()),
 ]
 
 KEEP_EVERYTHING = [
-    load_method(spec)
-    for spec in (
-        {"name": "none"},
-        {"name": "fastv", "layer": 2, "rate": 0.0},
-        {"name": "random", "layer": 0, "rate": 0.0},
-        {"name": "uniform", "layer": 1, "rate": 0.0},
-        {"name": "downsample", "rate": 0.0},
-        {"name": "fixed_prune", "rate": 0.0, "mode": "evict"},
-        {"name": "depth_prune", "rate": 0.0},
-        {"name": "replay", "rates": [0.0]},
-        {"name": "dyrate", "predictor": always_zero("zero")},
-        {"name": "dyrate", "predictor": always_zero("zero-gru", kind="gru", lagged=(4,), ranking="mlp")},
-        {"name": "dyrate", "predictor": always_zero("zero-window", kind="window"), "mode": "evict"},
-    )
-]
+    load_method({"name": name, **spec})
+    for name in [*references(), *_OUTSIDE]
+    for spec in class_of(name).keeps_everything
+] + [load_method(spec) for spec in _FILES_THAT_KEEP]
+
+
+def prompts(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs, with the case's compression tokens behind each image."""
+    ids = inputs["input_ids"].clone()
+    for place, token in enumerate(case.compression_tokens):
+        image = inputs["input_ids"] == IMAGE
+        rows, columns = (image[:, :-1] & ~image[:, 1:]).nonzero(as_tuple=True)
+        ids[rows, columns + 1 + place] = token
+    return {**inputs, "input_ids": ids}

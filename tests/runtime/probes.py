@@ -1,5 +1,4 @@
-"""Methods that exist to test the runtime: decode-time eviction and selection, stages, merging, encoder
-reduction.
+"""Methods that exist to test the runtime: decode-time eviction and selection, several layers, merging.
 
 Rates differ per row and per step. Each has its rule in plain Python beside it.
 """
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from dyrate.ranking import kept_counts, top
-from dyrate.reduction import DecodeMode, Positions, ReductionMethod, View
-from dyrate.tokens import TokenClass
+from dyrate.reduction import DecodeMode, DecodeView, Kept, Needs, PrefillView, ReductionMethod
 from tests.runtime.reference import Rule
 
 
@@ -35,26 +33,24 @@ class EvictSome(ReductionMethod):
     layers: tuple[int, ...] = (2,)
     positions: str = "original"
 
-    @property
-    def position_policy(self) -> Positions:
-        return "contiguous" if self.positions == "contiguous" else "original"
+    def needs(self, depth: int) -> Needs:
+        return Needs(
+            prefill=self.layers,
+            decode=self.layers,
+            decode_mode=self.decode_mode,
+            attention=tuple(layer - 1 for layer in self.layers),
+            positions="contiguous" if self.positions == "contiguous" else "original",
+        )
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return self.layers
-
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        return tuple(layer - 1 for layer in self.layers)
-
-    def prefill(self, view: View) -> Tensor:
+    def prefill(self, view: PrefillView) -> Tensor:
         # Remembered, so that the rate of a row is its own also after beams have moved.
-        view.state["length"] = view.stage.layout.visual_tokens + (
-            view.stage.layout.classes == TokenClass.INS
-        ).sum(1)
-        return top(view.scores, kept_counts(view.present.sum(1), 0.2))
+        view.state["length"] = view.visual_tokens + view.instruction.sum(1)
+        return top(view.attention[view.layer - 1].scores, kept_counts(view.present.sum(1), 0.2), view.present)
 
-    def decode(self, view: View) -> Tensor | None:
+    def decode(self, view: DecodeView) -> Tensor | None:
         rates = [rate_at(length, view.step) for length in view.state["length"].tolist()]
-        return top(view.scores, kept_counts(view.present.sum(1), torch.tensor(rates).double()))
+        counts = kept_counts(view.present.sum(1), torch.tensor(rates).double())
+        return top(view.attention[view.layer - 1].scores, counts, view.present)
 
 
 @dataclass(frozen=True)
@@ -82,18 +78,11 @@ class Pyramid(ReductionMethod):
 
     name: ClassVar[str] = "pyramid"
 
-    @property
-    def position_policy(self) -> Positions:
-        return "contiguous"
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(1, 2, 4), attention=(0, 1, 3), positions="contiguous")
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (1, 2, 4)
-
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (0, 1, 3)
-
-    def prefill(self, view: View) -> Tensor:
-        return top(view.scores, view.present.sum(1) // 2)
+    def prefill(self, view: PrefillView) -> Tensor:
+        return top(view.attention[view.layer - 1].scores, view.present.sum(1) // 2, view.present)
 
 
 class PyramidRule(Rule):
@@ -109,17 +98,16 @@ class MergeIntoFirst(ReductionMethod):
 
     name: ClassVar[str] = "merge"
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (3,)
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(3,))
 
-    def prefill(self, view: View) -> Tensor:
-        return view.valid & (torch.arange(view.valid.shape[1]) % 4 == 0)
-
-    def merge(self, view: View, keep: Tensor) -> Tensor:
+    def prefill(self, view: PrefillView) -> Kept:
+        keep = view.valid & (torch.arange(view.valid.shape[1]) % 4 == 0)
         gone = (view.present & ~keep)[:, :, None]
-        states = view.visual_states
+        states = view.states
         states[:, 0] += (states * gone).sum(1) / gone.sum(1).clamp_min(1)
-        return states
+        into = torch.zeros_like(keep).long().masked_fill(keep, -1).masked_fill(~view.valid, -1)
+        return Kept(keep, states, into)
 
 
 class MergeRule(Rule):
@@ -135,31 +123,13 @@ class MergeRule(Rule):
 
 
 @dataclass(frozen=True)
-class PairMeans(ReductionMethod):
-    """Neighbouring features become their mean, before the language model."""
-
-    name: ClassVar[str] = "pair-means"
-
-    @property
-    def position_policy(self) -> Positions:
-        return "contiguous"
-
-    def encode(self, features: Tensor) -> Tensor:
-        return (features[:, ::2] + features[:, 1::2]) / 2
-
-
-@dataclass(frozen=True)
 class Lagging(ReductionMethod):
     """Selects at layer 1 by what layer 4 looked at one step before."""
 
     name: ClassVar[str] = "lagging"
-    decode_mode: ClassVar[DecodeMode] = "select"
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (1,)
+    def needs(self, depth: int) -> Needs:
+        return Needs(decode=(1,), attention=(4,))
 
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (4,)
-
-    def decode(self, view: View) -> Tensor:
-        return top(view.previous[4].scores, view.visual_tokens // 2)
+    def decode(self, view: DecodeView) -> Tensor:
+        return top(view.previous[4].scores, view.visual_tokens // 2, view.present)

@@ -6,7 +6,9 @@ tokens.
 """
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,12 +22,26 @@ class Rule:
 
     layers: tuple[int, ...] = ()
     contiguous = False
+    blocked: Collection[tuple[str, str]] = ()
+    """(query class, key class) that do not see each other."""
+    embeddings: Mapping[int, Tensor] = MappingProxyType({})
+    """Of token ids that the model does not have."""
+    prompt: list[int]
+    attention: Tensor
+    """[heads, tokens, tokens] of the layer before; states [tokens, hidden] on entering the layer. Set before
+    the rule is asked at prefill.
+    """
+    states: Tensor
     lags = False
     """Whether a choice depends on what deeper layers saw one step before."""
     seen: "Outcome"
     """Class mass and head scores of the layers that have run, for all steps; set before the rule is asked."""
     before: "Outcome | None"
     """With `lags`: those of all layers, right up to the step before; None where they are not known yet."""
+
+    def features(self, model: Any, pixels: Tensor) -> Tensor | None:
+        """Other visual features [V, hidden] than the stock ones."""
+        return None
 
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         """`scores`: attention of the last prompt token at layer - 1 on each visual token, averaged over
@@ -54,18 +70,15 @@ class Outcome:
     head_scores: dict[int, Tensor]  # layer -> [steps, heads, V]
 
 
-def masked_forward(
-    model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule, features: Tensor | None = None
-) -> Outcome:
+def masked_forward(model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule) -> Outcome:
     """Run one row (no padding) with all of `generated` appended.
 
-    Step t is the query that makes generated token t. `features` replaces the stock visual features [V,
-    hidden].
+    Step t is the query that makes generated token t.
     """
-    outcome = _forward(model, inputs, generated, rule, features, None)
+    outcome = _forward(model, inputs, generated, rule, None)
     for _ in generated[1:] if rule.lags else ():
         # All steps run at once, so each pass makes one more step see the right step before it.
-        outcome = _forward(model, inputs, generated, rule, features, outcome)
+        outcome = _forward(model, inputs, generated, rule, outcome)
     return outcome
 
 
@@ -75,16 +88,18 @@ def _forward(
     inputs: dict[str, Tensor],
     generated: list[int],
     rule: Rule,
-    features: Tensor | None,
     before: Outcome | None,
 ) -> Outcome:
     text = model.model.language_model
     prompt = inputs["input_ids"][0].tolist()
     tokens = prompt + generated[:-1]
-    states = text.embed_tokens(torch.tensor(tokens))
+    states = text.embed_tokens(torch.tensor([0 if token in rule.embeddings else token for token in tokens]))
+    for column, token in enumerate(tokens):
+        states[column] = rule.embeddings.get(token, states[column])
     columns = [column for column, token in enumerate(prompt) if token == IMAGE]
     if columns:
         stock = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+        features = rule.features(model, inputs["pixel_values"])
         states[columns] = torch.cat(list(stock)) if features is None else features
 
     length, last, visual = len(tokens), len(prompt) - 1, len(columns)
@@ -106,6 +121,7 @@ def _forward(
             rows = [
                 [s if i in seen[t] else -math.inf for i, s in enumerate(row)] for t, row in enumerate(rows)
             ]
+            rule.prompt, rule.attention, rule.states = prompt, attention, states
             before, kept = kept, sorted(rule.prefill(index, rows[0], kept, visual))
             states[columns] = rule.merge(index, states[columns], before, kept)
             above, held, seen = seen, kept, [kept]
@@ -119,6 +135,8 @@ def _forward(
                 gone = set(range(visual)) - set(kept)
                 present = torch.tensor([column not in {columns[i] for i in gone} for column in range(length)])
                 positions = (present.cumsum(0) - 1).clamp_min(0)
+        if ("res", "img") in rule.blocked:  # nobody will look at the image again
+            held, seen = [], [kept, *[[] for _ in steps[1:]]]
         outcome.kept[index], outcome.attended[index], outcome.held[index] = seen[0], list(seen), held
 
         allowed = torch.ones(length, length, dtype=torch.bool).tril()
@@ -128,10 +146,15 @@ def _forward(
             if query in columns and columns.index(query) in dropped:
                 continue  # Nobody looks at a dropped token; what it sees does not matter.
             allowed[query, [columns[i] for i in dropped]] = False
+        members = dict(zip(("sys", "img", "ins", "res"), classes(prompt, length), strict=True))
+        members["cmp"] = [column for column, token in enumerate(prompt) if token in rule.embeddings]
+        for queries, keys in rule.blocked:
+            for query in set(members[queries]) - set(members["cmp"]):
+                allowed[query, [key for key in members[keys] if key != query]] = False
         states, attention = run_layer(layer, states, allowed, positions)
         mass = attention[:, last:].transpose(0, 1)
         outcome.class_mass[index] = torch.stack(
-            [mass[..., members].sum(dim=-1) for members in classes(prompt, length)], dim=-1
+            [mass[..., own].sum(dim=-1) for own in classes(prompt, length)], dim=-1
         )
         outcome.head_scores[index] = mass[..., columns]
     outcome.logits = model.lm_head(text.norm(states))[last:]

@@ -10,7 +10,7 @@ from dyrate.methods.depth_prune import DepthBasedPrune
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.replay import Replay
-from dyrate.methods.stepwise import StepwisePruning
+from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.predictors import load_predictor
 from tests.runtime.probes import best
 from tests.runtime.reference import Rule

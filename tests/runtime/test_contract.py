@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from dyrate.methods.none import NoReduction
+from dyrate.needs import checked
 from dyrate.reduction import ReductionMethod, Run
 from dyrate.registry import references
-from tests.runtime.method_table import CASES, KEEP_EVERYTHING, PROBES, Case
+from tests.runtime.example_rules import Reader
+from tests.runtime.method_table import CASES, KEEP_EVERYTHING, OUTSIDE, PROBES, Case, prompts
 from tests.runtime.reference import Outcome, masked_forward
 from tests.tiny import IMAGE, NUM_LAYERS, VISUAL_TOKENS, row_of, tiny_inputs, tiny_llava
 
@@ -20,7 +22,7 @@ DECODINGS: dict[str, dict[str, Any]] = {
     "beam2": {"num_beams": 2, "num_return_sequences": 2},
     "beam5": {"num_beams": 5, "num_return_sequences": 5},
 }
-EVERY = [pytest.param(case, id=case.method.label) for case in CASES + PROBES]
+EVERY = [pytest.param(case, id=case.method.label) for case in CASES + OUTSIDE + PROBES]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def generate(
     model: Any, method: ReductionMethod, inputs: dict[str, Tensor], **options: Any
 ) -> tuple[Any, Run]:
     torch.manual_seed(0)
-    with method(model) as run:
+    with method(model, questions=Reader()) as run:
         output = model.generate(
             **inputs, max_new_tokens=NEW_TOKENS, return_dict_in_generate=True, output_logits=True, **options
         )
@@ -54,24 +56,10 @@ def generate(
 def reference(
     model: Any, alone: dict[str, Tensor], tokens: list[int], case: Case, kept: dict[int, list[int]]
 ) -> Outcome:
-    """The row by itself, masked; for an encoder-side method with its features in a shorter prompt."""
+    """The row by itself, masked."""
     ids = alone["input_ids"][0].tolist()
     rule = case.rule(len(ids) - ids.index(IMAGE) if IMAGE in ids else len(ids), kept)
-    if not case.method.reduces_encoder or IMAGE not in ids:
-        return masked_forward(model, alone, tokens, rule)
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    with torch.no_grad():
-        pixels = case.method.resize(alone["pixel_values"], patch_size=4)
-        states = tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[-2]
-        features = case.method.encode(projector(states[:, 1:]))
-    numbers = [ids[:column].count(IMAGE) % VISUAL_TOKENS for column in range(len(ids))]
-    shorter = [
-        token
-        for token, number in zip(ids, numbers, strict=True)
-        if token != IMAGE or number < features.shape[1]
-    ]
-    shortened = {**alone, "input_ids": torch.tensor([shorter])}
-    return masked_forward(model, shortened, tokens, rule, features.flatten(0, 1))
+    return masked_forward(model, alone, tokens, rule)
 
 
 def kept_by(run: Run, row: int) -> dict[int, list[int]]:
@@ -87,7 +75,7 @@ def test_every_registered_method_is_in_the_table() -> None:
 def test_greedy_is_the_masked_reference_at_every_step(
     case: Case, heads: str, inputs: dict[str, Tensor], request: pytest.FixtureRequest
 ) -> None:
-    model = request.getfixturevalue(heads)
+    model, inputs = request.getfixturevalue(heads), prompts(case, inputs)
     output, run = generate(model, case.method, inputs, do_sample=False)
     width, cache = inputs["input_ids"].shape[1], output.past_key_values
     attended = torch.zeros(NUM_LAYERS)
@@ -101,8 +89,7 @@ def test_greedy_is_the_masked_reference_at_every_step(
 
         text = alone["input_ids"].shape[1] - visual
         for layer in range(NUM_LAYERS):
-            if not case.method.reduces_encoder:
-                assert run.kept[layer][row].tolist() == expected.kept[layer]
+            assert run.kept[layer][row].tolist() == expected.kept[layer]
             held = text + len(expected.held[layer]) + NEW_TOKENS - 1
             assert run.kv_lengths[layer, row] == held
             attended[layer] += sum(map(len, expected.attended[layer][1:])) / (4 * (NEW_TOKENS - 1))
@@ -113,7 +100,7 @@ def test_greedy_is_the_masked_reference_at_every_step(
             retained = [len(tokens) / visual for tokens in expected.attended[NUM_LAYERS - 1]]
             assert lines.retained.tolist() == pytest.approx(retained)
             assert lines.rate.tolist() == pytest.approx([1 - share for share in retained])
-        layer = case.method.reported_layer(NUM_LAYERS)
+        layer = checked(case.method.needs(NUM_LAYERS), NUM_LAYERS, "").reported
         if layer is not None:
             mass = expected.class_mass[layer].mean(dim=1)
             found = torch.tensor(lines[["mass_sys", "mass_img", "mass_ins", "mass_res"]].to_numpy())
@@ -134,7 +121,7 @@ def test_other_decodings_are_the_masked_reference_at_every_step(
     if "mm_encoder_outputs" not in signature(model.forward).parameters:
         # Before that, transformers itself repeats single images, and mixes those of a row that has two.
         inputs = tiny_inputs([7, 3, 20, 11], images=[1, 1, 0, 1])
-    options = DECODINGS[decoding]
+    inputs, options = prompts(case, inputs), DECODINGS[decoding]
     output, run = generate(model, case.method, inputs, **options)
     width, copies = inputs["input_ids"].shape[1], options["num_return_sequences"]
     for sequence in range(len(output.sequences)):
@@ -148,6 +135,7 @@ def test_other_decodings_are_the_masked_reference_at_every_step(
 
 @pytest.mark.parametrize("case", EVERY)
 def test_a_batch_gives_each_row_what_it_gets_alone(case: Case, model: Any, inputs: dict[str, Tensor]) -> None:
+    inputs = prompts(case, inputs)
     output, run = generate(model, case.method, inputs, do_sample=False)
     for row in range(4):
         alone = row_of(inputs, row)
@@ -178,10 +166,10 @@ def test_keeping_everything_is_the_unpruned_model(
 def test_results_do_not_depend_on_global_random_state(
     case: Case, model: Any, inputs: dict[str, Tensor]
 ) -> None:
-    outputs = []
+    outputs, inputs = [], prompts(case, inputs)
     for seed in (1, 2):
         torch.manual_seed(seed)
-        with case.method(model) as run:
+        with case.method(model, questions=Reader()) as run:
             tokens = model.generate(**inputs, max_new_tokens=2, do_sample=False)
         outputs.append((tokens.tolist(), [kept_by(run, row) for row in range(4)]))
     assert outputs[0] == outputs[1]
@@ -189,11 +177,12 @@ def test_results_do_not_depend_on_global_random_state(
 
 def test_reduced_caches_hold_fewer_bytes(model: Any) -> None:
     """With one row, so that no padding hides the difference: bytes follow the tokens held."""
-    inputs = tiny_inputs([7])
-    _, whole = generate(model, NoReduction(), inputs, do_sample=False)
-    for case in CASES:
-        _, run = generate(model, case.method, inputs, do_sample=False)
+    _, whole = generate(model, NoReduction(), tiny_inputs([7]), do_sample=False)
+    for case in CASES + OUTSIDE:
+        _, run = generate(model, case.method, prompts(case, tiny_inputs([7])), do_sample=False)
         share = run.kv_lengths.sum() / whole.kv_lengths.sum()
         assert run.kv_bytes / whole.kv_bytes == pytest.approx(float(share))
-        fewer = run.kept[5][0].numel() < VISUAL_TOKENS or case.method.decode_mode == "evict"
+        needs = case.method.needs(NUM_LAYERS)
+        fewer = run.kept[5][0].numel() < VISUAL_TOKENS or needs.blocked
+        fewer = bool(fewer or (needs.decode and needs.decode_mode == "evict"))
         assert (run.kv_bytes < whole.kv_bytes) == fewer

@@ -248,7 +248,7 @@ def test_downsampling_to_nothing_is_refused(model: Any, inputs: dict[str, Tensor
 @dataclass(frozen=True)
 class WrongShape(FastV):
     def prefill(self, view: Any) -> Tensor:
-        return view.scores
+        return view.attention[1].scores
 
 
 def test_a_method_that_returns_no_mask_is_told(model: Any, inputs: dict[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from dyrate.methods.downsample import near_square
 from dyrate.methods.vtw_search import divergence, search_layer
 from dyrate.questions import questions_from
 from dyrate.ranking import kept_counts, top
-from dyrate.reduction import ReductionMethod, View
+from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod
 from tests.runtime.method_table import NothingRule
 from tests.runtime.reference import Rule, masked_forward
 from tests.tiny import NUM_LAYERS, tiny_inputs, tiny_llava
@@ -225,30 +225,35 @@ def test_the_search_command_prints_its_choice_and_writes_it(
 class Answering(ReductionMethod):
     """Returns at layer 2 what it is asked to."""
 
-    answer: ClassVar[Callable[[View], Any]]
+    answer: ClassVar[Callable[[PrefillView], Any]]
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        return (2,)
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(2,))
 
-    def prefill(self, view: View) -> Any:
+    def prefill(self, view: PrefillView) -> Any:
         return type(self).answer(view)
 
 
-ANSWERS: dict[str, tuple[Callable[[View], Any], str]] = {
+ANSWERS: dict[str, tuple[Callable[[PrefillView], Any], str]] = {
     "list": (lambda view: [True], "returned a list; a mask of the visual tokens to keep"),
     "array": (lambda view: view.present.numpy(), "returned a ndarray; a mask"),
     "floats": (lambda view: view.present.float(), "returned a torch.float32 tensor"),
     "short": (lambda view: view.present[:, :3], "of shape (2, 3)"),
     "elsewhere": (lambda view: view.present.to("meta"), "returned a mask on meta"),
-    "scores of none": (lambda view: view.scores > 0, "view.statistics has no statistics of layer 1: "),
     "a layer not read": (
-        lambda view: view.statistics[0].scores > 0,
-        "no statistics of layer 0: statistics_layers",
+        lambda view: view.attention[1].scores > 0,
+        "view at prefill, entering layer 2, does not have the attention of layer 1: needs must name it",
     ),
-    "before there was one": (
-        lambda view: view.previous[0].scores > 0,
-        "at step 0, view.previous has no statistics",
+    "states too wide": (
+        lambda view: Kept(view.present, view.states[:, :3]),
+        "returned states of shape (2, 3, 32)",
     ),
+    "no homes": (
+        lambda view: Kept(view.present, merged_into=view.present.float()),
+        "returned merged_into of shape (2, 16); a LongTensor",
+    ),
+    "a tower not kept": (lambda view: view.tower(-1).states, "layer -1 of the vision tower was not kept"),
+    "a question not asked for": (lambda view: view.questions, "which its needs must ask for: question=True"),
     "NaN": (
         lambda view: top(view.present / float("nan"), view.visual_tokens // 2),
         "the scores of row 0 at step 0 are NaN",

@@ -18,15 +18,15 @@ from dyrate.evaluation.provenance import answering_code
 
 FILE_METHOD = '''
 from dataclasses import dataclass
-from dyrate import ReductionMethod
+from dyrate import Needs, ReductionMethod
 
 @dataclass(frozen=True)
 class FirstTokens(ReductionMethod):
     """Keep the first tokens."""
     count: int = 8
 
-    def prune_layers(self, num_layers):
-        return (1,)
+    def needs(self, depth):
+        return Needs(prefill=(1,))
 
     def prefill(self, view):
         return view.present & (view.present.cumsum(1) <= self.count)
@@ -149,7 +149,7 @@ def test_a_field_without_default_must_be_given(tmp_path: Path) -> None:
     path.write_text(
         "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Needs(ReductionMethod):\n    count: int\n"
-        "    def encode(self, features):\n        return features[:, : self.count]\n"
+        "    def install(self, parts):\n        parts.resize_images(lambda images: images)\n"
     )
     with pytest.raises(DyrateError, match="needs a value for count"):
         load_method({"name": f"{path}:Needs"})
@@ -168,10 +168,10 @@ def test_the_registry_and_the_command_line_do_without_torch() -> None:
 def test_lists_of_layers_survive_json(tmp_path: Path) -> None:
     path = tmp_path / "pyramid.py"
     path.write_text(
-        "from dataclasses import dataclass\nfrom dyrate import ReductionMethod\n"
+        "from dataclasses import dataclass\nfrom dyrate import Needs, ReductionMethod\n"
         "@dataclass(frozen=True)\nclass Pyramid(ReductionMethod):\n    layers: tuple[int, ...] = (8, 16)\n"
         "    note: str | None = None\n"
-        "    def prune_layers(self, num_layers):\n        return self.layers\n"
+        "    def needs(self, depth):\n        return Needs(prefill=self.layers)\n"
         "    def prefill(self, view):\n        return view.present\n"
     )
     name = f"{path}:Pyramid"
@@ -195,12 +195,12 @@ def test_equal_numbers_share_a_slug_and_a_long_one_ends_in_its_hash() -> None:
 
 
 HEAD = """from dataclasses import dataclass
-from dyrate import ReductionMethod
-from dyrate.reduction import hyperparameter
+from dyrate import Needs, ReductionMethod, hyperparameter
 @dataclass(frozen=True)
 class Mine(ReductionMethod):
 """
-LAYERS = "    def prune_layers(self, num_layers):\n        return (2,)\n"
+NEEDS = "    def needs(self, depth):\n        return Needs(prefill=(2,))\n"
+DECODES = "    def needs(self, depth):\n        return Needs(decode=(2,))\n"
 PREFILL = "    def prefill(self, view):\n        return view.present\n"
 DECODE = "    def decode(self, view):\n        return view.present\n"
 FAILING = {
@@ -213,33 +213,27 @@ FAILING = {
     "lines": ("raise ValueError('two\\nlines')", r":1: cannot be imported: ValueError: two lines"),
     "syntax": ("x = 1\ndef f(:", r":2: SyntaxError: invalid syntax"),
     "null bytes": ("\0", r"null bytes"),
-    "misspelt": (HEAD + LAYERS + PREFILL.replace("prefill", "prefil"), "prefil .* did you mean 'prefill'"),
-    "capital": (HEAD + LAYERS + PREFILL.replace("prefill", "Prefill"), "Prefill .* did you mean 'prefill'"),
-    "misspelt layers": (HEAD + LAYERS.replace("layers(", "layer(") + PREFILL, "did you mean 'prune_layers'"),
-    "misspelt mode": (HEAD + "    decode_mod = 'evict'\n" + LAYERS + PREFILL, "did you mean 'decode_mode'"),
-    "nothing": (HEAD + "    pass", "it overrides none of prefill, decode, resize, encode"),
-    "layers only": (HEAD + LAYERS, "it overrides none of"),
-    "no layers": (HEAD + PREFILL, "prefill would never be asked: override prune_layers"),
-    "no mode": (HEAD + LAYERS + DECODE, "decode would never be asked: set decode_mode"),
-    "mode only": (HEAD + "    decode_mode = 'select'\n" + LAYERS + PREFILL, "there is no decode to ask"),
-    "merge only": (
-        HEAD + LAYERS + DECODE + "    decode_mode = 'evict'\n    def merge(self, view, keep): ...\n",
-        "merge would never be asked",
-    ),
-    "hidden": (HEAD + "    decode: int = 1\n" + LAYERS + PREFILL, "the field 'decode' hides"),
-    "name": (HEAD + "    name: str = 'x'\n" + LAYERS + PREFILL, "a field cannot be called 'name'"),
-    "mutable": (HEAD + "    a: list = []\n" + LAYERS + PREFILL, ":4: cannot be imported: .*mutable default"),
+    "misspelt": (HEAD + NEEDS + PREFILL.replace("prefill", "prefil"), "prefil .* did you mean 'prefill'"),
+    "capital": (HEAD + NEEDS + PREFILL.replace("prefill", "Prefill"), "Prefill .* did you mean 'prefill'"),
+    "misspelt layers": (HEAD + NEEDS.replace("needs(", "need(") + PREFILL, "did you mean 'needs'"),
+    "nothing": (HEAD + "    pass", "it overrides none of prefill, decode, install, needs"),
+    "no needs": (HEAD + PREFILL, "prefill would never be asked: override needs"),
+    "no needs of both": (HEAD + PREFILL + DECODE, "prefill and decode would never be asked"),
+    "hidden": (HEAD + "    decode: int = 1\n" + NEEDS + PREFILL, "the field 'decode' hides"),
+    "name": (HEAD + "    name: str = 'x'\n" + NEEDS + PREFILL, "a field cannot be called 'name'"),
+    "mutable": (HEAD + "    a: list = []\n" + NEEDS + PREFILL, ":3: cannot be imported: .*mutable default"),
     "set": (
-        HEAD + "    a: object = hyperparameter('x', default=frozenset())\n" + LAYERS + PREFILL,
+        HEAD + "    a: object = hyperparameter('x', default=frozenset())\n" + NEEDS + PREFILL,
         "a=frozenset.*as a config can say it",
     ),
-    "untyped": (HEAD + "    a = hyperparameter('x')\n" + LAYERS + PREFILL, "no type annotation"),
-    "unknown type": (HEAD + "    a: 'Nonsense' = 1\n" + LAYERS + PREFILL, "name 'Nonsense' is not defined"),
-    "thawed": (HEAD.replace("frozen=True", "") + LAYERS + PREFILL, "non-frozen dataclass from a frozen one"),
+    "untyped": (HEAD + "    a = hyperparameter('x')\n" + NEEDS + PREFILL, "no type annotation"),
+    "unknown type": (HEAD + "    a: 'Nonsense' = 1\n" + NEEDS + PREFILL, "name 'Nonsense' is not defined"),
+    "thawed": (HEAD.replace("frozen=True", "") + NEEDS + PREFILL, "non-frozen dataclass from a frozen one"),
     "abstract": (
-        "from dyrate.methods.stepwise import StepwisePruning\nclass Mine(StepwisePruning): ...",
+        "from dyrate import StepwisePruning\nclass Mine(StepwisePruning): ...",
         "must override step_rates",
     ),
+    "no score": ("from dyrate import PrefillPruning\nclass Mine(PrefillPruning): ...", "must override score"),
     "ours": (
         "from dyrate import FastV as Mine",
         "only imports Mine from dyrate.methods.fastv; use the name 'fastv'",
@@ -261,19 +255,20 @@ def test_a_file_that_cannot_work_is_refused_at_load(case: str, tmp_path: Path) -
 
 WORKING = {
     "helpers of any other name": HEAD
-    + LAYERS
+    + NEEDS
     + PREFILL
     + "    def closest(self): ...\n    def _prefil(self): ...\n",
-    "a mode that is a field": HEAD + "    decode_mode: str = 'evict'\n" + LAYERS + DECODE,
-    "a list of layers": HEAD + LAYERS.replace("(2,)", "[2, 2]") + PREFILL,
+    "a decode-time method": HEAD + DECODES + DECODE,
+    "a list of layers": HEAD + NEEDS.replace("(2,)", "[2, 2]") + PREFILL,
+    "only a mask": HEAD + "    def needs(self, depth):\n        return Needs(blocked={('ins', 'img')})\n",
     "a subclass of ours": "from dyrate import FastV\nclass Mine(FastV): ...",
     "a control that says so": HEAD + "    changes_nothing = True\n",
     "types as text": "from __future__ import annotations\n"
     + HEAD
     + "    a: int | None = None\n"
-    + LAYERS
+    + NEEDS
     + PREFILL,
-    "a script": HEAD + LAYERS + PREFILL + "if __name__ == '__main__':\n    raise SystemExit\n",
+    "a script": HEAD + NEEDS + PREFILL + "if __name__ == '__main__':\n    raise SystemExit\n",
 }
 
 
@@ -293,13 +288,24 @@ def test_a_file_that_can_work_is_not_refused(case: str, tmp_path: Path) -> None:
         ("(2.0,)", "2.0 is no layer"),
         ("(True,)", "True is no layer"),
         ("(-1,)", "there is no layer -1; the model has layers 0..7"),
-        ("(num_layers,)", "there is no layer 8; the model has layers 0..7"),
-        ("()", "prune_layers names no layer of this model: prefill would never be asked"),
+        ("(depth,)", "there is no layer 8; the model has layers 0..7"),
+        ("()", "needs names no layer of this model: prefill would never be asked"),
+        ("(2,), decode=(3,)", "needs names layers (3,) at decode, but there is no decode to ask"),
+        (
+            "(2,), attention={1: 'first'}",
+            "attention of layer 1 is 'first'; expected one of last, instruction, all",
+        ),
+        ("(2,), attention={2: 'all'}", "the attention of 'all' queries at layer 2 is there at prefill only"),
+        ("(2,), decode_mode='keep'", "decode_mode is 'keep'; expected one of select, evict"),
+        ("(2,), positions='new'", "positions is 'new'; expected one of original, contiguous"),
+        ("(2,), reported=1", "reported is 1, which is none of the layers whose attention is read: ()"),
+        ("(2,), blocked={('ins', 'image')}", "blocked is 'image'; expected one of sys, img, ins, res, cmp"),
+        ("(2,), tower={-2: ('values',)}", "tower is 'values'; expected one of states, keys"),
     ],
 )
 def test_layers_that_a_model_does_not_have_are_refused(layers: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(HEAD + LAYERS.replace("(2,)", layers) + PREFILL)
+    path.write_text(HEAD + NEEDS.replace("(2,)", layers) + PREFILL)
     with pytest.raises(DyrateError, match=re.escape(message)):
         load_method(f"{path}:Mine").check(8, 4)
 
@@ -330,9 +336,9 @@ def test_an_import_that_hangs_is_named_and_given_up(
 def test_files_whose_paths_read_alike_are_two(tmp_path: Path) -> None:
     for folder, layer in (("a_b", 1), ("a/b", 3)):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "mine.py").write_text(HEAD + LAYERS.replace("2", str(layer)) + PREFILL)
+        (tmp_path / folder / "mine.py").write_text(HEAD + NEEDS.replace("2", str(layer)) + PREFILL)
     methods = [load_method(f"{tmp_path / folder}/mine.py:Mine") for folder in ("a_b", "a/b")]
-    assert [method.prune_layers(8) for method in methods] == [(1,), (3,)]
+    assert [method.needs(8).prefill for method in methods] == [(1,), (3,)]
 
 
 @pytest.mark.parametrize("edited", ["mine.py", "beside.py"])
@@ -342,11 +348,11 @@ def test_what_was_edited_since_its_import_is_neither_run_nor_hashed(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "beside", raising=False)
     (tmp_path / "beside.py").write_text("K = 2\n")
-    (tmp_path / "mine.py").write_text("from beside import K\n" + HEAD + LAYERS.replace("2", "K") + PREFILL)
+    (tmp_path / "mine.py").write_text("from beside import K\n" + HEAD + NEEDS.replace("2", "K") + PREFILL)
     spec = {"name": f"{tmp_path}/mine.py:Mine"}
     load_method(spec)
     code = answering_code(spec)
-    assert load_method(spec).prune_layers(8) == (2,)
+    assert load_method(spec).needs(8).prefill == (2,)
     assert answering_code(spec) == code
 
     (tmp_path / edited).write_text((tmp_path / edited).read_text() + "L = 3\n")

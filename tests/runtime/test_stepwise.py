@@ -12,7 +12,7 @@ from torch import Tensor
 from dyrate import DepthBasedPrune, DyRate, FastV, FixedPrune, load_method
 from dyrate.errors import DyrateError
 from dyrate.predictors import RECORD_FILE, load_predictor, save_predictor
-from dyrate.reduction import ReductionMethod, Run
+from dyrate.reduction import Needs, ReductionMethod, Run
 from tests.runtime.method_table import DYRATE
 from tests.runtime.tiny_predictors import SCHEDULE, random_predictor, tiny_predictor
 from tests.tiny import tiny_inputs, tiny_llava
@@ -223,13 +223,8 @@ def test_per_head_scores_average_to_the_scores_and_are_0_where_a_token_is_not_se
     found: list[Any] = []
 
     class Watching(FastV):
-        def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-            return tuple(range(num_layers))
-
-        def reported_layer(self, num_layers: int) -> int:
-            return 1
-
-        decode_mode = "select"
+        def needs(self, depth: int) -> Needs:
+            return Needs(prefill=(2,), decode=(2,), attention=tuple(range(depth)), reported=1)
 
         def decode(self, view: Any) -> None:
             found.append(view.previous)

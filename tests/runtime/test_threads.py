@@ -69,7 +69,7 @@ def test_a_second_thread_is_refused_and_the_first_goes_on(model: Any) -> None:
 def test_leaving_while_another_thread_generates_is_an_error(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dyrate.turn._PATIENCE", 0.1)
+    monkeypatch.setattr("dyrate.one_thread._PATIENCE", 0.1)
     inputs, errors, streamer = tiny_inputs([7]), [], Streamer()
 
     def generate() -> None:

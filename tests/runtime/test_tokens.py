@@ -2,7 +2,7 @@
 
 import torch
 
-from dyrate.cache import Stage
+from dyrate.token_set import TokenSet
 from dyrate.tokens import TokenClass, TokenLayout
 
 I = 9  # noqa: E741 - the image token stands out in a row of numbers
@@ -32,32 +32,32 @@ def test_visual_tokens_are_numbered_per_row() -> None:
 
 def test_dropping_tokens_moves_what_is_left_to_the_right() -> None:
     keep = torch.tensor([[False, True, True], [True, False, False], [True, True, True]])
-    stage, columns = Stage.whole(layout()).restrict(keep)
-    assert stage.slots.tolist() == [[1, 3, 4, 5], [0, 1, 2, 5], [-1, 3, 4, 5]]
+    kept, columns = TokenSet.whole(layout()).restrict(keep)
+    assert kept.slots.tolist() == [[1, 3, 4, 5], [0, 1, 2, 5], [-1, 3, 4, 5]]
     assert columns is not None
-    assert columns[:2].tolist() == stage.slots[:2].tolist()
-    assert stage.visual_slots.tolist() == [[-1, 1, -1], [1, -1, -1], [-1, -1, -1]]
-    assert stage.lengths.tolist() == [4, 4, 3]
-    assert stage.padded
+    assert columns[:2].tolist() == kept.slots[:2].tolist()
+    assert kept.visual_slots.tolist() == [[-1, 1, -1], [1, -1, -1], [-1, -1, -1]]
+    assert kept.lengths.tolist() == [4, 4, 3]
+    assert kept.padded
 
 
 def test_nothing_moves_where_the_longest_row_keeps_all() -> None:
     keep = torch.tensor([[False, False, False], [True, True, True], [True, True, True]])
-    stage, columns = Stage.whole(layout()).restrict(keep)
+    kept, columns = TokenSet.whole(layout()).restrict(keep)
     assert columns is None
-    assert stage.slots.tolist() == [[-1, 1, -1, -1, 4, 5], [0, 1, 2, 3, 4, 5], [-1, -1, -1, 3, 4, 5]]
-    assert stage.position_ids.tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2]]
+    assert kept.slots.tolist() == [[-1, 1, -1, -1, 4, 5], [0, 1, 2, 3, 4, 5], [-1, -1, -1, 3, 4, 5]]
+    assert kept.position_ids.tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2]]
 
 
-def test_a_stage_that_loses_nothing_is_the_same_stage() -> None:
-    whole = Stage.whole(TokenLayout.from_prompt(PROMPTS[:, 3:], None, image_token_id=I))
-    stage, columns = whole.restrict(torch.ones(3, 2, dtype=torch.bool))
-    assert stage is whole
+def test_a_set_that_loses_nothing_is_the_same_set() -> None:
+    whole = TokenSet.whole(TokenLayout.from_prompt(PROMPTS[:, 3:], None, image_token_id=I))
+    kept, columns = whole.restrict(torch.ones(3, 2, dtype=torch.bool))
+    assert kept is whole
     assert columns is None
 
 
 def test_a_padding_query_sees_itself_so_that_no_softmax_is_empty() -> None:
-    mask = Stage.whole(layout()).prefill_mask
+    mask = TokenSet.whole(layout()).prefill_mask()
     assert mask is not None
     assert mask.any(dim=-1).all()
     assert mask[2, 0].tolist() == [[i == j or 3 <= j <= i for j in range(6)] for i in range(6)]

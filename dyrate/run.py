@@ -24,6 +24,10 @@ class _Generation:
     text_tokens: Tensor
     kept: list[Tensor] = field(default_factory=list)
     """Per layer, BoolTensor [batch, V]."""
+    merged: dict[int, Tensor] = field(default_factory=dict)
+    """By layer, LongTensor [batch, V]."""
+    prompt_queries: dict[int, Tensor] = field(default_factory=dict)
+    """By layer, LongTensor [batch]."""
     class_mass: list[dict[int, Tensor]] = field(default_factory=list)
     """Per step, by layer, FloatTensor [batch, heads, 4]."""
     attended: list[list[Tensor]] = field(default_factory=list)
@@ -54,12 +58,14 @@ class Run:
     recorded. A forward that failed leaves no step behind: after a failed prefill there is none.
     """
 
-    def __init__(self, statistics_layer: int | None = None) -> None:
+    def __init__(self, reported_layer: int | None = None) -> None:
         self.encoded: tuple[int, int] = 0, 0
         """Images encoded for the last prompt, and patches that the encoder saw of each; none where features
         were made outside the `with` block.
         """
-        self._statistics_layer = statistics_layer
+        self.encoder_macs = 0
+        """Multiply-accumulates of what a method read of the encoder, or had it compute once more."""
+        self._reported_layer = reported_layer
         self._generation: _Generation | None = None
 
     @property
@@ -70,6 +76,14 @@ class Run:
             layer: [row.nonzero().flatten() for row in kept[rows]]
             for layer, kept in enumerate(self._last().kept)
         }
+
+    @property
+    def merged(self) -> dict[int, list[Tensor]]:
+        """{layer: [LongTensor [V] per row]}: for each visual token the one that it was merged into on
+        entering the layer, -1 for none; of the layers where the method says so.
+        """
+        rows = self._rows(0)
+        return {layer: list(into[rows]) for layer, into in self._last().merged.items()}
 
     @property
     def kv_lengths(self) -> Tensor:
@@ -88,7 +102,7 @@ class Run:
 
     @property
     def text_tokens(self) -> Tensor:
-        """LongTensor [batch]: tokens of each row's prompt that are no visual ones, without padding."""
+        """LongTensor [batch]: text tokens of each row's prompt, without padding."""
         return self._last().text_tokens[self._rows(0)]
 
     @property
@@ -112,7 +126,7 @@ class Run:
 
     @property
     def class_mass(self) -> dict[int, Tensor]:
-        """{layer: FloatTensor [steps, batch, heads, 4]} of the statistics layers and those in `record=`."""
+        """{layer: FloatTensor [steps, batch, heads, 4]} of the layers read and those in `record=`."""
         recorded = self._last().class_mass
         return {
             layer: torch.stack([by_layer[layer][self._rows(step)] for step, by_layer in enumerate(recorded)])
@@ -121,16 +135,21 @@ class Run:
 
     @property
     def observed(self) -> list[tuple[int, ...]]:
-        """Per step the layers whose statistics were computed."""
+        """Per step the layers whose attention was read."""
         return [tuple(sorted(by_layer)) for by_layer in self._last().class_mass]
+
+    @property
+    def prompt_queries(self) -> dict[int, Tensor]:
+        """{layer: LongTensor [batch]}: queries read at prefill, where more than the newest was."""
+        return {layer: count[self._rows(0)] for layer, count in self._last().prompt_queries.items()}
 
     @property
     def steps(self) -> "pd.DataFrame":
         """One line per (row, step): mass_sys, mass_img, mass_ins, mass_res, rate, retained.
 
-        The class mass is that of the method's statistics layer, averaged over heads, NaN for a method without
-        one. `rate` is the share of the row's visual tokens that the last layer did not attend to, `retained`
-        is 1 - rate; both are NaN for a row without visual tokens.
+        The class mass is that of the layer that the method reports, averaged over heads, NaN for a method
+        without one. `rate` is the share of the row's visual tokens that the last layer did not attend to,
+        `retained` is 1 - rate; both are NaN for a row without visual tokens.
         """
         import pandas as pd
 
@@ -140,10 +159,10 @@ class Run:
         for index, by_layer in enumerate(attended):
             seen[index] = by_layer[-1][self._rows(index)]
         retained = (seen.T.double() / visual[:, None].double()).cpu()
-        if self._statistics_layer is None or not steps:
+        if self._reported_layer is None or not steps:
             mass = torch.full((*retained.shape, 4), float("nan"))
         else:
-            mass = self.class_mass[self._statistics_layer].mean(dim=2).transpose(0, 1).cpu()
+            mass = self.class_mass[self._reported_layer].mean(dim=2).transpose(0, 1).cpu()
         columns = {
             f"mass_{name}": mass[..., index].flatten()
             for index, name in enumerate(("sys", "img", "ins", "res"))
@@ -156,12 +175,18 @@ class Run:
     def begin(self, cache: ReducedCache) -> None:
         """Forget the last generation and start the record of a new one."""
         layout = cache.layout
-        self.encoded = 0, 0
+        self.encoded, self.encoder_macs = (0, 0), 0
         self._generation = _Generation(cache, layout.visual_tokens, layout.text_tokens)
 
-    def finish_prefill(self, held: Iterable[Tensor]) -> None:
-        """Record what layers hold once the prompt has been read: per layer, BoolTensor [batch, V]."""
-        self._last().kept = list(held)
+    def finish_prefill(
+        self, kept: Iterable[Tensor], merged: Mapping[int, Tensor], prompt_queries: Mapping[int, Tensor]
+    ) -> None:
+        """Record what the prompt's forward leaves: per layer the tokens kept (BoolTensor [batch, V]); by
+        layer what they were merged into (LongTensor [batch, V]), and queries read (LongTensor [batch]).
+        """
+        generation = self._last()
+        generation.kept = list(kept)
+        generation.merged, generation.prompt_queries = dict(merged), dict(prompt_queries)
 
     def finish_step(
         self, class_mass: Mapping[int, Tensor], seen: Iterable[Tensor], witnesses: Witnesses

@@ -3,18 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from dyrate.ranking import kept_counts, rounded_share, top
-from dyrate.reduction import DecodeMode, ReductionMethod, View, hyperparameter
+from dyrate.reduction import DecodeView, Needs, PrefillView, ReductionMethod, View, hyperparameter
 
 
 @dataclass(frozen=True)
 class StepwisePruning(ReductionMethod, ABC):
     """Drop a share of the visual tokens from layer K on, asked for again at every step.
+
+    Rates and scores are functions of tensors, the same at every step, as `Needs.capturable` says.
 
     At step t a row has a rate R_t and every visual token a score. Of V tokens n_t = round((1 - R_t) V) are
     wanted, at least round(`minimum` V), and with `monotone` at most n_(t-1).
@@ -54,22 +55,19 @@ class StepwisePruning(ReductionMethod, ABC):
 
         Those of tokens that layer K does not hold mean nothing.
         """
-        return view.statistics[self.layer - 1].head_scores.mean(dim=1)
+        return view.attention[self.layer - 1].head_scores.mean(dim=1)
 
-    @property
-    def decode_mode(self) -> DecodeMode:
-        """The field `mode`."""
-        return cast(DecodeMode, self.mode)
+    def needs(self, depth: int) -> Needs:
+        """The attention of layer K-1, at every step."""
+        return Needs(
+            prefill=(self.layer,),
+            decode=() if self.mode == "none" else (self.layer,),
+            decode_mode="evict" if self.mode == "evict" else "select",
+            attention=(self.layer - 1,),
+            capturable=True,
+        )
 
-    def prune_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K."""
-        return (self.layer,)
-
-    def statistics_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Layer K-1."""
-        return (self.layer - 1,)
-
-    def prefill(self, view: View) -> Tensor | None:
+    def prefill(self, view: PrefillView) -> Tensor | None:
         """Keep the n_0 best; the rate is asked for even where nothing is dropped, for the steps to come."""
         wanted = self._wanted(view)
         if not self.prune_prefill:
@@ -78,7 +76,7 @@ class StepwisePruning(ReductionMethod, ABC):
             return None
         return self._best(view, wanted)
 
-    def decode(self, view: View) -> Tensor:
+    def decode(self, view: DecodeView) -> Tensor:
         """Keep the n_t best of what this layer holds, or, while an eviction is too small, all of it."""
         wanted = self._wanted(view)
         keep = self._best(view, wanted)

@@ -9,8 +9,8 @@ from typing import Any
 from dyrate.attention import ATTENTION
 from dyrate.errors import DyrateError
 from dyrate.families import Family
-from dyrate.limits import check_attention, check_generate
-from dyrate.turn import Turn
+from dyrate.one_thread import Turn
+from dyrate.refusals import check_attention, check_generate
 
 _REFUSED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """Entry points whose own threads and caches a block does not reach; they log errors and return nothing."""

@@ -1,20 +1,17 @@
 """What generation under token reduction refuses, with the reason and what to do instead."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from dyrate.attention import ATTENTION, Step
+from dyrate.attention import ATTENTION, ForwardPass
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.tokens import TokenClass, TokenLayout
-
-if TYPE_CHECKING:
-    from dyrate.reduction import ReductionMethod
 
 _DYNAMIC_CACHES = (None, "dynamic")
 _NO_GUIDANCE = 1
@@ -117,22 +114,32 @@ def check_attention(family: Family) -> None:
             )
 
 
-def check_attended(step: Step, layers: int) -> None:
+def check_ran(forward: ForwardPass, layers: int) -> None:
     """Raise `DyrateError` unless the attention of token reduction ran in the first `layers` layers."""
-    if len(step.attended) != layers:
-        missing = sorted(set(range(layers)) - step.attended)
+    if len(forward.ran) != layers:
+        missing = sorted(set(range(layers)) - forward.ran)
         raise DyrateError(
             f"layers {missing} ran without the attention of token reduction: a module in their place, a "
             "forward put over theirs, or one layer that stands in two places, is not supported"
         )
 
 
-def check_prompt(inputs: Mapping[str, Any], layout: TokenLayout, image_tokens: int, vocabulary: int) -> None:
+def check_prompt(
+    inputs: Mapping[str, Any],
+    layout: TokenLayout,
+    image_tokens: int,
+    vocabulary: int,
+    embedded: Collection[int] = (),
+) -> None:
     """Raise `DyrateError` unless a prompt's token ids are known, and images come with image tokens.
 
-    `image_tokens` counts those that the attention mask hides, too.
+    `image_tokens` counts those that the attention mask hides, too; `embedded` are ids beyond the vocabulary
+    that a method has embeddings for.
     """
-    low, high = inputs["input_ids"].aminmax()
+    ids = inputs["input_ids"]
+    for token in embedded:
+        ids = ids.masked_fill(ids == token, 0)
+    low, high = ids.aminmax()
     if low < 0 or high >= vocabulary:
         raise DyrateError(
             f"input_ids holds {int(low if low < 0 else high)}; the model's vocabulary has the ids "
@@ -253,7 +260,7 @@ def check_decode(inputs: Mapping[str, Any], cache: ReducedCache) -> None:
         )
 
 
-def check_keep(method: "ReductionMethod", keep: Tensor, present: Tensor) -> None:
+def check_answer(method: Any, keep: Any, present: Tensor) -> None:
     """Raise `DyrateError` unless `keep` is a mask of the visual tokens, like `present`."""
     wanted = f"a mask of the visual tokens to keep, torch.bool of shape {tuple(present.shape)}, is expected"
     if not isinstance(keep, Tensor):

@@ -1,0 +1,192 @@
+"""One generation under a reduction method: the prompt's forward, the decode steps, and all that is
+remembered.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from dyrate.attention import Attention, ForwardPass
+from dyrate.cache import ReducedCache
+from dyrate.contract import Contract, Kept
+from dyrate.errors import DyrateError
+from dyrate.needs import Needs
+from dyrate.prompt import Prompt
+from dyrate.refusals import check_answer, check_ran
+from dyrate.token_set import TokenSet, gather_tokens
+from dyrate.views import AttentionByLayer, DecodeView, PrefillView
+
+Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Generation:
+    """The state between a prompt's forward and its last decode step; the next prompt begins another one."""
+
+    def __init__(
+        self,
+        method: Contract,
+        needs: Needs,
+        cache: ReducedCache,
+        prompt: Prompt,
+        rotary: Rotary,
+        *,
+        fewer_features: bool,
+    ) -> None:
+        self.method, self.needs, self.cache = method, needs, cache
+        self.fewer_features = fewer_features
+        """Whether some of the prompt's visual tokens may have no features."""
+        self.merged: dict[int, Tensor] = {}
+        """By layer, LongTensor [batch, V]: `Kept.merged_into`."""
+        self.state: dict[str, Tensor] = {}
+        """What the method remembers."""
+        self.forward = ForwardPass(0, list(cache.cached), 0, needs.observed, needs.blocked)
+        """The forward under way, or the last one."""
+        self._prompt: Prompt | None = prompt
+        self._previous: dict[int, Attention] = {}
+        self._rotary = rotary
+        self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
+        """Of the tokens of the layers to come, where they are not those that the model hands down."""
+
+    def begin_decode(self) -> None:
+        """Begin the next decode step."""
+        self.cache.incoming = 1
+        self._previous = self.forward.attention
+        self.forward = ForwardPass(
+            self.forward.index + 1,
+            list(self.cache.cached),
+            self.cache.generated + 1,
+            self.needs.observed,
+            self.needs.blocked,
+        )
+        self._positions = None
+
+    def enter(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Let the method reduce what enters a layer: states [batch, tokens, hidden] and the layer's keyword
+        arguments, which are changed in place.
+        """
+        check_ran(self.forward, layer)
+        if self.forward.index:
+            self._enter_at_decode(layer, hidden)
+        else:
+            hidden = self._enter_at_prefill(layer, hidden, kwargs)
+        if self._positions is not None:
+            kwargs["position_embeddings"], kwargs["position_ids"] = self._positions
+        return hidden
+
+    def end_prefill(self) -> None:
+        """Forget what belongs to the prompt alone, and drop from the cache what no later token may see."""
+        self._prompt = None
+        self.forward.attention = {layer: found.newest() for layer, found in self.forward.attention.items()}
+        if ("res", "img") in self.needs.blocked:
+            self.cache.drop_visual()
+
+    def move_rows(self, rows: Tensor) -> None:
+        """Follow a change of rows between two steps (beam search)."""
+        moved = {layer: found.select_rows(rows) for layer, found in self.forward.attention.items()}
+        self.forward.attention = moved
+        self.state.update({name: value[rows] for name, value in self.state.items()})
+
+    def _enter_at_prefill(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Drop what has no features or what the method drops here; return the states of what is left."""
+        if not self.cache.layout.num_visual:
+            return hidden
+        assert self._prompt is not None
+        if layer == 0 and self.fewer_features:
+            hidden = self._drop(layer, hidden, self._prompt.filled, kwargs)
+        if layer in self.needs.prefill:
+            tokens = self.cache.cached[layer]
+            answer = self.method.prefill(
+                PrefillView(
+                    layer=layer,
+                    attention=AttentionByLayer(
+                        self.forward.attention, f"view at prefill, entering layer {layer},"
+                    ),
+                    state=self.state,
+                    _tokens=tokens,
+                    _hidden=hidden,
+                    _prompt=self._prompt,
+                    _witnesses=self.forward.witnesses,
+                )
+            )
+            if answer is not None:
+                kept = answer if isinstance(answer, Kept) else Kept(answer)
+                check_answer(self.method, kept.tokens, tokens.present)
+                hidden = self._change(layer, hidden, tokens, kept)
+                hidden = self._drop(layer, hidden, kept.tokens, kwargs)
+        return hidden
+
+    def _change(self, layer: int, hidden: Tensor, tokens: TokenSet, kept: Kept) -> Tensor:
+        """Return the hidden states with those of the visual tokens as the method wants them."""
+        if kept.merged_into is not None:
+            if kept.merged_into.shape != kept.tokens.shape or kept.merged_into.is_floating_point():
+                raise DyrateError(
+                    f"{self.method} returned merged_into of shape {tuple(kept.merged_into.shape)}; a "
+                    f"LongTensor of shape {tuple(kept.tokens.shape)} is expected"
+                )
+            self.merged[layer] = kept.merged_into
+        if kept.states is None:
+            return hidden
+        shape = (*kept.tokens.shape, hidden.shape[-1])
+        if tuple(kept.states.shape) != shape:
+            raise DyrateError(
+                f"{self.method} returned states of shape {tuple(kept.states.shape)}; {shape} is expected"
+            )
+        hidden = hidden.clone()
+        rows, visual = tokens.present.nonzero(as_tuple=True)
+        hidden[rows, tokens.visual_slots[rows, visual]] = kept.states[rows, visual].to(hidden.dtype)
+        return hidden
+
+    def _drop(self, layer: int, hidden: Tensor, keep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Let layers from this one on see only `keep` of the visual tokens, at the right positions."""
+        renumber = self.needs.positions == "contiguous"
+        cached = self.cache.cached
+        tokens, columns = cached[layer].restrict(keep, renumber=renumber)
+        if tokens is cached[layer]:
+            return hidden
+        self.cache.cache_only(layer, tokens)
+        self.forward.attend_only(layer, tokens)
+        if columns is not None:
+            hidden = gather_tokens(hidden, columns)
+        if renumber:
+            self._positions = self._rotary(hidden, tokens.position_ids), tokens.position_ids
+        else:
+            # The model hands every layer the positions of the whole prompt.
+            slots, batch = tokens.slots.clamp_min(0), len(hidden)
+            cos, sin = (part.expand(batch, -1, -1) for part in kwargs["position_embeddings"])
+            position_ids = kwargs["position_ids"].expand(batch, -1).gather(1, slots)
+            self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
+        return hidden
+
+    def _enter_at_decode(self, layer: int, hidden: Tensor) -> None:
+        """Ask the method what this step may see from this layer on."""
+        if layer and layer not in self.needs.layers:
+            return
+        tokens = self.cache.cached[layer]
+        if layer in self.needs.decode and tokens.layout.num_visual:
+            keep = self.method.decode(self._decode_view(layer, hidden, tokens))
+            if keep is not None:
+                check_answer(self.method, keep, tokens.present)
+                if self.needs.decode_mode == "evict":
+                    self.cache.evict(layer, keep)
+                    self.forward.attended[layer:] = self.cache.cached[layer:]
+                else:
+                    self.forward.select(layer, self.cache.cached, keep)
+        if tokens.next_position is not None:
+            position_ids = (tokens.next_position + self.forward.generated - 1)[:, None]
+            self._positions = self._rotary(hidden, position_ids), position_ids
+
+    def _decode_view(self, layer: int, hidden: Tensor, tokens: TokenSet) -> DecodeView:
+        where = f"view at step {self.forward.index}, entering layer {layer},"
+        return DecodeView(
+            layer=layer,
+            step=self.forward.index,
+            present=tokens.present,
+            visual_tokens=tokens.layout.visual_tokens,
+            valid=tokens.layout.valid,
+            newest_state=hidden[:, -1],
+            attention=AttentionByLayer(self.forward.attention, where),
+            previous=AttentionByLayer(self._previous, f"{where} of the step before"),
+            state=self.state,
+            _witnesses=self.forward.witnesses,
+        )

@@ -1,0 +1,129 @@
+"""What a reduction method asks of a generation: caches, graphs and the ledger read one declaration."""
+
+import dataclasses
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from dyrate.errors import DyrateError
+
+Queries = Literal["last", "instruction", "all"]
+"""Whose attention: the newest token's, that of all instruction tokens, or that of the whole prompt."""
+DecodeMode = Literal["select", "evict"]
+Positions = Literal["original", "contiguous"]
+TowerPart = Literal["states", "keys", "class_attention", "received_attention"]
+ClassName = Literal["sys", "img", "ins", "res", "cmp"]
+"""A token class, or `cmp`: the compression tokens, whose text class is that of their place in the prompt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a method needs, and when it is asked. Layers are counted from 0.
+
+    A method that is asked nowhere and installs nothing is the unpruned model.
+    """
+
+    prefill: tuple[int, ...] = ()
+    """Layers on entering which `prefill` is asked."""
+    decode: tuple[int, ...] = ()
+    """Layers on entering which `decode` is asked, at every decode step."""
+    decode_mode: DecodeMode = "select"
+    """What `decode` answers: the tokens that this step attends to, or those that stay in the KV cache."""
+    attention: Mapping[int, Queries] | tuple[int, ...] = ()
+    """Layers whose attention is read, and of which queries at prefill; a tuple of layers means `last`. At
+    decode it is always the newest token's. Only these rows are computed a second time.
+    """
+    reported: int | None = None
+    """The one of them whose class mass `run.steps` shows; by default the deepest."""
+    tower: Mapping[int, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
+    """Layers of the vision tower, negative ones counted from the end, and what to keep of each."""
+    question: bool = False
+    """Whether the text of each row's instruction is read."""
+    compression_tokens: tuple[int, ...] = ()
+    """Token ids in the prompt that stand for nothing but what they have seen."""
+    blocked: frozenset[tuple[ClassName, ClassName]] = frozenset()
+    """(query class, key class): whose queries do not see whose keys, in any layer. What `res` does not see of
+    `img` leaves the KV cache after the prefill.
+    """
+    positions: Positions = "original"
+    """Whether tokens keep their RoPE position when others leave, or are numbered without gaps."""
+    capturable: bool = False
+    """Whether `decode` is one function of tensors, the same at every step, so that a CUDA graph can replay
+    it: it reads no number on the host, and adds nothing to `state` after the first decode step.
+    """
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """Layers on entering which the method is asked anything."""
+        return frozenset({*self.prefill, *self.decode})
+
+    @property
+    def observed(self) -> dict[int, Queries]:
+        """Queries by layer whose attention is read."""
+        found = self.attention
+        return dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, "last")
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it must be known which image makes which visual tokens."""
+        return bool(self.tower)
+
+
+def checked(needs: Any, depth: int, what: str) -> Needs:
+    """Return what a method says it needs of a model of `depth` layers, in order; `what` names it in errors.
+
+    Raises `DyrateError` for layers that the model does not have and for unknown words.
+    """
+    if not isinstance(needs, Needs):
+        raise DyrateError(f"{what}: needs returned a {type(needs).__name__}; a dyrate.Needs is expected")
+    observed = needs.attention
+    if not isinstance(observed, Mapping):
+        observed = dict.fromkeys(layers_from(observed, depth, f"{what}: attention"), "last")
+    layers = layers_from(observed, depth, f"{what}: attention")
+    found = dataclasses.replace(
+        needs,
+        prefill=layers_from(needs.prefill, depth, f"{what}: prefill"),
+        decode=layers_from(needs.decode, depth, f"{what}: decode"),
+        attention={layer: observed[layer] for layer in layers},
+    )
+    for layer, queries in found.observed.items():
+        _one_of(queries, Queries, f"{what}: attention of layer {layer}")
+        if queries != "last" and not any(asked > layer for asked in found.prefill):
+            raise DyrateError(
+                f"{what}: the attention of {queries!r} queries at layer {layer} is there at prefill only, on "
+                f"entering a later layer; prefill is asked at {found.prefill or 'none'}"
+            )
+    _one_of(needs.decode_mode, DecodeMode, f"{what}: decode_mode")
+    _one_of(needs.positions, Positions, f"{what}: positions")
+    for pair in needs.blocked:
+        for name in pair:
+            _one_of(name, ClassName, f"{what}: blocked")
+    for parts in needs.tower.values():
+        for part in parts:
+            _one_of(part, TowerPart, f"{what}: tower")
+    reported = max(layers, default=None) if needs.reported is None else needs.reported
+    if reported is not None and reported not in layers:
+        raise DyrateError(
+            f"{what}: reported is {reported!r}, which is none of the layers whose attention is read: {layers}"
+        )
+    return dataclasses.replace(found, reported=reported)
+
+
+def layers_from(found: Any, depth: int, what: str) -> tuple[int, ...]:
+    """Return numbers of layers in order; a `DyrateError` for what a model of `depth` layers does not have."""
+    if not isinstance(found, Iterable) or isinstance(found, str | bytes):
+        raise DyrateError(f"{what}: expected a tuple of layers, not {found!r:.200}")
+    layers = set()
+    for layer in found:
+        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+            raise DyrateError(f"{what}: {layer!r:.80} is no layer: expected a whole number")
+        number = operator.index(layer)
+        if not 0 <= number < depth:
+            raise DyrateError(f"{what}: there is no layer {number}; the model has layers 0..{depth - 1}")
+        layers.add(number)
+    return tuple(sorted(layers))
+
+
+def _one_of(value: Any, words: Any, what: str) -> None:
+    if value not in get_args(words):
+        raise DyrateError(f"{what} is {value!r}; expected one of {', '.join(get_args(words))}")

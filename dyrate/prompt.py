@@ -1,0 +1,174 @@
+"""What is known of a batch of prompts while they are read: tokens, images, the tower's layers, questions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+from dyrate.families import Family
+from dyrate.needs import Needs
+from dyrate.tokens import TokenClass, TokenLayout
+from dyrate.vision import EncodedImages, TowerLayer
+
+
+class QuestionReader(Protocol):
+    """Reads text for methods that look at the question; see `dyrate.questions`."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+
+    def features(self, questions: Sequence[str]) -> Tensor:
+        """Return FloatTensor [questions, width]: what a text encoder makes of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A batch of prompts; B rows, V the largest number of visual tokens of a row."""
+
+    family: Family
+    needs: Needs
+    input_ids: Tensor
+    """LongTensor [B, columns]."""
+    layout: TokenLayout
+    image_tokens: Sequence[int]
+    """Image tokens of each row, whether the attention mask shows them or not."""
+    find_images: Callable[[], EncodedImages | None]
+    """Returns the prompt's images once they are encoded; None where they are not known one by one."""
+    reader: QuestionReader | None
+    count_macs: Callable[[int], None]
+    label: str
+    """The method's, for errors."""
+
+    @cached_property
+    def images(self) -> EncodedImages:
+        """The prompt's images; a `DyrateError` where they are not known."""
+        images = self.find_images()
+        if images is None:
+            raise DyrateError(
+                f"{self.label} works on the vision encoder, but the visual features of this prompt were not "
+                "made inside the with block; pass pixel_values, and after an earlier torch.compile call "
+                "torch.compiler.reset()"
+            )
+        return images
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """BoolTensor [B, V]: the visual tokens that a feature stands in."""
+        tokens = self._tokens_of_images
+        return self.images.filled.to(tokens.device)[tokens.clamp_min(0)] & (tokens >= 0)
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """LongTensor [B, V, 3]: image, row and column of each visual token; see `PrefillView.grid`."""
+        rows, columns = self.images.grid
+        of_images = []
+        for image, places in enumerate(self.images.places):
+            index = torch.arange(places) - (places - rows * columns)
+            place = torch.stack([index // columns, index % columns], dim=1)
+            place = place.masked_fill((index < 0)[:, None], -1)
+            of_images.append(torch.cat([torch.full((places, 1), image), place], dim=1))
+        tokens = self._tokens_of_images.cpu()
+        found = torch.cat(of_images)[tokens.clamp_min(0)]
+        found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first image
+        return found.masked_fill((tokens < 0)[..., None], -1).to(self.layout.visual_tokens.device)
+
+    def tower(self, layer: int) -> TowerLayer:
+        """Return a layer of the vision tower, as `needs` asks for it."""
+        states = self.images.hidden_states
+        depth = len(self.family.tower_layers)
+        parts = {number % depth: asked for number, asked in self.needs.tower.items()}.get(layer % depth, ())
+        if states is None:
+            raise DyrateError(
+                f"{self.label}: layer {layer} of the vision tower was not kept: needs.tower must name it"
+            )
+        at = layer % depth
+        return TowerLayer(
+            self.family,
+            at,
+            parts,
+            states[at],
+            states[at + 1],
+            self._by_token,
+            self._by_image,
+            self.count_macs,
+        )
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features of the tower as the connector projects them; [B, n, width] -> [B, n, hidden]."""
+        projected: Tensor = self.family.projector(features)
+        weights = sum(weight.numel() for weight in self.family.projector.parameters() if weight.dim() == 2)
+        self.count_macs(features.shape[0] * features.shape[1] * weights)
+        return projected
+
+    @cached_property
+    def questions(self) -> list[str]:
+        """The text of each row's instruction."""
+        if not self.needs.question:
+            raise DyrateError(f"{self.label} reads the question, which its needs must ask for: question=True")
+        if self.reader is None:
+            raise DyrateError(
+                f"{self.label} reads the question: attach it with a reader, `method(model, "
+                "questions=QuestionReader.of(processor.tokenizer))`"
+            )
+        rows = zip(self.input_ids.tolist(), (self.layout.classes == TokenClass.INS).tolist(), strict=True)
+        texts = [self.reader.text([id for id, own in zip(*row, strict=True) if own]) for row in rows]
+        return [self.family.question(text) for text in texts]
+
+    @cached_property
+    def question_features(self) -> Tensor:
+        """FloatTensor [B, width]: the questions as the text encoder has them."""
+        questions = self.questions
+        assert self.reader is not None
+        return self.reader.features(questions).to(self.layout.visual_tokens.device)
+
+    def row_seeds(self, seed: int) -> list[int]:
+        """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch.
+
+        Raises `DyrateError` for a prompt with images whose pixels are not known.
+        """
+        images = self.find_images()
+        if images is None and any(self.image_tokens):
+            raise DyrateError(
+                "the random choice depends on the images, which are not known one by one: their features "
+                "were made outside the with block, or by a tower that packs them; pass pixel_values to a "
+                "CLIP tower"
+            )
+        ids, classes = self.input_ids.cpu().long(), self.layout.classes.cpu()
+        rows = images.of_rows(self.image_tokens) if images is not None else [range(0)] * len(ids)
+        seeds = []
+        for tokens, its_classes, own in zip(ids, classes, rows, strict=True):
+            digest = sha256(str(seed).encode())
+            digest.update(tokens[its_classes != TokenClass.PADDING].numpy().tobytes())
+            if images is not None:
+                pixels = images.pixels[own.start : own.stop].contiguous().cpu()
+                digest.update(pixels.view(torch.uint8).numpy().tobytes())
+            seeds.append(int.from_bytes(digest.digest()[:8], "big") >> 1)
+        return seeds
+
+    @cached_property
+    def _tokens_of_images(self) -> Tensor:
+        return self.images.tokens_of(self.layout, self.image_tokens)
+
+    def _by_token(self, values: Tensor) -> Tensor:
+        """Return what an image's tokens hold [images, tokens, ...] by visual token [B, V, ...], 0 for none.
+
+        Of more tokens than the prompt has, the first ones (the class token) are left out.
+        """
+        rows = [values[image, values.shape[1] - places :] for image, places in enumerate(self.images.places)]
+        tokens = self._tokens_of_images
+        found = torch.cat(rows)[tokens.clamp_min(0)]
+        return found.masked_fill((tokens < 0).view(*tokens.shape, *[1] * (found.dim() - 2)), 0)
+
+    def _by_image(self, values: Tensor) -> Tensor:
+        """Return what images hold [images, ...] by row [B, most images of a row, ...], 0 for none."""
+        rows = self.images.of_rows(self.image_tokens)
+        most = max(map(len, rows))
+        found = values.new_zeros(len(rows), most, *values.shape[1:])
+        for row, images in enumerate(rows):
+            found[row, : len(images)] = values[images.start : images.stop]
+        return found

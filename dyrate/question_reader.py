@@ -1,0 +1,74 @@
+"""Reads the question of a prompt, and encodes it with the text half of a CLIP model that a checkpoint
+carries.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyrate.errors import DyrateError
+
+FOLDER = "clip"
+"""Of a checkpoint: the text encoder, its projection and its tokenizer, in transformers' own layout."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionReader:
+    """What methods read questions with; `method(model, questions=QuestionReader.of(tokenizer, folder))`."""
+
+    tokenizer: Any
+    """The language model's."""
+    encode: Callable[[list[str]], Tensor] | None = None
+    """Questions -> FloatTensor [questions, width]."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, checkpoint: str | Path | None = None) -> "QuestionReader":
+        """Return the reader for a tokenizer, with the text encoder of a checkpoint's folder if it has one."""
+        folder = Path(checkpoint or "") / FOLDER
+        if checkpoint is None or not folder.is_dir():
+            return cls(tokenizer)
+        return cls(tokenizer, _TextEncoder(folder))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def features(self, questions: Sequence[str]) -> Tensor:
+        """Return FloatTensor [questions, width]; a `DyrateError` without a text encoder."""
+        if self.encode is None:
+            raise DyrateError(
+                f"the method encodes questions, and the checkpoint has no text encoder in {FOLDER}/"
+            )
+        return self.encode(list(questions))
+
+
+class _TextEncoder:
+    """A CLIP text model; texts longer than it takes are cut into parts, whose features are averaged."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Return FloatTensor [texts, width]."""
+        longest = self.model.config.max_position_embeddings
+        features = []
+        for text in texts:
+            parts = self.tokenizer(
+                text,
+                max_length=longest,
+                truncation=True,
+                return_overflowing_tokens=True,
+                padding=True,
+                return_tensors="pt",
+            )
+            parts.pop("overflow_to_sample_mapping", None)
+            features.append(self.model(**parts).text_embeds.mean(dim=0))
+        return torch.stack(features)

@@ -1,0 +1,178 @@
+"""What a reduction method sees when it is asked: one view at prefill, one at decode."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dyrate.attention import Attention
+from dyrate.errors import DyrateError
+from dyrate.finite import witness
+from dyrate.prompt import Prompt
+from dyrate.token_set import TokenSet, gather_tokens
+from dyrate.vision import TowerLayer
+
+
+class AttentionByLayer(Mapping[int, Attention]):
+    """Attention by layer; a `DyrateError` that says which there is, for a layer that has none."""
+
+    def __init__(
+        self,
+        found: Mapping[int, Attention],
+        where: str,
+        looked_at: Callable[[int], None] = lambda layer: None,
+    ) -> None:
+        self._found, self._where, self._looked_at = found, where, looked_at
+
+    def __getitem__(self, layer: int) -> Attention:
+        self._looked_at(layer)
+        try:
+            return self._found[layer]
+        except KeyError:
+            known = f", only that of {', '.join(map(str, sorted(self)))}" if self else ""
+        raise DyrateError(
+            f"{self._where} does not have the attention of layer {layer!r}{known}: needs must name it, and "
+            "that of this step comes from layers before the one entered"
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillView:
+    """A batch of prompts on entering one layer; B rows, V the largest number of visual tokens of a row."""
+
+    step: ClassVar[int] = 0
+    layer: int
+    """The layer being entered."""
+    attention: Mapping[int, Attention]
+    """By layer, of those that `needs` names and that have run."""
+    state: dict[str, Tensor]
+    """Whatever the method wants to remember until the next call: tensors [B, ...], which follow their rows in
+    beam search. Emptied at each prefill.
+    """
+    _tokens: TokenSet
+    _hidden: Tensor
+    _prompt: Prompt
+    _witnesses: dict[str, Tensor]
+
+    @property
+    def present(self) -> Tensor:
+        """BoolTensor [B, V]: the visual tokens that are left."""
+        return self._tokens.present
+
+    @property
+    def visual_counts(self) -> Tensor:
+        """LongTensor [B]: their number."""
+        return self._tokens.visual_counts
+
+    @property
+    def valid(self) -> Tensor:
+        """BoolTensor [B, V]: which entries stand for a visual token at all."""
+        return self._tokens.layout.valid
+
+    @property
+    def visual_tokens(self) -> Tensor:
+        """LongTensor [B]: V of each row, before any reduction."""
+        return self._tokens.layout.visual_tokens
+
+    @property
+    def states(self) -> Tensor:
+        """FloatTensor [B, V, hidden]: states of the visual tokens on entering this layer; 0 where one is
+        absent.
+        """
+        states = gather_tokens(self._hidden, self._tokens.visual_slots.clamp_min(0))
+        return states.masked_fill(~self.present[:, :, None], 0)
+
+    @property
+    def instruction(self) -> Tensor:
+        """BoolTensor [B, Q]: which entries of `instruction_states` are a token; padding comes first."""
+        return self._tokens.instruction_slots >= 0
+
+    @property
+    def instruction_states(self) -> Tensor:
+        """FloatTensor [B, Q, hidden]: states of the instruction's tokens on entering this layer; 0 at
+        padding.
+        """
+        slots = self._tokens.instruction_slots
+        return gather_tokens(self._hidden, slots.clamp_min(0)).masked_fill((slots < 0)[:, :, None], 0)
+
+    @property
+    def grid(self) -> Tensor:
+        """LongTensor [B, V, 3]: each visual token's image (0, 1, ... in its row), and its row and column
+        there; -1 for no visual token, row and column also for a class token.
+        """
+        return self._prompt.grid
+
+    def tower(self, layer: int) -> TowerLayer:
+        """Return what `needs` asked to keep of a layer of the vision tower, negative ones from the end."""
+        return self._prompt.tower(layer)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features of the tower (FloatTensor [B, n, width]) as the connector projects them
+        (FloatTensor [B, n, hidden]).
+        """
+        return self._prompt.project(features)
+
+    @property
+    def questions(self) -> list[str]:
+        """The text of each row's instruction, if `needs` asks for it."""
+        return self._prompt.questions
+
+    @property
+    def question_features(self) -> Tensor:
+        """FloatTensor [B, width]: the questions as the checkpoint's text encoder has them."""
+        return self._prompt.question_features
+
+    def row_seeds(self, seed: int) -> list[int]:
+        """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
+        return self._prompt.row_seeds(seed)
+
+    def expect_finite(self, name: str, values: Tensor) -> None:
+        """Let the generation fail, naming row and step, if any of `values` [B, ...] is NaN or infinite.
+
+        For numbers of the method's own, from which NaN would silently make a choice of tokens.
+        """
+        self._witnesses[name] = witness(values)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeView:
+    """A batch at one decode step on entering one layer; sizes as in `PrefillView`."""
+
+    layer: int
+    """The layer being entered."""
+    step: int
+    """t >= 1: the t-th decode step."""
+    present: Tensor
+    """BoolTensor [B, V]: the visual tokens that this layer has cached."""
+    visual_tokens: Tensor
+    """LongTensor [B]: V of each row, before any reduction."""
+    valid: Tensor
+    """BoolTensor [B, V]: which entries stand for a visual token at all."""
+    newest_state: Tensor
+    """FloatTensor [B, hidden]: the newest token's state on entering this layer."""
+    attention: Mapping[int, Attention]
+    """By layer, of those that `needs` names and that have run at this step."""
+    previous: Mapping[int, Attention]
+    """That of the step before, of all layers that `needs` names."""
+    state: dict[str, Tensor]
+    """What the method remembers, see `PrefillView`."""
+    _witnesses: dict[str, Tensor]
+
+    @property
+    def visual_counts(self) -> Tensor:
+        """LongTensor [B]: number of visual tokens that this layer has cached."""
+        return self.present.sum(dim=1)
+
+    def expect_finite(self, name: str, values: Tensor) -> None:
+        """Let the generation fail if any of `values` [B, ...] is NaN or infinite, see `PrefillView`."""
+        self._witnesses[name] = witness(values)
+
+
+View = PrefillView | DecodeView

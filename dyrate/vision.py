@@ -1,0 +1,329 @@
+"""The vision encoder's side: what was encoded last, which image makes which tokens, what the tower keeps."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import wraps
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dyrate.eager import eager
+from dyrate.errors import DyrateError
+from dyrate.families import TOWERS, Family
+from dyrate.installation import Installation
+from dyrate.needs import Needs, TowerPart
+from dyrate.tokens import TokenLayout
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """One call of the vision encoder, which may come before the prefill and before rows are copied."""
+
+    pixels: Tensor
+    """FloatTensor [images, channels, height, width], as they came."""
+    grid: Grid
+    """Rows and columns of their patches."""
+    places: Sequence[int]
+    """Image tokens that each image has in the prompt."""
+    homes: Sequence[Tensor]
+    """For each image, the places that its features stand in (LongTensor [n], ascending)."""
+    patches: int
+    """Patches of each image that the encoder really saw."""
+    hidden_states: Sequence[Tensor] | None = None
+    """FloatTensor [images, tokens, width]: the input of each of the tower's layers, and the output of the
+    last; where it was asked for.
+    """
+
+    def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
+        """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
+        encoded batch's rows.
+
+        Raises `DyrateError` where images and image tokens do not belong together.
+        """
+        copies, rest = divmod(sum(image_tokens), max(1, sum(self.places)))
+        images, start = [], 0
+        for row, count in enumerate(image_tokens):
+            stop, left = start, count
+            while left > 0 and stop < len(self.places):
+                left -= self.places[stop]
+                stop += 1
+            if rest or copies == 0 or left:
+                sizes = sorted(set(self.places))
+                raise DyrateError(
+                    f"the prompt has {list(image_tokens)} image tokens per row, which does not fit "
+                    f"{len(self.places)} images of {' or '.join(map(str, sizes))} tokens each"
+                )
+            images.append(range(start, stop))
+            if (row + 1) % copies == 0:
+                start = stop
+        return images
+
+    def tokens_of(self, layout: TokenLayout, image_tokens: Sequence[int]) -> Tensor:
+        """LongTensor [batch, V]: which of all images' places, one after the other, a visual token is; -1 for
+        no token.
+
+        Raises `DyrateError` where the attention mask hides some of an image's tokens.
+        """
+        shown: list[int] = layout.visual_tokens.tolist()
+        if any(some not in (0, whole) for some, whole in zip(shown, image_tokens, strict=True)):
+            raise DyrateError(
+                f"attention_mask shows {shown} of the {list(image_tokens)} image tokens per row; a method "
+                "that works on the vision encoder needs all of a row's, or none"
+            )
+        starts = [sum(self.places[: images.start]) for images in self.of_rows(image_tokens)]
+        index = torch.arange(layout.num_visual) + torch.tensor(starts)[:, None]
+        return index.to(layout.visual_tokens.device).masked_fill(~layout.valid, -1)
+
+    @property
+    def filled(self) -> Tensor:
+        """BoolTensor [all images' places], on the CPU: those that a feature stands in."""
+        empty = (torch.zeros(places, dtype=torch.bool) for places in self.places)
+        return torch.cat(
+            [part.index_fill(0, homes, True) for part, homes in zip(empty, self.homes, strict=True)]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TowerLayer:
+    """What one layer of the vision tower holds of each visual token; B rows, V tokens, I images of a row."""
+
+    family: Family
+    layer: int
+    parts: Sequence[TowerPart]
+    before: Tensor
+    """FloatTensor [images, tokens, width]: the layer's input."""
+    after: Tensor
+    """Its output."""
+    by_token: Callable[[Tensor], Tensor]
+    """[images, patches, ...] -> [B, V, ...]."""
+    by_image: Callable[[Tensor], Tensor]
+    """[images, ...] -> [B, I, ...]."""
+    count_macs: Callable[[int], None]
+
+    @property
+    def states(self) -> Tensor:
+        """FloatTensor [B, V, width]: the layer's output, `hidden_states[layer + 1]` of transformers."""
+        self._check("states")
+        return self.by_token(self.after)
+
+    @property
+    def class_states(self) -> Tensor:
+        """FloatTensor [B, I, width]: that of each image's class token."""
+        self._check("states", class_token=True)
+        return self.by_image(self.after[:, 0])
+
+    @property
+    def keys(self) -> Tensor:
+        """FloatTensor [B, V, heads, D]: its keys, before any scaling."""
+        self._check("keys")
+        return self.by_token(self._rows()[1].transpose(1, 2))
+
+    @property
+    def class_attention(self) -> Tensor:
+        """FloatTensor [B, heads, V]: the class token's attention on each token, in float32; over all of an
+        image's tokens, itself included, it sums to 1.
+        """
+        self._check("class_attention", class_token=True)
+        query, key = self._rows()
+        weights = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).softmax(dim=-1)[:, :, 0]
+        self.count_macs(key.numel())
+        return self.by_token(weights.transpose(1, 2)).transpose(1, 2)
+
+    @property
+    def received_attention(self) -> Tensor:
+        """FloatTensor [B, heads, V]: attention on each token, mean over all of its image's queries, in
+        float32.
+        """
+        self._check("received_attention")
+        query, key = self._rows()
+        weights = (query.float() @ key.float().transpose(-1, -2)).softmax(dim=-1).mean(dim=2)
+        self.count_macs(key.numel() * key.shape[2])
+        return self.by_token(weights.transpose(1, 2)).transpose(1, 2)
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        images, tokens, width = self.before.shape
+        self.count_macs(2 * images * tokens * width * width)
+        return self.family.tower_rows(self.layer, self.before)
+
+    def _check(self, part: TowerPart, *, class_token: bool = False) -> None:
+        if part not in self.parts:
+            raise DyrateError(
+                f"needs asks for {', '.join(self.parts) or 'nothing'} of layer {self.layer} of the vision "
+                f"tower, not for {part}"
+            )
+        if class_token and not self.family.class_tokens:
+            raise DyrateError(f"a vision tower of type {self.family.tower_type!r} has no class token")
+
+
+class VisionHooks:
+    """Let images be resized, and features be fewer than places; remember what was encoded until the prompt
+    has been read.
+
+    transformers encodes images before the first forward of `generate()`, so the encoder is watched by itself.
+    """
+
+    def __init__(self, family: Family, needs: Needs, parts: Installation, label: str) -> None:
+        self.family, self.needs, self.parts = family, needs, parts
+        self.images: EncodedImages | None = None
+        self.image_tokens: list[int] = []
+        """Image tokens of each row of the prompt, whether the attention mask shows them or not."""
+        self.reading = False
+        """Whether the prompt is being read, so that `image_tokens` are those of what is encoded now."""
+        self._features: Sequence[Tensor] = ()
+        """The features made of `images`."""
+        self._attached = False
+        """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
+        if (parts.changes_features or needs.reads_images) and family.tower_type not in TOWERS:
+            raise DyrateError(
+                f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
+                f"{family.tower_type!r}"
+            )
+        for layer, asked in needs.tower.items():
+            depth = len(family.tower_layers)
+            if not -depth <= layer < depth:
+                raise DyrateError(f"{label}: the vision tower has {depth} layers, and no layer {layer}")
+            if "class_attention" in asked and not family.class_tokens:
+                raise DyrateError(
+                    f"{label} reads the attention of the class token, and a vision tower of type "
+                    f"{family.tower_type!r} has none"
+                )
+        self._seen: tuple[Tensor, Grid] | None = None
+        """Images as they came, and the grid of what the tower saw of them."""
+        self._hidden_states: Sequence[Tensor] | None = None
+
+    def attach(self, undo: ExitStack) -> None:
+        """Hook into the encoder until `undo` is closed."""
+        tower = self.family.vision_tower
+        undo.callback(tower.register_forward_pre_hook(self._before_tower, with_kwargs=True).remove)
+        if self.needs.tower:
+            undo.callback(tower.register_forward_hook(self._after_tower).remove)
+        owner = self.family.encoder_owner
+        own, plain = vars(owner).get("get_image_features"), owner.get_image_features
+
+        @wraps(plain)
+        @eager
+        def get_image_features(*args: Any, **kwargs: Any) -> Any:
+            self._seen = None
+            return self._after_encoder(plain(*args, **kwargs))
+
+        owner.get_image_features = get_image_features
+        undo.callback(_restore, owner, own)
+        undo.callback(self._detach)
+        self._attached = True
+
+    def _detach(self) -> None:
+        self.forget()
+        self._attached = False
+
+    def begin(self, image_tokens: list[int], encoded: Any) -> None:
+        """Begin a prompt: its images are those encoded already (`encoded`, the encoder's output), or those
+        that its own forward will encode.
+
+        Raises `DyrateError` where images and image tokens do not belong together.
+        """
+        if not self._made(encoded):
+            self.forget()
+        self.image_tokens, self.reading = image_tokens, True
+        if encoded is not None:
+            features = self.family.features(encoded)
+            self._check(len(features), sum(map(len, features)))
+        if self.images is not None:
+            self.images.of_rows(image_tokens)
+
+    def forget(self) -> None:
+        """Drop the images; they belong to one prompt."""
+        self.images = self._seen = self._hidden_states = None
+        self._features, self.reading = (), False
+
+    def _check(self, images: int, features: int) -> None:
+        tokens = sum(self.image_tokens)
+        if features != tokens:
+            raise DyrateError(
+                f"the prompts have {tokens} image tokens, but the images make {features} visual features: "
+                f"prompts and images do not belong together (images: {images}, image tokens per row: "
+                f"{self.image_tokens})"
+            )
+
+    def _made(self, encoded: Any) -> bool:
+        """Whether all features of the encoder's output `encoded` are those made last, inside the block."""
+        if encoded is None:
+            return False
+        made = {part.data_ptr() for part in self._features}
+        return all(part.data_ptr() in made for part in self.family.features(encoded))
+
+    @eager
+    def _before_tower(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self._attached:
+            return args, kwargs
+        pixels: Tensor | None = args[0] if args else kwargs.pop("pixel_values")
+        if pixels is None or not len(pixels):
+            raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")
+        resized = pixels if self.parts.resize is None else self.parts.resize(pixels)
+        self._seen = pixels, self.family.grid(resized)
+        if resized is not pixels:
+            kwargs["interpolate_pos_encoding"] = True
+        if self.needs.tower:
+            kwargs["output_hidden_states"] = True
+        return (resized, *args[1:]), kwargs
+
+    @eager
+    def _after_tower(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._hidden_states = output.hidden_states
+
+    def _after_encoder(self, encoded: Any) -> Any:
+        """Spread fewer features than places over the places of their images, and remember whose they are."""
+        if self._seen is None or not self._attached or not hasattr(encoded, "pooler_output"):
+            return encoded
+        (pixels, seen), self._seen, self.images = self._seen, None, None
+        features = self.family.features(encoded)
+        if self.family.tower_type not in TOWERS and len(features) > 1:
+            return encoded  # Images of several sizes, padded to one: which pixels are whose is not known.
+        grid, patches = self.family.grid(pixels), seen[0] * seen[1]
+        given = self.parts.connector_input or len(features[0])
+        # What the tower adds to its patches: one class token, where the checkpoint keeps it.
+        extra = given - patches
+        places = grid[0] * grid[1] + extra
+        homes = _homes(grid, seen, len(features[0]), extra)
+        self.images = EncodedImages(
+            pixels, grid, [places] * len(features), [homes] * len(features), patches, self._hidden_states
+        )
+        if self.reading:
+            self._check(len(pixels), len(pixels) * places)
+            self.images.of_rows(self.image_tokens)
+        if len(homes) < places:
+            whole = features[0].new_zeros(len(features), places, features[0].shape[-1])
+            whole[:, homes] = torch.stack(features)
+            encoded.pooler_output = features = list(whole)
+        self._features = features
+        return encoded
+
+
+def _homes(grid: Grid, seen: Grid, features: int, extra: int) -> Tensor:
+    """LongTensor [features], ascending: the place of each feature of an image, of `extra` + rows x columns.
+
+    `seen` is the grid of what the tower saw, which its features need not have.
+    """
+    rows, columns = grid
+    spatial = features - extra
+    side = isqrt(max(0, spatial * rows // max(1, columns)))
+    for height, width in (seen, (side, spatial // side if side else 0)):
+        if height * width == spatial and height <= rows and width <= columns:
+            row = (torch.arange(height) * 2 + 1) * rows // (2 * height)
+            column = (torch.arange(width) * 2 + 1) * columns // (2 * width)
+            places = (row[:, None] * columns + column).flatten()
+            return torch.cat([torch.arange(extra), places + extra])
+    total = rows * columns + extra
+    return (torch.arange(features) * 2 + 1) * total // (2 * features)
+
+
+def _restore(owner: Any, function: Any) -> None:
+    del owner.get_image_features
+    if function is not None:
+        owner.get_image_features = function
