@@ -308,17 +308,19 @@ class VisionHooks:
 def _homes(grid: Grid, seen: Grid, features: int, extra: int) -> Tensor:
     """LongTensor [features], ascending: the place of each feature of an image, of `extra` + rows x columns.
 
-    `seen` is the grid of what the tower saw, which its features need not have.
+    `seen` is the grid of what the tower saw. Features that are not one for each of its patches are taken for a
+    smaller grid of the same proportions, if they can be one.
     """
     rows, columns = grid
     spatial = features - extra
-    side = isqrt(max(0, spatial * rows // max(1, columns)))
-    for height, width in (seen, (side, spatial // side if side else 0)):
-        if height * width == spatial and height <= rows and width <= columns:
-            row = (torch.arange(height) * 2 + 1) * rows // (2 * height)
-            column = (torch.arange(width) * 2 + 1) * columns // (2 * width)
-            places = (row[:, None] * columns + column).flatten()
-            return torch.cat([torch.arange(extra), places + extra])
+    height, width = seen
+    if height * width != spatial:
+        height = isqrt(max(0, spatial * rows // columns))
+        width = height * columns // rows
+    if height * width == spatial and height <= rows and width <= columns:
+        row = (torch.arange(height) * 2 + 1) * rows // (2 * height)
+        column = (torch.arange(width) * 2 + 1) * columns // (2 * width)
+        return torch.cat([torch.arange(extra), (row[:, None] * columns + column).flatten() + extra])
     total = rows * columns + extra
     return (torch.arange(features) * 2 + 1) * total // (2 * features)
 

@@ -1,0 +1,415 @@
+"""What a method can ask for: prompt attention, the tower's layers, grids, questions, masks, installed parts."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softmax
+from transformers import SiglipVisionConfig
+
+from dyrate import Engine, Installation, Kept, Needs, NoReduction, PrefillView, ReductionMethod, load_method
+from dyrate.cost.work import work_of
+from dyrate.errors import DyrateError
+from dyrate.question_reader import QuestionReader
+from dyrate.vision import _homes
+from tests.runtime.example_rules import Reader, tower_layer
+from tests.runtime.method_table import EXAMPLES
+from tests.runtime.reference import Rule, masked_forward
+from tests.runtime.test_towers import VISION, model_with
+from tests.runtime.test_towers import inputs as siglip_inputs
+from tests.tiny import IMAGE, row_of, tiny_inputs, tiny_llava
+
+ROWS = {"rows": [7, 3, 20, 11], "images": [1, 2, 0, 1]}
+
+
+@dataclass(frozen=True)
+class Looking(ReductionMethod):
+    """Calls a function with the view of one layer, and keeps everything."""
+
+    asked: ClassVar[Needs]
+    look: ClassVar[Any]
+
+    def needs(self, depth: int) -> Needs:
+        return self.asked
+
+    def prefill(self, view: PrefillView) -> None:
+        type(self).look(view)
+
+
+def looking(needs: Needs, look: Any) -> ReductionMethod:
+    return type("Looking", (Looking,), {"asked": needs, "look": staticmethod(look)})()
+
+
+def seen(needs: Needs, look: Any, model: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
+    """What `look` returns of the view, as plain values."""
+    found: list[Any] = []
+    with torch.no_grad(), looking(needs, lambda view: found.append(look(view)))(model, **options):
+        model(**inputs)
+    return found[-1]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llava(kv_heads=2)
+
+
+@pytest.mark.parametrize("queries", ["instruction", "all"])
+def test_the_attention_of_prompt_queries_is_that_of_the_reference(queries: Any, model: Any) -> None:
+    inputs = tiny_inputs(**ROWS)
+    needs = Needs(prefill=(3,), attention={2: queries})
+    attention = seen(needs, lambda view: view.attention[2].prompt, model, inputs)
+
+    class Watching(Rule):
+        layers = (3,)
+
+        def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+            self.found = self.attention
+            return held
+
+    for row in (0, 1, 3):
+        alone, rule = row_of(inputs, row), Watching()
+        masked_forward(model, alone, [5], rule)
+        ids = alone["input_ids"][0].tolist()
+        image = [column for column, token in enumerate(ids) if token == IMAGE]
+        text = [column for column in range(image[0], len(ids)) if column not in image]
+        columns = text if queries == "instruction" else list(range(len(ids)))
+        assert attention.queries[row].sum() == len(columns)
+        found = attention.visual[row][:, attention.queries[row]][:, :, : len(image)]
+        torch.testing.assert_close(found, rule.found[:, columns][:, :, image], atol=1e-5, rtol=0)
+        found = attention.instruction[row][:, attention.queries[row]][:, :, -len(text) :]
+        torch.testing.assert_close(found, rule.found[:, columns][:, :, text], atol=1e-5, rtol=0)
+        assert (attention.visual[row][:, ~attention.queries[row]] == 0).all()
+
+
+def test_only_the_queries_that_are_asked_for_are_there(model: Any) -> None:
+    with pytest.raises(DyrateError, match="only the newest query's attention was read"):
+        seen(Needs(prefill=(3,), attention=(2,)), lambda view: view.attention[2].prompt, model, tiny_inputs())
+
+
+def test_the_tower_is_kept_as_the_reference_has_it(model: Any) -> None:
+    inputs = tiny_inputs(**ROWS)
+    needs = Needs(
+        prefill=(0,), tower={-2: ("states", "keys", "class_attention", "received_attention"), 1: ("states",)}
+    )
+
+    def look(view: PrefillView) -> dict[str, Tensor]:
+        tower = view.tower(-2)
+        names = ("states", "class_states", "keys", "class_attention", "received_attention")
+        return {**{name: getattr(tower, name) for name in names}, "by its number": view.tower(0).states}
+
+    found = seen(needs, look, model, inputs)
+    with torch.no_grad():
+        for row in (0, 1, 3):
+            pixels = row_of(inputs, row)["pixel_values"]
+            attention, keys, states = tower_layer(model, pixels)
+            for name, expected in (
+                ("states", states),
+                ("by its number", states),
+                ("keys", keys),
+                ("class_attention", attention.T),
+            ):
+                held = found[name][row]
+                held = held[:, : len(states)] if name == "class_attention" else held[: len(states)]
+                torch.testing.assert_close(held, expected, atol=1e-5, rtol=0)
+            outputs = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+            torch.testing.assert_close(found["class_states"][row][: len(pixels)], outputs[1][:, 0])
+            block = model.model.vision_tower.encoder.layers[0]
+            normed = block.layer_norm1(outputs[0])
+            query, key = (
+                part(normed).view(len(pixels), -1, 2, 8).transpose(1, 2)
+                for part in (block.self_attn.q_proj, block.self_attn.k_proj)
+            )
+            received = softmax(query @ key.transpose(2, 3) / 8**0.5, dim=-1).mean(2)[:, :, 1:]
+            expected = received.transpose(0, 1).flatten(1)
+            torch.testing.assert_close(found["received_attention"][row][:, : len(states)], expected)
+    assert (found["states"][2] == 0).all()
+
+
+TOWERS = {
+    "no such layer": (Needs(prefill=(0,), tower={-3: ("states",)}), "has 2 layers, and no layer -3"),
+    "not that part": (
+        Needs(prefill=(0,), tower={-2: ("keys",)}),
+        "asks for keys of layer 0 of the vision tower",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOWERS)
+def test_a_tower_without_it_is_refused(case: str, model: Any) -> None:
+    needs, message = TOWERS[case]
+    with pytest.raises(DyrateError, match=re.escape(message)):
+        seen(needs, lambda view: view.tower(-2).states, model, tiny_inputs())
+
+
+def test_a_tower_without_a_class_token_says_so() -> None:
+    siglip = model_with(SiglipVisionConfig(**VISION))
+    states = seen(
+        Needs(prefill=(0,), tower={-1: ("states",)}),
+        lambda view: view.tower(-1).states,
+        siglip,
+        siglip_inputs(2),
+    )
+    assert states.shape == (2, 16, 16)
+    for part, look in (
+        ("class_attention", lambda view: view.tower(-1).class_attention),
+        ("states", lambda view: view.tower(-1).class_states),
+    ):
+        with pytest.raises(
+            DyrateError, match=r"vision tower of type 'siglip_vision_model' has no(ne| class token)"
+        ):
+            seen(Needs(prefill=(0,), tower={-1: (part,)}), look, siglip, siglip_inputs(1))
+
+
+def test_the_grid_says_where_each_token_lies(model: Any) -> None:
+    grid = seen(Needs(prefill=(0,)), lambda view: view.grid, model, tiny_inputs(**ROWS))
+    places = [[row, column] for row in range(4) for column in range(4)]
+    missing = [[-1, -1, -1]] * 16
+    first, second = ([[image, *place] for place in places] for image in (0, 1))
+    assert grid.tolist() == [first + missing, first + second, missing * 2, first + missing]
+
+
+@pytest.mark.parametrize(
+    ("grid", "seen", "features", "extra", "places"),
+    [
+        ((4, 4), (4, 4), 16, 0, list(range(16))),
+        ((4, 4), (2, 2), 4, 0, [5, 7, 13, 15]),
+        ((4, 4), (4, 4), 4, 0, [5, 7, 13, 15]),
+        ((4, 4), (2, 2), 5, 1, [0, 6, 8, 14, 16]),
+        ((2, 8), (2, 8), 4, 0, [9, 11, 13, 15]),
+        ((4, 4), (4, 4), 3, 0, [2, 8, 13]),
+        ((3, 5), (3, 5), 15, 0, list(range(15))),
+    ],
+)
+def test_fewer_features_stand_in_different_places_in_raster_order(
+    grid: tuple[int, int], seen: tuple[int, int], features: int, extra: int, places: list[int]
+) -> None:
+    assert _homes(grid, seen, features, extra).tolist() == places
+
+
+def test_questions_are_read_without_the_cue_for_the_answer(model: Any) -> None:
+    needs = Needs(prefill=(0,), question=True)
+    inputs = tiny_inputs(**ROWS)
+    texts = seen(needs, lambda view: view.questions, model, inputs, questions=Reader())
+    for row in (0, 1, 3):
+        ids = row_of(inputs, row)["input_ids"][0].tolist()
+        assert texts[row].split() == [str(id) for id in ids[ids.index(IMAGE) :] if id != IMAGE]
+    with pytest.raises(DyrateError, match="attach it with a reader"):
+        seen(needs, lambda view: view.questions, model, inputs)
+    reader = QuestionReader(type("T", (), {"decode": lambda self, ids, skip_special_tokens: "what"})())
+    with pytest.raises(DyrateError, match="the checkpoint has no text encoder in clip/"):
+        seen(needs, lambda view: view.question_features, model, inputs, questions=reader)
+
+
+def test_a_text_encoder_that_the_checkpoint_carries_is_used(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "red": 2, "star": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    config = CLIPTextConfig(
+        vocab_size=4,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        projection_dim=6,
+        max_position_embeddings=4,
+        eos_token_id=3,
+    )
+    torch.manual_seed(0)
+    encoder = CLIPTextModelWithProjection(config).eval()
+    encoder.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    reader = QuestionReader.of(tokenizer, tmp_path)
+    with torch.no_grad():
+        short, first, second = (
+            encoder(input_ids=torch.tensor([ids])).text_embeds[0] for ids in ([2, 3], [2] * 4, [3] * 2)
+        )
+        torch.testing.assert_close(reader.features(["red star"])[0], short)
+        # Longer than the encoder: in parts, whose features are averaged.
+        torch.testing.assert_close(reader.features(["red red red red star star"])[0], (first + second) / 2)
+    assert QuestionReader.of(tokenizer, tmp_path / "clip").encode is None
+
+
+def test_merging_is_recorded(model: Any) -> None:
+    method = load_method({"name": f"{EXAMPLES}/recycled_tokens.py:RecycledTokens", "layers": [1, 3]})
+    with method(model) as run:
+        model.generate(**tiny_inputs(**ROWS), max_new_tokens=2, do_sample=False)
+    assert sorted(run.merged) == [1, 3]
+    for row, visual in enumerate([16, 32, 0, 16]):
+        kept, into = run.kept[1][row].tolist(), run.merged[1][row].tolist()
+        assert into[visual:] == [-1] * (32 - visual)
+        assert sorted(set(into[:visual])) == kept
+        assert all(into[token] == token for token in kept)
+
+
+def macs_of(method: ReductionMethod, model: Any) -> tuple[int, int]:
+    """Attention rows read at prefill, in keys, and multiply-accumulates of what the tower was asked for."""
+    with method(model, questions=Reader()) as run:
+        model.generate(**tiny_inputs([7]), max_new_tokens=2, do_sample=False)
+    work = work_of(run, method).prefill
+    return work.scored, work.own_macs
+
+
+def test_the_ledger_counts_what_needs_cost(model: Any) -> None:
+    nothing = lambda view: None  # noqa: E731
+    text, prompt = 7 + 2, 4 + 16 + 2 + 7
+    assert macs_of(looking(Needs(prefill=(3,), attention=(2,)), nothing), model) == (prompt, 0)
+    instruction = looking(Needs(prefill=(3,), attention={2: "instruction"}), nothing)
+    assert macs_of(instruction, model) == (prompt + text * prompt, 0)
+    everything = looking(Needs(prefill=(3,), attention={2: "all"}), nothing)
+    assert macs_of(everything, model) == (prompt + prompt * prompt, 0)
+    tower = Needs(prefill=(0,), tower={-2: ("class_attention", "keys", "states")})
+    rows = 2 * 17 * 16 * 16  # queries and keys
+    assert macs_of(looking(tower, lambda view: view.tower(-2).states), model) == (0, 0)
+    assert macs_of(looking(tower, lambda view: view.tower(-2).keys), model) == (0, rows)
+    attention = looking(tower, lambda view: view.tower(-2).class_attention)
+    assert macs_of(attention, model) == (0, rows + 17 * 16)
+    projector = 16 * (16 * 32 + 32 * 32)
+    project = looking(tower, lambda view: view.project(view.tower(-2).states))
+    assert macs_of(project, model) == (0, projector)
+
+
+@dataclass(frozen=True)
+class Installing(ReductionMethod):
+    """Doubles the projected features, resizes images to their own size, and embeds a token."""
+
+    fails: bool = False
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(compression_tokens=(70,))
+
+    def install(self, parts: Installation) -> None:
+        parts.replace_connector(self._doubled)
+        parts.resize_images(lambda images: images * 1)
+        parts.embed_tokens({70: torch.ones(32)})
+
+    def _doubled(self, features: Tensor, project: Any) -> Tensor:
+        if self.fails:
+            raise OSError("no more")
+        return 2 * project(features)
+
+
+def parts_of(model: Any) -> list[Any]:
+    modules = list(model.modules())
+    hooks = [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in modules]
+    return [hooks, [sorted(vars(part)) for part in modules], model.config.text_config._attn_implementation]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_installed_parts_leave_with_the_block(fails: bool) -> None:
+    model, inputs = tiny_llava(), tiny_inputs([7])
+    model.model.vision_tower(
+        inputs["pixel_values"], output_hidden_states=True
+    )  # transformers installs its own hooks
+    stock, before = model(**inputs).logits, parts_of(model)
+    with_token = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    with_token["input_ids"][0, -2] = 70
+    try:
+        with torch.no_grad(), Installing(fails=fails)(model):
+            assert not torch.equal(model(**with_token).logits[:, -1], stock[:, -1])
+    except OSError:
+        assert fails
+    assert parts_of(model) == before
+    assert torch.equal(model(**inputs).logits, stock)
+    with pytest.raises(DyrateError, match="input_ids holds 70"), NoReduction()(model):
+        model(**with_token)
+
+
+def test_a_connector_that_makes_more_features_is_refused(model: Any) -> None:
+    @dataclass(frozen=True)
+    class Twice(ReductionMethod):
+        def install(self, parts: Installation) -> None:
+            parts.replace_connector(lambda features, project: project(features).repeat(1, 2, 1))
+
+    with (
+        pytest.raises(DyrateError, match=r"connector returned visual features of shape \(1, 32, 32\)"),
+        Twice()(model),
+    ):
+        model(**tiny_inputs())
+
+
+@dataclass(frozen=True)
+class Hiding(ReductionMethod):
+    pairs: tuple[str, ...] = field(default=())
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(blocked=frozenset(tuple(pair.split("-")) for pair in self.pairs))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [("ins-img",), ("res-sys",), ("res-ins",), ("ins-sys", "res-sys"), ("img-sys", "res-img")],
+    ids=str,
+)
+def test_hidden_classes_are_those_of_the_masked_reference(pairs: tuple[str, ...], model: Any) -> None:
+    inputs, method = tiny_inputs(**ROWS), Hiding(pairs)
+    with torch.no_grad(), method(model) as run:
+        output = model.generate(
+            **inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+    rule = Rule()
+    rule.blocked = [tuple(pair.split("-")) for pair in pairs]  # type: ignore[assignment]
+    for row in range(4):
+        tokens = output.sequences[row, -4:].tolist()
+        expected = masked_forward(model, row_of(inputs, row), tokens, rule)
+        logits = torch.stack([step[row] for step in output.logits])
+        torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+    held = run.kv_lengths[0] - run.text_tokens - 3
+    assert held.tolist() == ([0] * 4 if "res-img" in pairs else [16, 32, 0, 16])
+
+
+def test_what_the_engine_cannot_hide_is_refused_by_name(model: Any) -> None:
+    engine, inputs = Engine(tiny_llava()), tiny_inputs(**ROWS)
+    with pytest.raises(
+        DyrateError, match="hides 'sys' tokens from generated ones, which the graph engine cannot"
+    ):
+        engine.generate(Hiding(("res-sys",)), inputs, max_new_tokens=3)
+    method, plain = Hiding(("ins-img", "res-img")), tiny_llava()
+    with method(plain) as expected:
+        tokens = plain.generate(**inputs, max_new_tokens=5, do_sample=False)
+    found, run = engine.generate(method, inputs, max_new_tokens=5)
+    assert found.tolist() == tokens.tolist()
+    assert torch.equal(run.kv_lengths, expected.kv_lengths)
+    assert run.kept[3][1].tolist() == list(range(32))
+
+
+def test_scores_that_are_not_numbers_fail_the_generation(model: Any) -> None:
+    from dyrate import PrefillPruning
+
+    @dataclass(frozen=True)
+    class Dividing(PrefillPruning):
+        def score(self, view: PrefillView) -> Tensor:
+            return view.present / (view.visual_counts[:, None] - 16)
+
+    with (
+        pytest.raises(DyrateError, match=r"scores of row 0 at step 0 are NaN or infinite"),
+        Dividing()(model),
+    ):
+        model.generate(**tiny_inputs([7]), max_new_tokens=2)
+
+
+def test_states_given_for_tokens_that_leave_change_nothing(model: Any) -> None:
+    inputs = tiny_inputs([7, 3])
+
+    def answer(noise: float) -> Tensor:
+        @dataclass(frozen=True)
+        class Noisy(ReductionMethod):
+            def needs(self, depth: int) -> Needs:
+                return Needs(prefill=(2,))
+
+            def prefill(self, view: PrefillView) -> Kept:
+                keep = view.present & (torch.arange(16) % 2 == 0)
+                return Kept(keep, view.states + noise * ~keep[:, :, None])
+
+        with torch.no_grad(), Noisy()(model):
+            return model(**inputs).logits[:, -1]
+
+    assert torch.equal(answer(0.0), answer(9.0))
