@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dyrate.errors import DyrateError
@@ -85,6 +86,15 @@ class Family:
         """Return rows and columns of the patches of images [images, channels, height, width]."""
         height, width = pixels.shape[-2:]
         return height // self.patch_size, width // self.patch_size
+
+    def positions(self, grid: tuple[int, int], places: int) -> Tensor:
+        """LongTensor [places, 2]: row and column of each visual token of an image; -1 for a class token, which
+        comes before the patches.
+        """
+        rows, columns = grid
+        index = torch.arange(places) - (places - rows * columns)
+        found = torch.stack([index // columns, index % columns], dim=1)
+        return found.masked_fill((index < 0)[:, None], -1)
 
     def question(self, instruction: str) -> str:
         """Return the question of an instruction's text, without what asks for the answer."""

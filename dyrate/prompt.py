@@ -65,13 +65,10 @@ class Prompt:
     @cached_property
     def grid(self) -> Tensor:
         """LongTensor [B, V, 3]: image, row and column of each visual token; see `PrefillView.grid`."""
-        rows, columns = self.images.grid
-        of_images = []
-        for image, places in enumerate(self.images.places):
-            index = torch.arange(places) - (places - rows * columns)
-            place = torch.stack([index // columns, index % columns], dim=1)
-            place = place.masked_fill((index < 0)[:, None], -1)
-            of_images.append(torch.cat([torch.full((places, 1), image), place], dim=1))
+        of_images = [
+            torch.cat([torch.full((places, 1), image), self.family.positions(grid, places)], dim=1)
+            for image, (grid, places) in enumerate(zip(self.images.grids, self.images.places, strict=True))
+        ]
         tokens = self._tokens_of_images.cpu()
         found = torch.cat(of_images)[tokens.clamp_min(0)]
         found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first image

@@ -26,8 +26,8 @@ class EncodedImages:
 
     pixels: Tensor
     """FloatTensor [images, channels, height, width], as they came."""
-    grid: Grid
-    """Rows and columns of their patches."""
+    grids: Sequence[Grid]
+    """For each image, rows and columns of its patches."""
     places: Sequence[int]
     """Image tokens that each image has in the prompt."""
     homes: Sequence[Tensor]
@@ -292,7 +292,12 @@ class VisionHooks:
         places = grid[0] * grid[1] + extra
         homes = _homes(grid, seen, len(features[0]), extra)
         self.images = EncodedImages(
-            pixels, grid, [places] * len(features), [homes] * len(features), patches, self._hidden_states
+            pixels=pixels,
+            grids=[grid] * len(features),
+            places=[places] * len(features),
+            homes=[homes] * len(features),
+            patches=patches,
+            hidden_states=self._hidden_states,
         )
         if self.reading:
             self._check(len(pixels), len(pixels) * places)
@@ -308,8 +313,8 @@ class VisionHooks:
 def _homes(grid: Grid, seen: Grid, features: int, extra: int) -> Tensor:
     """LongTensor [features], ascending: the place of each feature of an image, of `extra` + rows x columns.
 
-    `seen` is the grid of what the tower saw. Features that are not one for each of its patches are taken for a
-    smaller grid of the same proportions, if they can be one.
+    `seen` is the grid of what the tower saw. Features that are not one for each of its patches are taken
+    for a smaller grid of the same proportions, if they can be one.
     """
     rows, columns = grid
     spatial = features - extra

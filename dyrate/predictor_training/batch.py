@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dyrate.token_set import TokenSet
 from dyrate.errors import DyrateError
 from dyrate.evaluation.prompts import PromptStyle
+from dyrate.token_set import TokenSet
 from dyrate.tokens import TokenLayout
 
 NO_TARGET = -100  # torch's own mark for "no loss here"

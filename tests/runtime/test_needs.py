@@ -1,4 +1,4 @@
-"""What a method can ask for: prompt attention, the tower's layers, grids, questions, masks, installed parts."""
+"""What a method can ask for: attention, the tower's layers, grids, questions, masks, installed parts."""
 
 import re
 from dataclasses import dataclass, field
