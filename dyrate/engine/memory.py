@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dyrate.cache import ReducedCache, Stage
-from dyrate.kernels.attention import Reading
+from dyrate.kernels.arguments import Reading
 from dyrate.kernels.compact import compact
 from dyrate.kernels.store import store
 from dyrate.tokens import TokenClass, TokenLayout

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate.kernels.attention import Attended, Reading, decode_attention, decode_attention_reference
+from dyrate.kernels.arguments import Layers, Reading
+from dyrate.kernels.attention import Attended, decode_attention, decode_attention_reference
 from dyrate.kernels.compact import compact, compact_reference
 from dyrate.kernels.linear import linear, linear_composed
 from dyrate.kernels.norm import rms_norm, rms_norm_reference
-from dyrate.kernels.perceptron import Layers, perceptron, perceptron_reference
+from dyrate.kernels.perceptron import perceptron, perceptron_reference
 from dyrate.kernels.quick_gelu import quick_gelu, quick_gelu_reference
 from dyrate.kernels.rank import top, top_reference
 from dyrate.kernels.residual import ResidualStream

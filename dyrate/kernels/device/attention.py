@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.attention import Reading
+from dyrate.kernels.arguments import Reading
 
 LOG2_E = 1.4426950408889634
 
