@@ -124,7 +124,7 @@ def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
 def _search(arguments: argparse.Namespace) -> int:
     from dyrate.evaluation.checkpoint import choose_device, load, locate
     from dyrate.methods.vtw_search import search_layer
-    from dyrate.questions import questions_from
+    from dyrate.question_files import questions_from
 
     if arguments.limit < 1:
         raise DyrateError(f"--limit {arguments.limit}: expected at least one question")
@@ -158,7 +158,7 @@ def _testbed_questions(seed: int) -> Iterator[tuple[Any, str]]:
 
     from PIL import Image
 
-    from dyrate.testbed.world import validation_example
+    from dyrate.testbed.world.examples import validation_example
 
     for index in count():
         example = validation_example(seed, index)

@@ -14,7 +14,7 @@ from dyrate.evaluation import checkpoint, provenance
 from dyrate.predictor_training.batch import Encoder
 from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import teacher
+from dyrate.predictor_training.teacher_forcing import teacher
 from dyrate.predictor_training.trainer import Trainer
 from dyrate.predictor_training.validation import validate
 from dyrate.predictors import save_predictor

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.examples import Answered, Examples
-from dyrate.predictor_training.gates import Relaxation, gumbel
-from dyrate.predictor_training.lesson import ranking_loss, teach
+from dyrate.predictor_training.objective import ranking_loss, teach
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import Teacher
+from dyrate.predictor_training.teacher_forcing import Teacher
+from dyrate.predictor_training.token_gates import Relaxation, gumbel
 from dyrate.predictors import Predictor, TokenRanker
-from dyrate.testbed import checkpoint
+from dyrate.testbed.models import checkpoint
 
 REPORT_EVERY = 20
 """Steps that one point of the curve is the mean of; a checkpoint is written with it."""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dyrate.predictor_training.batch import Batch
-from dyrate.predictor_training.gates import Pruning, hard
-from dyrate.predictor_training.lesson import answer_loss, teach
-from dyrate.predictor_training.teacher import Teacher
+from dyrate.predictor_training.objective import answer_loss, teach
+from dyrate.predictor_training.teacher_forcing import Teacher
+from dyrate.predictor_training.token_gates import Pruning, hard
 from dyrate.predictors import Predictor
 
 _ENOUGH = 8  # examples that a step's mean rate is taken over, where there are so many

@@ -7,8 +7,8 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from dyrate.analysis.tables import heading
 from dyrate.report.drawing import LINE, MODELS, MUTED, as_svg, canvas
-from dyrate.report.tables import heading
 from dyrate.trace.files import Band, Summary, TracedBenchmark
 
 SHADES = 20  # of a map: equal neighbours are one shape

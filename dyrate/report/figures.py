@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from dyrate.report.ablations import DYRATE
+from dyrate.analysis.ablations import DYRATE
+from dyrate.analysis.measurements import NONE, Measurement, budget
+from dyrate.analysis.relative import relative_difference, score_kept
+from dyrate.analysis.tables import heading
 from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
-from dyrate.report.measured import NONE, Measurement, budget, primary, unpruned, verdict
-from dyrate.report.tables import heading
 
 # Filled and hollow, by matplotlib's names for them.
 GLYPHS = {
@@ -44,7 +44,7 @@ def differences(
         (benchmarks.index(benchmark), models.index(m.model), *point)
         for m in shown
         for benchmark in benchmarks
-        if (point := _relative_difference(m, benchmark, measurements))
+        if (point := relative_difference(m, benchmark, measurements))
     ]
     if not points:
         return None
@@ -87,7 +87,7 @@ def tradeoff(
     for m in (m for m in measurements if m.model == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
-        kept = _kept(m, benchmarks, measurements)
+        kept = score_kept(m, benchmarks, measurements)
         if share is not None and kept is not None:
             points.append((100 * share, kept, marks[m]))
     if not points:
@@ -144,31 +144,6 @@ def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
         marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.model, m.method] > 0)
         seen[m.model, m.method] += 1
     return marks
-
-
-def _relative_difference(
-    m: Measurement, benchmark: str, among: Sequence[Measurement]
-) -> tuple[float, float, float, bool] | None:
-    mine, reference = m.benchmark(benchmark), unpruned(m, among)
-    whole = reference.benchmark(benchmark) if reference else None
-    if m.method == NONE or mine is None or whole is None:
-        return None
-    score, difference = primary(mine)
-    scale = primary(whole)[0]["value"] / 100
-    if not scale or not difference or difference["low"] is None or difference["high"] is None:
-        return None
-    significant = verdict(score, difference) in ("better", "worse")
-    return difference["value"] / scale, difference["low"] / scale, difference["high"] / scale, significant
-
-
-def _kept(m: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> float | None:
-    reference = unpruned(m, among)
-    shares = []
-    for name in benchmarks:
-        mine, whole = m.benchmark(name), reference.benchmark(name) if reference else None
-        if mine and whole and primary(whole)[0]["value"]:
-            shares.append(100 * primary(mine)[0]["value"] / primary(whole)[0]["value"])
-    return fmean(shares) if shares else None
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dyrate.analysis.measurements import NONE, Measurement
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers
 from dyrate.evaluation.scoring import Sample
-from dyrate.report.measured import NONE, Measurement
 
 EDGE = 336  # longest side of a thumbnail, in pixels
 RIGHT = ("exact_match", "accuracy", "correct")  # a sample's own score, 0 to 1, by kind of benchmark

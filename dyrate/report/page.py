@@ -9,21 +9,22 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dyrate.analysis import cost, pareto
+from dyrate.analysis.cells import Table
+from dyrate.analysis.claims import default_standings
+from dyrate.analysis.contents import gather
+from dyrate.analysis.equal_budget import Standing
+from dyrate.analysis.measurements import Measurement, source
+from dyrate.analysis.predictor_settings import choices
+from dyrate.analysis.summary import lines
+from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import cost, figures, pareto
+from dyrate.report import figures, pareto_figures
 from dyrate.report.attention import attention
-from dyrate.report.cells import Table
-from dyrate.report.choices import choices
-from dyrate.report.claims import default_standings
-from dyrate.report.contents import gather
-from dyrate.report.equal_budget import Standing
 from dyrate.report.gallery import cards
-from dyrate.report.measured import Measurement, source
 from dyrate.report.provenance import facts
 from dyrate.report.speed.section import speed
-from dyrate.report.summary import lines
-from dyrate.report.tables import heading
 from dyrate.study import Study
 
 COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are spent on differs
@@ -105,7 +106,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )
-    colours = pareto.colours(labels)
+    colours = pareto_figures.colours(labels)
     return {
         "colours": colours,
         "means": [
@@ -129,7 +130,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
 
 def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return pareto.figure(curves, colours, title, key, large=name is None)
+    return pareto_figures.figure(curves, colours, title, key, large=name is None)
 
 
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dyrate.report.measured import Measurement, span
+from dyrate.analysis.measurements import Measurement, span
 from dyrate.study import Study
 
 

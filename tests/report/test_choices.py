@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
+from dyrate.analysis.predictor_settings import choices, without_effect
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.report.choices import choices, without_effect
 from tests.report import fake
 from tests.report.test_ablations import text_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dyrate.errors import DyrateError
-from dyrate.report.speed.files import FOLDER, SpeedError, paths, read
+from dyrate.speed.documents import FOLDER, SpeedError, paths, read
 from tests.report.speed.fake import (
     FIXTURE,
     HARNESS,

@@ -12,14 +12,15 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dyrate.errors import DyrateError
-from dyrate.testbed import progress, training, world
-from dyrate.testbed.card import write_card
-from dyrate.testbed.model import SIZES, build_model
-from dyrate.testbed.packing import Packer
-from dyrate.testbed.recipe import RECIPES, Machine
-from dyrate.testbed.schedule import Plan
-from dyrate.testbed.stream import TrainingStream, world_tokenizer
-from dyrate.testbed.training import train
+from dyrate.testbed.models import progress, training
+from dyrate.testbed.models.architecture import SIZES, build_model
+from dyrate.testbed.models.card import write_card
+from dyrate.testbed.models.packing import Packer
+from dyrate.testbed.models.recipe import RECIPES, Machine
+from dyrate.testbed.models.schedule import Plan
+from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
+from dyrate.testbed.models.training import train
+from dyrate.testbed.world.examples import training_example, validation_example
 
 RECIPE = replace(RECIPES["testbed-tiny"], steps=20, peak_learning_rate=3e-3)
 
@@ -58,7 +59,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(trained, tmp_path):
 def test_the_saved_model_loads_as_any_llava_and_generates(trained):
     processor = AutoProcessor.from_pretrained(trained / "model", backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(trained / "model", dtype=torch.float32)
-    examples = [world.validation_example(0, index) for index in range(2)]
+    examples = [validation_example(0, index) for index in range(2)]
     prompts = [f"USER: <image>\n{'Well, ' * n}what is this? ASSISTANT:" for n in range(2)]
     images = [Image.fromarray(example.image) for example in examples]
     inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt")
@@ -74,7 +75,7 @@ def test_the_stream_does_not_depend_on_the_number_of_workers(workers):
     stream = TrainingStream(Packer(world_tokenizer(20), 512), seed=5, batch_size=2)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, sampler=range(3, 6), num_workers=workers)
     for step, batch in enumerate(loader, start=3):
-        expected = [world.training_example(5, 2 * step + row).image for row in range(2)]
+        expected = [training_example(5, 2 * step + row).image for row in range(2)]
         assert all((batch.images[row].numpy() == expected[row]).all() for row in range(2))
 
 

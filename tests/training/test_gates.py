@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.predictor_training.gates import Pruning, Relaxation, gates, gumbel, hard, retained
+from dyrate.predictor_training.token_gates import Pruning, Relaxation, gates, gumbel, hard, retained
 
 BATCH, STEPS, VISUAL, RATES = 3, 4, 10, 5
 VALID = torch.tensor([[True] * 10, [True] * 7 + [False] * 3, [True] * 10])

@@ -12,9 +12,9 @@ from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.gates import Estimator, Gates, Pruning, Relaxation, gumbel, hard
-from dyrate.predictor_training.lesson import Lesson, answer_loss, ranking_loss, teach, token_scores
-from dyrate.predictor_training.teacher import attention_forward, teacher
+from dyrate.predictor_training.objective import Lesson, answer_loss, ranking_loss, teach, token_scores
+from dyrate.predictor_training.teacher_forcing import attention_forward, teacher
+from dyrate.predictor_training.token_gates import Estimator, Gates, Pruning, Relaxation, gumbel, hard
 from dyrate.predictors import save_predictor
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
 from tests.training.classroom import answers_of, forced, tiny_batch, wild_predictor

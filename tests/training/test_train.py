@@ -19,10 +19,10 @@ from dyrate.predictor_training.examples import FileExamples, TestbedExamples
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.train import Job, train_predictor
 from dyrate.predictors import load_predictor, read_record
-from dyrate.testbed import world
-from dyrate.testbed.model import build_model, build_processor, size_of
-from dyrate.testbed.packing import Packer
-from dyrate.testbed.stream import world_tokenizer
+from dyrate.testbed.models.architecture import build_model, build_processor, size_of
+from dyrate.testbed.models.packing import Packer
+from dyrate.testbed.models.stream import world_tokenizer
+from dyrate.testbed.world.examples import training_example
 
 SMALL = {"steps": 23, "batch_size": 2, "validation_examples": 4, "layer": 1, "hidden": 4, "rates": 4}
 
@@ -84,7 +84,7 @@ def test_the_method_runs_what_was_trained(model, trained):
 def test_answers_are_tokenised_as_the_models_were_trained(model):
     processor, loaded = load_processor(model), load_model(model, torch.device("cpu"), "float32")
     encoder = Encoder(processor, loaded, longest_answer=128)
-    example = world.training_example(0, 1)
+    example = training_example(0, 1)
     image = Image.fromarray(example.image)
     packed, placed = Packer(processor.tokenizer, 2048).pack(example)
     for number, turn in enumerate(placed, start=1):
@@ -110,7 +110,7 @@ def test_half_of_the_testbeds_examples_are_captions_of_scenes_unseen():
     assert examples.training(5)[1:] == examples.training(5)[1:]
     assert TestbedExamples(1, 0.5).training(5)[1:] != examples.training(5)[1:]
     assert TestbedExamples(1, 0.0).validation(3)[0][1:] == TestbedExamples(0, 0.0).validation(3)[0][1:]
-    trained_on = Image.fromarray(world.training_example(0, 5).image)
+    trained_on = Image.fromarray(training_example(0, 5).image)
     assert examples.training(5)[0].tobytes() != trained_on.tobytes()
 
 

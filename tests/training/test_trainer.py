@@ -9,7 +9,7 @@ import torch
 
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import Teacher, teacher
+from dyrate.predictor_training.teacher_forcing import Teacher, teacher
 from dyrate.predictor_training.trainer import Trainer
 from dyrate.predictor_training.validation import validate
 from tests.tiny import tiny_llava
