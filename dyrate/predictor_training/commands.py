@@ -58,9 +58,9 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from dyrate.predictor_training.recipe import Recipe
-    from dyrate.predictor_training.train import Job, train_predictor
+    from dyrate.predictor_training.train import TrainingJob, train_predictor
 
-    job = Job(
+    job = TrainingJob(
         model=arguments.model,
         recipe=Recipe.read(arguments.recipe),
         output=arguments.output,

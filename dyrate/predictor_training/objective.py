@@ -1,4 +1,4 @@
-"""One batch under a predictor: its rates and rankings close the gates of a teacher-forced pass."""
+"""What training minimises: the losses of answers under a predictor's gates, and of its rankings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,13 +9,13 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from dyrate.predictor_training.batch import NO_TARGET, Batch
 from dyrate.predictor_training.recipe import Loss
-from dyrate.predictor_training.teacher_forcing import Pass, Statistics, Teacher
+from dyrate.predictor_training.teacher_forcing import FrozenModel, Pass, Statistics
 from dyrate.predictor_training.token_gates import Gates, Pruning, Relaxation, gates, retained
 from dyrate.predictors import Predictor
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class PrunedPass:
     """What a pass under a predictor has given."""
 
     batch: Batch
@@ -62,15 +62,15 @@ class Lesson:
         return weighted_mean(torch.where(decodes, (prefill + decode) / 2, prefill), weights)
 
 
-def teach(
-    teacher: Teacher,
+def run_pruned(
+    frozen: FrozenModel,
     predictor: Predictor,
     pruning: Pruning,
     batch: Batch,
     relax: Callable[[Tensor], Tensor],
     *,
     unpruned: bool = False,
-) -> Lesson:
+) -> PrunedPass:
     """Run a batch under a predictor; `relax` makes probabilities of the rates' logits [batch, T, K_r].
 
     Lagged layers are at or above the prune layer, so what they looked at one step before depends on the
@@ -80,7 +80,7 @@ def teach(
     lagged: Statistics = {}
     reference: Tensor | None = None
     if unpruned or config.lagged:
-        reference, lagged = teacher.observe(batch, config.lagged)
+        reference, lagged = frozen.observe(batch, config.lagged)
     rate_logits: list[Tensor] = []
 
     def decide(statistics: Statistics) -> Gates:
@@ -94,10 +94,10 @@ def teach(
         return found
 
     made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
-    logits = teacher.prune(made)
+    logits = frozen.prune(made)
     assert made.gates is not None
-    lagging = len(config.lagged) / (teacher.layers - config.layer)
-    return Lesson(batch, logits, rate_logits[0], made.gates, reference if unpruned else None, lagging)
+    lagging = len(config.lagged) / (frozen.layers - config.layer)
+    return PrunedPass(batch, logits, rate_logits[0], made.gates, reference if unpruned else None, lagging)
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def token_scores(predictor: Predictor, statistics: Statistics, lagged: Statistic
     return torch.cat([first, later], dim=1)
 
 
-def ranking_loss(teacher: Teacher, predictor: Predictor, batch: Batch) -> Tensor:
+def ranking_loss(frozen: FrozenModel, predictor: Predictor, batch: Batch) -> Tensor:
     """Return how far the rankers are from what the unpruned layers >= K look at, in nats.
 
     Each step's target is the attention of its query on the visual tokens, mean over heads and layers >= K;
@@ -124,10 +124,10 @@ def ranking_loss(teacher: Teacher, predictor: Predictor, batch: Batch) -> Tensor
     assert predictor.prefill_ranker is not None
     assert predictor.decode_ranker is not None
     config = predictor.config
-    _, statistics = teacher.observe(batch, range(teacher.layers))
+    _, statistics = frozen.observe(batch, range(frozen.layers))
     shallow = [statistics[layer].head_scores for layer in range(config.layer)]
     before = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
-    deep = range(config.layer, teacher.layers)
+    deep = range(config.layer, frozen.layers)
     wanted = torch.stack([statistics[layer].head_scores.mean(dim=2) for layer in deep]).mean(dim=0)
     valid, asked = batch.prompt.layout.valid, batch.asked
     first = predictor.prefill_ranker([scores[:, 0] for scores in shallow])

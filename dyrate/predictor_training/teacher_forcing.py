@@ -1,4 +1,4 @@
-"""The frozen model as a teacher: all steps of an answer in one forward, pruned by gates or not at all.
+"""The frozen model under teacher forcing: all steps of an answer in one forward, pruned by gates or not.
 
 The stock model runs. As at inference, a registered attention function gets what it needs as a keyword of the
 forward pass: here a `Pass`, which reads the statistics of the answers' queries and closes the gates from
@@ -28,7 +28,7 @@ from dyrate.families import family_of
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.token_gates import Gates
 
-ATTENTION = "dyrate-teacher"
+ATTENTION = "dyrate-teacher-forcing"
 PASS_KEYWORD = "dyrate_pass"
 CLOSED = 1e-10
 """A closed gate: nothing in float32, but with a logarithm that gradients pass."""
@@ -171,8 +171,8 @@ AttentionInterface.register(ATTENTION, attention_forward)
 AttentionMaskInterface.register(ATTENTION, no_mask)
 
 
-class Teacher:
-    """A frozen model under teacher forcing; made by `teacher`."""
+class FrozenModel:
+    """A frozen model under teacher forcing; made by `teacher_forced`."""
 
     def __init__(self, model: Any) -> None:
         family = family_of(model)
@@ -205,7 +205,7 @@ class Teacher:
 
 
 @contextmanager
-def teacher(model: Any) -> Iterator[Teacher]:
+def teacher_forced(model: Any) -> Iterator[FrozenModel]:
     """Freeze `model` and let it run passes; after the `with` block it is as it was before."""
     family = family_of(model)
     with ExitStack() as undo:
@@ -217,4 +217,4 @@ def teacher(model: Any) -> Iterator[Teacher]:
         for parameter in model.parameters():
             undo.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
-        yield Teacher(model)
+        yield FrozenModel(model)

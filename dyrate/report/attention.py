@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from dyrate.analysis.attention_trends import read_summaries, sentences
 from dyrate.analysis.tables import heading
-from dyrate.analysis.traces import read_summaries, sentences
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import attention_figures as figures
 from dyrate.study import Study

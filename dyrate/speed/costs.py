@@ -7,7 +7,7 @@ from typing import Any
 from dyrate.cost.flops import CONVENTIONS, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases, Work
-from dyrate.speed.documents import Bench, Load, Timing
+from dyrate.speed.documents import Bench, TimedLoad, Timing
 
 _WHOLE = ("none", None)
 
@@ -58,7 +58,7 @@ def _replayed(method: dict[str, Any], visual: int, steps: int) -> list[int]:
     return found
 
 
-def phases(method: dict[str, Any] | None, shape: ModelShape, load: Load) -> Phases | None:
+def phases(method: dict[str, Any] | None, shape: ModelShape, load: TimedLoad) -> Phases | None:
     """Return the work of one row of a batch; None where the method's settings do not say it."""
     visual, layers, steps = shape.vision.patches, shape.text.layers, load.new_tokens - 1
     found = attended(method, visual, steps)
@@ -97,7 +97,7 @@ def phases(method: dict[str, Any] | None, shape: ModelShape, load: Load) -> Phas
 
 
 def percent(
-    method: dict[str, Any] | None, shape: ModelShape, load: Load, convention: str, where: str
+    method: dict[str, Any] | None, shape: ModelShape, load: TimedLoad, convention: str, where: str
 ) -> float | None:
     """Return a generation's FLOPs in percent of the unpruned model's; None as `phases`."""
     mine, whole = phases(method, shape, load), phases(None, shape, load)

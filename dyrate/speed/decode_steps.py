@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, Part, Timing
+from dyrate.speed.documents import Bench, KernelTime, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
 """Of kernels, in the order of the curves' colours."""
@@ -19,7 +19,7 @@ _KERNELS = (
 
 
 @dataclass(frozen=True)
-class Step:
+class DecodeStep:
     """A contender's last decode step under a load."""
 
     timing: Timing
@@ -39,7 +39,7 @@ def group(name: str) -> int:
     return next(number for number, known in enumerate(_KERNELS) if known.fullmatch(name))
 
 
-def profiled(benches: Sequence[Bench]) -> list[Step]:
+def profiled(benches: Sequence[Bench]) -> list[DecodeStep]:
     """The engine's steps that somebody looked into, by batch."""
     found = [
         _step(timing)
@@ -50,12 +50,12 @@ def profiled(benches: Sequence[Bench]) -> list[Step]:
     return sorted(found, key=lambda step: step.timing.load.batch)
 
 
-def _step(timing: Timing) -> Step:
-    def spent(parts: Sequence[Part], number: int) -> float:
+def _step(timing: Timing) -> DecodeStep:
+    def spent(parts: Sequence[KernelTime], number: int) -> float:
         return sum(part.milliseconds for part in parts if group(part.name) == number)
 
     groups = tuple(spent(timing.step, number) for number in range(len(GROUPS)))
-    return Step(timing, groups, sum(part.calls for part in timing.step))
+    return DecodeStep(timing, groups, sum(part.calls for part in timing.step))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Load:
+class TimedLoad:
     """What each contender had to do."""
 
     batch: int
@@ -45,7 +45,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Part:
+class KernelTime:
     """All calls of one kernel in a decode step."""
 
     name: str
@@ -62,7 +62,7 @@ class Timing:
     engine: str
     method: dict[str, Any] | None
     """As in config files; None for a peer, which is transformers without this package."""
-    load: Load
+    load: TimedLoad
     first_token: Spread
     per_token: Spread | None
     """None where one token was made."""
@@ -75,7 +75,7 @@ class Timing:
     """Weights included; None where the device does not say."""
     bandwidth_share: float | None
     matrix_share: float
-    step: tuple[Part, ...]
+    step: tuple[KernelTime, ...]
     """What a decode step consists of; empty where nobody looked."""
 
     @property
@@ -133,17 +133,17 @@ class Bench:
         return _BYTES[self.made.dtype]
 
     @property
-    def loads(self) -> tuple[Load, ...]:
+    def loads(self) -> tuple[TimedLoad, ...]:
         """Every load, in the document's order."""
         return tuple(dict.fromkeys(timing.load for timing in self.timings))
 
-    def under(self, load: Load) -> tuple[Timing, ...]:
+    def under(self, load: TimedLoad) -> tuple[Timing, ...]:
         """The contenders of a load, in the document's order."""
         return tuple(timing for timing in self.timings if timing.load == load)
 
 
 @dataclass(frozen=True)
-class Throughput:
+class ThroughputRow:
     """One way to answer through the whole harness."""
 
     name: str
@@ -162,7 +162,7 @@ class Harness:
     made: Provenance
     batch_size: int
     new_tokens: int
-    rows: tuple[Throughput, ...]
+    rows: tuple[ThroughputRow, ...]
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _read(path: Path) -> Bench | Harness:
     )
     if document["schema"] == HARNESS:
         rows = (
-            Throughput(**{**_fields(row, Throughput), "seconds": tuple(row["seconds"])})
+            ThroughputRow(**{**_fields(row, ThroughputRow), "seconds": tuple(row["seconds"])})
             for row in document["rows"]
         )
         return Harness(made, document["batch_size"], document["new_tokens"], tuple(rows))
@@ -232,8 +232,8 @@ def _timing(row: dict[str, Any]) -> Timing:
     }
     profiled = row.get("decode_step") or {"parts": []}
     return Timing(
-        load=Load(**_fields(row, Load)),
-        step=tuple(Part(**_fields(part, Part)) for part in profiled["parts"]),
+        load=TimedLoad(**_fields(row, TimedLoad)),
+        step=tuple(KernelTime(**_fields(part, KernelTime)) for part in profiled["parts"]),
         **spreads,
         **{key: row[key] for key in Timing.__dataclass_fields__ if key in row},
     )

@@ -7,7 +7,7 @@ from dyrate.cost.shapes import LLAVA
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, Load, Timing
+from dyrate.speed.documents import Bench, TimedLoad, Timing
 
 ORIGINAL, DYRATE = "Original", "DyRate"
 CONVENTION, SCOPE = "flops", "cached"
@@ -15,7 +15,7 @@ CONVENTION, SCOPE = "flops", "cached"
 
 
 @dataclass(frozen=True)
-class Line:
+class Table3Row:
     """A printed row, a measured one, or both; of several measured ones, the first has the printed one."""
 
     printed: PublishedRow | None
@@ -38,12 +38,12 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
+class Table3Group:
     """A document's contenders under one load, beside the printed rows of the model that has its shape."""
 
     bench: Bench
-    load: Load
-    lines: tuple[Line, ...]
+    load: TimedLoad
+    lines: tuple[Table3Row, ...]
 
     @property
     def text_tokens(self) -> int:
@@ -69,12 +69,12 @@ def row_name(bench: Bench, timing: Timing) -> str | None:
     return found if any(found == row.name for row in _rows(bench)) else None
 
 
-def groups(benches: Sequence[Bench]) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+def groups(benches: Sequence[Bench]) -> tuple[tuple[Table3Group, ...], tuple[Table3Group, ...]]:
     """Return the tables: per document its smallest batch, and its other ones, small batches and long answers
     first; only where a contender other than the unpruned model has a printed row.
     """
-    first: list[Group] = []
-    others: list[Group] = []
+    first: list[Table3Group] = []
+    others: list[Table3Group] = []
     for bench in benches:
         loads = [load for load in bench.loads if _reduced(bench, load)]
         for load in sorted(loads, key=lambda load: load.prompt):
@@ -85,31 +85,31 @@ def groups(benches: Sequence[Bench]) -> tuple[tuple[Group, ...], tuple[Group, ..
     return tuple(first), tuple(others)
 
 
-def missing(groups: Sequence[Group]) -> tuple[str, ...]:
+def missing(groups: Sequence[Table3Group]) -> tuple[str, ...]:
     """Return the models of the paper's Table III that no group is about."""
     return tuple(model for model in LLAVA if all(group.bench.model != model for group in groups))
 
 
-def _reduced(bench: Bench, load: Load) -> bool:
+def _reduced(bench: Bench, load: TimedLoad) -> bool:
     return any(row_name(bench, timing) not in (None, ORIGINAL) for timing in bench.under(load))
 
 
-def _group(bench: Bench, load: Load) -> Group:
+def _group(bench: Bench, load: TimedLoad) -> Table3Group:
     timings = bench.under(load)
-    lines: list[Line] = []
+    lines: list[Table3Row] = []
     for row in _rows(bench):
         mine = [timing for timing in timings if row_name(bench, timing) == row.name]
         lines += [_line(bench, row if i == 0 else None, timing) for i, timing in enumerate(mine)]
         if not mine:
-            lines.append(Line(row, None, None, None, None))
-    return Group(bench, load, tuple(lines))
+            lines.append(Table3Row(row, None, None, None, None))
+    return Table3Group(bench, load, tuple(lines))
 
 
 def _rows(bench: Bench) -> Iterator[PublishedRow]:
     return (row for row in published.table3() if row.group == bench.model)
 
 
-def _line(bench: Bench, row: PublishedRow | None, timing: Timing) -> Line:
+def _line(bench: Bench, row: PublishedRow | None, timing: Timing) -> Table3Row:
     whole = costs.same(bench.timings, timing)
     per_token = end = None
     if whole is not None:
@@ -117,4 +117,4 @@ def _line(bench: Bench, row: PublishedRow | None, timing: Timing) -> Line:
         if timing.per_token and whole.per_token:
             per_token = 100 * timing.per_token.median / whole.per_token.median
     share = costs.percent(timing.method, bench.shape, timing.load, CONVENTION, SCOPE)
-    return Line(row, timing, share, per_token, end)
+    return Table3Row(row, timing, share, per_token, end)

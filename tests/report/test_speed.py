@@ -12,7 +12,7 @@ from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
 from dyrate.speed import costs, table3
-from dyrate.speed.documents import Load, paths, read
+from dyrate.speed.documents import TimedLoad, paths, read
 from dyrate.speed.series import Series
 from tests.report.speed.fake import (
     FASTV,
@@ -58,13 +58,13 @@ def test_flops_of_fastv_are_those_of_the_formula():
 
     by_hand = (2 * layer(640) + 30 * layer(640 - 288)) / (32 * layer(640))
 
-    found = costs.percent(FASTV, SHAPE, Load(8, 640, 1), "fastv_2ndm", "cached")
+    found = costs.percent(FASTV, SHAPE, TimedLoad(8, 640, 1), "fastv_2ndm", "cached")
 
     assert found == pytest.approx(100 * by_hand)
 
 
 def test_without_visual_tokens_the_encoder_remains():
-    load = Load(1, 640, 33)
+    load = TimedLoad(1, 640, 33)
     layers = costs.percent({"name": "text_only"}, SHAPE, load, "gated_3ndm", "prefill")
     everything = costs.percent({"name": "text_only"}, SHAPE, load, "flops", "prefill")
 
@@ -90,7 +90,7 @@ def test_replayed_rates_select_for_a_step_and_evict_for_good(changes, seen):
 
 
 def test_of_rates_that_depend_on_the_input_nothing_is_counted():
-    load = Load(1, 640, 33)
+    load = TimedLoad(1, 640, 33)
 
     assert costs.percent({"name": "dyrate", "predictor": "p"}, SHAPE, load, "flops", "cached") is None
 

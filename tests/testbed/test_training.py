@@ -17,7 +17,7 @@ from dyrate.testbed.models.architecture import SIZES, build_model
 from dyrate.testbed.models.card import write_card
 from dyrate.testbed.models.packing import Packer
 from dyrate.testbed.models.recipe import RECIPES, Machine
-from dyrate.testbed.models.schedule import Plan
+from dyrate.testbed.models.schedule import LearningRatePlan
 from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
 from dyrate.testbed.models.training import train
 from dyrate.testbed.world.examples import training_example, validation_example
@@ -102,7 +102,7 @@ def test_the_weights_are_a_function_of_the_seed():
 
 class TestPlan:
     def test_warm_up_plateau_decay(self):
-        plan = Plan(decay_start=80, steps=100)
+        plan = LearningRatePlan(decay_start=80, steps=100)
         rates = [plan.learning_rate(step, 1.0, 10) for step in range(100)]
         assert rates[0] == pytest.approx(0.1)
         assert rates[9:80] == [1.0] * 71
@@ -110,16 +110,16 @@ class TestPlan:
         assert 0 < rates[99] <= 0.05
 
     def test_the_decay_starts_when_most_of_the_time_is_spent(self):
-        plan = Plan(decay_start=14_000, steps=20_000)
+        plan = LearningRatePlan(decay_start=14_000, steps=20_000)
         assert plan.within(600, 69.9, 100, 10.0, 0.3) == plan
-        assert plan.within(700, 70.0, 100, 10.0, 0.3) == Plan(decay_start=700, steps=1000)
+        assert plan.within(700, 70.0, 100, 10.0, 0.3) == LearningRatePlan(decay_start=700, steps=1000)
 
     def test_a_decay_once_begun_is_kept(self):
-        plan = Plan(decay_start=700, steps=1000)
+        plan = LearningRatePlan(decay_start=700, steps=1000)
         assert plan.within(800, 99.0, 100, 1.0, 0.3) == plan
 
     def test_a_fast_run_ends_at_its_steps(self):
-        assert Plan(900, 1000).within(800, 70.0, 100, 1000.0, 0.3) == Plan(800, 1000)
+        assert LearningRatePlan(900, 1000).within(800, 70.0, 100, 1000.0, 0.3) == LearningRatePlan(800, 1000)
 
 
 def test_a_run_under_a_clock_records_the_steps_it_took(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from dyrate.analysis.attention_trends import sentences
 from dyrate.analysis.measurements import load
-from dyrate.analysis.traces import sentences
 from dyrate.report import attention_figures as figures
 from dyrate.report.attention import attention
 from dyrate.report.page import report_page

@@ -12,7 +12,7 @@ from dyrate.cost.flops import CONVENTIONS, SCOPES, count
 from dyrate.cost.grid import Drop, percentages
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, Load, Timing
+from dyrate.speed.documents import Bench, TimedLoad, Timing
 from dyrate.speed.series import TimingSetting, by_batch
 
 MODEL = "LLaVA-1.5-7B"
@@ -114,7 +114,7 @@ def paragraphs(benches: Sequence[Bench]) -> tuple[Paragraph, ...]:
     """Return the text; without measurements, what the ledger alone says, for a prompt of 640 tokens."""
     case = case_of(benches)
     shape = LLAVA[MODEL]
-    load = Load(1, case.setting.prompt, case.setting.new_tokens) if case else Load(1, 640, 33)
+    load = TimedLoad(1, case.setting.prompt, case.setting.new_tokens) if case else TimedLoad(1, 640, 33)
     return tuple(
         Paragraph(claim, " ".join(sentences))
         for claim, sentences in (
@@ -128,7 +128,7 @@ def paragraphs(benches: Sequence[Bench]) -> tuple[Paragraph, ...]:
     )
 
 
-def _prefill(load: Load, case: Case | None) -> Iterator[str]:
+def _prefill(load: TimedLoad, case: Case | None) -> Iterator[str]:
     yield (
         f"All {load.prompt} tokens of a prompt go through each weight matrix together, so a weight that is "
         f"read is used {load.prompt} times."
@@ -153,7 +153,7 @@ def _prefill(load: Load, case: Case | None) -> Iterator[str]:
         )
 
 
-def _decode(shape: ModelShape, load: Load, case: Case | None) -> Iterator[str]:
+def _decode(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[str]:
     size = _size(case)
     weights = costs.weight_bytes(shape, size)
     row = load.prompt * shape.text.layers * shape.text.kv_width * size
@@ -200,7 +200,7 @@ def _eager(benches: Sequence[Bench]) -> Iterator[str]:
         )
 
 
-def _text_only(shape: ModelShape, load: Load) -> Iterator[str]:
+def _text_only(shape: ModelShape, load: TimedLoad) -> Iterator[str]:
     method = {"name": "text_only"}
     share = {where: costs.percent(method, shape, load, "flops", where) for where in ("prefill", "cached")}
     found = costs.phases(method, shape, load)
@@ -230,7 +230,7 @@ def _choices(shape: ModelShape) -> Iterator[str]:
     )
 
 
-def _bytes(shape: ModelShape, load: Load, case: Case | None) -> Iterator[str]:
+def _bytes(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[str]:
     visual, layers = shape.vision.patches, shape.text.layers
     text, kept = load.prompt - visual, round((1 - LEAN.rate) * visual)
     full, held = layers * load.prompt, LEAN.layer * load.prompt + (layers - LEAN.layer) * (text + kept)

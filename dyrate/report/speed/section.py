@@ -33,8 +33,8 @@ class Speed:
 
     folder: str
     documents: Documents
-    groups: tuple[table3.Group, ...]
-    other_groups: tuple[table3.Group, ...]
+    groups: tuple[table3.Table3Group, ...]
+    other_groups: tuple[table3.Table3Group, ...]
     missing: tuple[str, ...]
     roofs: tuple[tuple[str, Markup], ...]
     kinds: tuple[str, ...]
@@ -93,7 +93,7 @@ def speed(documents: Documents | None = None) -> Speed:
 
 
 def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
-    """Group documents, which `read` has put in this order, by model, device and dtype."""
+    """Table3Group documents, which `read` has put in this order, by model, device and dtype."""
 
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype

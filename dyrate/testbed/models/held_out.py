@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dyrate.testbed.models.packing import NO_TARGET, Batch, Packer
+from dyrate.testbed.models.packing import NO_TARGET, PackedBatch, Packer
 from dyrate.testbed.world.examples import Example
 
 CAPTION_KIND = "caption"
@@ -45,7 +45,7 @@ class HeldOut:
             for first in range(0, len(examples), batch_size)
         ]
 
-    def score(self, logits_of: Callable[[Batch], Tensor]) -> Accuracy:
+    def score(self, logits_of: Callable[[PackedBatch], Tensor]) -> Accuracy:
         """Score a model given as a function from a batch to logits, [B, S, vocabulary]."""
         exact_right, exact_asked = Counter[str](), Counter[str]()
         token_right, token_asked = Counter[str](), Counter[str]()

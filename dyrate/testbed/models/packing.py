@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from dyrate.testbed.models.architecture import VISUAL_TOKENS
 from dyrate.testbed.models.tokenizer import IMAGE
-from dyrate.testbed.world.examples import Example, Turn
+from dyrate.testbed.world.examples import DialogueTurn, Example
 
 PREFIX = "USER: " + IMAGE * VISUAL_TOKENS
 NO_TARGET = -100  # torch's own mark for "no loss here"
@@ -26,7 +26,7 @@ PREFIX_SEGMENT = 0
 PADDING_SEGMENT = -1
 
 
-class Batch(NamedTuple):
+class PackedBatch(NamedTuple):
     """Packed examples; B rows of S tokens."""
 
     images: Tensor  # uint8 [B, 168, 168, 3]
@@ -37,13 +37,13 @@ class Batch(NamedTuple):
     segments: Tensor  # int16 [B, S]: 0 in the prefix, i in the i-th turn packed, -1 in the padding
     first_visual_token: int  # where the visual tokens begin, the same in every row
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "PackedBatch":
         """Return the batch on another device, copying in the background where memory is pinned."""
 
         def moved(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=True)
 
-        return Batch(
+        return PackedBatch(
             images=moved(self.images),
             input_ids=moved(self.input_ids),
             targets=moved(self.targets),
@@ -71,7 +71,7 @@ class Packer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def pack(self, example: Example) -> tuple[NDArray[np.int64], list[Turn]]:
+    def pack(self, example: Example) -> tuple[NDArray[np.int64], list[DialogueTurn]]:
         """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that fitted in."""
         prefix = len(self._prefix)
         row = np.empty((4, self.length), dtype=np.int64)
@@ -92,7 +92,7 @@ class Packer:
             start = end
         return row, placed
 
-    def batch(self, examples: Iterable[Example]) -> tuple[Batch, list[list[Turn]]]:
+    def batch(self, examples: Iterable[Example]) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
         """Pack examples into one batch; also return the turns placed in each row."""
         images, rows, placed = [], [], []
         for example in examples:
@@ -101,7 +101,7 @@ class Packer:
             rows.append(row)
             placed.append(turns)
         ids, targets, positions, segments = torch.from_numpy(np.stack(rows, axis=1)).unbind()
-        batch = Batch(
+        batch = PackedBatch(
             images=torch.from_numpy(np.stack(images)),
             input_ids=ids,
             targets=targets,
@@ -121,7 +121,7 @@ def _answer_weights(targets: Tensor, segments: Tensor) -> Tensor:
     return torch.where(target, lengths.gather(1, owner).clamp(min=1).rsqrt(), 0.0)
 
 
-def packed_loss(logits: Tensor, batch: Batch) -> Tensor:
+def packed_loss(logits: Tensor, batch: PackedBatch) -> Tensor:
     """Return the weighted mean cross-entropy over the answers' tokens, a scalar."""
     losses = functional.cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NO_TARGET, reduction="none"
@@ -143,7 +143,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def packed_logits(model: LlavaForConditionalGeneration, batch: Batch, pixel_values: Tensor) -> Tensor:
+def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, pixel_values: Tensor) -> Tensor:
     """Return the stock model's logits, [B, S, vocabulary], on a packed batch.
 
     The visual tokens stand at the same place in every row, so their features are put there by slicing: no

@@ -9,32 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.testbed.models.packing import Batch
-from dyrate.testbed.models.schedule import Plan
+from dyrate.testbed.models.packing import PackedBatch
+from dyrate.testbed.models.schedule import LearningRatePlan
 
 LOOK_EVERY = 20  # steps between looks at the clock and the loss; a look waits for the GPU
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """What a run has done so far; with the weights and the optimiser's state, all that a resume needs."""
 
-    plan: Plan
+    plan: LearningRatePlan
     step: int = 0
     seconds: float = 0.0
     resumed: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Progress":
+    def from_json(cls, values: dict[str, Any]) -> "TrainingProgress":
         """Rebuild from `dataclasses.asdict`."""
-        return cls(**{**values, "plan": Plan(**values["plan"])})
+        return cls(**{**values, "plan": LearningRatePlan(**values["plan"])})
 
 
 class Meter:
     """Clocks and averages of one session of a run."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: TrainingProgress) -> None:
         self.progress = progress
         self._before = progress.seconds
         self._start = self._reported = time.perf_counter()
@@ -43,7 +43,7 @@ class Meter:
         self._waited = 0.0
         self._taken = 0
 
-    def waiting_for(self, batches: Iterator[Batch]) -> Batch:
+    def waiting_for(self, batches: Iterator[PackedBatch]) -> PackedBatch:
         """Return the next batch, and time the wait for it."""
         start = time.perf_counter()
         batch = next(batches)

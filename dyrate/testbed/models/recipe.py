@@ -6,7 +6,7 @@ DECAY_SHARE = 0.3  # of the time, where time decides
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelRecipe:
     """Everything that determines the trained weights, apart from the arithmetic of the machine."""
 
     model: str
@@ -24,7 +24,7 @@ class Recipe:
 
 
 RECIPES = {
-    "testbed-tiny": Recipe(
+    "testbed-tiny": ModelRecipe(
         "testbed-tiny",
         steps=20,
         decay_steps=6,
@@ -33,8 +33,8 @@ RECIPES = {
         precision="float32",
         tokenizer_examples=100,
     ),
-    "testbed-s": Recipe("testbed-s"),
-    "testbed-m": Recipe("testbed-m"),
+    "testbed-s": ModelRecipe("testbed-s"),
+    "testbed-m": ModelRecipe("testbed-m"),
 }
 
 

@@ -11,15 +11,15 @@ from transformers import PreTrainedModel
 
 from dyrate.testbed.models.architecture import size_of
 from dyrate.testbed.models.held_out import CAPTION_KIND, Accuracy, HeldOut
-from dyrate.testbed.models.progress import Progress
-from dyrate.testbed.models.recipe import Machine, Recipe
+from dyrate.testbed.models.progress import TrainingProgress
+from dyrate.testbed.models.recipe import Machine, ModelRecipe
 from dyrate.testbed.models.stream import stream_hash
 
 
 def training_record(
-    recipe: Recipe,
+    recipe: ModelRecipe,
     machine: Machine,
-    progress: Progress,
+    progress: TrainingProgress,
     model: PreTrainedModel,
     tokens: int,
     held_out: HeldOut,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class LearningRatePlan:
     """Learning-rate plan: the decay runs from step `decay_start` to step `steps`, where the run ends."""
 
     decay_start: int
@@ -17,7 +17,7 @@ class Plan:
 
     def within(
         self, step: int, seconds: float, budget: float, steps_per_second: float, decay_share: float
-    ) -> "Plan":
+    ) -> "LearningRatePlan":
         """Return the plan to follow after `step` steps and `seconds`, to end within `budget` seconds.
 
         Nothing changes before (1 - decay_share) of the budget is spent, nor once the decay has begun.
@@ -25,7 +25,7 @@ class Plan:
         if step >= self.decay_start or seconds < (1 - decay_share) * budget:
             return self
         affordable = int(max(budget - seconds, 0) * steps_per_second)
-        return Plan(decay_start=step, steps=min(step + affordable, self.steps))
+        return LearningRatePlan(decay_start=step, steps=min(step + affordable, self.steps))
 
     def learning_rate(self, step: int, peak: float, warmup_steps: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -7,20 +7,20 @@ import json
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from dyrate.testbed.models.packing import Batch, Packer
+from dyrate.testbed.models.packing import PackedBatch, Packer
 from dyrate.testbed.models.tokenizer import train_tokenizer
 from dyrate.testbed.world.examples import training_example
 
 TOKENIZER_SEED = 0  # one tokenizer for every testbed model, whatever seed it is trained with
 
 
-class TrainingStream(Dataset[Batch]):
+class TrainingStream(Dataset[PackedBatch]):
     """Item i is the batch of step i: a function of the seed and i alone, whatever the number of workers."""
 
     def __init__(self, packer: Packer, seed: int, batch_size: int) -> None:
         self.packer, self.seed, self.batch_size = packer, seed, batch_size
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> PackedBatch:
         first = step * self.batch_size
         indices = range(first, first + self.batch_size)
         return self.packer.batch(training_example(self.seed, index) for index in indices)[0]

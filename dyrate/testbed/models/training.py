@@ -23,21 +23,21 @@ from dyrate.errors import DyrateError
 from dyrate.testbed.models import checkpoint
 from dyrate.testbed.models.architecture import build_model, build_processor, size_of
 from dyrate.testbed.models.held_out import Accuracy, HeldOut
-from dyrate.testbed.models.packing import Batch, Packer, normalise, packed_logits, packed_loss
-from dyrate.testbed.models.progress import LOOK_EVERY, Meter, Progress
-from dyrate.testbed.models.recipe import DECAY_SHARE, Machine, Recipe
+from dyrate.testbed.models.packing import PackedBatch, Packer, normalise, packed_logits, packed_loss
+from dyrate.testbed.models.progress import LOOK_EVERY, Meter, TrainingProgress
+from dyrate.testbed.models.recipe import DECAY_SHARE, Machine, ModelRecipe
 from dyrate.testbed.models.record import training_record
-from dyrate.testbed.models.schedule import Plan
+from dyrate.testbed.models.schedule import LearningRatePlan
 from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
 from dyrate.testbed.world.examples import validation_example
 
 SHARD_SIZE = "14MB"
 
 
-class Trainer:
+class ModelTrainer:
     """A model in training: weights, optimiser, data and progress."""
 
-    def __init__(self, recipe: Recipe, machine: Machine, checkpoint_directory: Path) -> None:
+    def __init__(self, recipe: ModelRecipe, machine: Machine, checkpoint_directory: Path) -> None:
         size = size_of(recipe.model)
         self.recipe, self.machine, self.directory = recipe, machine, checkpoint_directory
         self.device = torch.device(machine.device)
@@ -46,7 +46,7 @@ class Trainer:
         self.packer = Packer(self.tokenizer, recipe.pack_length)
         self.model = build_model(size, self.tokenizer, recipe.seed).to(self.device)
         self.optimizer = _optimizer(self.model, recipe)
-        self.progress = Progress(Plan(recipe.steps - recipe.decay_steps, recipe.steps))
+        self.progress = TrainingProgress(LearningRatePlan(recipe.steps - recipe.decay_steps, recipe.steps))
         self._mean = torch.tensor(self.processor.image_processor.image_mean, device=self.device)
         self._std = torch.tensor(self.processor.image_processor.image_std, device=self.device)
         self._resume()
@@ -72,17 +72,17 @@ class Trainer:
                 "name another --checkpoint, or remove it to start anew"
             )
         checkpoint.restore(self.model, self.optimizer, tensors)
-        self.progress = Progress.from_json(saved["progress"])
+        self.progress = TrainingProgress.from_json(saved["progress"])
         self.progress.resumed += 1
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: PackedBatch) -> Tensor:
         """Return the logits, [B, S, vocabulary], of a packed batch that may lie on another device."""
         batch = batch.to(self.device)
         bfloat16 = self.recipe.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if bfloat16 else nullcontext():
             return packed_logits(self.model, batch, normalise(batch.images, self._mean, self._std))
 
-    def advance(self, batch: Batch) -> Tensor:
+    def advance(self, batch: PackedBatch) -> Tensor:
         """Take one optimiser step; return the loss, a scalar still on the device."""
         rate = self.progress.plan.learning_rate(
             self.progress.step, self.recipe.peak_learning_rate, self.recipe.warmup_steps
@@ -129,10 +129,10 @@ class Trainer:
                 tqdm.write(self._report(meter, held_out))
         return progress.step == progress.plan.steps or self._late()
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[PackedBatch]:
         steps = range(self.progress.step, self.recipe.steps)
         stream = TrainingStream(self.packer, self.recipe.seed, self.recipe.batch_size)
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[PackedBatch] = DataLoader(
             stream,
             batch_size=None,
             sampler=steps,
@@ -209,7 +209,7 @@ class Trainer:
         return accuracy
 
 
-def _optimizer(model: LlavaForConditionalGeneration, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: LlavaForConditionalGeneration, recipe: ModelRecipe) -> torch.optim.AdamW:
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
     parameters = list(model.parameters())
     return torch.optim.AdamW(
@@ -224,7 +224,7 @@ def _optimizer(model: LlavaForConditionalGeneration, recipe: Recipe) -> torch.op
 
 
 def train(
-    recipe: Recipe,
+    recipe: ModelRecipe,
     machine: Machine,
     checkpoint_directory: Path,
     output: Path,
@@ -250,7 +250,7 @@ def train(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are forks, and each has one core
     if machine.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
-    trainer = Trainer(recipe, machine, checkpoint_directory)
+    trainer = ModelTrainer(recipe, machine, checkpoint_directory)
     if not trainer.run(stop_after):
         return None
     model = trainer.model

@@ -29,7 +29,7 @@ _A_SETTING = {
 }
 
 
-class Group(NamedTuple):
+class ThingGroup(NamedTuple):
     """Things of one shape and colour, and how a caption names them and the place of the first."""
 
     things: tuple[Thing, ...]
@@ -37,13 +37,13 @@ class Group(NamedTuple):
     place: str
 
 
-def salient(scene: Scene) -> list[Group]:
+def salient(scene: Scene) -> list[ThingGroup]:
     """Return the scene's groups, the most salient first: larger before smaller, then in reading order."""
     by_pair: dict[tuple[str, str], list[Thing]] = {}
     for thing in sorted(scene.things, key=_salience):
         by_pair.setdefault((thing.color, thing.shape), []).append(thing)
     return [
-        Group(tuple(things), _phrase(things), _COLUMNS[things[0].x * 3 // SIDE])
+        ThingGroup(tuple(things), _phrase(things), _COLUMNS[things[0].x * 3 // SIDE])
         for things in by_pair.values()
     ]
 
@@ -98,7 +98,7 @@ def _phrase(things: list[Thing]) -> str:
     return Description(first.shape, first.color, texture, size).a_noun
 
 
-def _listed(groups: list[Group], most: int) -> str:
+def _listed(groups: list[ThingGroup], most: int) -> str:
     phrases = [group.phrase for group in groups[:most]]
     return ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
 

@@ -74,7 +74,7 @@ HINT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Turn:
+class DialogueTurn:
     """One exchange: the user's exact text in a benchmark's style, the answer, and the kind of question."""
 
     prompt: str
@@ -87,7 +87,7 @@ class Example:
     """One image, uint8 [168, 168, 3], and the turns about it."""
 
     image: NDArray[np.uint8]
-    turns: tuple[Turn, ...]
+    turns: tuple[DialogueTurn, ...]
 
 
 def training_example(seed: int, index: int) -> Example:
@@ -106,22 +106,22 @@ def _example(split: Split, seed: int, index: int) -> Example:
     return Example(render(scene), tuple(turns_of(scene, draw)))
 
 
-def turns_of(scene: Scene, draw: Draw) -> list[Turn]:
+def turns_of(scene: Scene, draw: Draw) -> list[DialogueTurn]:
     """Return a scene's turns in a random order: questions in all styles and one caption."""
     if not scene.photo.readable:
         blind = [blind_question(draw) for _ in range(3)]
-        return [Turn(prompts.vizwiz_prompt(q.text), q.answer, q.kind) for q in blind]
+        return [DialogueTurn(prompts.vizwiz_prompt(q.text), q.answer, q.kind) for q in blind]
     facts = Facts(scene)
-    turns = [Turn(prompts.CAPTION, caption(scene, draw), "caption")]
+    turns = [DialogueTurn(prompts.CAPTION, caption(scene, draw), "caption")]
     asked: set[str] = set()
     for _ in range(SHORT_TURNS):
         question = draw_question(facts, draw, SHORT_KINDS, asked)
-        turns.append(Turn(prompts.short_prompt(question.text), question.answer, question.kind))
+        turns.append(DialogueTurn(prompts.short_prompt(question.text), question.answer, question.kind))
     if scene.signs:
         question = draw_question(facts, draw, READING_KINDS, asked)
-        turns.append(Turn(prompts.textvqa_prompt(question.text), question.answer, question.kind))
+        turns.append(DialogueTurn(prompts.textvqa_prompt(question.text), question.answer, question.kind))
     question = draw_question(facts, draw, VIZWIZ_KINDS, asked)
-    turns.append(Turn(prompts.vizwiz_prompt(question.text), question.answer, question.kind))
+    turns.append(DialogueTurn(prompts.vizwiz_prompt(question.text), question.answer, question.kind))
     turns.append(_mmbench_turn(draw_question(facts, draw, OPTION_KINDS, asked), draw))
     hint = ask("hint", facts, draw) if draw.chance(HINT_SHARE) else None
     turns.append(_scienceqa_turn(hint or draw_question(facts, draw, OPTION_KINDS, asked), draw))
@@ -143,13 +143,13 @@ def options(question: Question, draw: Draw, n: int) -> tuple[list[str], int]:
     return chosen, chosen.index(question.answer)
 
 
-def _mmbench_turn(question: Question, draw: Draw) -> Turn:
+def _mmbench_turn(question: Question, draw: Draw) -> DialogueTurn:
     choices, right = options(question, draw, 4)
     prompt = prompts.mmbench_prompt(question.text, choices, question.hint)
-    return Turn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")
+    return DialogueTurn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")
 
 
-def _scienceqa_turn(question: Question, draw: Draw) -> Turn:
+def _scienceqa_turn(question: Question, draw: Draw) -> DialogueTurn:
     choices, right = options(question, draw, draw.pick((2, 3, 3, 4)))
     prompt = prompts.scienceqa_prompt(question.text, choices, question.hint)
-    return Turn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")
+    return DialogueTurn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")

@@ -16,7 +16,7 @@ _GAP = 2
 """Pixels between things that do not cover one another."""
 
 
-class Stage:
+class Placement:
     """What is placed so far: signs, then things, their boxes, and the pixels that each thing still shows."""
 
     def __init__(self) -> None:

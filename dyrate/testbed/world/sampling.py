@@ -2,7 +2,7 @@
 
 from dyrate.testbed.world.difficulty import DEFAULT, Difficulty
 from dyrate.testbed.world.draw import Draw
-from dyrate.testbed.world.placement import Stage
+from dyrate.testbed.world.placement import Placement
 from dyrate.testbed.world.scenes import Domain, Photo, Scene, Sign, Split, Thing, split_of
 from dyrate.testbed.world.vocabulary import (
     COLORS,
@@ -39,14 +39,20 @@ def sample_scene(
 
 def _sample(draw: Draw, difficulty: Difficulty, domain: Domain) -> Scene:
     setting = draw.pick(tuple(SETTINGS))
-    stage = Stage()
+    placement = Placement()
     plates = draw.shuffled(tuple(PLATES))
     for plate in plates[: draw.weighted(difficulty.signs)]:
-        stage.add_sign(draw, plate, _sign_text(draw, difficulty, stage.signs))
+        placement.add_sign(draw, plate, _sign_text(draw, difficulty, placement.signs))
     for color, shape, texture, width in _attributes(draw, difficulty, domain):
         may_cover = draw.chance(difficulty.occluded)
-        stage.add_thing(draw, Thing(shape, color, texture, width, 0, 0), may_cover)
-    return Scene(setting, tuple(stage.things), tuple(stage.signs), stage.visible(), _photo(draw, difficulty))
+        placement.add_thing(draw, Thing(shape, color, texture, width, 0, 0), may_cover)
+    return Scene(
+        setting,
+        tuple(placement.things),
+        tuple(placement.signs),
+        placement.visible(),
+        _photo(draw, difficulty),
+    )
 
 
 def _sign_text(draw: Draw, difficulty: Difficulty, signs: list[Sign]) -> str:

@@ -12,8 +12,14 @@ from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.objective import Lesson, answer_loss, ranking_loss, teach, token_scores
-from dyrate.predictor_training.teacher_forcing import attention_forward, teacher
+from dyrate.predictor_training.objective import (
+    PrunedPass,
+    answer_loss,
+    ranking_loss,
+    run_pruned,
+    token_scores,
+)
+from dyrate.predictor_training.teacher_forcing import attention_forward, teacher_forced
 from dyrate.predictor_training.token_gates import Estimator, Gates, Pruning, Relaxation, gumbel, hard
 from dyrate.predictors import save_predictor
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
@@ -41,7 +47,7 @@ def test_unpruned_logits_and_class_mass_are_those_of_generate(text: str) -> None
     model = tiny_llava(text=text, kv_heads=2)
     batch = tiny_batch(ROWS, LENGTHS)
     expected, run = generated_logits(model, NoReduction(), record=[1, 4])
-    with teacher(model) as frozen:
+    with teacher_forced(model) as frozen:
         logits, statistics = frozen.observe(batch, [1, 4])
     assert (logits - expected)[batch.asked].abs().max() < 1e-4
     for layer in (1, 4):
@@ -71,10 +77,10 @@ def test_hard_rates_in_training_equal_inference(config, mode, prune_prefill, tmp
         )
         expected, _ = generated_logits(model, method)
         batch = tiny_batch(ROWS, LENGTHS)
-        with teacher(model) as frozen, torch.no_grad():
-            lesson = teach(frozen, predictor, Pruning(mode, prune_prefill), batch, hard)
-        assert (lesson.logits - expected)[batch.asked].abs().max() < 1e-4
-        rates = lesson.rate_logits.argmax(-1)[batch.asked]
+        with teacher_forced(model) as frozen, torch.no_grad():
+            pruned = run_pruned(frozen, predictor, Pruning(mode, prune_prefill), batch, hard)
+        assert (pruned.logits - expected)[batch.asked].abs().max() < 1e-4
+        rates = pruned.rate_logits.argmax(-1)[batch.asked]
         assert len(rates.unique()) > 1, "the claim is about rates that differ"
 
 
@@ -84,9 +90,9 @@ def test_minimum_and_monotone_equal_inference(tmp_path) -> None:
     method = DyRate(predictor=str(tmp_path), minimum=0.3, monotone=True)
     expected, _ = generated_logits(model, method)
     batch = tiny_batch(ROWS, LENGTHS)
-    with teacher(model) as frozen, torch.no_grad():
-        lesson = teach(frozen, predictor, Pruning("select", minimum=0.3, monotone=True), batch, hard)
-    assert (lesson.logits - expected)[batch.asked].abs().max() < 1e-4
+    with teacher_forced(model) as frozen, torch.no_grad():
+        pruned = run_pruned(frozen, predictor, Pruning("select", minimum=0.3, monotone=True), batch, hard)
+    assert (pruned.logits - expected)[batch.asked].abs().max() < 1e-4
 
 
 def test_lagged_layers_see_what_the_prefill_left_and_rank_one_step_later() -> None:
@@ -95,10 +101,10 @@ def test_lagged_layers_see_what_the_prefill_left_and_rank_one_step_later() -> No
     with torch.no_grad():
         predictor.rate.head[-1].bias.copy_(torch.tensor([1e4] + [0.0] * 7))
     batch = tiny_batch(ROWS, LENGTHS)
-    with teacher(model) as frozen, torch.no_grad():
+    with teacher_forced(model) as frozen, torch.no_grad():
         unpruned, statistics = frozen.observe(batch, range(6))
-        lesson = teach(frozen, predictor, Pruning(), batch, hard)
-        assert (lesson.logits - unpruned)[batch.asked].abs().max() < 1e-4
+        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+        assert (pruned.logits - unpruned)[batch.asked].abs().max() < 1e-4
         plain = wild_predictor(0, lagged=(4,))
         scores = token_scores(plain, statistics, statistics)
     torch.testing.assert_close(scores[:, 0], statistics[1].head_scores[:, 0].mean(1))
@@ -113,9 +119,9 @@ def test_gradients_reach_the_predictor_and_nothing_else(kind: str, estimator: st
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = tiny_batch(ROWS, LENGTHS)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
-    with teacher(model) as frozen:
-        lesson = teach(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0, estimator))
-        answer_loss(lesson.logits, batch).backward()
+    with teacher_forced(model) as frozen:
+        pruned = run_pruned(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0, estimator))
+        answer_loss(pruned.logits, batch).backward()
     gradients = [parameter.grad for parameter in predictor.rate.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert sum(gradient.abs().sum() for gradient in gradients) > 1e-4
@@ -128,12 +134,12 @@ def test_a_soft_gradient_leaves_the_values_to_whole_masks(lagged: tuple[int, ...
     predictor, batch = wild_predictor(lagged=lagged), tiny_batch(ROWS, LENGTHS)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
     logits, gradients = [], []
-    with teacher(tiny_llava()) as frozen:
+    with teacher_forced(tiny_llava()) as frozen:
         for estimator in ("straight_through", "soft_gradient"):
             predictor.zero_grad()
-            lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
-            answer_loss(lesson.logits, batch).backward()
-            logits.append(lesson.logits)
+            pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
+            answer_loss(pruned.logits, batch).backward()
+            logits.append(pruned.logits)
             gradients.append(torch.cat([p.grad.flatten() for p in predictor.rate.parameters()]))
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
     assert (gradients[0] - gradients[1]).abs().max() > 0.01 * gradients[0].abs().max()
@@ -171,10 +177,10 @@ def test_the_gradient_of_a_soft_gate_is_right() -> None:
     bias = predictor.rate.head.bias
 
     def loss() -> torch.Tensor:
-        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 3.0, "soft"))
-        return answer_loss(lesson.logits, batch)
+        pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 3.0, "soft"))
+        return answer_loss(pruned.logits, batch)
 
-    with teacher(model) as frozen:
+    with teacher_forced(model) as frozen:
         loss().backward()
         numeric, width = [], 1e-3
         for index in range(4):
@@ -193,7 +199,7 @@ def test_rankers_learn_what_deep_layers_look_at() -> None:
     batch = tiny_batch([4, 6, 5, 3], [5, 3, 2, 4])
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-2)
     losses = []
-    with teacher(model) as frozen:
+    with teacher_forced(model) as frozen:
         for _ in range(60):
             loss = ranking_loss(frozen, predictor, batch)
             losses.append(loss.item())
@@ -208,7 +214,7 @@ def test_rankers_learn_what_deep_layers_look_at() -> None:
 def test_after_the_block_the_model_is_as_before_even_after_an_error() -> None:
     model = tiny_llava().train()
     implementation = model.model.language_model.config._attn_implementation
-    with pytest.raises(ZeroDivisionError), teacher(model):
+    with pytest.raises(ZeroDivisionError), teacher_forced(model):
         _ = 1 / 0
     assert model.model.language_model.config._attn_implementation == implementation
     assert model.training
@@ -225,20 +231,20 @@ def test_an_answer_weighs_the_same_in_the_budget_as_in_the_loss() -> None:
     batch = tiny_batch(ROWS, [9, 4, 1])
     kept = torch.zeros(3, 9, VISUAL_TOKENS)
     kept[0, :, :4] = kept[1, :, :8] = kept[2, :, :] = 1.0  # a quarter, half, and all of the tokens
-    lesson = Lesson(batch, torch.empty(0), torch.empty(0), Gates(kept, kept[:, 0]), None)
-    assert lesson.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5 + 1 * 1.0) / 6)
-    undropped = replace(lesson, gates=Gates(kept, None))
+    pruned = PrunedPass(batch, torch.empty(0), torch.empty(0), Gates(kept, kept[:, 0]), None)
+    assert pruned.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5 + 1 * 1.0) / 6)
+    undropped = replace(pruned, gates=Gates(kept, None))
     assert undropped.budget().item() == pytest.approx((3 * 0.25 + 2 * 0.5) / 5), "decode alone counts"
 
 
 def test_lagged_layers_count_with_all_that_they_see() -> None:
     model, predictor = tiny_llava(), wild_predictor(ranking="mlp", lagged=(4,))
     batch = tiny_batch(ROWS, LENGTHS)
-    with teacher(model) as frozen, torch.no_grad():
-        lesson = teach(frozen, predictor, Pruning(), batch, hard)
-    assert lesson.unpruned_at_decode == 1 / 4, "one of layers 2 to 5"
-    prefill, decode = lesson.retained()
-    chosen = replace(lesson, unpruned_at_decode=0.0).retained()[1]
+    with teacher_forced(model) as frozen, torch.no_grad():
+        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+    assert pruned.unpruned_at_decode == 1 / 4, "one of layers 2 to 5"
+    prefill, decode = pruned.retained()
+    chosen = replace(pruned, unpruned_at_decode=0.0).retained()[1]
     torch.testing.assert_close(decode, 0.75 * chosen + 0.25 * prefill * (chosen > 0))
     assert (decode > chosen).any()
 
@@ -255,11 +261,11 @@ def test_unfit_batches_are_explained() -> None:
 def test_two_images_in_a_row_have_gates_of_their_own() -> None:
     model, predictor = tiny_llava(), wild_predictor()
     batch = Batch.of(tiny_inputs([4, 6], images=[2, 1]), answers_of([3, 2]), IMAGE)
-    with teacher(model) as frozen, torch.no_grad():
-        lesson = teach(frozen, predictor, Pruning(), batch, hard)
-    assert lesson.gates.steps.shape == (2, 3, 2 * VISUAL_TOKENS)
-    assert (lesson.gates.steps[1, :, VISUAL_TOKENS:] == 0).all()
-    assert lesson.logits.isfinite().all()
+    with teacher_forced(model) as frozen, torch.no_grad():
+        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+    assert pruned.gates.steps.shape == (2, 3, 2 * VISUAL_TOKENS)
+    assert (pruned.gates.steps[1, :, VISUAL_TOKENS:] == 0).all()
+    assert pruned.logits.isfinite().all()
 
 
 def gradient_of(device: str, dtype: torch.dtype, estimator: Estimator = "soft") -> torch.Tensor:
@@ -268,9 +274,9 @@ def gradient_of(device: str, dtype: torch.dtype, estimator: Estimator = "soft") 
     prompts["pixel_values"] = prompts["pixel_values"].to(dtype)
     batch = Batch.of(prompts, answers_of(LENGTHS), IMAGE)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0)).to(device)
-    with teacher(model) as frozen:
-        lesson = teach(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
-        answer_loss(lesson.logits, batch).backward()
+    with teacher_forced(model) as frozen:
+        pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
+        answer_loss(pruned.logits, batch).backward()
     return predictor.rate.head.bias.grad.cpu()
 
 
