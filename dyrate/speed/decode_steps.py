@@ -19,7 +19,7 @@ _KERNELS = (
 
 
 @dataclass(frozen=True)
-class DecodeStep:
+class ProfiledStep:
     """A contender's last decode step under a load."""
 
     timing: Timing
@@ -39,7 +39,7 @@ def group(name: str) -> int:
     return next(number for number, known in enumerate(_KERNELS) if known.fullmatch(name))
 
 
-def profiled(benches: Sequence[Bench]) -> list[DecodeStep]:
+def profiled(benches: Sequence[Bench]) -> list[ProfiledStep]:
     """The engine's steps that somebody looked into, by batch."""
     found = [
         _step(timing)
@@ -50,12 +50,12 @@ def profiled(benches: Sequence[Bench]) -> list[DecodeStep]:
     return sorted(found, key=lambda step: step.timing.load.batch)
 
 
-def _step(timing: Timing) -> DecodeStep:
+def _step(timing: Timing) -> ProfiledStep:
     def spent(parts: Sequence[KernelTime], number: int) -> float:
         return sum(part.milliseconds for part in parts if group(part.name) == number)
 
     groups = tuple(spent(timing.step, number) for number in range(len(GROUPS)))
-    return DecodeStep(timing, groups, sum(part.calls for part in timing.step))
+    return ProfiledStep(timing, groups, sum(part.calls for part in timing.step))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import yaml
 from dyrate.errors import DyrateError
 from dyrate.testbed.benchmarks.annotators import Crowd, annotate
 from dyrate.testbed.benchmarks.build import build, rows
-from dyrate.testbed.benchmarks.row_makers import MAKERS, MME_CATEGORIES, ROTATIONS
+from dyrate.testbed.benchmarks.items import MAKERS, MME_CATEGORIES, ROTATIONS
 from dyrate.testbed.benchmarks.schemas import COLUMNS
 from dyrate.testbed.benchmarks.specs import BENCHMARKS
 from dyrate.testbed.world import prompts

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from dyrate.report.drawing import CURVES, LINE, MUTED, PAPER, as_svg, canvas
-from dyrate.speed.decode_steps import DecodeStep
+from dyrate.speed.decode_steps import ProfiledStep
 from dyrate.speed.documents import Bench
 from dyrate.speed.series import Series, Value, kind, roofline_points
 
@@ -101,7 +101,7 @@ def roofline(benches: Sequence[Bench], name: str) -> str | None:
         return as_svg(figure, name)
 
 
-def bars(found: Sequence[DecodeStep], name: str) -> str:
+def bars(found: Sequence[ProfiledStep], name: str) -> str:
     """A bar for each step, as long as its kernels take; `name` makes ids unique."""
     with canvas(3.9, 0.5 + 0.56 * len(found)) as (figure, axes):
         for row, step in enumerate(found):

@@ -1,7 +1,7 @@
 """The local benchmarks as files, the same bytes for the same seed.
 
-A benchmark is a sequence of blocks: one row, or rows that belong together (a pair, a question's rotations).
-A block depends on the seed and its number alone, so that a smaller build is the beginning of a larger one.
+A benchmark is a sequence of groups: one item, or items that belong together (a pair, a question's rotations).
+A group depends on the seed and its number alone, so that a smaller build is the beginning of a larger one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.testbed.benchmarks.row_makers import MAKERS, Item
+from dyrate.testbed.benchmarks.items import MAKERS, Item
 from dyrate.testbed.benchmarks.schemas import COLUMNS, ORACLE_COLUMNS, features
 from dyrate.testbed.benchmarks.specs import BENCHMARKS
 from dyrate.testbed.world.draw import Draw
@@ -27,7 +27,7 @@ ROWS_PER_GROUP = 64
 def build(benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | Path) -> list[Path]:
     """Write `<benchmark>.parquet` and `<benchmark>.oracle.parquet` of each benchmark; return the former.
 
-    `samples` is the number of rows; blocks are kept whole, so a benchmark of pairs or rotations may have a
+    `samples` is the number of rows; groups are kept whole, so a benchmark of pairs or rotations may have a
     few more. The same arguments give the same bytes. Raises DyrateError for an unknown benchmark and for a
     number of samples below 1.
     """
@@ -51,12 +51,12 @@ def build(benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | 
 
 
 def rows(benchmark: str, samples: int, seed: int) -> Iterator[Item]:
-    """Yield the benchmark's first rows, at least `samples`, up to the end of a block."""
+    """Yield the benchmark's first rows, at least `samples`, up to the end of a group."""
     made = index = 0
     while made < samples:
-        block = MAKERS[benchmark](BENCHMARKS[benchmark], Draw("benchmark", benchmark, seed, index), index)
-        yield from block
-        made, index = made + len(block), index + 1
+        items = MAKERS[benchmark](BENCHMARKS[benchmark], Draw("benchmark", benchmark, seed, index), index)
+        yield from items
+        made, index = made + len(items), index + 1
 
 
 def _write(benchmark: str, items: Iterable[Item], path: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dyrate.testbed.benchmarks.annotators import Crowd
-from dyrate.testbed.benchmarks.row_makers import Plan
+from dyrate.testbed.benchmarks.items import BenchmarkSpec
 from dyrate.testbed.world.difficulty import DEFAULT, Difficulty
 
 CLEAR: Difficulty = replace(DEFAULT, strong=0.0)
@@ -22,8 +22,8 @@ CROWDED: Difficulty = replace(
 )
 """The hard corner of the training distribution: a good model answers nearly everything elsewhere."""
 
-BENCHMARKS: dict[str, Plan] = {
-    "gqa": Plan(
+BENCHMARKS: dict[str, BenchmarkSpec] = {
+    "gqa": BenchmarkSpec(
         kinds={
             "existence": 1.0,
             "verify": 1.0,
@@ -39,7 +39,7 @@ BENCHMARKS: dict[str, Plan] = {
         },
         difficulty=replace(CROWDED, mild=0.7),
     ),
-    "vizwiz": Plan(
+    "vizwiz": BenchmarkSpec(
         kinds={
             "color": 1.2,
             "shape": 0.8,
@@ -53,7 +53,7 @@ BENCHMARKS: dict[str, Plan] = {
         difficulty=replace(CROWDED, mild=0.7, strong=0.08, signs={0: 0.3, 1: 0.5, 2: 0.2}),
         crowd=Crowd(strays=0.12, contested=0.12, gives_up=0.2),
     ),
-    "sqa": Plan(
+    "sqa": BenchmarkSpec(
         kinds={
             "hint": 6.0,
             "color": 0.6,
@@ -66,7 +66,7 @@ BENCHMARKS: dict[str, Plan] = {
         },
         difficulty=CROWDED,
     ),
-    "vqav2": Plan(
+    "vqav2": BenchmarkSpec(
         kinds={
             "existence": 1.4,
             "verify": 1.4,
@@ -83,13 +83,13 @@ BENCHMARKS: dict[str, Plan] = {
         difficulty=CROWDED,
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.0),
     ),
-    "textvqa": Plan(
+    "textvqa": BenchmarkSpec(
         kinds={"word": 1.0, "number": 1.0},
         difficulty=replace(CROWDED, signs={1: 0.4, 2: 0.6}, mild=0.3),
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.1),
     ),
-    "pope": Plan(difficulty=replace(CROWDED, mild=1.0, noise=(16, 18))),
-    "mmb": Plan(
+    "pope": BenchmarkSpec(difficulty=replace(CROWDED, mild=1.0, noise=(16, 18))),
+    "mmb": BenchmarkSpec(
         kinds={
             "color": 1.2,
             "shape": 1.0,
@@ -104,9 +104,9 @@ BENCHMARKS: dict[str, Plan] = {
         },
         difficulty=replace(CROWDED, mild=0.7),
     ),
-    "mme": Plan(difficulty=replace(CROWDED, mild=1.0)),
-    "nocaps": Plan(difficulty=replace(CLEAR, things=(4, 9))),
-    "flickr30k": Plan(difficulty=replace(CLEAR, things=(5, 12), signs={0: 0.2, 1: 0.6, 2: 0.2})),
-    "coco2017": Plan(difficulty=CLEAR),
+    "mme": BenchmarkSpec(difficulty=replace(CROWDED, mild=1.0)),
+    "nocaps": BenchmarkSpec(difficulty=replace(CLEAR, things=(4, 9))),
+    "flickr30k": BenchmarkSpec(difficulty=replace(CLEAR, things=(5, 12), signs={0: 0.2, 1: 0.6, 2: 0.2})),
+    "coco2017": BenchmarkSpec(difficulty=CLEAR),
 }
 """What each benchmark asks: the constants to turn when a model finds it too easy or too hard."""

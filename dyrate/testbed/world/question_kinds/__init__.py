@@ -1,6 +1,6 @@
 """Questions about a scene, one function per kind: referents are unique, answers follow from the scene.
 
-How questions become prompts is left to `prompts`, which kinds a benchmark asks to `benchmarks`.
+How questions become prompts is left to `prompts`, which kinds a benchmark asks to its spec.
 """
 
 from dyrate.testbed.world.draw import Draw

@@ -1,4 +1,4 @@
-"""What a block of rows is, and what its makers share."""
+"""What an item of a benchmark is, and what the makers of items share."""
 
 import io
 from collections.abc import Callable
@@ -30,12 +30,12 @@ class Item(NamedTuple):
     domain: Domain = "in-domain"
 
 
-Block = list[Item]
-"""Rows that belong together and are never separated."""
+ItemGroup = list[Item]
+"""Items that belong together and are never separated."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkSpec:
     """What a benchmark asks: kinds of question with their weights, the scenes' difficulty, the annotators."""
 
     kinds: Kinds = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Plan:
     crowd: Crowd = UNANIMOUS
 
 
-Maker = Callable[[Plan, Draw, int], Block]
-"""From a plan, a source of choices and the block's number to the block."""
+Maker = Callable[[BenchmarkSpec, Draw, int], ItemGroup]
+"""From a spec, a source of choices and the group's number to the group."""
 
 
 def unseen_scene(draw: Draw, difficulty: Difficulty) -> Scene:
@@ -52,12 +52,12 @@ def unseen_scene(draw: Draw, difficulty: Difficulty) -> Scene:
     return sample_scene(draw, "test", difficulty)
 
 
-def asked(plan: Plan, draw: Draw, difficulty: Difficulty | None = None) -> tuple[Scene, Question]:
-    """Return a scene and a question of one of the plan's kinds, all answers of a kind equally likely."""
-    kind = draw.weighted(plan.kinds)
+def asked(spec: BenchmarkSpec, draw: Draw, difficulty: Difficulty | None = None) -> tuple[Scene, Question]:
+    """Return a scene and a question of one of the spec's kinds, all answers of a kind equally likely."""
+    kind = draw.weighted(spec.kinds)
     answer = draw.pick(ANSWERS[kind]) if kind in ANSWERS else None
     while True:
-        scene = unseen_scene(draw, difficulty or plan.difficulty)
+        scene = unseen_scene(draw, difficulty or spec.difficulty)
         question = ask(kind, Facts(scene), draw, answer)
         if question:
             return scene, question

@@ -1,14 +1,14 @@
 """Benchmarks with lettered choices: ScienceQA and MMBench."""
 
-from dyrate.testbed.benchmarks.row_makers.block import Block, Item, Plan, asked, photo_of
+from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, asked, photo_of
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.examples import options
 from dyrate.testbed.world.prompts import LETTERS
 
 
-def sqa(plan: Plan, draw: Draw, index: int) -> Block:
+def sqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one question with two to four choices, often with a hint that is needed."""
-    scene, question = asked(plan, draw)
+    scene, question = asked(spec, draw)
     choices, right = options(question, draw, draw.pick((2, 3, 3, 4)))
     row = {
         "image": photo_of(scene),
@@ -49,13 +49,13 @@ _ROTATION_STEP = 1_000_000
 """lmms-eval groups the rotations of one question by `index` modulo this number."""
 
 
-def mmb(plan: Plan, draw: Draw, index: int) -> Block:
+def mmb(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return the four rotations of one question with four options, for MMBench's circular evaluation."""
-    scene, question = asked(plan, draw)
+    scene, question = asked(spec, draw)
     choices, right = options(question, draw, ROTATIONS)
     category, broad = _MMB_CATEGORIES[question.kind]
     image = photo_of(scene)
-    block = []
+    group = []
     for turn in range(ROTATIONS):
         rotated = choices[turn:] + choices[:turn]
         letter = LETTERS[(right - turn) % ROTATIONS]
@@ -72,5 +72,5 @@ def mmb(plan: Plan, draw: Draw, index: int) -> Block:
             "comment": "nan",
             "split": "dev",
         }
-        block.append(Item(row, letter, question.kind))
-    return block
+        group.append(Item(row, letter, question.kind))
+    return group

@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 from dyrate.testbed.benchmarks.annotators import annotate
-from dyrate.testbed.benchmarks.row_makers.block import Block, Item, Plan, asked, photo_of, unseen_scene
+from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, asked, photo_of, unseen_scene
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds import UNANSWERABLE, Question, blind_question
 from dyrate.testbed.world.scenes import SIDE
 
 
-def gqa(plan: Plan, draw: Draw, index: int) -> Block:
+def gqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one question about one image."""
-    scene, question = asked(plan, draw)
+    scene, question = asked(spec, draw)
     number = f"{index:08d}"
     row = {
         "id": f"2{number}",
@@ -32,14 +32,14 @@ def gqa(plan: Plan, draw: Draw, index: int) -> Block:
     return [Item(row, question.answer, question.kind)]
 
 
-def vizwiz(plan: Plan, draw: Draw, index: int) -> Block:
+def vizwiz(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one question with ten annotators' answers; some photos show nothing."""
-    if draw.chance(plan.difficulty.strong):
-        scene = unseen_scene(draw, replace(plan.difficulty, strong=1.0))
+    if draw.chance(spec.difficulty.strong):
+        scene = unseen_scene(draw, replace(spec.difficulty, strong=1.0))
         question = blind_question(draw)
     else:
-        scene, question = asked(plan, draw, replace(plan.difficulty, strong=0.0))
-    answers = annotate(question.answer, plan.crowd, draw)
+        scene, question = asked(spec, draw, replace(spec.difficulty, strong=0.0))
+    answers = annotate(question.answer, spec.crowd, draw)
     row = {
         "question_id": f"VizWiz_val_{index:08d}.jpg",
         "image": photo_of(scene),
@@ -50,12 +50,12 @@ def vizwiz(plan: Plan, draw: Draw, index: int) -> Block:
     return [Item(row, question.answer, question.kind)]
 
 
-def vqav2(plan: Plan, draw: Draw, index: int) -> Block:
+def vqav2(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one question with ten answers and their confidences."""
-    scene, question = asked(plan, draw)
+    scene, question = asked(spec, draw)
     answers = [
         {"answer": answer, "answer_confidence": draw.pick(("yes", "yes", "maybe")), "answer_id": i + 1}
-        for i, answer in enumerate(annotate(question.answer, plan.crowd, draw))
+        for i, answer in enumerate(annotate(question.answer, spec.crowd, draw))
     ]
     row = {
         "question_type": " ".join(question.text.lower().split()[:3]),
@@ -70,9 +70,9 @@ def vqav2(plan: Plan, draw: Draw, index: int) -> Block:
     return [Item(row, question.answer, question.kind)]
 
 
-def textvqa(plan: Plan, draw: Draw, index: int) -> Block:
+def textvqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one question about printed text with ten annotators' answers."""
-    scene, question = asked(plan, draw)
+    scene, question = asked(spec, draw)
     row = {
         "image_id": f"{index:016x}",
         "question_id": 34602 + index,
@@ -83,7 +83,7 @@ def textvqa(plan: Plan, draw: Draw, index: int) -> Block:
         "image_height": SIDE,
         "flickr_original_url": "",
         "flickr_300k_url": "",
-        "answers": annotate(question.answer, plan.crowd, draw),
+        "answers": annotate(question.answer, spec.crowd, draw),
         "image_classes": ["Sign"],
         "set_name": "val",
         "ocr_tokens": [sign.text.upper() for sign in scene.signs],

@@ -1,6 +1,6 @@
 """Caption benchmarks with five references: NoCaps, Flickr30k, COCO2017."""
 
-from dyrate.testbed.benchmarks.row_makers.block import Block, Item, Plan, photo_of, unseen_scene
+from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, photo_of, unseen_scene
 from dyrate.testbed.world.captions import references
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.prompts import CAPTION
@@ -11,12 +11,12 @@ from dyrate.testbed.world.vocabulary import HELD_OUT
 DOMAINS: tuple[Domain, ...] = ("in-domain", "near-domain", "out-domain")
 
 
-def nocaps(plan: Plan, draw: Draw, index: int) -> Block:
+def nocaps(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one image with five captions; the three domains take turns."""
     domain = DOMAINS[index % len(DOMAINS)]
-    scene = sample_scene(draw, "test", plan.difficulty, domain)
+    scene = sample_scene(draw, "test", spec.difficulty, domain)
     while domain == "near-domain" and not _is_mixed(scene):
-        scene = sample_scene(draw, "test", plan.difficulty, domain)
+        scene = sample_scene(draw, "test", spec.difficulty, domain)
     captions = references(scene, draw)
     row = {
         "image": photo_of(scene),
@@ -39,9 +39,9 @@ def _is_mixed(scene: Scene) -> bool:
     return any(held_out) and not all(held_out)
 
 
-def flickr30k(plan: Plan, draw: Draw, index: int) -> Block:
+def flickr30k(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one image with five captions."""
-    scene = unseen_scene(draw, plan.difficulty)
+    scene = unseen_scene(draw, spec.difficulty)
     captions = references(scene, draw)
     number = len(captions) * index
     row = {
@@ -54,9 +54,9 @@ def flickr30k(plan: Plan, draw: Draw, index: int) -> Block:
     return [Item(row, captions[0], "caption")]
 
 
-def coco2017(plan: Plan, draw: Draw, index: int) -> Block:
+def coco2017(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     """Return one image with five captions."""
-    scene = unseen_scene(draw, plan.difficulty)
+    scene = unseen_scene(draw, spec.difficulty)
     captions = references(scene, draw)
     number = index + 1
     row = {
