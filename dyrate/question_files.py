@@ -46,8 +46,8 @@ def _from_json_lines(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, 
         where = f"--data {path}, line {number}"
         entry = parse_json(line, f"{where}: {line!r:.80}")
         match entry:
-            case {"image": str() as image} if (found := _texts(entry, texts)) is not None:
-                yield _decoded(_read(path.parent / image), where), found
+            case {"image": str() as image} if (values := _texts(entry, texts)) is not None:
+                yield _decoded(_read(path.parent / image), where), values
             case _:
                 fields = "".join(f', "{name}": text' for name in texts)
                 raise DyrateError(f'{where}: {line!r:.80}; expected {{"image": path{fields}}}')
@@ -68,10 +68,10 @@ def _from_parquet(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, lis
         )
     for row, entry in enumerate(_entries_of(file, ["image", *texts], path)):
         where = f"--data {path}, row {row}"
-        found = _texts(entry, texts)
+        values = _texts(entry, texts)
         match entry:
-            case {"image": {"bytes": bytes() as data}} if data and found is not None:
-                yield _decoded(data, where), found
+            case {"image": {"bytes": bytes() as data}} if data and values is not None:
+                yield _decoded(data, where), values
             case _:
                 raise DyrateError(
                     f"{where}: {entry!r:.80}; expected a text {' and '.join(f'`{name}`' for name in texts)} "
@@ -92,8 +92,8 @@ def _entries_of(file: Any, columns: list[str], path: Path) -> Iterator[dict[str,
 
 def _texts(entry: dict[str, Any], names: tuple[str, ...]) -> list[str] | None:
     """The entry's text fields; None if one of them is missing, empty or no text."""
-    found = [text for name in names if isinstance(text := entry.get(name), str) and text.strip()]
-    return found if len(found) == len(names) else None
+    present = [text for name in names if isinstance(text := entry.get(name), str) and text.strip()]
+    return present if len(present) == len(names) else None
 
 
 def _decoded(data: bytes, where: str) -> Any:

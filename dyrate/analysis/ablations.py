@@ -79,10 +79,10 @@ def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
                             (FLOPS,),
                             {"flops_percent": cost.percent(row.measurement, "nocaps", measurements)},
                         )
-                        for row in found
+                        for row in group
                     ),
                 )
-                for title, found in groups
+                for title, group in groups
             ),
             {**STRATEGY_NOTES, "b": cost.note("nocaps", measurements)},
             (FLOPS,),
@@ -117,7 +117,7 @@ def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
             "Ablation: decoding",
             "Greedy search, beams and sampling",
             columns,
-            tuple((title, tuple(found)) for title, found in groups),
+            tuple((title, tuple(group)) for title, group in groups),
             DECODING_NOTES,
         )
     )
@@ -128,15 +128,17 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
     rows = [
         m for m in measurements if m.job and m.job.predictor and m.group in ("main", "budget", "predictor")
     ]
-    defaults = {model: found[0] for model, found in by_model(m for m in rows if m.group == "main")}
+    defaults = {model: settings[0] for model, settings in by_model(m for m in rows if m.group == "main")}
     rows = [m for m in rows if m.model in defaults and m.decoding == defaults[m.model].decoding]
     ours = [m for m in rows if m.group == "predictor"] or rows
     names = {name for m in ours for name in m.result["benchmarks"]}
     columns = tuple(column for column in _columns(study, rows, {}) if column.benchmark in names)
     groups = []
-    for model, found in by_model(rows):
+    for model, settings in by_model(rows):
         default = defaults[model]
-        lines = [_against(fill(columns, None, m, measurements), m, default, columns, answers) for m in found]
+        lines = [
+            _against(fill(columns, None, m, measurements), m, default, columns, answers) for m in settings
+        ]
         groups.append((f"On {model}, against {default.label}", tuple(lines)))
     return finish(
         Table(
@@ -229,16 +231,16 @@ def changes(m: Measurement, default: Measurement) -> dict[str, tuple[str, str]]:
     Left out are keys without effect here, such as the steps of a ranking that is not learned. A key that one
     recipe does not name has its default, and one without effect on the default DyRate is "–" there.
     """
-    (mine, idle), (theirs, idle_there) = (_settings(found) for found in (m, default))
+    (mine, idle), (theirs, idle_there) = (_settings(one) for one in (m, default))
     changed = {}
     for key in dict.fromkeys([*mine, *theirs]):
-        here, there = (found.get(key, DEFAULTS.get(key, "default")) for found in (mine, theirs))
+        here, there = (settings.get(key, DEFAULTS.get(key, "default")) for settings in (mine, theirs))
         there = "–" if key in idle_there else there
         if key not in idle and here != there:
             changed[key] = (as_text(here), as_text(there))
     if changed:
         return changed
-    names = [found.job.method.predictor if found.job else None for found in (m, default)]
+    names = [one.job.method.predictor if one.job else None for one in (m, default)]
     return {"predictor": (str(names[0]), str(names[1]))}
 
 

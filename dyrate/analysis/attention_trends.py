@@ -21,15 +21,15 @@ def read_summaries(study: Study) -> tuple[Summary, ...]:
 def _read(study: str, model: str) -> Summary:
     path = TraceFiles.in_study(study, model).summary
     summary = read_summary(path)
-    for key, found, expected in (("study", summary["study"], study), ("model", summary["model"], model)):
-        if found != expected:
-            raise TraceError(f"{path}: {key}: is {found!r}, but its place is that of {expected!r}")
+    for key, given, expected in (("study", summary["study"], study), ("model", summary["model"], model)):
+        if given != expected:
+            raise TraceError(f"{path}: {key}: is {given!r}, but its place is that of {expected!r}")
     return summary
 
 
 def sentences(benchmarks: Sequence[TracedBenchmark]) -> list[str]:
     """What one model's traces say of the claim that visual attention decays as the answer grows."""
-    growing = [found["trends"] for found in benchmarks if found["trends"]]
+    growing = [benchmark["trends"] for benchmark in benchmarks if benchmark["trends"]]
     if not growing:
         return ["Its answers are too short to grow, so the question does not arise."]
     image = [trends["img"] for trends in growing]
@@ -40,7 +40,7 @@ def sentences(benchmarks: Sequence[TracedBenchmark]) -> list[str]:
     of_prompt = [trends["img_of_prompt"]["difference"] for trends in growing]
     room = sum(sign == -1 and _sign(part) != -1 for (sign, _), part in zip(signs, of_prompt, strict=True))
     more = f", by one of them on {one} more" if one else ""
-    found = [
+    statements = [
         f"By both measures, attention on the image decays on {both} of {_benchmarks(len(image))} whose "
         f"answers grow{more}: from the first step to the last quarter it changes by "
         f"{_points(changes)}, and its rank correlation with the step is "
@@ -51,11 +51,11 @@ def sentences(benchmarks: Sequence[TracedBenchmark]) -> list[str]:
         f"The image’s part of what goes to the prompt changes by {_points(of_prompt)}.",
     ]
     if room:
-        found.append(
+        statements.append(
             f"On {_benchmarks(room)} attention on the image falls and its part of the prompt’s does not: "
             "there the image makes room for the response and loses nothing to the rest of the prompt."
         )
-    return found
+    return statements
 
 
 def _points(changes: Sequence[Estimate]) -> str:

@@ -52,7 +52,7 @@ def claims(
     return (
         _claim(
             f"At equal budget DyRate beats FastV on at least {WINS} of {len(TEN)} benchmarks",
-            [found for model in models for found in _against_fastv(model, standings, measurements)],
+            [case for model in models for case in _against_fastv(model, standings, measurements)],
             f"Each at its own budget; without {BENCHMARKS[EXTRA].title}, which the paper's ten do not have. "
             "Wins and losses are those whose intervals exclude zero."
             f"{_uneven([s for model in models for _, s in _fastv_places(model, standings, measurements)])}",
@@ -83,10 +83,10 @@ def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]
     return {model: [s for s in standings if s.mine is mine] for model, mine in defaults.items()}
 
 
-def _claim(claim: str, found: Sequence[tuple[str, Sequence[bool]]], note: str = "") -> Claim:
-    decided = tuple(holds for _, each in found for holds in each)
-    untold = sum(not each for _, each in found)
-    return Claim(claim, tuple(text for text, _ in found), decided, note, untold)
+def _claim(claim: str, cases: Sequence[tuple[str, Sequence[bool]]], note: str = "") -> Claim:
+    decided = tuple(holds for _, each in cases for holds in each)
+    untold = sum(not each for _, each in cases)
+    return Claim(claim, tuple(text for text, _ in cases), decided, note, untold)
 
 
 def _against_fastv(
@@ -100,7 +100,7 @@ def _against_fastv(
     places = _fastv_places(model, standings, among)
     if not places:
         return [(f"on {model} no FastV curve reaches DyRate's budget", [])]
-    found = []
+    cases = []
     for at, s in places:
         wins = s.count("win")
         open_ = wins < WINS <= wins + len(TEN) - len(s.comparisons)
@@ -113,15 +113,15 @@ def _against_fastv(
         )
         only = _counted(len(s.comparisons), "comparison", "comparisons")
         text += f": cannot be told at this budget, only {only}" if open_ else ""
-        found.append((text, [] if open_ else [wins >= WINS]))
-    return found
+        cases.append((text, [] if open_ else [wins >= WINS]))
+    return cases
 
 
 def _fastv_places(
     model: str, standings: Sequence[Standing], among: Sequence[Measurement]
 ) -> list[tuple[Budget, Standing]]:
-    found = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
-    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in found]
+    compared = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
+    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in compared]
     return sorted(places, key=lambda place: place[0].prefill or 0, reverse=True)
 
 
@@ -153,12 +153,12 @@ def _swept(model: str, standings: Sequence[Standing]) -> list[Measurement]:
 
 def _fastv(mine: Measurement, standings: Sequence[Standing]) -> Standing | None:
     """A setting's standing against the FastV curve with the most points, over the paper's ten benchmarks."""
-    found = [
+    candidates = [
         standing
         for s in standings
         if s.mine is mine and s.settings[0].method == "fastv" and (standing := s.among(TEN)).comparisons
     ]
-    return max(found, key=lambda s: (len(s.comparisons), len(s.settings)), default=None)
+    return max(candidates, key=lambda s: (len(s.comparisons), len(s.settings)), default=None)
 
 
 Share = Callable[[Measurement, Sequence[str]], tuple[float, str] | None]
@@ -203,8 +203,8 @@ def kept_of_unpruned(
 ) -> Difference | None:
     """Mean score in percent of the unpruned model's; None where a benchmark or its answers are missing."""
     whole = unpruned(m, among)
-    found = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
-    pairs = [(a, b) for a, b in found if a and b and b.value and a.units.names == b.units.names]
+    scores = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
+    pairs = [(a, b) for a, b in scores if a and b and b.value and a.units.names == b.units.names]
     if len(pairs) < len(names):
         return None
     # Over the unpruned score itself: a resample in which that is zero would have no ratio.
@@ -228,19 +228,19 @@ def _pruned_share(among: Sequence[Measurement]) -> Share:
     """The share at decode in the prune layer and those after it: the layers before it always see all."""
 
     def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
-        first, found = int(m.result["method"].get("layer", 0)), []
+        first, shares = int(m.result["method"].get("layer", 0)), []
         for name in names:
             tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
             if tokens and tokens["decode"] and tokens["total"]:
-                found.append(fmean(tokens["decode"][first:]) / tokens["total"])
-        if not found:
+                shares.append(fmean(tokens["decode"][first:]) / tokens["total"])
+        if not shares:
             return None
         spent = budget(m, names, among)
         text = (
-            f"{_share(fmean(found))} at decode from layer {first} on ({_share(spent.decode)} over all "
+            f"{_share(fmean(shares))} at decode from layer {first} on ({_share(spent.decode)} over all "
             f"layers) and {_share(spent.prefill)} at prefill"
         )
-        return fmean(found), text
+        return fmean(shares), text
 
     return share
 
@@ -253,11 +253,11 @@ def _share(value: float | None) -> str:
     return "nothing known" if value is None else f"{100 * value:.0f}%"
 
 
-def _percent(found: Difference, sign: bool = False) -> str:
+def _percent(difference: Difference, sign: bool = False) -> str:
     def number(value: float) -> str:
         return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
 
-    text = f"{number(found['value'])}%"
-    if found["low"] is None or found["high"] is None:
+    text = f"{number(difference['value'])}%"
+    if difference["low"] is None or difference["high"] is None:
         return text
-    return f"{text} ({number(found['low'])} to {number(found['high'])})"
+    return f"{text} ({number(difference['low'])} to {number(difference['high'])})"

@@ -30,7 +30,7 @@ class Contents:
 def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
     """Fill in all tables, and compare what can be compared."""
     answers = Answers(study.config["seed"])
-    found = standings(measurements, answers)
+    compared = standings(measurements, answers)
     return Contents(
         tables=(
             table1(study, measurements),
@@ -40,7 +40,7 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
             decoding_table(study, measurements),
             predictor_table(study, measurements, answers),
         ),
-        standings=found,
-        claims=claims(measurements, found, answers),
+        standings=compared,
+        claims=claims(measurements, compared, answers),
         findings=audit(),
     )

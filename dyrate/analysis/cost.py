@@ -67,12 +67,12 @@ def percent(m: Measurement | None, benchmark: str, among: Sequence[Measurement])
 
 def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
     """Return what the printed percentages mean, with the t and N of the unpruned models."""
-    found = [
+    lengths = [
         f"{m.model}: t = {mine.text_tokens:.0f}, N = {mine.new_tokens:.0f}"
         for m in measurements
         if m.method == NONE and m.group == "main" and (mine := spent(m, benchmark))
     ]
-    means = f" Means over samples, unpruned: {'; '.join(found)}." if found else ""
+    means = f" Means over samples, unpruned: {'; '.join(lengths)}." if lengths else ""
     return (
         f"Here: convention {PRINTED[0]} ({CONVENTIONS[PRINTED[0]].about}), {SCOPES[PRINTED[1]]}, in percent "
         f"of the unpruned model's own generation.{means} Other conventions: under Cost. The paper names none."
@@ -99,14 +99,14 @@ class CostTable:
 def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> tuple[CostTable, ...]:
     """Return a table per model and benchmark; none where no result says what its layers did."""
     main = [m for m in measurements if m.group == "main"]
-    found = []
+    tables = []
     for benchmark in benchmarks:
         for model in dict.fromkeys(m.model for m in main):
             rows = [mine for m in main if m.model == model and (mine := spent(m, benchmark))]
             if not rows:
                 continue
             shares = [percentages(mine, measurements) for mine in rows]
-            found.append(
+            tables.append(
                 CostTable(
                     model,
                     benchmark,
@@ -116,7 +116,7 @@ def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) 
                     ),
                 )
             )
-    return tuple(found)
+    return tuple(tables)
 
 
 def lines(measurements: Sequence[Measurement]) -> Iterator[dict[str, object]]:

@@ -66,8 +66,8 @@ class Comparison:
     @property
     def unit(self) -> str:
         """The unit of the scores."""
-        found = self.mine.result["benchmarks"][self.benchmark]
-        return primary(found)[0]["unit"]
+        result = self.mine.result["benchmarks"][self.benchmark]
+        return primary(result)[0]["unit"]
 
     @property
     def spare(self) -> float:
@@ -135,16 +135,16 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
 
     Under the decoding strategy of the study's first measurement, which the competitors have.
     """
-    found = [m for m in measurements if measurements and m.decoding == measurements[0].decoding]
+    comparable = [m for m in measurements if measurements and m.decoding == measurements[0].decoding]
     rows = []
-    for mine in (m for m in found if m.method == DYRATE):
-        rivals = families([m for m in found if m.model == mine.model])
+    for mine in (m for m in comparable if m.method == DYRATE):
+        rivals = families([m for m in comparable if m.model == mine.model])
         for name, settings in rivals.items():
             comparisons = tuple(
                 comparison
                 for benchmark in mine.result["benchmarks"]
                 if benchmark in BENCHMARKS
-                and (comparison := compare(mine, name, settings, benchmark, found, answers))
+                and (comparison := compare(mine, name, settings, benchmark, comparable, answers))
             )
             if comparisons:
                 rows.append(Standing(mine, name, settings, comparisons))
@@ -232,13 +232,13 @@ def points(
     mine: bool = False,
 ) -> list[Point]:
     """What the settings spend and score on a benchmark, by rising budget, as far as both are known."""
-    found = []
+    curve = []
     for m in settings:
         at = spent(budget(m, [benchmark], among), phase, mine)
         score = answers.resampled(m, benchmark)
         if at is not None and score is not None:
-            found.append(Point(m, at, score))
-    return sorted(found, key=lambda point: point.spent)
+            curve.append(Point(m, at, score))
+    return sorted(curve, key=lambda point: point.spent)
 
 
 def mix(curve: Sequence[Point], asked: float) -> list[tuple[float, Point]] | None:

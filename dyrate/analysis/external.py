@@ -25,10 +25,10 @@ def problems(theirs: Sequence[tuple[str, Result]], ours: Sequence[Result]) -> It
             elif _label(result) == _label(other):
                 yield f"{path}: label: {whose} has a row {result['label']!r} {on}: give it another one"
         rows.append((path, result))
-        for name, found in result["benchmarks"].items():
+        for name, measured in result["benchmarks"].items():
             where = f"{path}: benchmarks.{name}"
             if name in BENCHMARKS:
-                yield from (f"{where}.{line}" for line in _unlike(found, BENCHMARKS[name]))
+                yield from (f"{where}.{line}" for line in _unlike(measured, BENCHMARKS[name]))
             else:
                 yield f"{where}: there is no such benchmark; known: {', '.join(BENCHMARKS)}"
 
@@ -47,19 +47,19 @@ def _decoding(result: Result) -> str:
     return decoding_slug(result["decoding"])
 
 
-def _unlike(found: BenchmarkResult, benchmark: Benchmark) -> Iterator[str]:
+def _unlike(measured: BenchmarkResult, benchmark: Benchmark) -> Iterator[str]:
     metrics = {metric.name: metric for metric in benchmark.metrics}
-    if found["primary"] != benchmark.primary.name:
-        yield f"primary: is {found['primary']!r}; this benchmark's is {benchmark.primary.name!r}"
-    if found.get("units", 1) > found["samples"]:
-        yield f"units: {found.get('units')} of {found['samples']} samples"
-    for name, score in found["scores"].items():
+    if measured["primary"] != benchmark.primary.name:
+        yield f"primary: is {measured['primary']!r}; this benchmark's is {benchmark.primary.name!r}"
+    if measured.get("units", 1) > measured["samples"]:
+        yield f"units: {measured.get('units')} of {measured['samples']} samples"
+    for name, score in measured["scores"].items():
         if name not in metrics:
             yield f"scores.{name}: there is no such metric; known: {', '.join(metrics)}"
         else:
             yield from (f"scores.{name}.{line}" for line in _unfit(score, metrics[name]))
-    for name, difference in (found["difference"] or {}).items():
-        if name not in found["scores"]:
+    for name, difference in (measured["difference"] or {}).items():
+        if name not in measured["scores"]:
             yield f"difference.{name}: there is no such score"
         elif not _contained(difference):
             yield f"difference.{name}.value: {difference['value']} is outside of its interval"

@@ -25,16 +25,16 @@ class Latencies:
     @classmethod
     def of(cls, study: Study) -> "Latencies":
         """Read those that are there; raises `SpeedError` for damaged ones and for one of another model."""
-        found: dict[str, Bench] = {}
+        documents: dict[str, Bench] = {}
         for name, timed in jobs.timed(study).items():
             path = Path(jobs.document(study, name))
             if path.exists():
-                found[name] = bench = _only(path)
+                documents[name] = bench = _only(path)
                 if bench.made.model != timed[0].model.path:
                     raise SpeedError(
                         f"{path}: model: is {bench.made.model!r}, should be {timed[0].model.path!r}"
                     )
-        return cls(found)
+        return cls(documents)
 
     def per_token(self, m: Measurement | None) -> str | None:
         """Milliseconds per token, end to end, of the row of a measurement; None where it was not timed."""

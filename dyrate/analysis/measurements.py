@@ -114,18 +114,18 @@ def _misplaced(m: Measurement, study: Study) -> Iterator[str]:
     path = m.files.result
     if m.result["study"] != study.name:
         yield f"{path}: study: is {m.result['study']!r}, but the study that lists it is {study.name!r}"
-    for name, found in m.result["benchmarks"].items():
+    for name, measured in m.result["benchmarks"].items():
         known = BENCHMARKS.get(name)
         foreign = known and (known.hub_task if study.tasks == "testbed" else known.testbed_task)
-        if found["task"] == foreign:
+        if measured["task"] == foreign:
             yield (
                 f"{path}: benchmarks.{name}.task: {foreign!r} has other data than "
                 f"study {study.name!r}, whose tasks are {study.tasks!r}"
             )
-    for what, found, wanted in _job_facts(m.result, m.job) if m.job else ():
-        if found != wanted:
+    for what, given, wanted in _job_facts(m.result, m.job) if m.job else ():
+        if given != wanted:
             yield (
-                f"{path}: {what}: is {found!r}, but this is the place of {wanted!r}: was it copied here? "
+                f"{path}: {what}: is {given!r}, but this is the place of {wanted!r}: was it copied here? "
                 "Delete it, and run the study again"
             )
 
@@ -152,15 +152,15 @@ def _asked(command: str) -> Any:
 
 def source(study: Study, measurements: Iterable[Measurement]) -> Literal["testbed", "hub", "other"]:
     """Where every measured figure comes from, as far as the results' own task names show it."""
-    found = [
+    sources = [
         (BENCHMARKS[name], benchmark["task"])
         for m in measurements
         for name, benchmark in m.result["benchmarks"].items()
         if name in BENCHMARKS
     ]
-    if study.tasks == "testbed" and all(task == benchmark.testbed_task for benchmark, task in found):
+    if study.tasks == "testbed" and all(task == benchmark.testbed_task for benchmark, task in sources):
         return "testbed"
-    if study.tasks == "hub" and all(task == benchmark.hub_task for benchmark, task in found):
+    if study.tasks == "hub" and all(task == benchmark.hub_task for benchmark, task in sources):
         return "hub"
     return "other"
 

@@ -27,15 +27,15 @@ def curves(model: str, measurements: Sequence[Measurement], benchmark: str | Non
     shown = _shown(model, measurements)
     names = (benchmark,) if benchmark else averaged(model, measurements)
     ends = [m for m in shown if m.method == NONE]
-    found = {
+    by_label = {
         label: _curve(settings, names, shown, benchmark is None) for label, settings in sweeps(shown).items()
     }
     for label, settings in families(shown).items():
         own = _curve(settings, names, shown, benchmark is None)
         if own:
             end = _curve(ends, names, shown, benchmark is None)
-            found[label] = tuple(sorted({*own, *end}))
-    return {label: curve for label, curve in found.items() if curve}
+            by_label[label] = tuple(sorted({*own, *end}))
+    return {label: curve for label, curve in by_label.items() if curve}
 
 
 def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:

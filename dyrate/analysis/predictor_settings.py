@@ -55,20 +55,20 @@ def choices(measurements: Iterable[Measurement]) -> tuple[Choice, ...]:
     if not recipes:
         return ()
     idle = {key: without_effect(recipe) for key, recipe in recipes.items()}
-    found = []
+    settled = []
     for name, why in Recipe.reasons().items():
         values = {key: recipe.get(name) for key, recipe in recipes.items() if name not in idle[key]}
         if values:
-            found.append(Choice(name, _value(values, len(recipes)), why))
-    return tuple(found)
+            settled.append(Choice(name, _value(values, len(recipes)), why))
+    return tuple(settled)
 
 
-def _value(found: Mapping[str, Any], predictors: int) -> str:
+def _value(values: Mapping[str, Any], predictors: int) -> str:
     """One text where all predictors have it, else each value behind the names of those that have it."""
     named: dict[str, list[str]] = {}
-    for key, value in found.items():
+    for key, value in values.items():
         named.setdefault(as_text(value), []).append(key)
-    if len(named) == 1 and len(found) == predictors:
+    if len(named) == 1 and len(values) == predictors:
         return next(iter(named))
     return "; ".join(f"{', '.join(keys)}: {text}" for text, keys in named.items())
 

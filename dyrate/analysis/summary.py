@@ -52,11 +52,11 @@ def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dic
     for m in measurements:
         if m.method != NONE:
             verdicts = tuple(_verdict(m, name) for name in benchmarks)
-            compared = [name for name, found in zip(benchmarks, verdicts, strict=True) if found]
+            compared = [name for name, told in zip(benchmarks, verdicts, strict=True) if told]
             counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
             line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
             by_model.setdefault(m.model, []).append(line)
-    return {model: tuple(found) for model, found in by_model.items()}
+    return {model: tuple(entries) for model, entries in by_model.items()}
 
 
 def _verdict(m: Measurement, name: str) -> Verdict:

@@ -87,11 +87,11 @@ def run_pruned(
         rate_logits.append(predictor.rate(statistics[config.layer - 1].class_mass))
         scores = token_scores(predictor, statistics, lagged)
         valid = batch.prompt.layout.valid
-        found = gates(relax(rate_logits[0]), scores, valid, pruning)
+        decided = gates(relax(rate_logits[0]), scores, valid, pruning)
         if isinstance(relax, Relaxation) and relax.estimator == "soft_gradient":
             mixed = gates(relax.mixture(rate_logits[0]), scores, valid, pruning)
-            found = replace(found, relaxed=mixed)
-        return found
+            decided = replace(decided, relaxed=mixed)
+        return decided
 
     made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
     logits = frozen.prune(made)
@@ -140,8 +140,8 @@ def ranking_loss(frozen: FrozenModel, predictor: Predictor, batch: Batch) -> Ten
 def _divergence(scores: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
     """Return KL(wanted || softmax(scores)) [...] of scores and unnormalised targets [..., V]."""
     target = wanted / wanted.sum(dim=-1, keepdim=True).clamp_min(1e-12)
-    found = scores.masked_fill(~valid, float("-inf")).log_softmax(dim=-1).masked_fill(~valid, 0.0)
-    return kl_div(found, target, reduction="none").sum(dim=-1)
+    predicted = scores.masked_fill(~valid, float("-inf")).log_softmax(dim=-1).masked_fill(~valid, 0.0)
+    return kl_div(predicted, target, reduction="none").sum(dim=-1)
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> Tensor:

@@ -78,11 +78,11 @@ def train_predictor(job: TrainingJob, stop_after: int | None = None) -> dict[str
         finished = trainer.run(stop_after)
         if not finished:
             return None
-        found = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
+        validation = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
         record = {
             "recipe": asdict(recipe),
             **facts,
-            **found,
+            **validation,
             "parameters": trainer.predictor.parameters_count,
             "curve": trainer.progress.curve,
             "versions": provenance.versions(),

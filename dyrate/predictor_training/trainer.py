@@ -164,10 +164,10 @@ class Trainer:
     def _resume(self) -> bool:
         """Go on from the folder's checkpoint if there is one; a `DyrateError` if it is another run's."""
         path = self.folder / checkpoint.FILE_NAME
-        found = checkpoint.load(self.folder)
-        if found is None:
+        state = checkpoint.load(self.folder)
+        if state is None:
             return False
-        saved, tensors = found
+        saved, tensors = state
         different = [what for what, facts in self._facts.items() if saved.get(what) != facts]
         if different:
             what = different[0]
@@ -187,11 +187,11 @@ class Trainer:
         masses, prefills, decodes = [], [], []
         for step in range(_FIT_BATCHES):
             batch = self.batch(step)
-            _, found = self.frozen.observe(batch, {*range(config.layer), *config.lagged})
-            masses.append(self.predictor.rate.inputs(found[config.layer - 1].class_mass)[batch.asked])
+            _, statistics = self.frozen.observe(batch, {*range(config.layer), *config.lagged})
+            masses.append(self.predictor.rate.inputs(statistics[config.layer - 1].class_mass)[batch.asked])
             if self.recipe.learns_ranking:
-                shallow = [found[layer].head_scores for layer in range(config.layer)]
-                lagged = [found[layer].head_scores[:, :-1] for layer in config.lagged]
+                shallow = [statistics[layer].head_scores for layer in range(config.layer)]
+                lagged = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
                 prefills.append(TokenRanker.inputs([scores[:, 0] for scores in shallow]).flatten(0, 1))
                 later = TokenRanker.inputs([scores[:, 1:] for scores in shallow] + lagged)
                 decodes.append(later[batch.asked[:, 1:]].flatten(0, 1))

@@ -126,13 +126,13 @@ def legend(measurements: Sequence[Measurement]) -> list[tuple[Mark, str]]:
     labels: dict[Mark, dict[str, None]] = {}
     for m, mark in _marks(measurements).items():
         labels.setdefault(mark, {})[m.label] = None
-    return [(mark, " / ".join(found)) for mark, found in labels.items()]
+    return [(mark, " / ".join(names)) for mark, names in labels.items()]
 
 
 def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
-    found = dict.fromkeys(m.method for m in measurements if m.method != NONE)
+    listed = dict.fromkeys(m.method for m in measurements if m.method != NONE)
     methods = sorted(
-        found, key=lambda method: method != DYRATE
+        listed, key=lambda method: method != DYRATE
     )  # DyRate's as on every picture, others in order
     seen: Counter[tuple[str, str]] = Counter()
     marks = {}

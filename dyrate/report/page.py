@@ -86,7 +86,7 @@ Grouped = list[tuple[Measurement, list[Standing]]]
 
 def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Grouped]]:
     """Per model the standings of its default DyRate, and those of its other settings, by setting."""
-    defaults = {id(s) for found in default_standings(standings).values() for s in found}
+    defaults = {id(s) for group in default_standings(standings).values() for s in group}
     models: dict[str, tuple[dict[Measurement, list[Standing]], dict[Measurement, list[Standing]]]] = {}
     for standing in standings:
         first, others = models.setdefault(standing.mine.model, ({}, {}))
@@ -97,12 +97,12 @@ def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Group
 def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
     """The pictures of quality against retained tokens per model, the mean first, and the curves' colours."""
     models = list(dict.fromkeys(m.model for m in measurements))
-    found = {
+    by_model = {
         model: {name: pareto.curves(model, measurements, name) for name in (None, *study.benchmarks)}
         for model in models
     }
     # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-    drawn = {model: panels for model, panels in found.items() if pareto.OURS in panels[None]}
+    drawn = {model: panels for model, panels in by_model.items() if pareto.OURS in panels[None]}
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )

@@ -9,19 +9,19 @@ from dyrate.report.drawing import CURVES, INK, LINE, MUTED, PAPER, as_svg, canva
 
 def colours(labels: Iterable[str]) -> dict[str, int]:
     """A number for each label, for its colour: 0 for DyRate's, others in turn."""
-    others, found = count(), {}
+    others, numbers = count(), {}
     for label in labels:
-        found[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
-    return found
+        numbers[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
+    return numbers
 
 
 def figure(
-    found: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
+    curves: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
 ) -> str:
     """The curves as SVG; `numbers` are those of `colours`, as on every panel. `name` makes ids unique."""
     with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (drawing, axes):
         # DyRate last, on top of the others.
-        for label, curve in reversed(list(found.items())):
+        for label, curve in reversed(list(curves.items())):
             colour = CURVES[numbers[label]]
             axes.plot(
                 [100 * x for x, _ in curve],

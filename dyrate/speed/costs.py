@@ -42,7 +42,7 @@ def _replayed(method: dict[str, Any], visual: int, steps: int) -> list[int]:
     rates, mode = method["rates"], method.get("mode", "select")
     least = round(method.get("minimum", 0.0) * visual)
     held = before = visual
-    found = []
+    kept = []
     for step in range(steps + 1):
         wanted = max(_kept(rates[min(step, len(rates) - 1)], visual), least)
         if step and method.get("monotone", False):
@@ -54,17 +54,17 @@ def _replayed(method: dict[str, Any], visual: int, steps: int) -> list[int]:
             before = wanted if prunes else visual
         elif mode == "evict" and held - wanted >= method.get("evict_at_least", 1):
             held = wanted
-        found.append(min(held, wanted) if step and mode == "select" else held)
-    return found
+        kept.append(min(held, wanted) if step and mode == "select" else held)
+    return kept
 
 
 def phases(method: dict[str, Any] | None, shape: ModelShape, load: TimedLoad) -> Phases | None:
     """Return the work of one row of a batch; None where the method's settings do not say it."""
     visual, layers, steps = shape.vision.patches, shape.text.layers, load.new_tokens - 1
-    found = attended(method, visual, steps)
-    if found is None:
+    counts = attended(method, visual, steps)
+    if counts is None:
         return None
-    first, seen = min(found[0], layers), found[1]
+    first, seen = min(counts[0], layers), counts[1]
     text = load.prompt - visual
     lengths = [[text + visual + step for step in range(steps + 1)]] * first
     lengths += [[text + count + step for step, count in enumerate(seen)]] * (layers - first)
@@ -103,7 +103,7 @@ def percent(
     mine, whole = phases(method, shape, load), phases(None, shape, load)
     if mine is None or whole is None:
         return None
-    one, other = (count(scope(found, where), shape, CONVENTIONS[convention]).total for found in (mine, whole))
+    one, other = (count(scope(work, where), shape, CONVENTIONS[convention]).total for work in (mine, whole))
     return 100 * one / other
 
 

@@ -41,13 +41,13 @@ def group(name: str) -> int:
 
 def profiled(benches: Sequence[Bench]) -> list[ProfiledStep]:
     """The engine's steps that somebody looked into, by batch."""
-    found = [
+    steps = [
         _step(timing)
         for bench in benches
         for timing in bench.timings
         if timing.step and timing.engine == "graph" and not timing.overhead
     ]
-    return sorted(found, key=lambda step: step.timing.load.batch)
+    return sorted(steps, key=lambda step: step.timing.load.batch)
 
 
 def _step(timing: Timing) -> ProfiledStep:
@@ -77,8 +77,8 @@ class Saving:
 
 def savings(benches: Sequence[Bench]) -> list[Saving]:
     """The engine's, where the unpruned model was timed under the same load and bytes are a tenth fewer."""
-    found = [saving for bench in benches for timing in bench.timings if (saving := _saving(bench, timing))]
-    return [saving for saving in found if saving.of_bytes >= 0.1]
+    known = (_saving(bench, timing) for bench in benches for timing in bench.timings)
+    return [saving for saving in known if saving and saving.of_bytes >= 0.1]
 
 
 def _saving(bench: Bench, timing: Timing) -> Saving | None:

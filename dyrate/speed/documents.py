@@ -178,13 +178,13 @@ def paths(folder: Path = FOLDER) -> tuple[str, ...]:
     return tuple(sorted(path.as_posix() for path in folder.glob("*.json")))
 
 
-def read(found: Sequence[str] | None = None) -> Documents:
+def read(chosen: Sequence[str] | None = None) -> Documents:
     """Read the documents; by default all in `FOLDER`.
 
     They are ordered by model, device and load, so that names do not matter. Raises `SpeedError` with a line
     per problem.
     """
-    documents = [_read(Path(path)) for path in (paths() if found is None else found)]
+    documents = [_read(Path(path)) for path in (paths() if chosen is None else chosen)]
     benches = [document for document in documents if isinstance(document, Bench)]
     harnesses = [document for document in documents if isinstance(document, Harness)]
     return Documents(
@@ -228,7 +228,7 @@ def _read(path: Path) -> Bench | Harness:
 def _timing(row: dict[str, Any]) -> Timing:
     times: dict[str, Any] = {key: row[f"{key}_ms"] for key in ("first_token", "per_token", "whole")}
     spreads: dict[str, Any] = {
-        key: Spread(**_fields(found, Spread)) if found else None for key, found in times.items()
+        key: Spread(**_fields(spread, Spread)) if spread else None for key, spread in times.items()
     }
     profiled = row.get("decode_step") or {"parts": []}
     return Timing(
@@ -272,5 +272,5 @@ def _problems(document: object) -> Iterator[str]:
 @cache
 def _schema() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("speed.schema.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    schema: dict[str, Any] = json.loads(text)
+    return schema

@@ -44,11 +44,11 @@ class Series:
 
     def points(self, value: Value) -> list[tuple[int, float]]:
         """(batch, value), the median where several documents have the batch; none where nobody measured."""
-        found = {
+        measured = {
             batch: [known for timing in timings if (known := value(timing)) is not None]
             for batch, timings in sorted(self.timings.items())
         }
-        return [(batch, median(values)) for batch, values in found.items() if values]
+        return [(batch, median(values)) for batch, values in measured.items() if values]
 
 
 def kind(timing: Timing) -> int:
@@ -70,20 +70,20 @@ def by_batch(benches: Sequence[Bench]) -> dict[TimingSetting, tuple[Series, ...]
             if not timing.overhead:
                 load = timing.load
                 setting = TimingSetting(bench.model, made.device, made.dtype, load.prompt, load.new_tokens)
-                found = settings.setdefault(setting, {}).setdefault((timing.label, timing.engine), {})
-                found.setdefault(load.batch, []).append(timing)
+                batches = settings.setdefault(setting, {}).setdefault((timing.label, timing.engine), {})
+                batches.setdefault(load.batch, []).append(timing)
     drawn = {
-        setting: found
-        for setting, found in settings.items()
-        if len({batch for batches in found.values() for batch in batches}) > 1
+        setting: contenders
+        for setting, contenders in settings.items()
+        if len({batch for batches in contenders.values() for batch in batches}) > 1
     }
-    names = list(dict.fromkeys(name for found in drawn.values() for name in found))
+    names = list(dict.fromkeys(name for contenders in drawn.values() for name in contenders))
     return {
         setting: tuple(
             Series(*name, names.index(name), {batch: tuple(timings) for batch, timings in batches.items()})
-            for name, batches in found.items()
+            for name, batches in contenders.items()
         )
-        for setting, found in drawn.items()
+        for setting, contenders in drawn.items()
     }
 
 

@@ -65,8 +65,8 @@ def row_name(bench: Bench, timing: Timing) -> str | None:
         "replay": DYRATE if bench.replayed is not None else "",
         "dyrate": "" if timing.overhead else DYRATE,
     }.get(method["name"], "")
-    found = name.format(layer=method.get("layer"), rate=method.get("rate"))
-    return found if any(found == row.name for row in _rows(bench)) else None
+    wanted = name.format(layer=method.get("layer"), rate=method.get("rate"))
+    return wanted if any(wanted == row.name for row in _rows(bench)) else None
 
 
 def groups(benches: Sequence[Bench]) -> tuple[tuple[Table3Group, ...], tuple[Table3Group, ...]]:
@@ -80,8 +80,8 @@ def groups(benches: Sequence[Bench]) -> tuple[tuple[Table3Group, ...], tuple[Tab
         for load in sorted(loads, key=lambda load: load.prompt):
             smallest = min(other.batch for other in bench.loads)
             (first if load.batch == smallest else others).append(_group(bench, load))
-    for found in (first, others):
-        found.sort(key=lambda group: (group.load.batch, -group.load.new_tokens))
+    for tables in (first, others):
+        tables.sort(key=lambda group: (group.load.batch, -group.load.new_tokens))
     return tuple(first), tuple(others)
 
 

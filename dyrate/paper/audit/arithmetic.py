@@ -45,7 +45,7 @@ class Search:
                 f"{len(TEXT)} and N up to {len(NEW)}; the nearest is {self.deviation:.2f} points off: "
                 f"{self.nearest}"
             )
-        found = []
+        ways = []
         for convention, scope in _cases():
             fitting = [s for s in self.settings if (s.convention, s.scope) == (convention, scope)]
             if fitting:
@@ -53,8 +53,8 @@ class Search:
                 spans = f"t = {_span([s.text_tokens for s in fitting])}" + (
                     f", N = {_span(new)}" if new else ""
                 )
-                found.append(f"{convention}, {scope.replace('_', '-')} ({spans})")
-        return f"given by {'; '.join(found)}"
+                ways.append(f"{convention}, {scope.replace('_', '-')} ({spans})")
+        return f"given by {'; '.join(ways)}"
 
 
 def search(printed: Sequence[tuple[str, Drop, str]]) -> Search:
@@ -79,16 +79,15 @@ def rates_for(model: str, layer: int, printed: str) -> tuple[float, float] | Non
     """Return the smallest and the largest share R that gives a percentage at prune layer K, over a coarse
     grid of t and N and all conventions and scopes; None if none does.
     """
-    rates = np.linspace(0, 1, 101)
-    found = [
+    rates = [
         rate
-        for rate in rates
+        for rate in np.linspace(0, 1, 101)
         for case in _cases()
         if _reaches(
             percentages(LLAVA[model], Drop(layer, float(rate)), *case, TEXT[15::16], NEW[::32]), printed
         )
     ]
-    return (float(min(found)), float(max(found))) if found else None
+    return (float(min(rates)), float(max(rates))) if rates else None
 
 
 def _reaches(values: Array, printed: str) -> bool:
@@ -105,29 +104,29 @@ def percentages_of_methods() -> Iterator[Finding]:
     """Each percentage by itself, then all of a model's, then each for both models at once."""
     rows = {(row.group, row.name): row for row in published.table3() if row.name in DROPS}
     for (model, _), row in rows.items():
-        found = search([_printed(model, row)])
-        yield _finding("A convention, prompt and answer length give this percentage", [row], found)
+        matches = search([_printed(model, row)])
+        yield _finding("A convention, prompt and answer length give this percentage", [row], matches)
     for model in LLAVA:
         own = [row for (group, _), row in rows.items() if group == model]
-        found = search([_printed(model, row) for row in own])
-        yield _finding(f"One setting gives all percentages of {model}", own, found)
+        matches = search([_printed(model, row) for row in own])
+        yield _finding(f"One setting gives all percentages of {model}", own, matches)
     for name in DROPS:
         pair = [row for (_, found_name), row in rows.items() if found_name == name]
-        found = search([_printed(row.group, row) for row in pair])
-        yield _finding("One setting gives the percentage that both models have", pair, found)
+        matches = search([_printed(row.group, row) for row in pair])
+        yield _finding("One setting gives the percentage that both models have", pair, matches)
 
 
 def _printed(model: str, row: PublishedRow) -> tuple[str, Drop, str]:
     return model, DROPS[row.name], str(row.values[PERCENT])
 
 
-def _finding(check: str, rows: Sequence[PublishedRow], found: Search) -> Finding:
+def _finding(check: str, rows: Sequence[PublishedRow], matches: Search) -> Finding:
     return Finding(
         check,
         "Table III",
         tuple(cell(row, PERCENT) for row in rows),
-        "consistent" if found.settings else "inconsistent",
-        str(found),
+        "consistent" if matches.settings else "inconsistent",
+        str(matches),
     )
 
 
@@ -196,13 +195,13 @@ def strategies() -> Iterator[Finding]:
     fastv, fixed, depth = (rows[name] for name in ("FastV", "Ours(FP)", "Ours(DP)"))
     value = {row.name: float(row.values[column] or "nan") for row in (fastv, fixed, depth)}
     model = next(iter(LLAVA))
-    found = search([(model, STRATEGY_DROP, str(fastv.values[column]))])
+    matches = search([(model, STRATEGY_DROP, str(fastv.values[column]))])
     yield Finding(
         "A convention, prompt and answer length give FastV's percentage",
         "Strategy ablation",
         (cell(fastv, column),),
-        "consistent" if found.settings else "inconsistent",
-        str(found),
+        "consistent" if matches.settings else "inconsistent",
+        str(matches),
     )
     nearer = abs(value[depth.name] - value[fastv.name]) < abs(value[fixed.name] - value[fastv.name])
     span = rates_for(model, STRATEGY_DROP.layer, str(fixed.values[column]))

@@ -142,13 +142,13 @@ def _distance(
     first: Sequence[PublishedRow], second: Sequence[PublishedRow], pairs: Sequence[tuple[str, str]]
 ) -> float:
     """Mean absolute log ratio; without VTW, whose loss depends on the model's depth."""
-    found = [
+    distances = [
         abs(log(float(row.values[a] or "nan") / float(other.values[b] or "nan")))
         for row, other in zip(first, second, strict=True)
         if not row.name.startswith("VTW")
         for a, b in pairs
     ]
-    return sum(found) / len(found)
+    return sum(distances) / len(distances)
 
 
 def magnitudes() -> Iterator[Finding]:
@@ -205,17 +205,17 @@ def scales() -> Iterator[Finding]:
     """Figures of a column that are rounded otherwise than all others may be of another protocol."""
     rows = published.table1()
     for column in rows[0].values:
-        found = numbers(rows, column)
-        digits = [len((row.values[column] or "").partition(".")[2]) for row, _ in found]
+        printed = numbers(rows, column)
+        digits = [len((row.values[column] or "").partition(".")[2]) for row, _ in printed]
         usual = max(set(digits), key=digits.count)
-        odd = [row for (row, _), places in zip(found, digits, strict=True) if places != usual]
+        odd = [row for (row, _), places in zip(printed, digits, strict=True) if places != usual]
         if odd:
             yield Finding(
                 "All figures of a column are rounded alike",
                 "Table I",
                 tuple(cell(row, column) for row in odd),
                 "cannot be told",
-                f"{len(odd)} of {len(found)} figures do not have {usual} decimal{'s' * (usual != 1)} like "
+                f"{len(odd)} of {len(printed)} figures do not have {usual} decimal{'s' * (usual != 1)} like "
                 "the others: they may have been copied from elsewhere, measured by another protocol",
             )
 

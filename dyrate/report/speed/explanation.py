@@ -69,9 +69,9 @@ class Case:
         """The method that was measured over the widest range of batches, and of these the one with the
         smallest cache.
         """
-        found = _beside(self.timings, lambda timing: timing.engine == "graph" and timing.reduces)
+        candidates = _beside(self.timings, lambda timing: timing.engine == "graph" and timing.reduces)
         return min(
-            found,
+            candidates,
             key=lambda pairs: (-max(pairs) / min(pairs), pairs[max(pairs)][0].kv_bytes),
             default=None,
         )
@@ -79,7 +79,7 @@ class Case:
 
 def _beside(timings: Iterable[tuple[Bench, Timing]], fits: Callable[[Timing], bool]) -> list[Pairs]:
     """Return the contenders that fit, beside the unpruned model in this package's engine, by batch."""
-    found: dict[str, Pairs] = {}
+    by_label: dict[str, Pairs] = {}
     for bench, timing in timings:
         theirs = [
             other
@@ -87,8 +87,8 @@ def _beside(timings: Iterable[tuple[Bench, Timing]], fits: Callable[[Timing], bo
             if other.engine == "graph" and other.method == {"name": "none"}
         ]
         if theirs and fits(timing):
-            found.setdefault(timing.label, {}).setdefault(timing.load.batch, (timing, theirs[0]))
-    return list(found.values())
+            by_label.setdefault(timing.label, {}).setdefault(timing.load.batch, (timing, theirs[0]))
+    return list(by_label.values())
 
 
 def case_of(benches: Sequence[Bench]) -> Case | None:
@@ -99,7 +99,7 @@ def case_of(benches: Sequence[Bench]) -> Case | None:
         return None
     setting = max(settings, key=lambda setting: sum(len(one.timings) for one in settings[setting]))
     wanted = setting.device, setting.dtype, setting.prompt, setting.new_tokens
-    found = [
+    measured = [
         bench
         for bench in mine
         if any(
@@ -107,7 +107,7 @@ def case_of(benches: Sequence[Bench]) -> Case | None:
             for load in bench.loads
         )
     ]
-    return Case(tuple(found), setting)
+    return Case(tuple(measured), setting)
 
 
 def paragraphs(benches: Sequence[Bench]) -> tuple[Paragraph, ...]:
@@ -181,10 +181,10 @@ def _eager(benches: Sequence[Bench]) -> Iterator[str]:
         "starts, and the GPU waits."
     )
     timings = ((bench, timing) for bench in benches if bench.model == MODEL for timing in bench.timings)
-    found = _beside(timings, lambda timing: timing.method is None and timing.contender == "generate")
-    if not found:
+    pairs = _beside(timings, lambda timing: timing.method is None and timing.contender == "generate")
+    if not pairs:
         return
-    eager, graph = found[0][low := min(found[0])]
+    eager, graph = pairs[0][low := min(pairs[0])]
     if eager.per_token and eager.bandwidth_share is not None:
         taken = eager.per_token.median
         waits = eager.bandwidth_share < 0.5
@@ -203,9 +203,9 @@ def _eager(benches: Sequence[Bench]) -> Iterator[str]:
 def _text_only(shape: ModelShape, load: TimedLoad) -> Iterator[str]:
     method = {"name": "text_only"}
     share = {where: costs.percent(method, shape, load, "flops", where) for where in ("prefill", "cached")}
-    found = costs.phases(method, shape, load)
-    assert found is not None
-    parts = count(found.prefill, shape, CONVENTIONS["flops"])
+    work = costs.phases(method, shape, load)
+    assert work is not None
+    parts = count(work.prefill, shape, CONVENTIONS["flops"])
     yield (
         f"text_only drops every visual token before the first layer and still has {share['prefill']:.0f}% of "
         f"the FLOPs of prefill, {share['cached']:.0f}% of those of prefill and {load.new_tokens} tokens. The "
@@ -215,7 +215,7 @@ def _text_only(shape: ModelShape, load: TimedLoad) -> Iterator[str]:
 
 
 def _choices(shape: ModelShape) -> Iterator[str]:
-    found = np.concatenate(
+    shares = np.concatenate(
         [
             percentages(shape, EXAMPLE, convention, scope, TEXT, NEW).ravel()
             for convention in CONVENTIONS
@@ -224,7 +224,7 @@ def _choices(shape: ModelShape) -> Iterator[str]:
     )
     yield (
         f"What counts, the prompt’s text t, the answer’s length N. On {MODEL}, dropping {EXAMPLE.rate:.0%} "
-        f"from layer {EXAMPLE.layer} on gives {found.min():.0f}% to {found.max():.0f}%, over this page’s "
+        f"from layer {EXAMPLE.layer} on gives {shares.min():.0f}% to {shares.max():.0f}%, over this page’s "
         f"conventions and scopes, t = {TEXT[0]:.0f} to {TEXT[-1]:.0f}, N = {NEW[0]:.0f} to {NEW[-1]:.0f}. "
         "More text leaves less to save."
     )

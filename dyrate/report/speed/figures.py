@@ -101,17 +101,17 @@ def roofline(benches: Sequence[Bench], name: str) -> str | None:
         return as_svg(figure, name)
 
 
-def bars(found: Sequence[ProfiledStep], name: str) -> str:
+def bars(steps: Sequence[ProfiledStep], name: str) -> str:
     """A bar for each step, as long as its kernels take; `name` makes ids unique."""
-    with canvas(3.9, 0.5 + 0.56 * len(found)) as (figure, axes):
-        for row, step in enumerate(found):
+    with canvas(3.9, 0.5 + 0.56 * len(steps)) as (figure, axes):
+        for row, step in enumerate(steps):
             left = 0.0
             for number, milliseconds in enumerate(step.groups):
                 axes.barh(-row, milliseconds, 0.36, left, color=CURVES[number], linewidth=0)
                 left += milliseconds
             text = axes.annotate(step.label, (0, 0.22 - row), fontsize=7.5, color=MUTED, va="bottom")
             text.set_in_layout(False)  # a long label must not leave the bars no room
-        axes.set_ylim(0.78 - len(found), 0.8)
+        axes.set_ylim(0.78 - len(steps), 0.8)
         axes.set_yticks([])
         axes.tick_params(length=0, labelsize=8)
         axes.set_xlabel("milliseconds")

@@ -82,8 +82,8 @@ def speed(documents: Documents | None = None) -> Speed:
         step_groups=GROUPS,
         steps=tuple(_steps(benches)),
         savings=tuple(
-            (model, tuple(found))
-            for model, found in groupby(savings(benches), lambda saving: saving.bench.model)
+            (model, tuple(group))
+            for model, group in groupby(savings(benches), lambda saving: saving.bench.model)
         ),
         overheads=tuple(line for bench in benches for line in overheads(bench)),
         words=paragraphs(benches),
@@ -98,40 +98,40 @@ def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 
-    return [(", ".join(name), list(found)) for name, found in groupby(benches, key=key)]
+    return [(", ".join(name), list(group)) for name, group in groupby(benches, key=key)]
 
 
 def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     return [
         (name, Markup(svg))
-        for i, (name, found) in enumerate(_by_machine(benches))
-        if (svg := figures.roofline(found, f"roof{i}"))
+        for i, (name, group) in enumerate(_by_machine(benches))
+        if (svg := figures.roofline(group, f"roof{i}"))
     ]
 
 
 def _steps(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     return [
         (name, Markup(figures.bars(steps, f"step{i}")))
-        for i, (name, found) in enumerate(_by_machine(benches))
-        if (steps := profiled(found))
+        for i, (name, group) in enumerate(_by_machine(benches))
+        if (steps := profiled(group))
     ]
 
 
 def _curves(benches: Sequence[Bench]) -> list[Curves]:
-    found = []
+    curves = []
     for i, (setting, contenders) in enumerate(series.by_batch(benches).items()):
         drawn = (
             figures.curve(contenders, title, value, f"speed{i}-{j}")
             for j, (title, value) in enumerate(figures.MEASURES)
         )
         legend = ((one.label, *figures.look(one), one.engine != "graph") for one in contenders)
-        found.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
-    return found
+        curves.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
+    return curves
 
 
 def overheads(bench: Bench) -> list[str]:
     """What predictors that drop nothing add to the unpruned model's times, a sentence per load."""
-    found = []
+    sentences = []
     for load in bench.loads:
         extra: dict[str, list[float]] = {"the first token": [], "each further one": []}
         for timing in bench.under(load):
@@ -142,12 +142,12 @@ def overheads(bench: Bench) -> list[str]:
                     extra["each further one"].append(timing.per_token.median / whole.per_token.median - 1)
         parts = [f"{_span(values)} to {name}" for name, values in extra.items() if values]
         if parts:
-            found.append(
+            sentences.append(
                 f"{bench.model}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
                 + " and ".join(parts)
                 + (f" (commit {bench.made.commit[:7]})" if bench.made.commit else "")
             )
-    return found
+    return sentences
 
 
 def _span(shares: Sequence[float]) -> str:

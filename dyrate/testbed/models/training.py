@@ -57,10 +57,10 @@ class ModelTrainer:
                     module.compile()
 
     def _resume(self) -> None:
-        found = checkpoint.load(self.directory)
-        if found is None:
+        state = checkpoint.load(self.directory)
+        if state is None:
             return
-        saved, tensors = found
+        saved, tensors = state
         wanted = asdict(self.recipe)
         different = [key for key in wanted if saved["recipe"].get(key) != wanted[key]]
         if different:

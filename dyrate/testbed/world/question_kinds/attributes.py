@@ -96,40 +96,36 @@ def absent(facts: Facts, draw: Draw, strategy: str) -> Description | None:
 
 def ask_color(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the colour of a thing."""
-    found = facts.referable(draw, hide="color")
-    if found is None:
+    if (referred := facts.referable(draw, hide="color")) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     text = draw.pick(("What color is {}?", "What is the color of {}?", "Which color does {} have?"))
     return Question("color", text.format(reference), thing.color, wrong_colors(facts, draw, thing.color))
 
 
 def ask_shape(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the shape of a thing."""
-    found = facts.referable(draw, hide="shape")
-    if found is None:
+    if (referred := facts.referable(draw, hide="shape")) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     text = draw.pick(("What shape is {}?", "What is the shape of {}?", "Which shape does {} have?"))
     return Question("shape", text.format(reference), thing.shape, wrong_shapes(facts, draw, thing.shape))
 
 
 def ask_texture(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the pattern of a thing."""
-    found = facts.referable(draw, hide="texture")
-    if found is None:
+    if (referred := facts.referable(draw, hide="texture")) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     text = draw.pick(("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?"))
     return Question("texture", text.format(reference), thing.texture, others(draw, TEXTURES, thing.texture))
 
 
 def ask_size(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the size class of a thing."""
-    found = facts.referable(draw, hide="size")
-    if found is None:
+    if (referred := facts.referable(draw, hide="size")) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     text = draw.pick(("How big is {}?", "What size is {}?", "Is {} small, medium or large?"))
     return Question("size", text.format(reference), thing.size, others(draw, SIZE_NAMES, thing.size))
 
@@ -145,10 +141,9 @@ def ask_verify_color(facts: Facts, draw: Draw, answer: str | None) -> Question |
 
 
 def _verify_attribute(facts: Facts, draw: Draw, answer: str | None, hide: str) -> Question | None:
-    found = facts.referable(draw, hide=hide)
-    if found is None:
+    if (referred := facts.referable(draw, hide=hide)) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     answer = answer or draw.pick(YES_NO)
     named: str = getattr(thing, hide)
     if answer == "no":
@@ -160,10 +155,9 @@ def _verify_attribute(facts: Facts, draw: Draw, answer: str | None, hide: str) -
 def ask_choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask which of two colours, textures or shapes a thing has."""
     hide = draw.pick(("color", "color", "texture", "shape"))
-    found = facts.referable(draw, hide=hide)
-    if found is None:
+    if (referred := facts.referable(draw, hide=hide)) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     answer: str = getattr(thing, hide)
     wrong = _alternatives(facts, draw, hide, thing)
     first, second = draw.shuffled((answer, draw.pick(wrong[:3])))

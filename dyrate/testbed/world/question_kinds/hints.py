@@ -13,13 +13,13 @@ def ask_hint(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the shape or colour of what a person likes; only the hint tells what two people like."""
     for attribute in draw.shuffled(("color", "shape", "texture")):
         asked = draw.pick([asked for asked in ("color", "shape") if asked != attribute])
-        found: dict[str, set[str]] = {}
+        answers_of: dict[str, set[str]] = {}
         for thing in facts.scene.things:
-            found.setdefault(getattr(thing, attribute), set()).add(getattr(thing, asked))
-        everything = set().union(*found.values())
-        for liked in draw.shuffled([value for value, answers in found.items() if len(answers) == 1]):
-            (answer,) = found[liked]
-            others = [value for value, answers in found.items() if answer not in answers]
+            answers_of.setdefault(getattr(thing, attribute), set()).add(getattr(thing, asked))
+        everything = set().union(*answers_of.values())
+        for liked in draw.shuffled([value for value, answers in answers_of.items() if len(answers) == 1]):
+            (answer,) = answers_of[liked]
+            others = [value for value, answers in answers_of.items() if answer not in answers]
             if not others or len(everything) < 4:
                 continue
             who, other = draw.sample(_PEOPLE, 2)

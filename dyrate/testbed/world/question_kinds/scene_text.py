@@ -8,10 +8,9 @@ from dyrate.testbed.world.vocabulary import WORDS
 
 def ask_word(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the word on a sign."""
-    found = facts.sign(draw, number=False)
-    if found is None:
+    if (referred := facts.sign(draw, number=False)) is None:
         return None
-    sign, reference = found
+    sign, reference = referred
     text = draw.pick(
         ("What does {} say?", "What is written on {}?", "What word is on {}?", "Which word is printed on {}?")
     )
@@ -20,20 +19,19 @@ def ask_word(facts: Facts, draw: Draw, _: str | None) -> Question | None:
 
 def ask_number(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the number on a sign."""
-    found = facts.sign(draw, number=True)
-    if found is None:
+    if (referred := facts.sign(draw, number=True)) is None:
         return None
-    sign, reference = found
+    sign, reference = referred
     text = draw.pick(("What number is on {}?", "Which number is printed on {}?", "What is the number on {}?"))
     return Question("number", text.format(reference), sign.text, wrong_numbers(draw, sign.text))
 
 
 def ask_reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     """Ask whether a sign says what is named."""
-    found = facts.sign(draw, number=bool(facts.numbers) and (not facts.words or draw.chance(0.3)))
-    if found is None:
+    number = bool(facts.numbers) and (not facts.words or draw.chance(0.3))
+    if (referred := facts.sign(draw, number)) is None:
         return None
-    sign, reference = found
+    sign, reference = referred
     answer = answer or draw.pick(YES_NO)
     named = sign.text
     if answer == "no":
@@ -45,10 +43,9 @@ def ask_reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None
 
 def ask_arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     """Ask whether the number on a sign is greater or smaller than another."""
-    found = facts.sign(draw, number=True)
-    if found is None:
+    if (referred := facts.sign(draw, number=True)) is None:
         return None
-    sign, reference = found
+    sign, reference = referred
     number, answer = int(sign.text), answer or draw.pick(YES_NO)
     larger = draw.chance(0.5)
     # Bounds lie on both sides of the number alike, so that the bound alone tells nothing.

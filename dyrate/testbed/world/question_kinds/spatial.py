@@ -21,10 +21,9 @@ QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 def ask_position(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask in which half or quarter of the image a thing is."""
     middle = SIDE // 2
-    found = facts.referable(draw)
-    if found is None:
+    if (referred := facts.referable(draw)) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     across, along = thing.x - middle, thing.y - middle
     side, height = "left" if across < 0 else "right", "top" if along < 0 else "bottom"
     forms: list[tuple[str, str, tuple[str, ...]]] = []
@@ -53,10 +52,9 @@ def ask_quadrant(facts: Facts, draw: Draw, answer: str | None) -> Question | Non
 
 def ask_place(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
     """Ask whether a thing is in the half of the image that is named."""
-    found = facts.referable(draw)
-    if found is None:
+    if (referred := facts.referable(draw)) is None:
         return None
-    thing, reference = found
+    thing, reference = referred
     across, along = thing.x - SIDE // 2, thing.y - SIDE // 2
     halves = []
     if abs(across) >= CLEARLY:
@@ -104,10 +102,9 @@ def ask_relation(facts: Facts, draw: Draw, answer: str | None) -> Question | Non
 
 def ask_neighbor(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     """Ask for the colour or shape of what is nearest in a direction, within 45 degrees to either side."""
-    found = facts.referable(draw)
-    if found is None:
+    if (referred := facts.referable(draw)) is None:
         return None
-    centre, reference = found
+    centre, reference = referred
     for direction in draw.shuffled(tuple(_DIRECTIONS)):
         inside = []
         for thing in facts.scene.things:
