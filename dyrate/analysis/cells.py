@@ -50,10 +50,10 @@ class Measured:
     unit: str
     samples: int
     units: int | None  # what the interval resamples: samples, pairs, circular questions
-    difference: float | None
-    difference_low: float | None
-    difference_high: float | None
-    verdict: Literal["better", "worse", "open"] | None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    verdict: Literal["better", "worse", "open"] | None = None
     best: bool = False
 
 
@@ -186,17 +186,13 @@ def with_texts(
     return replace(row, texts=tuple(texts))
 
 
-def compared(score: Measured, difference: Difference | None) -> Measured:
-    """The score with another paired difference (all metrics of the tables are better when higher)."""
-    if difference is None:
-        return replace(score, difference=None, difference_low=None, difference_high=None, verdict=None)
-    low, high = difference["low"], difference["high"]
-    decided: Literal["better", "worse", "open"] | None = None
-    if low is not None and high is not None:
-        decided = "open" if low <= 0 <= high else "better" if low > 0 else "worse"
-    return replace(
-        score, difference=difference["value"], difference_low=low, difference_high=high, verdict=decided
-    )
+def compared(
+    score: Measured, difference: Difference | None, higher_is_better: bool | None = True
+) -> Measured:
+    """The score with its paired difference to what the table compares with, or without one."""
+    value, low, high = (difference[key] if difference else None for key in ("value", "low", "high"))
+    decided = verdict(difference, higher_is_better)
+    return replace(score, difference=value, difference_low=low, difference_high=high, verdict=decided)
 
 
 def finish(table: Table) -> Table:
@@ -228,12 +224,8 @@ def _cell(column: Column, printed: PublishedRow | None, measurement: Measurement
         unit=score["unit"],
         samples=benchmark["samples"],
         units=units(column.benchmark, benchmark),
-        difference=difference["value"] if difference else None,
-        difference_low=difference["low"] if difference else None,
-        difference_high=difference["high"] if difference else None,
-        verdict=verdict(score, difference),
     )
-    return Cell(measured, number, bold)
+    return Cell(compared(measured, difference, score["higher_is_better"]), number, bold)
 
 
 def _with_best(row: Row, best: Mapping[tuple[str, int], float]) -> Row:

@@ -188,19 +188,51 @@ def primary(benchmark: BenchmarkResult) -> tuple[Score, Difference | None]:
     return benchmark["scores"][name], (benchmark["difference"] or {}).get(name)
 
 
-def verdict(score: Score, difference: Difference | None) -> Literal["better", "worse", "open"] | None:
+def verdict(
+    difference: Difference | None, higher_is_better: bool | None = True
+) -> Literal["better", "worse", "open"] | None:
     """Which way the difference's interval excludes zero: 'open' if it does not, None without an interval."""
     if difference is None or difference["low"] is None or difference["high"] is None:
         return None
     if difference["low"] <= 0 <= difference["high"]:
         return "open"
-    return "better" if (difference["low"] > 0) == (score["higher_is_better"] is not False) else "worse"
+    return "better" if (difference["low"] > 0) == (higher_is_better is not False) else "worse"
 
 
 def unpruned(measurement: Measurement, among: Iterable[Measurement]) -> Measurement | None:
     """The same model and decoding without reduction."""
     same = (measurement.model, NONE, measurement.result["decoding"])
     return next((m for m in among if (m.model, m.method, m.result["decoding"]) == same), None)
+
+
+def relative_difference(
+    m: Measurement, benchmark: str, among: Sequence[Measurement]
+) -> tuple[float, float, float, bool] | None:
+    """In percent of the unpruned score: the paired difference, its interval, and whether that excludes zero.
+
+    None where one is missing.
+    """
+    mine, reference = m.benchmark(benchmark), unpruned(m, among)
+    whole = reference.benchmark(benchmark) if reference else None
+    if m.method == NONE or mine is None or whole is None:
+        return None
+    difference = primary(mine)[1]
+    scale = primary(whole)[0]["value"] / 100
+    if not scale or not difference or difference["low"] is None or difference["high"] is None:
+        return None
+    low, high = difference["low"], difference["high"]
+    return difference["value"] / scale, low / scale, high / scale, not low <= 0 <= high
+
+
+def score_kept(m: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> float | None:
+    """The mean score in percent of the unpruned one, over the benchmarks that have both."""
+    reference = unpruned(m, among)
+    shares = []
+    for name in benchmarks:
+        mine, whole = m.benchmark(name), reference.benchmark(name) if reference else None
+        if mine and whole and primary(whole)[0]["value"]:
+            shares.append(100 * primary(mine)[0]["value"] / primary(whole)[0]["value"])
+    return fmean(shares) if shares else None
 
 
 def budget(measurement: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> Budget:

@@ -61,4 +61,7 @@ def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dic
 
 def _verdict(m: Measurement, name: str) -> Verdict:
     benchmark = m.benchmark(name)
-    return verdict(*primary(benchmark)) if benchmark else None
+    if benchmark is None:
+        return None
+    score, difference = primary(benchmark)
+    return verdict(difference, score["higher_is_better"])

@@ -1,12 +1,13 @@
-"""What is lost against the unpruned model, and for which budget: two kinds of figure."""
+"""What is lost against the unpruned model, and for which budget: three kinds of figure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurements import NONE, Measurement, budget
-from dyrate.analysis.relative import relative_difference, score_kept
+from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
+from dyrate.analysis.pareto import OURS, Curve, ours
 from dyrate.analysis.tables import heading
 from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
 
@@ -104,6 +105,40 @@ def tradeoff(
         axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
+        return as_svg(figure, name)
+
+
+def colours(labels: Iterable[str]) -> dict[str, int]:
+    """A number for each label, for its colour: 0 for DyRate's, others in turn."""
+    others, numbers = count(), {}
+    for label in labels:
+        numbers[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
+    return numbers
+
+
+def pareto(
+    curves: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
+) -> str:
+    """Quality against retained tokens; `numbers` are those of `colours`. `name` makes ids unique."""
+    with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (figure, axes):
+        # DyRate last, on top of the others.
+        for label, curve in reversed(list(curves.items())):
+            colour = CURVES[numbers[label]]
+            axes.plot(
+                [100 * x for x, _ in curve],
+                [y for _, y in curve],
+                "D-" if ours(label) else "o-",
+                color=colour,
+                markerfacecolor=PAPER if ours(label) and label != OURS else colour,
+                linewidth=1.8 if ours(label) else 1.0,
+                markersize=5 if ours(label) else 3.2,
+            )
+        axes.set_xlim(-3, 104)
+        axes.set_xlabel("visual tokens per layer, % of V")
+        axes.set_title(title, fontsize=8.5, color=INK)
+        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, labelcolor=MUTED)
         return as_svg(figure, name)
 
 

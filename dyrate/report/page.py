@@ -20,7 +20,7 @@ from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures, pareto_figures
+from dyrate.report import figures
 from dyrate.report.attention import attention
 from dyrate.report.gallery import cards
 from dyrate.report.provenance import facts
@@ -106,7 +106,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )
-    colours = pareto_figures.colours(labels)
+    colours = figures.colours(labels)
     return {
         "colours": colours,
         "means": [
@@ -130,7 +130,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
 
 def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return pareto_figures.figure(curves, colours, title, key, large=name is None)
+    return figures.pareto(curves, colours, title, key, large=name is None)
 
 
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:

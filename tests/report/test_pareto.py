@@ -6,7 +6,7 @@ import pytest
 
 from dyrate.analysis.measurements import load
 from dyrate.analysis.pareto import averaged, curves, sweeps
-from dyrate.report.pareto_figures import colours
+from dyrate.report.figures import colours
 from dyrate.study import Study
 from tests.report import fake
 

@@ -3,6 +3,8 @@
 How questions become prompts is left to `prompts`, which kinds a benchmark asks to its spec.
 """
 
+from functools import partial
+
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds import attributes, background, counting, hints, scene_text, spatial
 from dyrate.testbed.world.question_kinds.attributes import absent
@@ -36,10 +38,7 @@ ASKERS: dict[str, Asker] = {
     "verify": attributes.ask_verify,
     "verify_color": attributes.ask_verify_color,
     "choose": attributes.ask_choose,
-    "color": attributes.ask_color,
-    "shape": attributes.ask_shape,
-    "texture": attributes.ask_texture,
-    "size": attributes.ask_size,
+    **{name: partial(attributes.ask_attribute, name) for name in ("color", "shape", "texture", "size")},
     "count": counting.ask_count,
     "quantity": counting.ask_quantity,
     "position": spatial.ask_position,
@@ -61,18 +60,9 @@ ASKERS: dict[str, Asker] = {
 """The function that asks each kind of question."""
 
 _YES_NO_KINDS = (
-    "existence",
-    "verify",
-    "verify_color",
-    "quantity",
-    "place",
-    "relation",
-    "compare",
-    "setting",
-    "commonsense",
-    "reading",
-    "arithmetic",
-)
+    "existence", "verify", "verify_color", "quantity", "place", "relation", "compare", "setting",
+    "commonsense", "reading", "arithmetic",
+)  # fmt: skip
 
 ANSWERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_YES_NO_KINDS, YES_NO),

@@ -94,40 +94,21 @@ def absent(facts: Facts, draw: Draw, strategy: str) -> Description | None:
     return None
 
 
-def ask_color(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the colour of a thing."""
-    if (referred := facts.referable(draw, hide="color")) is None:
+_ATTRIBUTE_FORMS = {
+    "color": ("What color is {}?", "What is the color of {}?", "Which color does {} have?"),
+    "shape": ("What shape is {}?", "What is the shape of {}?", "Which shape does {} have?"),
+    "texture": ("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?"),
+    "size": ("How big is {}?", "What size is {}?", "Is {} small, medium or large?"),
+}
+
+
+def ask_attribute(attribute: str, facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask for the colour, shape, pattern or size class of a thing."""
+    if (referred := facts.referable(draw, hide=attribute)) is None:
         return None
     thing, reference = referred
-    text = draw.pick(("What color is {}?", "What is the color of {}?", "Which color does {} have?"))
-    return Question("color", text.format(reference), thing.color, wrong_colors(facts, draw, thing.color))
-
-
-def ask_shape(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the shape of a thing."""
-    if (referred := facts.referable(draw, hide="shape")) is None:
-        return None
-    thing, reference = referred
-    text = draw.pick(("What shape is {}?", "What is the shape of {}?", "Which shape does {} have?"))
-    return Question("shape", text.format(reference), thing.shape, wrong_shapes(facts, draw, thing.shape))
-
-
-def ask_texture(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the pattern of a thing."""
-    if (referred := facts.referable(draw, hide="texture")) is None:
-        return None
-    thing, reference = referred
-    text = draw.pick(("What pattern does {} have?", "What is the pattern of {}?", "Which pattern is on {}?"))
-    return Question("texture", text.format(reference), thing.texture, others(draw, TEXTURES, thing.texture))
-
-
-def ask_size(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the size class of a thing."""
-    if (referred := facts.referable(draw, hide="size")) is None:
-        return None
-    thing, reference = referred
-    text = draw.pick(("How big is {}?", "What size is {}?", "Is {} small, medium or large?"))
-    return Question("size", text.format(reference), thing.size, others(draw, SIZE_NAMES, thing.size))
+    text = draw.pick(_ATTRIBUTE_FORMS[attribute]).format(reference)
+    return Question(attribute, text, getattr(thing, attribute), _other_values(facts, draw, attribute, thing))
 
 
 def ask_verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
@@ -168,15 +149,20 @@ def ask_choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
 
 def _alternatives(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
     """Return other values of the thing's attribute, without naming a held-out (colour, shape)."""
+    values = _other_values(facts, draw, attribute, thing)
+    if attribute == "color":
+        return tuple(color for color in values if (color, thing.shape) not in HELD_OUT)
+    if attribute == "shape":
+        return tuple(shape for shape in values if (thing.color, shape) not in HELD_OUT)
+    return values
+
+
+def _other_values(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
     match attribute:
         case "color":
-            return tuple(
-                c for c in wrong_colors(facts, draw, thing.color) if (c, thing.shape) not in HELD_OUT
-            )
+            return wrong_colors(facts, draw, thing.color)
         case "shape":
-            return tuple(
-                s for s in wrong_shapes(facts, draw, thing.shape) if (thing.color, s) not in HELD_OUT
-            )
+            return wrong_shapes(facts, draw, thing.shape)
         case "texture":
             return others(draw, TEXTURES, thing.texture)
         case _:
