@@ -13,10 +13,10 @@ _SIGPIPE = 141  # what a shell reports for a program whose reader went away
 
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser; imports only the light `commands` modules."""
+    from dyrate import method_commands as methods
     from dyrate.bench import commands as bench
-    from dyrate.bench.harness import commands as bench_harness
+    from dyrate.bench.end_to_end import commands as bench_harness
     from dyrate.evaluation import commands as evaluation
-    from dyrate.methods import commands as methods
     from dyrate.predictor_training import commands as predictor_training
     from dyrate.report import commands as report
     from dyrate.testbed import commands as testbed

@@ -88,8 +88,8 @@ class Family:
         return height // self.patch_size, width // self.patch_size
 
     def positions(self, grid: tuple[int, int], places: int) -> Tensor:
-        """LongTensor [places, 2]: row and column of each visual token of an image; -1 for a class token, which
-        comes before the patches.
+        """LongTensor [places, 2]: row and column of each visual token of an image; -1 for a class token,
+        which comes before the patches.
         """
         rows, columns = grid
         index = torch.arange(places) - (places - rows * columns)

@@ -17,7 +17,8 @@ from torch.nn.functional import pad, softplus
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.kernels.perceptron import LOG_OFFSET, Layers, perceptron
+from dyrate.kernels.arguments import Layers
+from dyrate.kernels.perceptron import LOG_OFFSET, perceptron
 
 CLASSES = 4
 WEIGHTS_FILE, RECORD_FILE = "predictor.safetensors", "predictor.json"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyrate.cache import ReducedCache
-from dyrate.kernels.attention import Reading
+from dyrate.kernels.arguments import Reading
 from dyrate.kernels.compact import compact
 from dyrate.kernels.store import store
 from dyrate.token_set import TokenSet

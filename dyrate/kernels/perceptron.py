@@ -1,34 +1,16 @@
 """A small perceptron and what comes before it: an average, a logarithm, the training data's mean and std."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
+
+from dyrate.kernels.arguments import Layers
 
 LOG_OFFSET = 1e-5
 """Added before the logarithm: attention may be 0."""
 
 _MOST = 8192
 """Numbers of a matrix that the kernel can hold at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layers:
-    """The numbers of a perceptron of one hidden layer, all float32."""
-
-    mean: Tensor
-    """[inputs], subtracted from them."""
-    std: Tensor
-    """[inputs], which they are divided by then."""
-    hidden: Tensor
-    """[hidden, inputs]"""
-    hidden_bias: Tensor
-    """[hidden]"""
-    out: Tensor
-    """[outputs, hidden]"""
-    out_bias: Tensor
-    """[outputs]"""
 
 
 def perceptron(x: Tensor, layers: Layers, *, log: bool = False) -> Tensor:

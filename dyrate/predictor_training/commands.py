@@ -58,9 +58,9 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from dyrate.predictor_training.recipe import Recipe
-    from dyrate.predictor_training.train import Job, train_predictor
+    from dyrate.predictor_training.train import TrainingJob, train_predictor
 
-    job = Job(
+    job = TrainingJob(
         model=arguments.model,
         recipe=Recipe.read(arguments.recipe),
         output=arguments.output,
@@ -72,15 +72,15 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     record = train_predictor(job)
     assert record is not None
-    found = record["validation"]
-    print(f"{job.output}: validated on {found['examples']} examples")
+    validation = record["validation"]
+    print(f"{job.output}: validated on {validation['examples']} examples")
     for name in ("unpruned", "pruned"):
-        score = found[name]
+        score = validation[name]
         print(
             f"  {name:9} loss {score['loss']:.4f}  tokens right {score['tokens']:.1%}  "
             f"answers right {score['answers']:.1%}"
         )
-    shares = [("prefill", found["retained_prefill"]), ("decode", found["retained_decode"])]
+    shares = [("prefill", validation["retained_prefill"]), ("decode", validation["retained_decode"])]
     kept = ", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None)
     print(f"  visual tokens kept from layer {job.recipe.layer} on: {kept}")
     return 0

@@ -9,9 +9,9 @@ from PIL import Image
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import file_hash
-from dyrate.questions import answered_questions_from
-from dyrate.testbed import world
-from dyrate.testbed.draw import Draw
+from dyrate.question_files import answered_questions_from
+from dyrate.testbed.world.draw import Draw
+from dyrate.testbed.world.examples import Example, training_example, validation_example
 
 Answered = tuple[Any, str, str]
 """PIL image, question, answer."""
@@ -51,16 +51,13 @@ class TestbedExamples:
 
     def training(self, index: int) -> Answered:
         """Return a turn of scene `index` of the training split."""
-        return self._turn(world.training_example(_SCENES + self.seed, index), "train", index)
+        return self._turn(training_example(_SCENES + self.seed, index), "train", index)
 
     def validation(self, count: int) -> list[Answered]:
         """Return turns of the first scenes of the validation split, the same for every seed."""
-        return [
-            self._turn(world.validation_example(_SCENES, index), "validation", index)
-            for index in range(count)
-        ]
+        return [self._turn(validation_example(_SCENES, index), "validation", index) for index in range(count)]
 
-    def _turn(self, example: world.Example, split: str, index: int) -> Answered:
+    def _turn(self, example: Example, split: str, index: int) -> Answered:
         seed = self.seed if split == "train" else 0
         draw = Draw("predictor", split, seed, index)
         wanted = draw.chance(self.caption_share)

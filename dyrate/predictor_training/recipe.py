@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 from dyrate.files import parse_json
-from dyrate.predictor_training.gates import Estimator, Mode, Pruning
+from dyrate.predictor_training.token_gates import Estimator, Mode, Pruning
 from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
 
 _BEYOND = 2**63  # also NaN, which is less than nothing

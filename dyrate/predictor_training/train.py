@@ -14,7 +14,7 @@ from dyrate.evaluation import checkpoint, provenance
 from dyrate.predictor_training.batch import Encoder
 from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import teacher
+from dyrate.predictor_training.teacher_forcing import teacher_forced
 from dyrate.predictor_training.trainer import Trainer
 from dyrate.predictor_training.validation import validate
 from dyrate.predictors import save_predictor
@@ -23,7 +23,7 @@ RUN_FILE = "predictor.run.json"
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """`dyrate train-predictor`'s arguments."""
 
     model: str
@@ -36,7 +36,7 @@ class Job:
     threads: int | None = None
 
 
-def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] | None:
+def train_predictor(job: TrainingJob, stop_after: int | None = None) -> dict[str, Any] | None:
     """Train, or go on training, a predictor; write it, its record, and what the run took.
 
     `stop_after` ends the call after so many steps, as a kill would. Returns the record, None if it stopped.
@@ -72,17 +72,17 @@ def train_predictor(job: Job, stop_after: int | None = None) -> dict[str, Any] |
         },
         "data": examples.description,
     }
-    with files.only_one(job.output, "training there"), teacher(model) as frozen:
+    with files.only_one(job.output, "training there"), teacher_forced(model) as frozen:
         encode = Encoder(processor, model, recipe.longest_answer)
         trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
         finished = trainer.run(stop_after)
         if not finished:
             return None
-        found = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
+        validation = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
         record = {
             "recipe": asdict(recipe),
             **facts,
-            **found,
+            **validation,
             "parameters": trainer.predictor.parameters_count,
             "curve": trainer.progress.curve,
             "versions": provenance.versions(),

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.examples import Answered, Examples
-from dyrate.predictor_training.gates import Relaxation, gumbel
-from dyrate.predictor_training.lesson import ranking_loss, teach
+from dyrate.predictor_training.objective import ranking_loss, run_pruned
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import Teacher
+from dyrate.predictor_training.teacher_forcing import FrozenModel
+from dyrate.predictor_training.token_gates import Relaxation, gumbel
 from dyrate.predictors import Predictor, TokenRanker
-from dyrate.testbed import checkpoint
+from dyrate.testbed.models import checkpoint
 
 REPORT_EVERY = 20
 """Steps that one point of the curve is the mean of; a checkpoint is written with it."""
@@ -45,20 +45,20 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        teacher: Teacher,
+        frozen: FrozenModel,
         examples: Examples,
         encode: Callable[[Sequence[Answered]], Batch],
         folder: Path,
         belongs_to: dict[str, Any],
     ) -> None:
-        self.recipe, self.teacher, self.folder = recipe, teacher, folder
+        self.recipe, self.frozen, self.folder = recipe, frozen, folder
         self.examples, self.encode = examples, encode
         self._facts = {"recipe": asdict(recipe) | {"lagged": list(recipe.lagged)}, **belongs_to}
         self._check_layers()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.predictor = Predictor(recipe.config(teacher.heads))
-        self.predictor.to(teacher.device)
+            self.predictor = Predictor(recipe.config(frozen.heads))
+        self.predictor.to(frozen.device)
         self.optimizer = torch.optim.AdamW(
             self.predictor.parameters(), lr=recipe.learning_rate, weight_decay=0.0
         )
@@ -118,7 +118,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         if rate_step < 0:
-            loss = ranking_loss(self.teacher, self.predictor, self.batch(step))
+            loss = ranking_loss(self.frozen, self.predictor, self.batch(step))
             point = {"ranking_loss": loss.item()}
         else:
             loss, point = self._rate_loss(self.batch(step), rate_step)
@@ -135,13 +135,13 @@ class Trainer:
         noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         shape = (len(batch.targets), batch.steps, recipe.rates)
         relax = Relaxation(
-            gumbel(shape, noise).to(self.teacher.device), recipe.temperature(step), recipe.estimator
+            gumbel(shape, noise).to(self.frozen.device), recipe.temperature(step), recipe.estimator
         )
         distils = recipe.loss == "distillation"
-        lesson = teach(self.teacher, self.predictor, recipe.pruning, batch, relax, unpruned=distils)
-        task = lesson.task_loss(recipe.loss)
-        loss = task + recipe.budget_weight * lesson.budget()
-        prefill, decode = lesson.retained()
+        pruned = run_pruned(self.frozen, self.predictor, recipe.pruning, batch, relax, unpruned=distils)
+        task = pruned.task_loss(recipe.loss)
+        loss = task + recipe.budget_weight * pruned.budget()
+        prefill, decode = pruned.retained()
         return loss, {
             "loss": loss.item(),
             "task_loss": task.item(),
@@ -164,10 +164,10 @@ class Trainer:
     def _resume(self) -> bool:
         """Go on from the folder's checkpoint if there is one; a `DyrateError` if it is another run's."""
         path = self.folder / checkpoint.FILE_NAME
-        found = checkpoint.load(self.folder)
-        if found is None:
+        state = checkpoint.load(self.folder)
+        if state is None:
             return False
-        saved, tensors = found
+        saved, tensors = state
         different = [what for what, facts in self._facts.items() if saved.get(what) != facts]
         if different:
             what = different[0]
@@ -187,11 +187,11 @@ class Trainer:
         masses, prefills, decodes = [], [], []
         for step in range(_FIT_BATCHES):
             batch = self.batch(step)
-            _, found = self.teacher.observe(batch, {*range(config.layer), *config.lagged})
-            masses.append(self.predictor.rate.inputs(found[config.layer - 1].class_mass)[batch.asked])
+            _, statistics = self.frozen.observe(batch, {*range(config.layer), *config.lagged})
+            masses.append(self.predictor.rate.inputs(statistics[config.layer - 1].class_mass)[batch.asked])
             if self.recipe.learns_ranking:
-                shallow = [found[layer].head_scores for layer in range(config.layer)]
-                lagged = [found[layer].head_scores[:, :-1] for layer in config.lagged]
+                shallow = [statistics[layer].head_scores for layer in range(config.layer)]
+                lagged = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
                 prefills.append(TokenRanker.inputs([scores[:, 0] for scores in shallow]).flatten(0, 1))
                 later = TokenRanker.inputs([scores[:, 1:] for scores in shallow] + lagged)
                 decodes.append(later[batch.asked[:, 1:]].flatten(0, 1))
@@ -203,10 +203,10 @@ class Trainer:
     def _check_layers(self) -> None:
         for name, layers in (("layer", (self.recipe.layer,)), ("lagged", self.recipe.lagged)):
             for layer in layers:
-                if layer >= self.teacher.layers:
+                if layer >= self.frozen.layers:
                     raise DyrateError(
                         f"recipe: {name}: there is no layer {layer}; the model has layers "
-                        f"0..{self.teacher.layers - 1}"
+                        f"0..{self.frozen.layers - 1}"
                     )
 
 

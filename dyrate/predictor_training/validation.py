@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dyrate.predictor_training.batch import Batch
-from dyrate.predictor_training.gates import Pruning, hard
-from dyrate.predictor_training.lesson import answer_loss, teach
-from dyrate.predictor_training.teacher import Teacher
+from dyrate.predictor_training.objective import answer_loss, run_pruned
+from dyrate.predictor_training.teacher_forcing import FrozenModel
+from dyrate.predictor_training.token_gates import Pruning, hard
 from dyrate.predictors import Predictor
 
 _ENOUGH = 8  # examples that a step's mean rate is taken over, where there are so many
@@ -17,7 +17,7 @@ _ENOUGH = 8  # examples that a step's mean rate is taken over, where there are s
 
 @torch.no_grad()
 def validate(
-    teacher: Teacher, predictor: Predictor, pruning: Pruning, batches: Sequence[Batch]
+    frozen: FrozenModel, predictor: Predictor, pruning: Pruning, batches: Sequence[Batch]
 ) -> dict[str, Any]:
     """Return the record's `validation` and `schedule`.
 
@@ -29,15 +29,15 @@ def validate(
     weights, asked, rates, prefill, decode, decodes = [], [], [], [], [], []
     longest = max(batch.steps for batch in batches)
     for batch in batches:
-        lesson = teach(teacher, predictor, pruning, batch, hard, unpruned=True)
-        assert lesson.unpruned is not None
-        for name, logits in (("unpruned", lesson.unpruned), ("pruned", lesson.logits)):
+        pruned = run_pruned(frozen, predictor, pruning, batch, hard, unpruned=True)
+        assert pruned.unpruned is not None
+        for name, logits in (("unpruned", pruned.unpruned), ("pruned", pruned.logits)):
             losses[name].append(answer_loss(logits, batch) * batch.weights.sum())
             right[name].append(_padded((logits.argmax(-1) == batch.targets) & batch.asked, longest))
         weights.append(batch.weights.sum())
         asked.append(_padded(batch.asked, longest))
-        rates.append(_padded(lesson.rate_logits.argmax(-1) / predictor.config.rates, longest))
-        kept = lesson.retained()
+        rates.append(_padded(pruned.rate_logits.argmax(-1) / predictor.config.rates, longest))
+        kept = pruned.retained()
         prefill.append(kept[0])
         decode.append(kept[1])
         decodes.append(batch.asked[:, 1:].any(dim=1))

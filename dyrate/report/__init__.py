@@ -1,1 +1,1 @@
-"""The report: tables, figures and the HTML page, made from result files alone."""
+"""The report: CSV files, figures and the HTML page, drawn from the analysis."""

@@ -7,17 +7,17 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from dyrate.analysis.tables import heading
 from dyrate.report.drawing import LINE, MODELS, MUTED, as_svg, canvas
-from dyrate.report.tables import heading
 from dyrate.trace.files import Band, Summary, TracedBenchmark
 
 SHADES = 20  # of a map: equal neighbours are one shape
 STRENGTHS = 5  # of the scale below a map
 
 
-def shown_steps(found: TracedBenchmark) -> int:
+def shown_steps(traced: TracedBenchmark) -> int:
     """Steps that at least half of the answers have: later ones speak of the longest answers only."""
-    return sum(2 * samples >= found["samples"] for samples in found["curve"]["samples"])
+    return sum(2 * samples >= traced["samples"] for samples in traced["curve"]["samples"])
 
 
 def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
@@ -31,10 +31,10 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
         if benchmark in s["benchmarks"]
     ]
     with canvas(3.3, 2.5) as (figure, axes):
-        for index, _, found in drawn:
-            steps, colour = shown_steps(found), MODELS[index % len(MODELS)]
-            _line(axes, found["curve"]["img"], steps, colour, "-")
-            _line(axes, found["curve"]["res"], steps, colour, "--")
+        for index, _, traced in drawn:
+            steps, colour = shown_steps(traced), MODELS[index % len(MODELS)]
+            _line(axes, traced["curve"]["img"], steps, colour, "-")
+            _line(axes, traced["curve"]["res"], steps, colour, "--")
         axes.set_ylim(0, 100)
         axes.set_xlim(left=0)
         axes.set_xlabel("step of the answer")
@@ -46,15 +46,15 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
     return _described(
         svg,
         f"Attention on image and response over the steps of {heading(benchmark)} answers",
-        "; ".join(f"{model}: {_ends(found)}" for _, model, found in drawn),
+        "; ".join(f"{model}: {_ends(traced)}" for _, model, traced in drawn),
     )
 
 
 def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) -> str:
     """Image mass of one model by layer and step, the deeper the colour the more; one scale for all models."""
     summary = summaries[index]
-    found = summary["benchmarks"][benchmark]
-    rows = found["img_by_layer"][: shown_steps(found)]
+    traced = summary["benchmarks"][benchmark]
+    rows = traced["img_by_layer"][: shown_steps(traced)]
     most = max(
         value
         for other in summaries
@@ -112,9 +112,9 @@ def _cell(axes: Axes, x: float, y: float, width: float, height: float, colour: s
     axes.add_patch(cell)
 
 
-def _ends(found: TracedBenchmark) -> str:
-    last = shown_steps(found) - 1
-    image, response = found["curve"]["img"]["mean"], found["curve"]["res"]["mean"]
+def _ends(traced: TracedBenchmark) -> str:
+    last = shown_steps(traced) - 1
+    image, response = traced["curve"]["img"]["mean"], traced["curve"]["res"]["mean"]
     return (
         f"image from {100 * image[0]:.0f}% at step 0 to {100 * image[last]:.0f}% at step {last}, "
         f"response from {100 * response[0]:.0f}% to {100 * response[last]:.0f}%"

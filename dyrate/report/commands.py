@@ -41,9 +41,9 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from dyrate.report import tidy
-    from dyrate.report.contents import gather
-    from dyrate.report.measured import load
+    from dyrate.analysis.contents import gather
+    from dyrate.analysis.measurements import load
+    from dyrate.report import csv_files
     from dyrate.report.page import table_page
     from dyrate.study import Study
 
@@ -51,11 +51,11 @@ def _tables(arguments: argparse.Namespace) -> int:
     measurements = load(study)
     contents = gather(study, measurements)
     _make_folder(arguments.output)
-    tidy.write_costs(measurements, arguments.output / "cost.csv")
-    tidy.write_findings(contents.findings, arguments.output / "audit.csv")
-    tidy.write_standings(contents.standings, arguments.output / "equal_budget.csv")
+    csv_files.write_costs(measurements, arguments.output / "cost.csv")
+    csv_files.write_findings(contents.findings, arguments.output / "audit.csv")
+    csv_files.write_standings(contents.standings, arguments.output / "equal_budget.csv")
     for table in contents.tables:
-        tidy.write(table, arguments.output / f"{table.key}.csv")
+        csv_files.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
         files.write_text(page, table_page(table, study, measurements))
         print(f"wrote {page.with_suffix('.csv')} and {page}")
@@ -63,7 +63,7 @@ def _tables(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from dyrate.report.measured import load
+    from dyrate.analysis.measurements import load
     from dyrate.report.page import report_page
     from dyrate.study import Study
 

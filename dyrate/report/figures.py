@@ -1,14 +1,15 @@
-"""What is lost against the unpruned model, and for which budget: two kinds of figure."""
+"""What is lost against the unpruned model, and for which budget: three kinds of figure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from itertools import count
 
-from dyrate.report.ablations import DYRATE
+from dyrate.analysis.ablations import DYRATE
+from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
+from dyrate.analysis.pareto import OURS, Curve, ours
+from dyrate.analysis.tables import heading
 from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
-from dyrate.report.measured import NONE, Measurement, budget, primary, unpruned, verdict
-from dyrate.report.tables import heading
 
 # Filled and hollow, by matplotlib's names for them.
 GLYPHS = {
@@ -44,7 +45,7 @@ def differences(
         (benchmarks.index(benchmark), models.index(m.model), *point)
         for m in shown
         for benchmark in benchmarks
-        if (point := _relative_difference(m, benchmark, measurements))
+        if (point := relative_difference(m, benchmark, measurements))
     ]
     if not points:
         return None
@@ -87,7 +88,7 @@ def tradeoff(
     for m in (m for m in measurements if m.model == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
-        kept = _kept(m, benchmarks, measurements)
+        kept = score_kept(m, benchmarks, measurements)
         if share is not None and kept is not None:
             points.append((100 * share, kept, marks[m]))
     if not points:
@@ -104,6 +105,40 @@ def tradeoff(
         axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
+        return as_svg(figure, name)
+
+
+def colours(labels: Iterable[str]) -> dict[str, int]:
+    """A number for each label, for its colour: 0 for DyRate's, others in turn."""
+    others, numbers = count(), {}
+    for label in labels:
+        numbers[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
+    return numbers
+
+
+def pareto(
+    curves: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
+) -> str:
+    """Quality against retained tokens; `numbers` are those of `colours`. `name` makes ids unique."""
+    with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (figure, axes):
+        # DyRate last, on top of the others.
+        for label, curve in reversed(list(curves.items())):
+            colour = CURVES[numbers[label]]
+            axes.plot(
+                [100 * x for x, _ in curve],
+                [y for _, y in curve],
+                "D-" if ours(label) else "o-",
+                color=colour,
+                markerfacecolor=PAPER if ours(label) and label != OURS else colour,
+                linewidth=1.8 if ours(label) else 1.0,
+                markersize=5 if ours(label) else 3.2,
+            )
+        axes.set_xlim(-3, 104)
+        axes.set_xlabel("visual tokens per layer, % of V")
+        axes.set_title(title, fontsize=8.5, color=INK)
+        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, labelcolor=MUTED)
         return as_svg(figure, name)
 
 
@@ -126,13 +161,13 @@ def legend(measurements: Sequence[Measurement]) -> list[tuple[Mark, str]]:
     labels: dict[Mark, dict[str, None]] = {}
     for m, mark in _marks(measurements).items():
         labels.setdefault(mark, {})[m.label] = None
-    return [(mark, " / ".join(found)) for mark, found in labels.items()]
+    return [(mark, " / ".join(names)) for mark, names in labels.items()]
 
 
 def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
-    found = dict.fromkeys(m.method for m in measurements if m.method != NONE)
+    listed = dict.fromkeys(m.method for m in measurements if m.method != NONE)
     methods = sorted(
-        found, key=lambda method: method != DYRATE
+        listed, key=lambda method: method != DYRATE
     )  # DyRate's as on every picture, others in order
     seen: Counter[tuple[str, str]] = Counter()
     marks = {}
@@ -144,31 +179,6 @@ def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
         marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.model, m.method] > 0)
         seen[m.model, m.method] += 1
     return marks
-
-
-def _relative_difference(
-    m: Measurement, benchmark: str, among: Sequence[Measurement]
-) -> tuple[float, float, float, bool] | None:
-    mine, reference = m.benchmark(benchmark), unpruned(m, among)
-    whole = reference.benchmark(benchmark) if reference else None
-    if m.method == NONE or mine is None or whole is None:
-        return None
-    score, difference = primary(mine)
-    scale = primary(whole)[0]["value"] / 100
-    if not scale or not difference or difference["low"] is None or difference["high"] is None:
-        return None
-    significant = verdict(score, difference) in ("better", "worse")
-    return difference["value"] / scale, difference["low"] / scale, difference["high"] / scale, significant
-
-
-def _kept(m: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> float | None:
-    reference = unpruned(m, among)
-    shares = []
-    for name in benchmarks:
-        mine, whole = m.benchmark(name), reference.benchmark(name) if reference else None
-        if mine and whole and primary(whole)[0]["value"]:
-            shares.append(100 * primary(mine)[0]["value"] / primary(whole)[0]["value"])
-    return fmean(shares) if shares else None
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

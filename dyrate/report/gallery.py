@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dyrate.analysis.measurements import NONE, Measurement
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers
 from dyrate.evaluation.scoring import Sample
-from dyrate.report.measured import NONE, Measurement
 
 EDGE = 336  # longest side of a thumbnail, in pixels
 RIGHT = ("exact_match", "accuracy", "correct")  # a sample's own score, 0 to 1, by kind of benchmark
@@ -49,15 +49,17 @@ def cards(
     """
     with_answers = [m for m in measurements if m.files.answers.exists()]
     shown = next((m.model for m in with_answers if m.method == NONE), "")
-    found = [(m, answers.read(m.files.answers, m.result)) for m in with_answers if m.model == shown]
-    chosen = (_first_disagreement(name, found, data) for name in benchmarks) if shown else ()
+    answered = [(m, answers.read(m.files.answers, m.result)) for m in with_answers if m.model == shown]
+    chosen = (_first_disagreement(name, answered, data) for name in benchmarks) if shown else ()
     return shown, tuple(card for card in chosen if card)
 
 
 def _first_disagreement(
-    benchmark: str, found: Sequence[tuple[Measurement, Mapping[str, list[Sample]]]], data: Path | None
+    benchmark: str, answered: Sequence[tuple[Measurement, Mapping[str, list[Sample]]]], data: Path | None
 ) -> Card | None:
-    by_doc = [(m, {s.doc_id: s for s in samples[benchmark]}) for m, samples in found if benchmark in samples]
+    by_doc = [
+        (m, {s.doc_id: s for s in samples[benchmark]}) for m, samples in answered if benchmark in samples
+    ]
     if not by_doc:
         return None
     for doc_id in sorted(set.intersection(*(set(samples) for _, samples in by_doc))):

@@ -9,21 +9,22 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dyrate.analysis import cost, pareto
+from dyrate.analysis.cells import Table
+from dyrate.analysis.claims import default_standings
+from dyrate.analysis.contents import gather
+from dyrate.analysis.equal_budget import Standing
+from dyrate.analysis.measurements import Measurement, source
+from dyrate.analysis.predictor_settings import choices
+from dyrate.analysis.summary import lines
+from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import cost, figures, pareto
+from dyrate.report import figures
 from dyrate.report.attention import attention
-from dyrate.report.cells import Table
-from dyrate.report.choices import choices
-from dyrate.report.claims import default_standings
-from dyrate.report.contents import gather
-from dyrate.report.equal_budget import Standing
 from dyrate.report.gallery import cards
-from dyrate.report.measured import Measurement, source
 from dyrate.report.provenance import facts
 from dyrate.report.speed.section import speed
-from dyrate.report.summary import lines
-from dyrate.report.tables import heading
 from dyrate.study import Study
 
 COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are spent on differs
@@ -85,7 +86,7 @@ Grouped = list[tuple[Measurement, list[Standing]]]
 
 def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Grouped]]:
     """Per model the standings of its default DyRate, and those of its other settings, by setting."""
-    defaults = {id(s) for found in default_standings(standings).values() for s in found}
+    defaults = {id(s) for group in default_standings(standings).values() for s in group}
     models: dict[str, tuple[dict[Measurement, list[Standing]], dict[Measurement, list[Standing]]]] = {}
     for standing in standings:
         first, others = models.setdefault(standing.mine.model, ({}, {}))
@@ -96,16 +97,16 @@ def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Group
 def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
     """The pictures of quality against retained tokens per model, the mean first, and the curves' colours."""
     models = list(dict.fromkeys(m.model for m in measurements))
-    found = {
+    by_model = {
         model: {name: pareto.curves(model, measurements, name) for name in (None, *study.benchmarks)}
         for model in models
     }
     # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-    drawn = {model: panels for model, panels in found.items() if pareto.OURS in panels[None]}
+    drawn = {model: panels for model, panels in by_model.items() if pareto.OURS in panels[None]}
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )
-    colours = pareto.colours(labels)
+    colours = figures.colours(labels)
     return {
         "colours": colours,
         "means": [
@@ -129,7 +130,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
 
 def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return pareto.figure(curves, colours, title, key, large=name is None)
+    return figures.pareto(curves, colours, title, key, large=name is None)
 
 
 def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dyrate.report.measured import Measurement, span
+from dyrate.analysis.measurements import Measurement, span
 from dyrate.study import Study
 
 
@@ -23,7 +23,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
     versions = sorted({f"{name} {v}" for meta in metas for name, v in meta.get("versions", {}).items()})
     dates = sorted(m.run["date"] for m in measurements if m.run)
     wall = sum(m.run["wall_seconds"] for m in measurements if m.run)
-    found = {
+    values = {
         "Study": study.name,
         "Models": _each(m.model for m in measurements),
         "Decoding": _each(m.decoding for m in measurements),
@@ -36,7 +36,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
         "Commit": _each(_short(meta.get("commit") or "") for meta in metas),
         "Versions": ", ".join(versions),
     }
-    return tuple(Fact(name, value) for name, value in found.items() if value)
+    return tuple(Fact(name, value) for name, value in values.items() if value)
 
 
 def _each(values: Iterable[object]) -> str:

@@ -9,8 +9,8 @@ from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.report import published
-from dyrate.report.speed.files import FOLDER as SPEED
+from dyrate.paper import published
+from dyrate.speed.documents import FOLDER as SPEED
 from dyrate.study.schema import meant
 
 if TYPE_CHECKING:

@@ -55,10 +55,11 @@ def _register_build(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from dyrate.testbed import benchmarks
+    from dyrate.testbed.benchmarks.build import build
+    from dyrate.testbed.benchmarks.specs import BENCHMARKS
 
-    names = arguments.benchmarks or list(benchmarks.BENCHMARKS)
-    benchmarks.build(names, arguments.samples, arguments.seed, arguments.output)
+    names = arguments.benchmarks or list(BENCHMARKS)
+    build(names, arguments.samples, arguments.seed, arguments.output)
     return 0
 
 
@@ -101,9 +102,9 @@ def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from dyrate.testbed.model import size_of
-    from dyrate.testbed.recipe import DECAY_SHARE, RECIPES, Machine
-    from dyrate.testbed.training import train
+    from dyrate.testbed.models.architecture import size_of
+    from dyrate.testbed.models.recipe import DECAY_SHARE, RECIPES, Machine
+    from dyrate.testbed.models.training import train
 
     size_of(arguments.model)
     given = {key: getattr(arguments, key) for key in ("seed", "steps", "decay_steps", "batch_size")}
@@ -148,7 +149,7 @@ def _register_card(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _card(arguments: argparse.Namespace) -> int:
-    from dyrate.testbed.card import write_card
+    from dyrate.testbed.models.card import write_card
 
     print(write_card(arguments.model, arguments.acceptance))
     return 0

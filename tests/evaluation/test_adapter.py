@@ -85,7 +85,7 @@ def test_unpruned_answers_are_those_of_llava_hf(llava_hf: Any, checkpoint: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TESTBED, ids=lambda path: path.name)
 def test_testbed_answers_are_those_of_llava_hf(llava_hf: Any, path: Path, tmp_path: Path) -> None:
-    from dyrate.testbed.benchmarks import build
+    from dyrate.testbed.benchmarks.build import build
 
     build(COMPARED, 32, seed=0, output_dir=tmp_path)
     _compare(llava_hf, path, tmp_path, 32)

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from dyrate.kernels.attention import Reading
-from dyrate.kernels.perceptron import Layers
+from dyrate.kernels.arguments import Layers, Reading
 
 GAP = 3  # slots between visual tokens and text that hold neither
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate.kernels.attention import Attended, Reading, decode_attention, decode_attention_reference
+from dyrate.kernels.arguments import Layers, Reading
+from dyrate.kernels.attention import Attended, decode_attention, decode_attention_reference
 from dyrate.kernels.compact import compact, compact_reference
 from dyrate.kernels.linear import linear, linear_composed
 from dyrate.kernels.norm import rms_norm, rms_norm_reference
-from dyrate.kernels.perceptron import Layers, perceptron, perceptron_reference
+from dyrate.kernels.perceptron import perceptron, perceptron_reference
 from dyrate.kernels.quick_gelu import quick_gelu, quick_gelu_reference
 from dyrate.kernels.rank import top, top_reference
 from dyrate.kernels.residual import ResidualStream
@@ -120,11 +121,11 @@ def test_attention(
 @pytest.mark.parametrize("splits", [1, 2, 16, 64])
 @pytest.mark.parametrize(("block", "stages"), [(16, 1), (32, 3), (64, 2)])
 def test_attention_however_it_is_cut(block: int, stages: int, splits: int, statistics: bool) -> None:
-    from dyrate.kernels.device.attention import Tuning, attend
+    from dyrate.kernels.device.attention import AttentionTuning, attend
 
     reading = on_gpu(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3))
     states = [s.cuda() for s in random_states(reading, 4, 2, 16, spare=0)]
-    tuning = Tuning(block=block, stages=stages)
+    tuning = AttentionTuning(block=block, stages=stages)
     found = Attended(*attend(*states, reading, 0.25, statistics, tuning, splits))
     expected = decode_attention_reference(*states, reading, 0.25, statistics)
     assert_same_attention(found, expected, 1e-5)

@@ -58,9 +58,9 @@ def test_somebody_elses_module_gets_a_row_in_the_tables(project):
 
 def tiny_model(folder: Path) -> None:
     """A random checkpoint in the testbed's layout, four layers deep."""
-    from dyrate.testbed.model import Size, build_model, build_processor
-    from dyrate.testbed.tokenizer import train_tokenizer
-    from dyrate.testbed.world import training_example
+    from dyrate.testbed.models.architecture import Size, build_model, build_processor
+    from dyrate.testbed.models.tokenizer import train_tokenizer
+    from dyrate.testbed.world.examples import training_example
 
     texts = [turn.prompt + turn.answer for i in range(20) for turn in training_example(0, i).turns]
     tokenizer = train_tokenizer(texts)

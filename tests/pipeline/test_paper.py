@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from dyrate.evaluation.results import read
-from dyrate.testbed.benchmarks import build
+from dyrate.testbed.benchmarks.build import build
 
 # The chat template of llava-hf/llava-1.5-7b-hf.
 TEMPLATE = (

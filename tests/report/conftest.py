@@ -4,8 +4,8 @@ from contextlib import chdir
 
 import pytest
 
-from dyrate.report.contents import gather
-from dyrate.report.measured import load
+from dyrate.analysis.contents import gather
+from dyrate.analysis.measurements import load
 from dyrate.report.page import report_page
 from dyrate.study import Study
 from tests.report import fake

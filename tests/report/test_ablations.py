@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from dyrate.analysis.ablations import changes, replayed
+from dyrate.analysis.contents import gather
+from dyrate.analysis.measurements import load
+from dyrate.analysis.paired import Answers
+from dyrate.analysis.tables import table2
 from dyrate.evaluation.results import Difference
-from dyrate.report import tidy
-from dyrate.report.ablations import changes, replayed
-from dyrate.report.contents import gather
-from dyrate.report.measured import load
+from dyrate.report import csv_files
 from dyrate.report.page import report_page, table_page
-from dyrate.report.paired import Answers
-from dyrate.report.tables import table2
 from dyrate.study import Study
 from tests.report import fake
 from tests.report.test_page import text_of
@@ -70,7 +70,7 @@ def test_table_3_says_whether_the_rate_is_predicted_and_what_the_paper_spends(co
 
 
 def test_table_3s_csv_has_fields_for_both(compared, tmp_path):
-    tidy.write(table(compared, "table3"), tmp_path / "t.csv")
+    csv_files.write(table(compared, "table3"), tmp_path / "t.csv")
 
     lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     dyrate = next(
@@ -235,7 +235,7 @@ def test_a_study_without_ablations_leaves_their_tables_out_with_a_sentence(study
     assert (left.standings, left.claims) == ((), ())
     for found in left.tables[3:]:
         assert "The study has no row for this table." in text_of(table_page(found, study, measurements))
-        tidy.write(found, tmp_path / "t.csv")
+        csv_files.write(found, tmp_path / "t.csv")
         assert (tmp_path / "t.csv").read_text().startswith("group,model,method")
 
 

@@ -10,10 +10,11 @@ from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
 from dyrate.cost.grid import Drop, percentages
 from dyrate.cost.shapes import LLAVA
 from dyrate.cost.work import schedule
-from dyrate.report import published, tidy
-from dyrate.report.audit import arithmetic, consistency
-from dyrate.report.audit.checks import audit
-from dyrate.report.published import PublishedRow
+from dyrate.paper import published
+from dyrate.paper.audit import arithmetic, consistency
+from dyrate.paper.audit.checks import audit
+from dyrate.paper.published import PublishedRow
+from dyrate.report import csv_files
 from tests.report.test_page import text_of
 
 
@@ -218,7 +219,7 @@ def test_the_page_and_the_csv_have_every_finding(rendered, tmp_path):
     for finding in findings:
         assert finding.check in text
 
-    tidy.write_findings(findings, tmp_path / "audit.csv")
+    csv_files.write_findings(findings, tmp_path / "audit.csv")
 
     lines = list(csv.DictReader((tmp_path / "audit.csv").open()))
     assert [line["verdict"] for line in lines] == [f.verdict for f in findings]

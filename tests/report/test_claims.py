@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.report.claims import Claim, claims, kept_of_unpruned
-from dyrate.report.contents import gather
-from dyrate.report.equal_budget import standings
-from dyrate.report.measured import load
-from dyrate.report.paired import Answers
+from dyrate.analysis.claims import Claim, claims, kept_of_unpruned
+from dyrate.analysis.contents import gather
+from dyrate.analysis.equal_budget import standings
+from dyrate.analysis.measurements import load
+from dyrate.analysis.paired import Answers
 from dyrate.study import Study
 from tests.report import fake
 from tests.report.test_equal_budget import SHARES, write

@@ -4,11 +4,12 @@ import csv
 
 import pytest
 
+from dyrate.analysis import cost
+from dyrate.analysis.ablations import strategy_table
+from dyrate.analysis.measurements import load
+from dyrate.analysis.tables import table3
 from dyrate.cost.flops import CONVENTIONS, SCOPES
-from dyrate.report import cost, tidy
-from dyrate.report.ablations import strategy_table
-from dyrate.report.measured import load
-from dyrate.report.tables import table3
+from dyrate.report import csv_files
 from tests.report import fake
 from tests.report.test_page import text_of
 
@@ -66,7 +67,7 @@ def test_the_page_and_the_csv_have_every_convention(study, measurements, page, t
     for convention in CONVENTIONS.values():
         assert convention.about in text
 
-    tidy.write_costs(measurements, tmp_path / "cost.csv")
+    csv_files.write_costs(measurements, tmp_path / "cost.csv")
 
     lines = list(csv.DictReader((tmp_path / "cost.csv").open()))
     assert {(line["convention"], line["scope"]) for line in lines} == {

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dyrate.analysis.equal_budget import Point, families, mix, phase_of, spent, standings
+from dyrate.analysis.measurements import Budget, load
+from dyrate.analysis.paired import Answers
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import tidy
-from dyrate.report.equal_budget import Point, families, mix, phase_of, spent, standings
-from dyrate.report.measured import Budget, load
-from dyrate.report.paired import Answers
+from dyrate.report import csv_files
 from dyrate.study import Study
 from tests.report import fake
 
@@ -244,7 +244,7 @@ def test_a_budget_that_a_setting_has_is_that_setting_alone():
 
 def test_the_csv_has_one_line_per_competitor_and_benchmark(compare, tmp_path):
     _, found = compare()
-    tidy.write_standings(found, tmp_path / "equal_budget.csv")
+    csv_files.write_standings(found, tmp_path / "equal_budget.csv")
 
     lines = list(csv.DictReader((tmp_path / "equal_budget.csv").read_text().splitlines()))
 

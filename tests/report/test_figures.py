@@ -1,8 +1,8 @@
 import re
 from xml.etree import ElementTree
 
+from dyrate.analysis.measurements import load
 from dyrate.report import figures
-from dyrate.report.measured import load
 from dyrate.report.page import report_page
 from dyrate.study import Study
 from tests.report import fake

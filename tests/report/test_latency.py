@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dyrate.analysis.latency import Latencies
+from dyrate.analysis.measurements import load
+from dyrate.analysis.tables import table3
 from dyrate.bench import jobs
-from dyrate.report.latency import Latencies
-from dyrate.report.measured import load
-from dyrate.report.speed.files import SpeedError
-from dyrate.report.tables import table3
+from dyrate.speed.documents import SpeedError
 from dyrate.study import Study
 from tests.report import fake
 from tests.report.speed.fake import bench, row, spread

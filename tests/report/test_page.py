@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from dyrate.analysis.measurements import load
+from dyrate.analysis.tables import table1
 from dyrate.cli import main
 from dyrate.errors import DyrateError
 from dyrate.evaluation.answers import read as read_answers
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.results import ResultError
 from dyrate.report import gallery
-from dyrate.report.measured import load
 from dyrate.report.page import report_page, table_page
-from dyrate.report.tables import table1
 from dyrate.study import Study
 from tests.report import fake
 

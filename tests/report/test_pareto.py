@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from dyrate.report.measured import load
-from dyrate.report.pareto import averaged, colours, curves, sweeps
+from dyrate.analysis.measurements import load
+from dyrate.analysis.pareto import averaged, curves, sweeps
+from dyrate.report.figures import colours
 from dyrate.study import Study
 from tests.report import fake
 

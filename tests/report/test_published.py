@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from dyrate.errors import DyrateError
-from dyrate.report import published
+from dyrate.paper import published
 
 
 def test_table_1_is_in_print_order_and_groups():

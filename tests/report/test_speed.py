@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from dyrate.report.page import report_page
-from dyrate.report.speed import figures, printed, spending
-from dyrate.report.speed.files import Load, paths, read
+from dyrate.report.speed import figures
+from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
-from dyrate.report.speed.words import paragraphs
+from dyrate.speed import costs, table3
+from dyrate.speed.documents import TimedLoad, paths, read
+from dyrate.speed.series import Series
 from tests.report.speed.fake import (
     FASTV,
     FIXTURE,
@@ -39,14 +41,14 @@ def _elsewhere(tmp_path, monkeypatch):
 def test_the_ledger_agrees_with_what_the_command_counted_from_the_run_itself():
     for found in read([FIXTURE.as_posix()]).benches:
         for timing in found.timings:
-            phases = spending.phases(timing.method, found.shape, timing.load)
+            phases = costs.phases(timing.method, found.shape, timing.load)
             batch = timing.load.batch
             keys = sum(phases.decode.pairs) / phases.steps * batch * found.shape.text.kv_width
-            read_bytes = spending.weight_bytes(found.shape, 2) + keys * 2
-            prompt = spending.count(phases.prefill, found.shape, spending.CONVENTIONS["flops"]).total
+            read_bytes = costs.weight_bytes(found.shape, 2) + keys * 2
+            prompt = costs.count(phases.prefill, found.shape, costs.CONVENTIONS["flops"]).total
 
-            assert prompt * batch == pytest.approx(spending.prefill_flops(found, timing), rel=1e-9)
-            assert read_bytes == pytest.approx(spending.step_bytes(found, timing), rel=1e-9)
+            assert prompt * batch == pytest.approx(costs.prefill_flops(found, timing), rel=1e-9)
+            assert read_bytes == pytest.approx(costs.step_bytes(found, timing), rel=1e-9)
 
 
 def test_flops_of_fastv_are_those_of_the_formula():
@@ -56,15 +58,15 @@ def test_flops_of_fastv_are_those_of_the_formula():
 
     by_hand = (2 * layer(640) + 30 * layer(640 - 288)) / (32 * layer(640))
 
-    found = spending.percent(FASTV, SHAPE, Load(8, 640, 1), "fastv_2ndm", "cached")
+    found = costs.percent(FASTV, SHAPE, TimedLoad(8, 640, 1), "fastv_2ndm", "cached")
 
     assert found == pytest.approx(100 * by_hand)
 
 
 def test_without_visual_tokens_the_encoder_remains():
-    load = Load(1, 640, 33)
-    layers = spending.percent({"name": "text_only"}, SHAPE, load, "gated_3ndm", "prefill")
-    everything = spending.percent({"name": "text_only"}, SHAPE, load, "flops", "prefill")
+    load = TimedLoad(1, 640, 33)
+    layers = costs.percent({"name": "text_only"}, SHAPE, load, "gated_3ndm", "prefill")
+    everything = costs.percent({"name": "text_only"}, SHAPE, load, "flops", "prefill")
 
     assert layers < 10 < everything
 
@@ -84,13 +86,13 @@ def test_without_visual_tokens_the_encoder_remains():
 def test_replayed_rates_select_for_a_step_and_evict_for_good(changes, seen):
     method = {"name": "replay", "layer": 2, "rates": [0.9, 0.5, 0.8, 0.2], **changes}
 
-    assert spending.attended(method, 100, 3) == (2, seen)
+    assert costs.attended(method, 100, 3) == (2, seen)
 
 
 def test_of_rates_that_depend_on_the_input_nothing_is_counted():
-    load = Load(1, 640, 33)
+    load = TimedLoad(1, 640, 33)
 
-    assert spending.percent({"name": "dyrate", "predictor": "p"}, SHAPE, load, "flops", "cached") is None
+    assert costs.percent({"name": "dyrate", "predictor": "p"}, SHAPE, load, "flops", "cached") is None
 
 
 # Beside what is printed.
@@ -115,7 +117,7 @@ def test_of_rates_that_depend_on_the_input_nothing_is_counted():
 def test_a_contender_stands_beside_the_row_of_its_settings(method, changes, name):
     (found,) = written(bench([row(method)], **changes)).benches
 
-    assert printed.row_name(found, found.timings[0]) == name
+    assert table3.row_name(found, found.timings[0]) == name
 
 
 def test_a_predictor_that_drops_nothing_is_no_dyrate():
@@ -123,7 +125,7 @@ def test_a_predictor_that_drops_nothing_is_no_dyrate():
         bench([row(NONE), row({"name": "dyrate"}, contender="overhead select, mlp", whole_ms=spread(200.0))])
     ).benches
 
-    assert printed.row_name(found, found.timings[1]) is None
+    assert table3.row_name(found, found.timings[1]) is None
     assert overheads(found)[0].startswith("LLaVA-1.5-7B, batch 1, prompt 640, N = 33: −50.0%")
 
 
@@ -133,12 +135,12 @@ def test_another_shape_stands_beside_nothing():
     (found,) = written(document).benches
 
     assert found.model == "llava-1.5-7b"
-    assert printed.row_name(found, found.timings[0]) is None
-    assert printed.groups([found]) == ((), ())
+    assert table3.row_name(found, found.timings[0]) is None
+    assert table3.groups([found]) == ((), ())
 
 
 def test_each_latency_is_set_against_the_unpruned_model_on_its_engine():
-    first, others = printed.groups(written(bench(ROWS)).benches)
+    first, others = table3.groups(written(bench(ROWS)).benches)
 
     (group,) = first
     assert [other.load.batch for other in others] == [32]
@@ -170,7 +172,7 @@ def test_pictures_are_well_formed_and_take_their_colours_from_the_page():
 
 
 def test_no_two_contenders_look_alike():
-    looks = {(one.colour, one.marker) for one in (figures.Series("", "graph", n, {}) for n in range(64))}
+    looks = {figures.look(one) for one in (Series("", "graph", n, {}) for n in range(64))}
 
     assert len(looks) == 64
 

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from dyrate.report.page import report_page
-from dyrate.report.speed.files import FOLDER, paths, read
 from dyrate.report.speed.section import speed
-from dyrate.report.speed.steps import GROUPS, group, profiled, savings
+from dyrate.speed.decode_steps import GROUPS, group, profiled, savings
+from dyrate.speed.documents import FOLDER, paths, read
 from tests.report.speed.fake import FASTV, NONE, REPLAY, bench, row, spread, written
 from tests.report.test_page import HOSTILE, text_of
 

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dyrate import method_commands as commands
 from dyrate.errors import DyrateError
-from dyrate.methods import commands
 from dyrate.methods.downsample import near_square
 from dyrate.methods.vtw_search import divergence, search_layer
-from dyrate.questions import questions_from
+from dyrate.question_files import questions_from
 from dyrate.ranking import kept_counts, top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod
 from tests.runtime.method_table import NothingRule
@@ -187,8 +187,8 @@ def test_the_command_lists_methods_and_prints_schemas(capsys: pytest.CaptureFixt
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of the testbed's layout, with random weights."""
-    from dyrate.testbed.model import build_model, build_processor, size_of
-    from dyrate.testbed.tokenizer import train_tokenizer
+    from dyrate.testbed.models.architecture import build_model, build_processor, size_of
+    from dyrate.testbed.models.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = train_tokenizer(["What color is the small star? Answer with one word."], 300)

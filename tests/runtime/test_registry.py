@@ -157,7 +157,7 @@ def test_a_field_without_default_must_be_given(tmp_path: Path) -> None:
 
 def test_the_registry_and_the_command_line_do_without_torch() -> None:
     code = (
-        "import sys, argparse, dyrate.registry as r, dyrate.methods.commands as c;"
+        "import sys, argparse, dyrate.registry as r, dyrate.method_commands as c;"
         "r.slug({'name': 'fastv', 'layer': 2}); r.module_file({'name': 'fastv'});"
         "c.register(argparse.ArgumentParser().add_subparsers());"
         "sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"

@@ -12,14 +12,15 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dyrate.errors import DyrateError
-from dyrate.testbed import progress, training, world
-from dyrate.testbed.card import write_card
-from dyrate.testbed.model import SIZES, build_model
-from dyrate.testbed.packing import Packer
-from dyrate.testbed.recipe import RECIPES, Machine
-from dyrate.testbed.schedule import Plan
-from dyrate.testbed.stream import TrainingStream, world_tokenizer
-from dyrate.testbed.training import train
+from dyrate.testbed.models import progress, training
+from dyrate.testbed.models.architecture import SIZES, build_model
+from dyrate.testbed.models.card import write_card
+from dyrate.testbed.models.packing import Packer
+from dyrate.testbed.models.recipe import RECIPES, Machine
+from dyrate.testbed.models.schedule import LearningRatePlan
+from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
+from dyrate.testbed.models.training import train
+from dyrate.testbed.world.examples import training_example, validation_example
 
 RECIPE = replace(RECIPES["testbed-tiny"], steps=20, peak_learning_rate=3e-3)
 
@@ -58,7 +59,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(trained, tmp_path):
 def test_the_saved_model_loads_as_any_llava_and_generates(trained):
     processor = AutoProcessor.from_pretrained(trained / "model", backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(trained / "model", dtype=torch.float32)
-    examples = [world.validation_example(0, index) for index in range(2)]
+    examples = [validation_example(0, index) for index in range(2)]
     prompts = [f"USER: <image>\n{'Well, ' * n}what is this? ASSISTANT:" for n in range(2)]
     images = [Image.fromarray(example.image) for example in examples]
     inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt")
@@ -74,7 +75,7 @@ def test_the_stream_does_not_depend_on_the_number_of_workers(workers):
     stream = TrainingStream(Packer(world_tokenizer(20), 512), seed=5, batch_size=2)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, sampler=range(3, 6), num_workers=workers)
     for step, batch in enumerate(loader, start=3):
-        expected = [world.training_example(5, 2 * step + row).image for row in range(2)]
+        expected = [training_example(5, 2 * step + row).image for row in range(2)]
         assert all((batch.images[row].numpy() == expected[row]).all() for row in range(2))
 
 
@@ -101,7 +102,7 @@ def test_the_weights_are_a_function_of_the_seed():
 
 class TestPlan:
     def test_warm_up_plateau_decay(self):
-        plan = Plan(decay_start=80, steps=100)
+        plan = LearningRatePlan(decay_start=80, steps=100)
         rates = [plan.learning_rate(step, 1.0, 10) for step in range(100)]
         assert rates[0] == pytest.approx(0.1)
         assert rates[9:80] == [1.0] * 71
@@ -109,16 +110,16 @@ class TestPlan:
         assert 0 < rates[99] <= 0.05
 
     def test_the_decay_starts_when_most_of_the_time_is_spent(self):
-        plan = Plan(decay_start=14_000, steps=20_000)
+        plan = LearningRatePlan(decay_start=14_000, steps=20_000)
         assert plan.within(600, 69.9, 100, 10.0, 0.3) == plan
-        assert plan.within(700, 70.0, 100, 10.0, 0.3) == Plan(decay_start=700, steps=1000)
+        assert plan.within(700, 70.0, 100, 10.0, 0.3) == LearningRatePlan(decay_start=700, steps=1000)
 
     def test_a_decay_once_begun_is_kept(self):
-        plan = Plan(decay_start=700, steps=1000)
+        plan = LearningRatePlan(decay_start=700, steps=1000)
         assert plan.within(800, 99.0, 100, 1.0, 0.3) == plan
 
     def test_a_fast_run_ends_at_its_steps(self):
-        assert Plan(900, 1000).within(800, 70.0, 100, 1000.0, 0.3) == Plan(800, 1000)
+        assert LearningRatePlan(900, 1000).within(800, 70.0, 100, 1000.0, 0.3) == LearningRatePlan(800, 1000)
 
 
 def test_a_run_under_a_clock_records_the_steps_it_took(tmp_path, monkeypatch):

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from dyrate.testbed import world
-from dyrate.testbed.held_out import HeldOut
-from dyrate.testbed.model import SIZES, VISUAL_TOKENS, build_model, build_processor
-from dyrate.testbed.packing import NO_TARGET, Packer, branch_mask, normalise, packed_logits
-from dyrate.testbed.recipe import RECIPES
-from dyrate.testbed.stream import world_tokenizer
+from dyrate.testbed.models.architecture import SIZES, VISUAL_TOKENS, build_model, build_processor
+from dyrate.testbed.models.held_out import HeldOut
+from dyrate.testbed.models.packing import NO_TARGET, Packer, branch_mask, normalise, packed_logits
+from dyrate.testbed.models.recipe import RECIPES
+from dyrate.testbed.models.stream import world_tokenizer
+from dyrate.testbed.world.examples import training_example, validation_example
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def examples():
-    return [world.training_example(7, index) for index in range(3)]
+    return [training_example(7, index) for index in range(3)]
 
 
 def conversation(processor, prompt):
@@ -115,14 +115,14 @@ def test_turns_that_do_not_fit_are_left_out(tokenizer, examples):
 
 def test_hardly_a_turn_exceeds_the_default_length(tokenizer):
     packer = Packer(tokenizer, RECIPES["testbed-m"].pack_length)
-    examples = [world.training_example(3, index) for index in range(200)]
+    examples = [training_example(3, index) for index in range(200)]
     placed = sum(len(packer.pack(example)[1]) for example in examples)
     assert placed >= 0.995 * sum(len(example.turns) for example in examples)
 
 
 def test_held_out_accuracy_is_the_exact_match_of_greedy_decoding(tokenizer, processor, model):
     """Where the reference is what the model writes, the answer is right; one other token makes it wrong."""
-    example = world.validation_example(0, 0)
+    example = validation_example(0, 0)
     held_out = HeldOut(Packer(tokenizer, 512), [example], batch_size=1)
     batch, placed = held_out.batches[0]
     for number, turn in enumerate(placed[0], start=1):

@@ -13,15 +13,16 @@ import pytest
 import yaml
 
 from dyrate.errors import DyrateError
-from dyrate.testbed import prompts
-from dyrate.testbed.annotators import Crowd, annotate
-from dyrate.testbed.benchmarks import BENCHMARKS, build, rows
-from dyrate.testbed.blocks import MAKERS, MME_CATEGORIES, ROTATIONS
-from dyrate.testbed.draw import Draw
-from dyrate.testbed.questions import ASKERS
-from dyrate.testbed.schemas import COLUMNS
-from dyrate.testbed.vocabulary import HELD_OUT
-from dyrate.testbed.world import training_example
+from dyrate.testbed.benchmarks.annotators import Crowd, annotate
+from dyrate.testbed.benchmarks.build import build, rows
+from dyrate.testbed.benchmarks.items import MAKERS, MME_CATEGORIES, ROTATIONS
+from dyrate.testbed.benchmarks.schemas import COLUMNS
+from dyrate.testbed.benchmarks.specs import BENCHMARKS
+from dyrate.testbed.world import prompts
+from dyrate.testbed.world.draw import Draw
+from dyrate.testbed.world.examples import training_example
+from dyrate.testbed.world.question_kinds import ASKERS
+from dyrate.testbed.world.vocabulary import HELD_OUT
 
 SAMPLES = 96
 TASKS = {

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from dyrate.testbed.captions import caption, references, salient
-from dyrate.testbed.draw import Draw
-from dyrate.testbed.facts import Facts
-from dyrate.testbed.questions import ANSWERS, ASKERS, UNANSWERABLE, ask
-from dyrate.testbed.sampling import sample_scene
-from dyrate.testbed.scenes import SIDE, Scene, Sign, Thing
-from dyrate.testbed.vocabulary import (
+from dyrate.testbed.world.captions import caption, references, salient
+from dyrate.testbed.world.draw import Draw
+from dyrate.testbed.world.examples import training_example
+from dyrate.testbed.world.question_kinds import ANSWERS, ASKERS, UNANSWERABLE, ask
+from dyrate.testbed.world.referring_expressions import Facts
+from dyrate.testbed.world.sampling import sample_scene
+from dyrate.testbed.world.scenes import SIDE, Scene, Sign, Thing
+from dyrate.testbed.world.vocabulary import (
     COLORS,
     LOOKALIKES,
     NUMBER_WORDS,
@@ -22,7 +23,6 @@ from dyrate.testbed.vocabulary import (
     TEXTURES,
     WORDS,
 )
-from dyrate.testbed.world import training_example
 
 SCENES = [sample_scene(Draw("test of questions", i), "train") for i in range(250)]
 

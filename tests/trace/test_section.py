@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from dyrate.analysis.attention_trends import sentences
+from dyrate.analysis.measurements import load
 from dyrate.report import attention_figures as figures
-from dyrate.report.attention import attention, sentences
-from dyrate.report.measured import load
+from dyrate.report.attention import attention
 from dyrate.report.page import report_page
 from dyrate.study import Study
 from dyrate.trace.files import Summary, TraceError, TraceFiles, read_summary, write_mass, write_summary

@@ -17,12 +17,12 @@ from dyrate.methods.dyrate import DyRate
 from dyrate.predictor_training.batch import NO_TARGET, Encoder
 from dyrate.predictor_training.examples import FileExamples, TestbedExamples
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.train import Job, train_predictor
+from dyrate.predictor_training.train import TrainingJob, train_predictor
 from dyrate.predictors import load_predictor, read_record
-from dyrate.testbed import world
-from dyrate.testbed.model import build_model, build_processor, size_of
-from dyrate.testbed.packing import Packer
-from dyrate.testbed.stream import world_tokenizer
+from dyrate.testbed.models.architecture import build_model, build_processor, size_of
+from dyrate.testbed.models.packing import Packer
+from dyrate.testbed.models.stream import world_tokenizer
+from dyrate.testbed.world.examples import training_example
 
 SMALL = {"steps": 23, "batch_size": 2, "validation_examples": 4, "layer": 1, "hidden": 4, "rates": 4}
 
@@ -40,12 +40,12 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(model, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("trained")
-    assert train_predictor(Job(str(model), Recipe.of(SMALL), output)) is not None
+    assert train_predictor(TrainingJob(str(model), Recipe.of(SMALL), output)) is not None
     return output
 
 
 def test_a_killed_job_ends_with_the_same_bytes(model, trained, tmp_path):
-    job = Job(str(model), Recipe.of(SMALL), tmp_path)
+    job = TrainingJob(str(model), Recipe.of(SMALL), tmp_path)
     assert train_predictor(job, stop_after=21) is None
     assert not (tmp_path / "predictor.json").exists()
     train_predictor(job)
@@ -84,7 +84,7 @@ def test_the_method_runs_what_was_trained(model, trained):
 def test_answers_are_tokenised_as_the_models_were_trained(model):
     processor, loaded = load_processor(model), load_model(model, torch.device("cpu"), "float32")
     encoder = Encoder(processor, loaded, longest_answer=128)
-    example = world.training_example(0, 1)
+    example = training_example(0, 1)
     image = Image.fromarray(example.image)
     packed, placed = Packer(processor.tokenizer, 2048).pack(example)
     for number, turn in enumerate(placed, start=1):
@@ -110,7 +110,7 @@ def test_half_of_the_testbeds_examples_are_captions_of_scenes_unseen():
     assert examples.training(5)[1:] == examples.training(5)[1:]
     assert TestbedExamples(1, 0.5).training(5)[1:] != examples.training(5)[1:]
     assert TestbedExamples(1, 0.0).validation(3)[0][1:] == TestbedExamples(0, 0.0).validation(3)[0][1:]
-    trained_on = Image.fromarray(world.training_example(0, 5).image)
+    trained_on = Image.fromarray(training_example(0, 5).image)
     assert examples.training(5)[0].tobytes() != trained_on.tobytes()
 
 
@@ -197,10 +197,10 @@ def test_mistakes_on_the_command_line_are_one_line(arguments, message, model, tm
 def test_an_output_that_is_a_file_is_explained(model, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(DyrateError, match="cannot be made a folder"):
-        train_predictor(Job(str(model), Recipe.of(SMALL), tmp_path / "out"))
+        train_predictor(TrainingJob(str(model), Recipe.of(SMALL), tmp_path / "out"))
 
 
 def test_two_processes_do_not_train_into_one_folder(model, tmp_path):
-    job = Job(str(model), Recipe.of(SMALL), tmp_path)
+    job = TrainingJob(str(model), Recipe.of(SMALL), tmp_path)
     with files.only_one(tmp_path, "x"), pytest.raises(DyrateError, match="another process is training there"):
         train_predictor(job)

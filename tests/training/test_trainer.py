@@ -9,7 +9,7 @@ import torch
 
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.teacher import Teacher, teacher
+from dyrate.predictor_training.teacher_forcing import FrozenModel, teacher_forced
 from dyrate.predictor_training.trainer import Trainer
 from dyrate.predictor_training.validation import validate
 from tests.tiny import tiny_llava
@@ -29,11 +29,11 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def frozen():
-    with teacher(tiny_llava(num_layers=4)) as found:
+    with teacher_forced(tiny_llava(num_layers=4)) as found:
         yield found
 
 
-def trainer(recipe: Recipe, frozen: Teacher, folder: Path, **facts: str) -> Trainer:
+def trainer(recipe: Recipe, frozen: FrozenModel, folder: Path, **facts: str) -> Trainer:
     return Trainer(recipe, frozen, Stream(), encode, folder, {"model": {"weights": "a"} | facts})
 
 

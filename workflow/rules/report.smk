@@ -1,5 +1,5 @@
 # Tables, page, and the checked config that both are made from.
-from dyrate.report.speed import files as speed
+from dyrate.speed import documents as speed
 from dyrate.study.entries import content
 
 

@@ -18,7 +18,7 @@ if study.data_files:
             samples=study.config["samples"],
             seed=study.config["seed"],
             output=subpath(output[0], parent=True),
-            code=fingerprint(["dyrate.testbed.benchmarks"]),
+            code=fingerprint(["dyrate.testbed.benchmarks.build"]),
         message:
             "Drawing {params.samples} samples for each of {params.benchmarks}"
         shell:

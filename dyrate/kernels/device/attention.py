@@ -8,13 +8,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.attention import Reading
+from dyrate.kernels.arguments import Reading
 
 LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
-class Tuning:
+class AttentionTuning:
     """How the work is cut."""
 
     block: int = 16
@@ -35,7 +35,7 @@ class Tuning:
         return wanted
 
 
-TUNING = Tuning()
+TUNING = AttentionTuning()
 
 
 def attend(
@@ -45,7 +45,7 @@ def attend(
     reading: Reading,
     scale: float,
     statistics: bool,
-    tuning: Tuning | None = None,
+    tuning: AttentionTuning | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return output, class mass and head scores as `decode_attention` does; `splits` (a power of two)

@@ -19,7 +19,7 @@ _NARROW = 8192
 
 
 @dataclass(frozen=True)
-class Tuning:
+class LinearTuning:
     """How the work is cut."""
 
     dots: bool
@@ -35,20 +35,20 @@ class Tuning:
     """Depth of the pipeline of loads."""
 
 
-def tuning(rows: int, features: int, d: int, gated: bool, dtype: torch.dtype) -> Tuning:
+def tuning(rows: int, features: int, d: int, gated: bool, dtype: torch.dtype) -> LinearTuning:
     """Return how to cut the product of `rows` rows [rows, d] to `features`: what was fastest on an H200."""
     wide = features > _NARROW
     if dtype == torch.float32:
         if rows <= 4:
-            return Tuning(dots=False, outputs=2, depth=1024, warps=4, stages=1)
-        return Tuning(dots=True, outputs=16, depth=64, warps=4, stages=1)
+            return LinearTuning(dots=False, outputs=2, depth=1024, warps=4, stages=1)
+        return LinearTuning(dots=True, outputs=16, depth=64, warps=4, stages=1)
     if rows == 1 and (wide or d <= _NARROW):
         outputs = 4 if gated else 8 if wide else 2
-        return Tuning(dots=False, outputs=outputs, depth=1024, warps=4, stages=3 if gated else 1)
+        return LinearTuning(dots=False, outputs=outputs, depth=1024, warps=4, stages=3 if gated else 1)
     if wide:
         depth, stages = (128, 4) if gated else (256, 3)
-        return Tuning(dots=True, outputs=32, depth=depth, warps=2, stages=stages)
-    return Tuning(dots=True, outputs=16, depth=256, warps=1, stages=4)
+        return LinearTuning(dots=True, outputs=32, depth=depth, warps=2, stages=stages)
+    return LinearTuning(dots=True, outputs=16, depth=256, warps=1, stages=4)
 
 
 def fused_linear(
@@ -60,7 +60,7 @@ def fused_linear(
     eps: float = 0.0,
     residual: Tensor | None = None,
     gated: bool = False,
-    cut: Tuning | None = None,
+    cut: LinearTuning | None = None,
 ) -> Tensor:
     """Do what `linear` does, in one kernel."""
     rows, d = x.shape

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.perceptron import Layers
+from dyrate.kernels.arguments import Layers
 
 
 def run(x: Tensor, layers: Layers, log_offset: float | None) -> Tensor:

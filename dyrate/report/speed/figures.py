@@ -1,26 +1,16 @@
-"""Pictures of measured time and memory: against the device's limits, and against the batch."""
+"""Pictures of measured time and memory: against the device's limits and the batch, and inside a step."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from dyrate.report.drawing import CURVES, LINE, MUTED, PAPER, as_svg, canvas
-from dyrate.report.speed import spending
-from dyrate.report.speed.files import Bench, Timing
+from dyrate.speed.decode_steps import ProfiledStep
+from dyrate.speed.documents import Bench
+from dyrate.speed.series import Series, Value, kind, roofline_points
 
-KINDS = (
-    "transformers’ own generate()",
-    "transformers, unpruned or static cache",
-    "transformers, with a method",
-    "this package’s engine, unpruned",
-    "this package’s engine, with a method",
-)
-"""What the roofline tells apart, in the order of the curves' colours."""
 MARKERS = "oDs^vPX*"
-Value = Callable[[Timing], float | None]
 MEASURES: tuple[tuple[str, Value], ...] = (
     ("milliseconds per token", lambda timing: timing.per_token.median if timing.per_token else None),
     ("tokens per second, all rows, prefill included", lambda timing: timing.tokens_per_second),
@@ -29,83 +19,10 @@ MEASURES: tuple[tuple[str, Value], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What must be equal for times to stand in one picture."""
-
-    model: str
-    device: str
-    dtype: str
-    prompt: int
-    new_tokens: int
-
-    def __str__(self) -> str:
-        return f"{self.model}, {self.device}, {self.dtype}, prompt {self.prompt}, N = {self.new_tokens}"
-
-
-@dataclass(frozen=True)
-class Series:
-    """A contender's timings by batch."""
-
-    label: str
-    engine: str
-    number: int
-    """Of its colour and marker: the same in every setting."""
-    timings: dict[int, tuple[Timing, ...]]
-
-    @property
-    def colour(self) -> int:
-        """Which of the eight."""
-        return self.number % len(CURVES)
-
-    @property
-    def marker(self) -> int:
-        """Which of `MARKERS`: when colours come again, each comes with another one."""
-        return (self.number + self.number // len(CURVES)) % len(MARKERS)
-
-    def points(self, value: Value) -> list[tuple[int, float]]:
-        """(batch, value), the median where several documents have the batch; none where nobody measured."""
-        found = {
-            batch: [known for timing in timings if (known := value(timing)) is not None]
-            for batch, timings in sorted(self.timings.items())
-        }
-        return [(batch, median(values)) for batch, values in found.items() if values]
-
-
-def kind(timing: Timing) -> int:
-    """Which of `KINDS` a contender is."""
-    if timing.method is None:
-        return 0 if timing.contender == "generate" else 1
-    return (3 if timing.engine == "graph" else 1) + timing.reduces
-
-
-def by_batch(benches: Sequence[Bench]) -> dict[Setting, tuple[Series, ...]]:
-    """Return the contenders of each setting that was measured at two batches or more.
-
-    Predictors that drop nothing are left out: they lie on the unpruned model's curve.
-    """
-    settings: dict[Setting, dict[tuple[str, str], dict[int, list[Timing]]]] = {}
-    for bench in benches:
-        made = bench.made
-        for timing in bench.timings:
-            if not timing.overhead:
-                load = timing.load
-                setting = Setting(bench.model, made.device, made.dtype, load.prompt, load.new_tokens)
-                found = settings.setdefault(setting, {}).setdefault((timing.label, timing.engine), {})
-                found.setdefault(load.batch, []).append(timing)
-    drawn = {
-        setting: found
-        for setting, found in settings.items()
-        if len({batch for batches in found.values() for batch in batches}) > 1
-    }
-    names = list(dict.fromkeys(name for found in drawn.values() for name in found))
-    return {
-        setting: tuple(
-            Series(*name, names.index(name), {batch: tuple(timings) for batch, timings in batches.items()})
-            for name, batches in found.items()
-        )
-        for setting, found in drawn.items()
-    }
+def look(series: Series) -> tuple[int, int]:
+    """The numbers of a contender's colour and marker: when colours come again, each has another marker."""
+    lap, colour = divmod(series.number, len(CURVES))
+    return colour, (series.number + lap) % len(MARKERS)
 
 
 def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str | None:
@@ -119,11 +36,12 @@ def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str 
         return None
     with canvas(3.6, 2.9) as (figure, axes):
         for one, points in drawn:
+            colour, marker = look(one)
             axes.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
-                marker=MARKERS[one.marker],
-                color=CURVES[one.colour],
+                marker=MARKERS[marker],
+                color=CURVES[colour],
                 linestyle="-" if one.engine == "graph" else "--",
                 linewidth=1.2,
                 markersize=4.2,
@@ -146,7 +64,7 @@ def roofline(benches: Sequence[Bench], name: str) -> str | None:
     """
     memory = max(bench.bytes_per_second for bench in benches)
     matrix = max(bench.flops_per_second for bench in benches)
-    points = [point for bench in benches for point in _points(bench)]
+    points = [point for bench in benches for point in roofline_points(bench)]
     if not points:
         return None
     ridge = matrix / memory
@@ -183,6 +101,23 @@ def roofline(benches: Sequence[Bench], name: str) -> str | None:
         return as_svg(figure, name)
 
 
+def bars(steps: Sequence[ProfiledStep], name: str) -> str:
+    """A bar for each step, as long as its kernels take; `name` makes ids unique."""
+    with canvas(3.9, 0.5 + 0.56 * len(steps)) as (figure, axes):
+        for row, step in enumerate(steps):
+            left = 0.0
+            for number, milliseconds in enumerate(step.groups):
+                axes.barh(-row, milliseconds, 0.36, left, color=CURVES[number], linewidth=0)
+                left += milliseconds
+            text = axes.annotate(step.label, (0, 0.22 - row), fontsize=7.5, color=MUTED, va="bottom")
+            text.set_in_layout(False)  # a long label must not leave the bars no room
+        axes.set_ylim(0.78 - len(steps), 0.8)
+        axes.set_yticks([])
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_xlabel("milliseconds")
+        return as_svg(figure, name)
+
+
 def _note(axes: Axes, text: str, x: float, flops: float, offset: tuple[int, int]) -> None:
     """Write a text that ends at a point, moved by so many points of type."""
     axes.annotate(
@@ -194,28 +129,6 @@ def _note(axes: Axes, text: str, x: float, flops: float, offset: tuple[int, int]
         fontsize=7.5,
         color=MUTED,
     )
-
-
-@dataclass(frozen=True)
-class Point:
-    """A contender's prefill or decode step: FLOPs per byte, FLOPs per second."""
-
-    timing: Timing
-    phase: str
-    per_byte: float
-    per_second: float
-
-
-def _points(bench: Bench) -> Iterator[Point]:
-    """Yield what a document's timings are in both phases, but for predictors that drop nothing."""
-    for timing in (timing for timing in bench.timings if not timing.overhead):
-        flops = spending.prefill_flops(bench, timing)
-        weights = spending.weight_bytes(bench.shape, bench.bytes_per_number, prefill=True)
-        yield Point(timing, "prefill", flops / weights, 1000 * flops / timing.first_token.median)
-        read, flops_of_step = spending.step_bytes(bench, timing), spending.step_flops(bench, timing)
-        if read and flops_of_step and timing.per_token:
-            per_second = 1000 * flops_of_step / timing.per_token.median
-            yield Point(timing, "decode", flops_of_step / read, per_second)
 
 
 def _logarithmic(axes: Axes) -> None:

@@ -7,12 +7,13 @@ from itertools import groupby
 from markupsafe import Markup
 
 from dyrate.cost.flops import CONVENTIONS, SCOPES
-from dyrate.report.speed import figures, printed, spending
-from dyrate.report.speed.files import FOLDER, Bench, Documents, Provenance, read
-from dyrate.report.speed.steps import GROUPS, Saving, bars, profiled, savings
-from dyrate.report.speed.words import Paragraph, paragraphs
+from dyrate.report.speed import figures
+from dyrate.report.speed.explanation import Paragraph, paragraphs
+from dyrate.speed import costs, series, table3
+from dyrate.speed.decode_steps import GROUPS, Saving, profiled, savings
+from dyrate.speed.documents import FOLDER, Bench, Documents, Provenance, read
 
-COUNTED = f"{CONVENTIONS[printed.CONVENTION].about}; {SCOPES[printed.SCOPE]}"
+COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 """What the percentages of FLOPs count."""
 
 
@@ -32,8 +33,8 @@ class Speed:
 
     folder: str
     documents: Documents
-    groups: tuple[printed.Group, ...]
-    other_groups: tuple[printed.Group, ...]
+    groups: tuple[table3.Table3Group, ...]
+    other_groups: tuple[table3.Table3Group, ...]
     missing: tuple[str, ...]
     roofs: tuple[tuple[str, Markup], ...]
     kinds: tuple[str, ...]
@@ -68,21 +69,21 @@ def speed(documents: Documents | None = None) -> Speed:
     """Gather the section, by default from the checkout's documents; raises `SpeedError` for a damaged one."""
     documents = read() if documents is None else documents
     benches = documents.benches
-    first, others = printed.groups(benches)
+    first, others = table3.groups(benches)
     return Speed(
         folder=FOLDER.as_posix(),
         documents=documents,
         groups=first,
         other_groups=others,
-        missing=printed.missing(first),
+        missing=table3.missing(first),
         roofs=tuple(_roofs(benches)),
-        kinds=figures.KINDS,
+        kinds=series.KINDS,
         curves=tuple(_curves(benches)),
         step_groups=GROUPS,
         steps=tuple(_steps(benches)),
         savings=tuple(
-            (model, tuple(found))
-            for model, found in groupby(savings(benches), lambda saving: saving.bench.model)
+            (model, tuple(group))
+            for model, group in groupby(savings(benches), lambda saving: saving.bench.model)
         ),
         overheads=tuple(line for bench in benches for line in overheads(bench)),
         words=paragraphs(benches),
@@ -92,61 +93,61 @@ def speed(documents: Documents | None = None) -> Speed:
 
 
 def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
-    """Group documents, which `read` has put in this order, by model, device and dtype."""
+    """Table3Group documents, which `read` has put in this order, by model, device and dtype."""
 
     def key(bench: Bench) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 
-    return [(", ".join(name), list(found)) for name, found in groupby(benches, key=key)]
+    return [(", ".join(name), list(group)) for name, group in groupby(benches, key=key)]
 
 
 def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     return [
         (name, Markup(svg))
-        for i, (name, found) in enumerate(_by_machine(benches))
-        if (svg := figures.roofline(found, f"roof{i}"))
+        for i, (name, group) in enumerate(_by_machine(benches))
+        if (svg := figures.roofline(group, f"roof{i}"))
     ]
 
 
 def _steps(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     return [
-        (name, Markup(bars(steps, f"step{i}")))
-        for i, (name, found) in enumerate(_by_machine(benches))
-        if (steps := profiled(found))
+        (name, Markup(figures.bars(steps, f"step{i}")))
+        for i, (name, group) in enumerate(_by_machine(benches))
+        if (steps := profiled(group))
     ]
 
 
 def _curves(benches: Sequence[Bench]) -> list[Curves]:
-    found = []
-    for i, (setting, series) in enumerate(figures.by_batch(benches).items()):
+    curves = []
+    for i, (setting, contenders) in enumerate(series.by_batch(benches).items()):
         drawn = (
-            figures.curve(series, title, value, f"speed{i}-{j}")
+            figures.curve(contenders, title, value, f"speed{i}-{j}")
             for j, (title, value) in enumerate(figures.MEASURES)
         )
-        legend = ((one.label, one.colour, one.marker, one.engine != "graph") for one in series)
-        found.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
-    return found
+        legend = ((one.label, *figures.look(one), one.engine != "graph") for one in contenders)
+        curves.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
+    return curves
 
 
 def overheads(bench: Bench) -> list[str]:
     """What predictors that drop nothing add to the unpruned model's times, a sentence per load."""
-    found = []
+    sentences = []
     for load in bench.loads:
         extra: dict[str, list[float]] = {"the first token": [], "each further one": []}
         for timing in bench.under(load):
-            whole = spending.same(bench.timings, timing)
+            whole = costs.same(bench.timings, timing)
             if timing.overhead and whole is not None:
                 extra["the first token"].append(timing.first_token.median / whole.first_token.median - 1)
                 if timing.per_token and whole.per_token:
                     extra["each further one"].append(timing.per_token.median / whole.per_token.median - 1)
         parts = [f"{_span(values)} to {name}" for name, values in extra.items() if values]
         if parts:
-            found.append(
+            sentences.append(
                 f"{bench.model}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
                 + " and ".join(parts)
                 + (f" (commit {bench.made.commit[:7]})" if bench.made.commit else "")
             )
-    return found
+    return sentences
 
 
 def _span(shares: Sequence[float]) -> str:

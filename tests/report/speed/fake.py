@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dyrate.cost.shapes import LLAVA
-from dyrate.report.speed.files import FOLDER, Documents, read
+from dyrate.speed.documents import FOLDER, Documents, read
 
 FIXTURE = Path(__file__).with_name("decode.json")
 NONE, REPLAY = {"name": "none"}, {"name": "replay", "layer": 2, "rates": [0.9, 0.5]}

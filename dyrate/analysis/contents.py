@@ -1,0 +1,46 @@
+"""Everything that a study's results say, computed once for the CSV files and for the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dyrate.analysis.ablations import decoding_table, predictor_table, strategy_table
+from dyrate.analysis.cells import Table
+from dyrate.analysis.claims import Claim, claims
+from dyrate.analysis.equal_budget import Standing, standings
+from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.paired import Answers
+from dyrate.analysis.tables import table1, table2, table3
+from dyrate.paper.audit.checks import audit
+from dyrate.paper.audit.finding import Finding
+from dyrate.study import Study
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A study's tables, its comparison at equal budget, what becomes of the paper's claims, and what the
+    paper's own tables say of each other.
+    """
+
+    tables: tuple[Table, ...]
+    standings: tuple[Standing, ...]
+    claims: tuple[Claim, ...]
+    findings: tuple[Finding, ...]
+
+
+def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
+    """Fill in all tables, and compare what can be compared."""
+    answers = Answers(study.config["seed"])
+    compared = standings(measurements, answers)
+    return Contents(
+        tables=(
+            table1(study, measurements),
+            table2(study, measurements),
+            table3(study, measurements),
+            strategy_table(study, measurements),
+            decoding_table(study, measurements),
+            predictor_table(study, measurements, answers),
+        ),
+        standings=compared,
+        claims=claims(measurements, compared, answers),
+        findings=audit(),
+    )

@@ -1,0 +1,143 @@
+"""FLOPs of the measured rows, from the work in their result files: always with a convention, t and N."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
+from dyrate.cost.shapes import ModelShape
+from dyrate.cost.work import Phases
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a setting spent on a benchmark, per sample."""
+
+    measurement: Measurement
+    benchmark: str
+    text_tokens: float
+    """t: tokens of the prompt that are not visual, mean over samples."""
+    new_tokens: float
+    """N: tokens of the answer, mean over samples."""
+    flops: dict[tuple[str, str], float]
+    """By convention and scope: TFLOPs (or tera multiply-accumulates, where the convention counts these)."""
+
+
+def spent(m: Measurement, benchmark: str) -> Spent | None:
+    """Return it; None where the result does not say."""
+    result, shape = m.benchmark(benchmark), m.result.get("shape")
+    if result is None or shape is None or not result.get("work") or result["visual_tokens"] is None:
+        return None
+    phases, sizes = Phases.of(result["work"] or {}), ModelShape.read(shape)
+    rows = phases.prefill.logits  # each row of the batch, beams among them, has one at prefill
+    return Spent(
+        measurement=m,
+        benchmark=benchmark,
+        text_tokens=phases.prefill.tokens[0] / rows - result["visual_tokens"]["prefill"][0],
+        new_tokens=phases.steps / rows + 1,
+        flops={
+            (convention, name): count(scope(phases, name), sizes, CONVENTIONS[convention]).total
+            / result["samples"]
+            / 1e12
+            for convention in CONVENTIONS
+            for name in SCOPES
+        },
+    )
+
+
+def percentages(mine: Spent, among: Iterable[Measurement]) -> dict[tuple[str, str], float]:
+    """Return its FLOPs in percent of the unpruned model's own generation, by convention and scope."""
+    whole = unpruned(mine.measurement, among)
+    theirs = spent(whole, mine.benchmark) if whole else None
+    if theirs is None:
+        return {}
+    return {key: 100 * value / theirs.flops[key] for key, value in mine.flops.items()}
+
+
+PRINTED = "flops", "cached"
+"""What stands in the tables of the report: everything, over the whole generation."""
+
+
+def percent(m: Measurement | None, benchmark: str, among: Sequence[Measurement]) -> str | None:
+    """Return a row's percentage as the tables print it."""
+    mine = spent(m, benchmark) if m else None
+    share = percentages(mine, among).get(PRINTED) if mine else None
+    return None if share is None else f"{share:.1f}"
+
+
+def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
+    """Return what the printed percentages mean, with the t and N of the unpruned models."""
+    lengths = [
+        f"{m.model}: t = {mine.text_tokens:.0f}, N = {mine.new_tokens:.0f}"
+        for m in measurements
+        if m.method == NONE and m.group == "main" and (mine := spent(m, benchmark))
+    ]
+    means = f" Means over samples, unpruned: {'; '.join(lengths)}." if lengths else ""
+    return (
+        f"Here: convention {PRINTED[0]} ({CONVENTIONS[PRINTED[0]].about}), {SCOPES[PRINTED[1]]}, in percent "
+        f"of the unpruned model's own generation.{means} Other conventions: under Cost. The paper names none."
+    )
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """A row of the cost table: its shares by convention and scope, in the order of the headings."""
+
+    spent: Spent
+    shares: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """FLOPs of a model's main rows on a benchmark."""
+
+    model: str
+    benchmark: str
+    rows: tuple[CostRow, ...]
+
+
+def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> tuple[CostTable, ...]:
+    """Return a table per model and benchmark; none where no result says what its layers did."""
+    main = [m for m in measurements if m.group == "main"]
+    tables = []
+    for benchmark in benchmarks:
+        for model in dict.fromkeys(m.model for m in main):
+            rows = [mine for m in main if m.model == model and (mine := spent(m, benchmark))]
+            if not rows:
+                continue
+            shares = [percentages(mine, measurements) for mine in rows]
+            tables.append(
+                CostTable(
+                    model,
+                    benchmark,
+                    tuple(
+                        CostRow(mine, tuple(share.get(key) for key in mine.flops))
+                        for mine, share in zip(rows, shares, strict=True)
+                    ),
+                )
+            )
+    return tuple(tables)
+
+
+def lines(measurements: Sequence[Measurement]) -> Iterator[dict[str, object]]:
+    """Yield a line per measurement, benchmark, convention and scope, for the CSV."""
+    for m in measurements:
+        for benchmark in m.result["benchmarks"]:
+            mine = spent(m, benchmark)
+            if mine is None:
+                continue
+            shares = percentages(mine, measurements)
+            for (convention, name), value in mine.flops.items():
+                yield {
+                    "model": m.model,
+                    "method": m.label,
+                    "decoding": m.decoding,
+                    "benchmark": benchmark,
+                    "convention": convention,
+                    "scope": name,
+                    "text_tokens": round(mine.text_tokens, 2),
+                    "new_tokens": round(mine.new_tokens, 2),
+                    "tera": value,
+                    "percent": shares.get((convention, name)),
+                    "result": m.files.result.as_posix(),
+                }

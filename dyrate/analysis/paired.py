@@ -1,0 +1,90 @@
+"""Any two measurements compared on the same resampled units, from their answers files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dyrate.analysis.measurements import Measurement
+from dyrate.evaluation import answers
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.intervals import (
+    RESAMPLES,
+    Array,
+    Units,
+    bootstrap,
+    difference_interval,
+    estimate,
+    percentile_interval,
+)
+from dyrate.evaluation.results import Difference
+from dyrate.evaluation.scoring import Sample, primary_statistic, to_units
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """The primary score of a benchmark: on its units, and on `RESAMPLES` resamples of them."""
+
+    units: Units
+    value: float
+    draws: Array
+
+    def minus(self, parts: Sequence[tuple[float, "Resampled"]]) -> "Gap":
+        """This score minus the weighted sum of others on the same units.
+
+        With weights w and 1 - w, the others are two methods of which each unit gets one, the first with
+        probability w: primary scores are linear in the units, so the sum is the mixture's expected score in
+        every resample.
+        """
+        value = self.value - sum(weight * part.value for weight, part in parts)
+        draws = self.draws - sum(weight * part.draws for weight, part in parts)
+        low, high = difference_interval(self.units, draws)
+        return Gap({"value": value, "low": low, "high": high}, draws)
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """A paired difference with its interval, and its value in each resample."""
+
+    difference: Difference
+    draws: Array
+
+
+class Answers:
+    """The answers of a study's measurements, read and resampled once each, all in the same resamples."""
+
+    def __init__(self, seed: int, resamples: int = RESAMPLES) -> None:
+        """`seed` and `resamples` are those of the results, so that intervals agree with theirs."""
+        self._seed, self._resamples = seed, resamples
+        self._samples: dict[Measurement, Mapping[str, Sequence[Sample]]] = {}
+        self._resampled: dict[tuple[Measurement, str], Resampled | None] = {}
+
+    def resampled(self, m: Measurement, benchmark: str) -> Resampled | None:
+        """A measurement's score on a benchmark; None where its producer left no answers."""
+        if (m, benchmark) not in self._resampled:
+            self._resampled[m, benchmark] = self._resample(m, benchmark)
+        return self._resampled[m, benchmark]
+
+    def difference(self, m: Measurement, other: Measurement, benchmark: str) -> Difference | None:
+        """The paired difference of two measurements; None where one lacks answers, or they are to others."""
+        mine, theirs = self.resampled(m, benchmark), self.resampled(other, benchmark)
+        if mine is None or theirs is None or mine.units.names != theirs.units.names:
+            return None
+        return mine.minus([(1.0, theirs)]).difference
+
+    def _resample(self, m: Measurement, benchmark: str) -> Resampled | None:
+        if m not in self._samples:
+            path = m.files.answers
+            self._samples[m] = answers.read(path, m.result) if path.exists() else {}
+        samples = self._samples[m].get(benchmark)
+        if not samples or benchmark not in BENCHMARKS:
+            return None
+        units = to_units(BENCHMARKS[benchmark], samples)
+        statistic = primary_statistic(BENCHMARKS[benchmark], units)
+        draws = bootstrap(units, {"score": statistic}, self._seed, self._resamples)["score"]
+        return Resampled(units, estimate(units, statistic), draws)
+
+
+def mean_interval(draws: Sequence[Array]) -> tuple[float, float]:
+    """The 95% interval of a mean over benchmarks, whose items have nothing to do with each other."""
+    return percentile_interval(np.mean(np.stack(draws), axis=0))

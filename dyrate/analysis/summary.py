@@ -1,0 +1,67 @@
+"""The results in a few words and signs: who loses against the unpruned model, on how many benchmarks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, span, units, verdict
+
+Verdict = Literal["better", "worse", "open"] | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measurement's verdicts, in the benchmarks' order (None: not measured, or no unpruned result)."""
+
+    measurement: Measurement
+    verdicts: tuple[Verdict, ...]
+    budget: Budget
+    units: str  # of the compared benchmarks, "25 to 100"
+
+    def count(self, which: Verdict) -> int:
+        """How many benchmarks got that verdict."""
+        return self.verdicts.count(which)
+
+    @property
+    def compared(self) -> int:
+        """On how many benchmarks it was compared with the unpruned model."""
+        return sum(v is not None for v in self.verdicts)
+
+    @property
+    def sentence(self) -> str:
+        """The line in words, to stand behind the method's name and a colon."""
+        if not self.compared:
+            return "not compared with the unpruned model"
+        worse, better = self.count("worse"), self.count("better")
+        parts = [f"lower on {worse} of {self.compared} benchmarks" if worse else "no loss could be shown"]
+        if better:
+            parts.append(f"higher on {better}")
+        least = f" (n = {self.units})" if self.units else ""
+        shares = [
+            f"{100 * share:.0f}% at {phase}"
+            for phase, share in (("prefill", self.budget.prefill), ("decode", self.budget.decode))
+            if share is not None
+        ]
+        tail = f"; its layers see {' and '.join(shares)} of the visual tokens" if shares else ""
+        return ", ".join(parts) + least + tail
+
+
+def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
+    """Verdicts of every measurement but the unpruned ones, by model."""
+    by_model: dict[str, list[Line]] = {}
+    for m in measurements:
+        if m.method != NONE:
+            verdicts = tuple(_verdict(m, name) for name in benchmarks)
+            compared = [name for name, told in zip(benchmarks, verdicts, strict=True) if told]
+            counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
+            line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
+            by_model.setdefault(m.model, []).append(line)
+    return {model: tuple(entries) for model, entries in by_model.items()}
+
+
+def _verdict(m: Measurement, name: str) -> Verdict:
+    benchmark = m.benchmark(name)
+    if benchmark is None:
+        return None
+    score, difference = primary(benchmark)
+    return verdict(difference, score["higher_is_better"])

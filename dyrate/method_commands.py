@@ -1,0 +1,174 @@
+"""`dyrate methods` and `dyrate search-vtw`: what methods there are, and the layer from which VTW may drop."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyrate import files
+from dyrate.errors import DyrateError
+
+if TYPE_CHECKING:
+    from dyrate.reduction import ReductionMethod
+
+_Subparsers = argparse._SubParsersAction  # the type has no public name
+
+
+def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    """Add `dyrate methods` and `dyrate search-vtw`; imports nothing heavy."""
+    methods = subparsers.add_parser(
+        "methods",
+        help="list the reduction methods and their hyperparameters",
+        description="List the reduction methods: built in, registered by installed packages (entry points\n"
+        "`dyrate.methods`), or one given as path/to/file.py:Class.",
+        epilog="examples:\n  dyrate methods\n  dyrate methods fastv\n  dyrate methods fastv --schema",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this method only, in full")
+    methods.add_argument("--schema", action="store_true", help="print the JSON schema of NAME's config entry")
+    methods.set_defaults(run=_methods)
+
+    search = subparsers.add_parser(
+        "search-vtw",
+        help="find the layer from which VTW can withdraw visual tokens",
+        description="VTW's published layer search (arXiv:2405.05803): withdraw the visual tokens from each\n"
+        "layer on, compare the next-token distribution with the unpruned model's, and choose the\n"
+        "first layer at which the mean KL divergence is at most eta.",
+        epilog="examples:\n  dyrate search-vtw --model models/testbed-s\n"
+        "  dyrate search-vtw --model llava-hf/llava-1.5-7b-hf --data questions.jsonl --eta 0.003",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    search.add_argument("--model", required=True, metavar="DIR_OR_ID", help="checkpoint folder or hub id")
+    search.add_argument(
+        "--eta",
+        type=float,
+        default=0.003,
+        help="largest divergence allowed (default: %(default)s; official: 0.003 for LLaVA-1.5-7B, 0.0005 for "
+        "13B, 0.0001 for LLaVA-1.6-Vicuna-7B)",
+    )
+    search.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="questions to use (default: %(default)s)"
+    )
+    search.add_argument(
+        "--first-layer",
+        type=int,
+        default=5,
+        metavar="K",
+        help="shallowest layer to try (default: %(default)s)",
+    )
+    search.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help=".jsonl or .parquet with `image` and `question` (default: the testbed's validation split)",
+    )
+    search.add_argument("--seed", type=int, default=0, help="seed of the validation split (default: 0)")
+    search.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    search.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16 (default: float32)")
+    search.add_argument("--output", type=Path, metavar="FILE", help="also write the outcome as JSON")
+    search.set_defaults(run=_search)
+
+
+def _methods(arguments: argparse.Namespace) -> int:
+    from dyrate.registry import class_of, references, schema
+
+    if arguments.name is None:
+        if arguments.schema:
+            raise DyrateError("--schema needs the name of a method: dyrate methods fastv --schema")
+        rows = [(name, *_row(name)) for name in references()]
+        indent = max(len(name) for name, *_ in rows)
+        for name, fields, paper, line in rows:
+            print(f"{name:{indent}}  {line}" + (f" {paper}" if paper else ""))
+            if fields:
+                print(f"{'':{indent}}  {fields}")
+        return 0
+    cls = class_of(arguments.name)
+    if arguments.schema:
+        print(json.dumps(schema(cls), indent=2))
+        return 0
+    _, paper, line = _summary(cls)
+    print(f"{arguments.name} ({paper})" if paper else arguments.name)
+    print(f"  {line}")
+    for name, entry in schema(cls)["properties"].items():
+        if name != "name":
+            default = f", default {entry['default']!r}" if "default" in entry else ""
+            print(f"  {name}: {entry.get('type', 'any')}{default}. {entry.get('description', '')}".rstrip())
+    return 0
+
+
+def _row(name: str) -> tuple[str, str, str]:
+    """A method's summary; of a plug-in that fails, why: it must not hide the others."""
+    from dyrate.registry import class_of
+
+    try:
+        return _summary(class_of(name))
+    except DyrateError as error:
+        return "", "", f"cannot be used: {error}"
+
+
+def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
+    """Fields with defaults, the paper, the first line of the docstring."""
+    from dyrate.registry import schema
+
+    properties = schema(cls)["properties"].items()
+    fields = [
+        f"{name}={entry['default']}" if "default" in entry else name
+        for name, entry in properties
+        if name != "name"
+    ]
+    return " ".join(fields), cls.paper, (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from dyrate.evaluation.checkpoint import choose_device, load, locate
+    from dyrate.methods.vtw_search import search_layer
+    from dyrate.question_files import questions_from
+
+    if arguments.limit < 1:
+        raise DyrateError(f"--limit {arguments.limit}: expected at least one question")
+    questions = (
+        _testbed_questions(arguments.seed) if arguments.data is None else questions_from(arguments.data)
+    )
+    processor, model = load(locate(arguments.model), choose_device(arguments.device), arguments.dtype)
+    found = search_layer(
+        model,
+        _encoded(processor, model, islice(questions, arguments.limit)),
+        eta=arguments.eta,
+        first_layer=arguments.first_layer,
+    )
+    print("layer  mean KL divergence")
+    for layer, value in found.divergence.items():
+        mark = f"  <- first at most {found.eta:g}" if layer == found.layer else ""
+        print(f"{layer:5d}  {value:.6f}{mark}")
+    if arguments.output is not None:
+        files.write_text(arguments.output, found.to_json())
+    if found.layer is None:
+        raise DyrateError(
+            f"no layer stays within eta = {found.eta:g} over {found.samples} questions; raise --eta"
+        )
+    print(f'choice over {found.samples} questions: {{"name": "vtw", "layer": {found.layer}}}')
+    return 0
+
+
+def _testbed_questions(seed: int) -> Iterator[tuple[Any, str]]:
+    """Yield one question per validation scene, going through the kinds of questions that a scene has."""
+    from itertools import count
+
+    from PIL import Image
+
+    from dyrate.testbed.world.examples import validation_example
+
+    for index in count():
+        example = validation_example(seed, index)
+        yield Image.fromarray(example.image), example.turns[index % len(example.turns)].prompt
+
+
+def _encoded(processor: Any, model: Any, questions: Iterator[tuple[Any, str]]) -> Iterator[Any]:
+    from dyrate.evaluation.prompts import PromptStyle
+
+    style = PromptStyle.of(processor, model.config.model_type)
+    for image, question in questions:
+        inputs = processor(images=[image], text=[style.render(question, 1)], return_tensors="pt")
+        yield inputs.to(model.device, model.dtype)

@@ -1,0 +1,1 @@
+"""The paper: its printed tables as data, and what they say of each other. Knows no results."""

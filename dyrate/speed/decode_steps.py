@@ -1,0 +1,92 @@
+"""What a decode step of the engine consists of, and how much of the bytes' saving the clock shows."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dyrate.speed import costs
+from dyrate.speed.documents import Bench, KernelTime, Timing
+
+GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
+"""Of kernels, in the order of the curves' colours."""
+# Those of `dyrate/kernels/device`, and the libraries' matrix products.
+_KERNELS = (
+    re.compile(r"_attend|_combine"),
+    re.compile(r"_by_sums|_by_dots|.*(gemm|gemv|nvjet|cutlass|splitk).*", re.IGNORECASE),
+    re.compile(r"_normalise|_gate|_rotate"),
+    re.compile(r".*"),
+)
+
+
+@dataclass(frozen=True)
+class ProfiledStep:
+    """A contender's last decode step under a load."""
+
+    timing: Timing
+    groups: tuple[float, ...]
+    """Milliseconds in kernels, by `GROUPS`."""
+    calls: int
+
+    @property
+    def label(self) -> str:
+        """Of its bar, two lines."""
+        total, load = sum(self.groups), self.timing.load
+        return f"batch {load.batch}: {total:.2f} ms in {self.calls} kernels\n{self.timing.name}"
+
+
+def group(name: str) -> int:
+    """Which of `GROUPS` a kernel is in."""
+    return next(number for number, known in enumerate(_KERNELS) if known.fullmatch(name))
+
+
+def profiled(benches: Sequence[Bench]) -> list[ProfiledStep]:
+    """The engine's steps that somebody looked into, by batch."""
+    steps = [
+        _step(timing)
+        for bench in benches
+        for timing in bench.timings
+        if timing.step and timing.engine == "graph" and not timing.overhead
+    ]
+    return sorted(steps, key=lambda step: step.timing.load.batch)
+
+
+def _step(timing: Timing) -> ProfiledStep:
+    def spent(parts: Sequence[KernelTime], number: int) -> float:
+        return sum(part.milliseconds for part in parts if group(part.name) == number)
+
+    groups = tuple(spent(timing.step, number) for number in range(len(GROUPS)))
+    return ProfiledStep(timing, groups, sum(part.calls for part in timing.step))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How much less a method reads and takes for a token than the unpruned model."""
+
+    bench: Bench
+    timing: Timing
+    whole: Timing
+    of_bytes: float
+    """Share of the bytes that a step must read."""
+    of_time: float
+
+    @property
+    def realised(self) -> float:
+        """Share of the bytes' saving that the clock shows."""
+        return self.of_time / self.of_bytes
+
+
+def savings(benches: Sequence[Bench]) -> list[Saving]:
+    """The engine's, where the unpruned model was timed under the same load and bytes are a tenth fewer."""
+    known = (_saving(bench, timing) for bench in benches for timing in bench.timings)
+    return [saving for saving in known if saving and saving.of_bytes >= 0.1]
+
+
+def _saving(bench: Bench, timing: Timing) -> Saving | None:
+    whole = costs.same(bench.timings, timing)
+    if not timing.reduces or timing.engine != "graph" or whole is None or whole.method is None:
+        return None
+    fewer, every = costs.step_bytes(bench, timing), costs.step_bytes(bench, whole)
+    if not fewer or not every or not timing.per_token or not whole.per_token:
+        return None
+    faster = 1 - timing.per_token.median / whole.per_token.median
+    return Saving(bench, timing, whole, 1 - fewer / every, faster)

@@ -1,0 +1,109 @@
+"""Measured times as a picture takes them: by batch, and against the device's limits."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from dyrate.speed import costs
+from dyrate.speed.documents import Bench, Timing
+
+KINDS = (
+    "transformers’ own generate()",
+    "transformers, unpruned or static cache",
+    "transformers, with a method",
+    "this package’s engine, unpruned",
+    "this package’s engine, with a method",
+)
+"""What the roofline tells apart, in the order of the curves' colours."""
+Value = Callable[[Timing], float | None]
+
+
+@dataclass(frozen=True)
+class TimingSetting:
+    """What must be equal for times to stand in one picture."""
+
+    model: str
+    device: str
+    dtype: str
+    prompt: int
+    new_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.device}, {self.dtype}, prompt {self.prompt}, N = {self.new_tokens}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A contender's timings by batch."""
+
+    label: str
+    engine: str
+    number: int
+    """Of its colour and marker: the same in every setting."""
+    timings: dict[int, tuple[Timing, ...]]
+
+    def points(self, value: Value) -> list[tuple[int, float]]:
+        """(batch, value), the median where several documents have the batch; none where nobody measured."""
+        measured = {
+            batch: [known for timing in timings if (known := value(timing)) is not None]
+            for batch, timings in sorted(self.timings.items())
+        }
+        return [(batch, median(values)) for batch, values in measured.items() if values]
+
+
+def kind(timing: Timing) -> int:
+    """Which of `KINDS` a contender is."""
+    if timing.method is None:
+        return 0 if timing.contender == "generate" else 1
+    return (3 if timing.engine == "graph" else 1) + timing.reduces
+
+
+def by_batch(benches: Sequence[Bench]) -> dict[TimingSetting, tuple[Series, ...]]:
+    """Return the contenders of each setting that was measured at two batches or more.
+
+    Predictors that drop nothing are left out: they lie on the unpruned model's curve.
+    """
+    settings: dict[TimingSetting, dict[tuple[str, str], dict[int, list[Timing]]]] = {}
+    for bench in benches:
+        made = bench.made
+        for timing in bench.timings:
+            if not timing.overhead:
+                load = timing.load
+                setting = TimingSetting(bench.model, made.device, made.dtype, load.prompt, load.new_tokens)
+                batches = settings.setdefault(setting, {}).setdefault((timing.label, timing.engine), {})
+                batches.setdefault(load.batch, []).append(timing)
+    drawn = {
+        setting: contenders
+        for setting, contenders in settings.items()
+        if len({batch for batches in contenders.values() for batch in batches}) > 1
+    }
+    names = list(dict.fromkeys(name for contenders in drawn.values() for name in contenders))
+    return {
+        setting: tuple(
+            Series(*name, names.index(name), {batch: tuple(timings) for batch, timings in batches.items()})
+            for name, batches in contenders.items()
+        )
+        for setting, contenders in drawn.items()
+    }
+
+
+@dataclass(frozen=True)
+class RooflinePoint:
+    """A contender's prefill or decode step: FLOPs per byte, FLOPs per second."""
+
+    timing: Timing
+    phase: str
+    per_byte: float
+    per_second: float
+
+
+def roofline_points(bench: Bench) -> Iterator[RooflinePoint]:
+    """Yield what a document's timings are in both phases, but for predictors that drop nothing."""
+    for timing in (timing for timing in bench.timings if not timing.overhead):
+        flops = costs.prefill_flops(bench, timing)
+        weights = costs.weight_bytes(bench.shape, bench.bytes_per_number, prefill=True)
+        yield RooflinePoint(timing, "prefill", flops / weights, 1000 * flops / timing.first_token.median)
+        read, flops_of_step = costs.step_bytes(bench, timing), costs.step_flops(bench, timing)
+        if read and flops_of_step and timing.per_token:
+            per_second = 1000 * flops_of_step / timing.per_token.median
+            yield RooflinePoint(timing, "decode", flops_of_step / read, per_second)

@@ -1,0 +1,179 @@
+"""Writes a testbed model's card from its training record: what it is, and what it must not be taken for."""
+
+from pathlib import Path
+from typing import Any
+
+from dyrate import files
+from dyrate.errors import DyrateError
+from dyrate.testbed.models.stream import stream_hash
+
+_CURVE_ROWS = 8
+
+
+def write_card(model: Path, acceptance: Path | None = None) -> Path:
+    """Write README.md into a model's directory and return its path.
+
+    Args:
+        model: directory of a trained testbed model, with `training.json`.
+        acceptance: JSON file of `dyrate testbed accept`, whose rows of this model the card then shows.
+
+    Raises:
+        DyrateError: if a file is missing or is not what it should be.
+    """
+    record = _read(model / "training.json", "dyrate.training")
+    parts = [_head(model.name, record), _recipe(record), _curve(record), _accuracy(record)]
+    if acceptance is not None:
+        parts.append(_acceptance(model.name, _read(acceptance, "dyrate.acceptance")))
+    path = model / "README.md"
+    files.write_text(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def _read(path: Path, schema: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise DyrateError(f"{path} does not exist; it is written by `dyrate testbed {_WRITER[schema]}`")
+    content: dict[str, Any] = files.read_json(path)
+    if not isinstance(content, dict):
+        raise DyrateError(f"{path}: holds a {type(content).__name__}, should be an object")
+    if content.get("schema") != schema:
+        raise DyrateError(f"{path}: schema is {content.get('schema')!r}, expected {schema!r}")
+    return content
+
+
+_WRITER = {"dyrate.training": "train", "dyrate.acceptance": "accept"}
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _head(name: str, record: dict[str, Any]) -> str:
+    size = record["size"]
+    vision = f"{size['vision_layers']} layers, width {size['vision_width']}"
+    text = (
+        f"{size['text_layers']} layers, width {size['text_width']}, feed-forward {size['text_feed_forward']}"
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+license: apache-2.0
+---
+# {name}
+
+A very small vision-language model in LLaVA-1.5's architecture (`LlavaForConditionalGeneration`), trained
+from random weights on synthetic scenes. It stands in for a real model where none can be downloaded, so that
+visual-token reduction can be run, tested and compared anywhere, in minutes.
+
+It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its own world of coloured shapes
+and printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of
+the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as LLaVA's.
+
+{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
+({vision}, patches of 14 pixels), a two-layer projector, and a Llama text model ({text};
+{record["tokens"]} tokens).
+Images are 168x168 pixels: 144 visual tokens.
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("models/{name}", backend="pil")
+model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="float32")
+```"""
+
+
+def _recipe(record: dict[str, Any]) -> str:
+    recipe, plan, machine, versions = (record[key] for key in ("recipe", "plan", "machine", "versions"))
+    start, steps = plan["decay_start"], plan["steps"]
+    ended = "" if record["completed"] else f" The run was ended early, at step {record['curve'][-1]['step']}."
+    return f"""## Training
+
+Every step takes {recipe["batch_size"]} images, made while training by
+`dyrate.testbed.world.examples.training_example` (seed {recipe["seed"]}; none is shown twice), each with all
+its questions packed into one sequence of {recipe["pack_length"]} tokens in which a question sees the image
+and itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n). AdamW, learning rate
+{recipe["peak_learning_rate"]:g} after {recipe["warmup_steps"]} steps of warm-up, linear decay to zero from
+step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at
+{recipe["clip_norm"]:g}, {recipe["precision"]} arithmetic on float32 weights.{ended}
+
+{record["images"]:,} images in {record["seconds"] / 60:.1f} minutes on one {machine["hardware"]} with
+{machine["workers"]} processes making the data ({record["resumed"]} resumed). Python {versions["python"]},
+torch {versions["torch"]}, transformers {versions["transformers"]}. SHA-256 of the first 64 training
+examples: `{record["data_sha256"]}`.{_other_world(record)}
+
+The same schedule without a clock:
+
+```
+dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {steps} \
+    --decay-steps {steps - start} --output DIR
+```
+
+A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
+
+
+def _other_world(record: dict[str, Any]) -> str:
+    """Say so where today's world would not give the training examples that the model saw."""
+    today = stream_hash(record["recipe"]["seed"])
+    if today == record["data_sha256"]:
+        return ""
+    return (
+        f" **The world has changed since**: this revision gives `{today[:16]}...`. What the command below "
+        "trains is another model."
+    )
+
+
+def _curve(record: dict[str, Any]) -> str:
+    curve = record["curve"]
+    stride = max(1, -(-len(curve) // _CURVE_ROWS))
+    points = curve[::-1][::stride][::-1]
+    rows = [
+        [
+            f"{point['step']}",
+            f"{point['seconds'] / 60:.1f}",
+            f"{point['images']:,}",
+            f"{point['loss']:.3f}",
+            f"{100 * point['questions']:.1f}",
+            f"{100 * point['accuracy'].get('caption', 0):.1f}",
+        ]
+        for point in points
+    ]
+    header = ["step", "minute", "images", "loss", "questions right, %", "captions word for word, %"]
+    return "### Learning curve\n\nOn 256 held-out images.\n\n" + _table(header, rows)
+
+
+def _accuracy(record: dict[str, Any]) -> str:
+    held_out = record["held_out"]
+    rows = [
+        [kind, f"{100 * right / asked:.1f}", f"{asked}"] for kind, (right, asked) in held_out["exact"].items()
+    ]
+    right, asked = held_out["caption_tokens"]
+    questions, caption_tokens = held_out["questions"], right / max(asked, 1)
+    return f"""## Accuracy by kind of question
+
+Exact match of the greedy answer on {held_out["examples"]} held-out images (validation split), with the
+weights stored here. All questions: {questions:.1%}. Tokens of captions, given the words before:
+{caption_tokens:.1%}; an image has several right captions, so that few are met word for word even by a model
+that sees everything.
+
+{_table(["kind", "right, %", "asked"], rows)}"""
+
+
+def _acceptance(name: str, content: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["benchmark"],
+            *(f"{row[key]:.1f}" for key in ("score", "attainable", "share", "blind")),
+            row["chance"],
+            "yes" if row["passed"] else "no",
+        ]
+        for row in content["rows"]
+        if row["model"] == name
+    ]
+    if not rows:
+        raise DyrateError(f"the acceptance table has no rows of {name!r}")
+    header = ["benchmark", "score", "attainable", "share, %", "no image", "chance", "within bounds"]
+    return (
+        f"## Acceptance\n\nUnpruned scores on the testbed's benchmarks, {content['samples']} samples each, "
+        "and those of the same model given no visual token. `dyrate testbed accept` makes this table.\n\n"
+        + _table(header, rows)
+    )

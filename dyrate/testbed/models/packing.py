@@ -1,0 +1,167 @@
+"""Packs an image and its questions into one sequence in which each question stands as if it were alone.
+
+One prefix (`<s>USER: ` and the visual tokens) is shared; each question with its answer is a branch that sees
+the prefix and itself, at the positions that it has at inference. So one forward trains on ten single-turn
+conversations for little more than the price of one, and shows the model nothing that inference does not.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from dyrate.testbed.models.architecture import VISUAL_TOKENS
+from dyrate.testbed.models.tokenizer import IMAGE
+from dyrate.testbed.world.examples import DialogueTurn, Example
+
+PREFIX = "USER: " + IMAGE * VISUAL_TOKENS
+NO_TARGET = -100  # torch's own mark for "no loss here"
+PREFIX_SEGMENT = 0
+PADDING_SEGMENT = -1
+
+
+class PackedBatch(NamedTuple):
+    """Packed examples; B rows of S tokens."""
+
+    images: Tensor  # uint8 [B, 168, 168, 3]
+    input_ids: Tensor  # int64 [B, S]
+    targets: Tensor  # int64 [B, S]: the token to predict at this position, or NO_TARGET
+    weights: Tensor  # float32 [B, S]: weight of this position's loss, 0 where there is no target
+    position_ids: Tensor  # int64 [B, S]
+    segments: Tensor  # int16 [B, S]: 0 in the prefix, i in the i-th turn packed, -1 in the padding
+    first_visual_token: int  # where the visual tokens begin, the same in every row
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Return the batch on another device, copying in the background where memory is pinned."""
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=True)
+
+        return PackedBatch(
+            images=moved(self.images),
+            input_ids=moved(self.input_ids),
+            targets=moved(self.targets),
+            weights=moved(self.weights),
+            position_ids=moved(self.position_ids),
+            segments=moved(self.segments),
+            first_visual_token=self.first_visual_token,
+        )
+
+
+class Packer:
+    """Turns examples into batches of one fixed length; turns that no longer fit are left out."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int) -> None:
+        self.length = length
+        self._backend = tokenizer.backend_tokenizer
+        self._pad = tokenizer.pad_token_id
+        self._end = tokenizer.eos_token_id
+        self._prefix = np.array([tokenizer.bos_token_id, *self._encode(PREFIX)])
+        self._first_visual_token = self._prefix.tolist().index(tokenizer.convert_tokens_to_ids(IMAGE))
+        # Prompts and short answers repeat endlessly in a synthetic world, captions do not.
+        self._cached = lru_cache(maxsize=1 << 16)(self._encode)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def pack(self, example: Example) -> tuple[NDArray[np.int64], list[DialogueTurn]]:
+        """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that fitted in."""
+        prefix = len(self._prefix)
+        row = np.empty((4, self.length), dtype=np.int64)
+        row[0], row[1], row[2], row[3] = self._pad, NO_TARGET, 0, PADDING_SEGMENT
+        row[0, :prefix], row[2, :prefix], row[3, :prefix] = self._prefix, np.arange(prefix), PREFIX_SEGMENT
+        start, placed = prefix, []
+        for turn in example.turns:
+            question = self._cached(f"\n{turn.prompt} ASSISTANT:")
+            answer = [*self._cached(f" {turn.answer}"), self._end]
+            end = start + len(question) + len(answer)
+            if end > self.length:
+                continue
+            placed.append(turn)
+            row[0, start:end] = question + answer
+            row[1, end - len(answer) - 1 : end - 1] = answer
+            row[2, start:end] = np.arange(prefix, prefix + end - start)
+            row[3, start:end] = len(placed)
+            start = end
+        return row, placed
+
+    def batch(self, examples: Iterable[Example]) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
+        """Pack examples into one batch; also return the turns placed in each row."""
+        images, rows, placed = [], [], []
+        for example in examples:
+            row, turns = self.pack(example)
+            images.append(example.image)
+            rows.append(row)
+            placed.append(turns)
+        ids, targets, positions, segments = torch.from_numpy(np.stack(rows, axis=1)).unbind()
+        batch = PackedBatch(
+            images=torch.from_numpy(np.stack(images)),
+            input_ids=ids,
+            targets=targets,
+            weights=_answer_weights(targets, segments),
+            position_ids=positions,
+            segments=segments.to(torch.int16),
+            first_visual_token=self._first_visual_token,
+        )
+        return batch, placed
+
+
+def _answer_weights(targets: Tensor, segments: Tensor) -> Tensor:
+    """Weigh an answer of n tokens by sqrt(n) in all, so that captions do not drown one-word answers."""
+    target = targets != NO_TARGET
+    owner = torch.where(target, segments, 0)
+    lengths = torch.zeros(len(owner), int(owner.max()) + 1).scatter_add_(1, owner, target.float())
+    return torch.where(target, lengths.gather(1, owner).clamp(min=1).rsqrt(), 0.0)
+
+
+def packed_loss(logits: Tensor, batch: PackedBatch) -> Tensor:
+    """Return the weighted mean cross-entropy over the answers' tokens, a scalar."""
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NO_TARGET, reduction="none"
+    )
+    return (losses * batch.weights.flatten()).sum() / batch.weights.sum()
+
+
+def branch_mask(segments: Tensor) -> Tensor:
+    """Return who may attend to whom, bool [B, 1, S, S]: causal, within the prefix and one's own turn."""
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    own = segments[:, :, None] == segments[:, None, :]
+    prefix = (segments == PREFIX_SEGMENT)[:, None, :]
+    return ((own | prefix) & causal)[:, None]
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the image processor's pixel values, float [B, 3, H, W], of uint8 images [B, H, W, 3]."""
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, pixel_values: Tensor) -> Tensor:
+    """Return the stock model's logits, [B, S, vocabulary], on a packed batch.
+
+    The visual tokens stand at the same place in every row, so their features are put there by slicing: no
+    search for placeholders, hence no wait for the GPU.
+    """
+    core = model.model
+    features = core.multi_modal_projector(
+        core.vision_tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
+    )
+    embeddings = model.get_input_embeddings()(batch.input_ids)
+    first, last = batch.first_visual_token, batch.first_visual_token + VISUAL_TOKENS
+    embeddings = torch.cat(
+        [embeddings[:, :first], features.to(embeddings.dtype), embeddings[:, last:]], dim=1
+    )
+    logits: Tensor = model(
+        inputs_embeds=embeddings,
+        attention_mask=branch_mask(batch.segments),
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).logits
+    return logits

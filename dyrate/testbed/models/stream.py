@@ -1,0 +1,46 @@
+"""The training data as a stream: what the workers make, and what is derived from its text."""
+
+import hashlib
+import itertools
+import json
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from dyrate.testbed.models.packing import PackedBatch, Packer
+from dyrate.testbed.models.tokenizer import train_tokenizer
+from dyrate.testbed.world.examples import training_example
+
+TOKENIZER_SEED = 0  # one tokenizer for every testbed model, whatever seed it is trained with
+
+
+class TrainingStream(Dataset[PackedBatch]):
+    """Item i is the batch of step i: a function of the seed and i alone, whatever the number of workers."""
+
+    def __init__(self, packer: Packer, seed: int, batch_size: int) -> None:
+        self.packer, self.seed, self.batch_size = packer, seed, batch_size
+
+    def __getitem__(self, step: int) -> PackedBatch:
+        first = step * self.batch_size
+        indices = range(first, first + self.batch_size)
+        return self.packer.batch(training_example(self.seed, index) for index in indices)[0]
+
+
+def world_tokenizer(examples: int) -> PreTrainedTokenizerFast:
+    """Train the testbed's tokenizer on the turns of the first `examples` training examples."""
+    turns = itertools.chain.from_iterable(
+        training_example(TOKENIZER_SEED, index).turns for index in range(examples)
+    )
+    return train_tokenizer(
+        text for turn in turns for text in (f"USER: \n{turn.prompt} ASSISTANT:", f" {turn.answer}")
+    )
+
+
+def stream_hash(seed: int, examples: int = 64) -> str:
+    """Return the SHA-256 of the first training examples: their pixels and turns."""
+    digest = hashlib.sha256()
+    for index in range(examples):
+        example = training_example(seed, index)
+        digest.update(example.image.tobytes())
+        digest.update(json.dumps([[t.prompt, t.answer, t.kind] for t in example.turns]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""Random scenes of a split, a difficulty and a domain."""
+
+from dyrate.testbed.world.difficulty import DEFAULT, Difficulty
+from dyrate.testbed.world.draw import Draw
+from dyrate.testbed.world.placement import Placement
+from dyrate.testbed.world.scenes import Domain, Photo, Scene, Sign, Split, Thing, split_of
+from dyrate.testbed.world.vocabulary import (
+    COLORS,
+    HELD_OUT,
+    LOOKALIKES,
+    PLATES,
+    SETTINGS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+)
+
+_PATTERNED = tuple(texture for texture in TEXTURES if texture != "plain")
+_COLOR_NAMES = tuple(COLORS)
+_TRAINED_SHAPES = {color: tuple(s for s in SHAPES if (color, s) not in HELD_OUT) for color in COLORS}
+_TRAINED_COLORS = {shape: tuple(c for c in COLORS if (c, shape) not in HELD_OUT) for shape in SHAPES}
+_HELD_OUT_PAIRS = tuple(sorted(HELD_OUT))
+
+
+def sample_scene(
+    draw: Draw, split: Split, difficulty: Difficulty = DEFAULT, domain: Domain = "in-domain"
+) -> Scene:
+    """Return a random scene of the split.
+
+    In `near-domain` about half of the things, in `out-domain` all are held-out (colour, shape) pairs;
+    `in-domain`, the training distribution, has none.
+    """
+    while True:
+        scene = _sample(draw, difficulty, domain)
+        if split_of(scene) == split:
+            return scene
+
+
+def _sample(draw: Draw, difficulty: Difficulty, domain: Domain) -> Scene:
+    setting = draw.pick(tuple(SETTINGS))
+    placement = Placement()
+    plates = draw.shuffled(tuple(PLATES))
+    for plate in plates[: draw.weighted(difficulty.signs)]:
+        placement.add_sign(draw, plate, _sign_text(draw, difficulty, placement.signs))
+    for color, shape, texture, width in _attributes(draw, difficulty, domain):
+        may_cover = draw.chance(difficulty.occluded)
+        placement.add_thing(draw, Thing(shape, color, texture, width, 0, 0), may_cover)
+    return Scene(
+        setting,
+        tuple(placement.things),
+        tuple(placement.signs),
+        placement.visible(),
+        _photo(draw, difficulty),
+    )
+
+
+def _sign_text(draw: Draw, difficulty: Difficulty, signs: list[Sign]) -> str:
+    taken = {sign.text for sign in signs}
+    while True:
+        if draw.chance(difficulty.numbers):
+            digits = draw.between(1, 3)
+            text = str(draw.between(10 ** (digits - 1), 10**digits - 1))
+        else:
+            text = draw.pick(WORDS)
+        if text not in taken:
+            return text
+
+
+def _attributes(draw: Draw, difficulty: Difficulty, domain: Domain) -> list[tuple[str, str, str, int]]:
+    count = draw.between(*difficulty.things)
+    shared_color = shared_shape = None
+    alike = 0
+    if draw.chance(difficulty.repeated):
+        alike = min(draw.between(2, 6), count)
+        kind = draw.below(5)
+        shared_color, shared_shape = _pair(draw, domain)
+        shared_color = None if kind in (0, 1) else shared_color
+        shared_shape = None if kind in (2, 3) else shared_shape
+    colors: list[str] = []
+    attributes = []
+    for i in range(count):
+        color, shape = _pair(draw, domain)
+        if i < alike:
+            color, shape = _shared(draw, domain, shared_color, shared_shape)
+        elif colors and draw.chance(difficulty.lookalike):
+            color = draw.pick(LOOKALIKES[draw.pick(colors)])
+            if domain == "out-domain" or (color, shape) in HELD_OUT:
+                color, shape = _shared(draw, domain, color, None)
+        colors.append(color)
+        size = draw.weighted(difficulty.sizes)
+        patterned = size != "small" and draw.chance(difficulty.textured)
+        attributes.append(
+            (color, shape, draw.pick(_PATTERNED) if patterned else "plain", draw.pick(SIZES[size]))
+        )
+    return draw.shuffled(attributes)
+
+
+def _pair(draw: Draw, domain: Domain) -> tuple[str, str]:
+    if domain == "out-domain" or (domain == "near-domain" and draw.chance(0.5)):
+        return draw.pick(_HELD_OUT_PAIRS)
+    color = draw.pick(_COLOR_NAMES)
+    return color, draw.pick(_TRAINED_SHAPES[color])
+
+
+def _shared(draw: Draw, domain: Domain, color: str | None, shape: str | None) -> tuple[str, str]:
+    """Complete a (colour, shape) pair within the domain."""
+    if color and shape:
+        return color, shape
+    if domain == "out-domain" or (domain == "near-domain" and draw.chance(0.5)):
+        return draw.pick([pair for pair in _HELD_OUT_PAIRS if color == pair[0] or shape == pair[1]])
+    if shape:
+        return draw.pick(_TRAINED_COLORS[shape]), shape
+    assert color
+    return color, draw.pick(_TRAINED_SHAPES[color])
+
+
+def _photo(draw: Draw, difficulty: Difficulty) -> Photo:
+    noise, light, blur, readable = draw.between(*difficulty.noise), draw.between(236, 276), 0.0, True
+    fate = draw.uniform()
+    if fate < difficulty.strong:
+        readable = False
+        if draw.chance(0.5):
+            blur = draw.pick((22.0, 26.0, 30.0))
+        else:
+            light, noise = draw.between(3, 7), max(noise, 8)
+    elif fate < difficulty.strong + difficulty.mild:
+        if draw.chance(0.5):
+            blur = draw.pick(difficulty.blurs)
+        else:
+            light = draw.between(*difficulty.dark)
+    return Photo(noise, draw.below(1 << 20), draw.below(1 << 20), light, blur, readable)
