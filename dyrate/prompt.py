@@ -13,7 +13,8 @@ from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.needs import Needs
 from dyrate.tokens import TokenClass, TokenLayout
-from dyrate.vision import EncodedImages, TowerLayer
+from dyrate.tower import TowerLayer
+from dyrate.vision import EncodedImages
 
 
 class QuestionReader(Protocol):

@@ -11,7 +11,7 @@ from dyrate.errors import DyrateError
 from dyrate.finite import witness
 from dyrate.prompt import Prompt
 from dyrate.token_set import TokenSet, gather_tokens
-from dyrate.vision import TowerLayer
+from dyrate.tower import TowerLayer
 
 
 class AttentionByLayer(Mapping[int, Attention]):
