@@ -3,11 +3,9 @@
 import difflib
 import math
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
-from dyrate.files import parse_json
 from dyrate.predictor_training.gates import Estimator, Mode, Pruning
 from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
 
@@ -112,22 +110,6 @@ class Recipe:
                 raise DyrateError(f"recipe: {name}={getattr(self, name)!r}: expected {expected}")
         self.config(heads=1)
         _ = self.pruning
-
-    @classmethod
-    def read(cls, text: str) -> "Recipe":
-        """Return the recipe given as JSON text, or as the path of a JSON file; the default for other keys."""
-        where = "--recipe"
-        if not text.lstrip().startswith("{"):
-            path = Path(text)
-            where = f"--recipe {path}"
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DyrateError(f"{where}: expected JSON text or a readable file ({error})") from None
-        values = parse_json(text, f"{where}: {text!r:.80}")
-        if not isinstance(values, dict):
-            raise DyrateError(f"{where}: {text!r:.80}: expected an object, {{...}}")
-        return cls.of(values, where)
 
     @classmethod
     def of(cls, values: dict[str, Any], where: str = "recipe") -> "Recipe":

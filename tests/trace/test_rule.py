@@ -27,7 +27,7 @@ def test_a_study_that_asks_for_none_has_none() -> None:
 
 def test_the_command_is_the_configs(study: Study) -> None:
     [model] = jobs.traced(study).values()
-    arguments = jobs.arguments(study, model)
+    arguments = jobs.job(study, model).arguments()
     assert arguments[:3] == ["--benchmarks", "nocaps", "gqa"]
     options = dict(zip(arguments[3::2], arguments[4::2], strict=True))
     assert options["--samples"] == "4"

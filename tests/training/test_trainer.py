@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dyrate.errors import DyrateError
+from dyrate.jobs import flag
+from dyrate.predictor_training.job import Training
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.teacher import Teacher, teacher
 from dyrate.predictor_training.trainer import Trainer
@@ -190,11 +192,17 @@ def test_layers_that_the_model_does_not_have_are_explained(changes, name, frozen
         trainer(replace(RECIPE, **changes), frozen, tmp_path)
 
 
+def read(text):
+    """The recipe that `--recipe` gives."""
+    job = Training.of({"model": "m", "output": "o", "recipe": text}, flag)
+    return Recipe.of(job.recipe, "--recipe")
+
+
 def test_recipes_are_read_from_text_and_file(tmp_path):
     values = {"layer": 3, "lagged": [4, 5], "budget_weight": 1}
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(values))
-    assert Recipe.read(json.dumps(values)) == Recipe.read(str(path)) == Recipe.of(values)
+    assert read(json.dumps(values)) == read(str(path)) == Recipe.of(values)
     assert Recipe.of(values).lagged == (4, 5)
     assert Recipe.of(values).config(heads=6).heads == 6
     assert hash(Recipe.of(values)) != hash(Recipe())
@@ -220,9 +228,9 @@ def test_recipes_are_read_from_text_and_file(tmp_path):
         ('{"minimum": -1}', "minimum=-1.0"),
         ('{"layer": 0}', "layer=0: expected at least 1"),
         ("{", "not JSON"),
-        ("none.json", "--recipe none.json: expected JSON text or a readable file"),
+        ("none.json", "--recipe: none.json: expected JSON text or a readable file"),
     ],
 )
 def test_mistakes_in_a_recipe_are_explained(text, message):
     with pytest.raises(DyrateError, match=message):
-        Recipe.read(text)
+        read(text)

@@ -34,9 +34,9 @@ if timed:
             },
             gpu=lambda w: study.gpus,
         params:
-            arguments=lambda w: timing.arguments(
+            arguments=lambda w: timing.job(
                 study, timed[w.model][0].model, timed[w.model]
-            ),
+            ).arguments(),
             threads=study.config["threads"],
             tasks=study.tasks_content,
             weights=lambda w: timed[w.model][0].model.content,

@@ -33,7 +33,7 @@ if study.trainings:
             },
             gpu=lambda w: study.gpus,
         params:
-            arguments=lambda w: study.training_arguments(study.training(*w)),
+            arguments=lambda w: study.asked_training(study.training(*w)).arguments(),
             # No input: a user's file may be missing when the study is planned, and the command says so clearly.
             data=lambda w: study.training(*w).data_content,
             weights=lambda w: study.training(*w).model.content,

@@ -35,7 +35,7 @@ if traced:
             },
             gpu=lambda w: study.gpus,
         params:
-            arguments=lambda w: tracing.arguments(study, traced[w.model]),
+            arguments=lambda w: tracing.job(study, traced[w.model]).arguments(),
             tasks=study.tasks_content,
             weights=lambda w: traced[w.model].content,
             code=tracing.code(),
