@@ -23,12 +23,15 @@ _Subparsers = argparse._SubParsersAction  # the type has no public name
 
 
 def option(
-    text: str,
     group: Literal["what", "data", "how", "result"],
     metavar: str | None = None,
+    text: str | None = None,
     printed: Literal["always", "changed", "never"] = "always",
 ) -> Any:
-    """Describe a field: its help, to which the default is added; and whether a printed command names it."""
+    """Describe a field; its help is `text`, or the docstring below it, to which the default is added.
+
+    `printed` says whether a printed command names it: always, if it is not the default, or never.
+    """
     return Field(description=text, json_schema_extra={"group": group, "metavar": metavar, "printed": printed})
 
 

@@ -15,7 +15,9 @@ _LONGEST = 200  # characters of a value in a complaint
 class Record(BaseModel):
     """A model whose values are taken as they are: no 2.0 for 2, no unknown keys."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: Callable[[str], str] = str) -> Self:
@@ -32,7 +34,8 @@ def _given(value: Any) -> Any:
     return value
 
 
-def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+def once(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names that are given twice."""
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{value!r} is given twice")
@@ -49,7 +52,7 @@ File = Annotated[Path, Strict(False)]
 Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
 OrAbsent = Annotated[Value | None, NOT_NULL]
 """For a key of the default None that may be left out, but not be null."""
-DistinctNames = Annotated[Names, AfterValidator(_once)]
+DistinctNames = Annotated[Names, AfterValidator(once)]
 
 
 def complaints(kind: type[BaseModel], error: ValidationError, place: Callable[[str], str]) -> Iterator[str]:
@@ -95,17 +98,21 @@ def _what_is_wrong(error: Any) -> str:
         case "string_too_long":
             return f"{shown} is too long: {context['max_length']} characters at most"
         case "greater_than_equal":
-            return f"{shown} is not a whole number from {context['ge']} on"
-        case "less_than_equal":
-            return f"{shown} is more than {context['le']}"
+            kind = "whole number" if isinstance(context["ge"], int) else "number"
+            return f"{shown} is not a {kind} from {context['ge']:g} on"
+        case kind if kind in _SIDES:
+            return f"{shown} is not {_SIDES[kind]} {next(iter(context.values()))}"
         case "too_short":
             return "nothing is given"
         case kind:
             return f"{shown} is not {_KINDS[kind]}" if kind in _KINDS else f"{shown}: {error['msg']}"
 
 
+_SIDES = {"greater_than": "above", "less_than": "below", "less_than_equal": "at most"}
 _KINDS = {
     "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",

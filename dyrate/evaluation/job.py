@@ -1,43 +1,79 @@
-"""What `dyrate evaluate` is asked: a model, a method and a decoding strategy on some benchmarks."""
+"""What `dyrate evaluate` is asked, and the options that it shares with other jobs and with studies."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS, select
 from dyrate.evaluation.decoding import decoding_slug
-from dyrate.evaluation.options import (
-    UNPRUNED,
-    BatchSize,
-    Benchmarks,
-    Data,
-    Device,
-    Dtype,
-    Engine,
-    Metrics,
-    Model,
-    ModelName,
-    Samples,
-    Seed,
-    Spec,
-    StudyName,
-    Tasks,
-    Threads,
-)
 from dyrate.evaluation.results import ResultFiles
 from dyrate.jobs import Job, option
-from dyrate.typed import File
+from dyrate.registry import as_spec
+from dyrate.typed import File, Names, Natural, Positive
 
-_GREEDY = {"name": "greedy"}
+
+def _spec(value: Any) -> dict[str, Any]:
+    """The mapping that a name, JSON text or a mapping stands for."""
+    try:
+        return as_spec(value, "")
+    except DyrateError as error:  # whose place is not known here
+        raise ValueError(str(error).removeprefix(": ")) from None
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    select(names)
+    return names
+
+
+UNPRUNED: dict[str, Any] = {"name": "none"}
+_GREEDY: dict[str, Any] = {"name": "greedy"}
+Spec = Annotated[dict[str, Any], BeforeValidator(_spec)]
+Samples = Annotated[Positive | None, option("what", "N", "per benchmark; pairs and rotations stay whole")]
+Tasks = Annotated[
+    str,
+    option(
+        "data", "WHERE", "testbed (local parquet), hub (lmms-eval's own data sets), or a folder of task files"
+    ),
+]
+Data = Annotated[File | None, option("data", "DIR", "folder of the parquet files (default: data/testbed)")]
+BatchSize = Annotated[Positive, option("how", "N", "halved when memory is short")]
+Device = Annotated[str, option("how", "DEVICE", "auto, cpu, cuda, cuda:N")]
+Dtype = Annotated[Literal["float32", "float16", "bfloat16"], option("how", text="of the model")]
+Engine = Annotated[
+    Literal["auto", "transformers", "graph"],
+    option(
+        "how",
+        text="what generates: transformers, or graph, this package's own engine of fused kernels and CUDA "
+        "graphs, which has no beams; auto takes the latter on a GPU where it can",
+    ),
+]
+# A pipeline gives as many as there are, and the run information says how many.
+Threads = Annotated[
+    Positive | None, option("how", "N", "CPU threads (default: as many as torch takes)", printed="never")
+]
+Seed = Annotated[Natural, Field(le=2**63 - 1), option("how", "S", "of the bootstrap and of sampling")]
+Metrics = Annotated[
+    Literal["all", "primary"],
+    option(
+        "result",
+        text="primary leaves out what the tables do not show: METEOR takes longer than a small model",
+        printed="changed",
+    ),
+]
 
 
 class _Named(Job):
     """Which benchmarks, of which model: what every printed command begins with."""
 
-    benchmarks: Benchmarks
-    study: StudyName = "adhoc"
-    model: Model
-    model_name: ModelName = None
+    benchmarks: Annotated[Names, AfterValidator(_known), option("what", "NAME", ", ".join(BENCHMARKS))]
+    study: Annotated[str, option("result", "NAME")] = "adhoc"
+    """written into the result"""
+    model: Annotated[str, option("what", "M")]
+    """a checkpoint's folder or hub id"""
+    model_name: Annotated[str | None, option("result", "NAME")] = None
+    """written into the result (default: the folder's name)"""
 
     @property
     def name(self) -> str:
@@ -67,8 +103,10 @@ class Asked(_Named):
 class _Treated(_Named):
     """How the model is made to answer."""
 
-    method: Annotated[Spec, option("a name, or JSON with its hyperparameters", "what", "SPEC")] = UNPRUNED
-    decoding: Annotated[Spec, option("greedy, beam-2, beam-5, top_p, or JSON", "what", "SPEC")] = _GREEDY
+    method: Annotated[Spec, option("what", "SPEC")] = UNPRUNED
+    """a name, or JSON with its hyperparameters"""
+    decoding: Annotated[Spec, option("what", "SPEC")] = _GREEDY
+    """greedy, beam-2, beam-5, top_p, or JSON"""
 
 
 class Evaluation(Asked, _Treated):
@@ -79,11 +117,11 @@ class Evaluation(Asked, _Treated):
 
     command_name = "evaluate"
 
-    baseline: Annotated[File | None, option("result to take paired differences from", "result", "JSON")] = (
-        None
-    )
+    baseline: Annotated[File | None, option("result", "JSON")] = None
+    """result to take paired differences from"""
     metrics: Metrics = "all"
-    output: Annotated[File, option("folder of the files", "result", "DIR")]
+    output: Annotated[File, option("result", "DIR")]
+    """folder of the files"""
 
     @model_validator(mode="after")
     def _seed_sampling(self) -> "Evaluation":

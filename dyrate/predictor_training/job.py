@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.options import Device, Threads
+from dyrate.evaluation.job import Device, Threads
 from dyrate.files import parse_json
 from dyrate.jobs import Job, option
 from dyrate.typed import File
+
+_DEFAULT: dict[str, Any] = {}
 
 
 def _values(recipe: Any) -> Any:
@@ -33,33 +35,22 @@ class Training(Job):
 
     command_name = "train-predictor"
 
-    model: Annotated[str, option("checkpoint folder or hub id", "what", "DIR_OR_ID")]
-    recipe: Annotated[
-        dict[str, Any],
-        BeforeValidator(_values),
-        option(
-            "the recipe's keys that differ from the default, as JSON text or the path of a JSON file; an "
-            "unknown key lists the known ones",
-            "what",
-            "JSON",
-        ),
-    ] = Field(default_factory=dict)
-    data: Annotated[
-        File | None,
-        option(
-            ".jsonl or .parquet with `image`, `question`, `answer` (default: the testbed's training split)",
-            "data",
-            "FILE",
-        ),
-    ] = None
-    limit: Annotated[int | None, option("use the first N entries of --data only", "data", "N")] = None
+    model: Annotated[str, option("what", "DIR_OR_ID")]
+    """checkpoint folder or hub id"""
+    recipe: Annotated[dict[str, Any], BeforeValidator(_values), option("what", "JSON")] = _DEFAULT
+    """the recipe's keys that differ from the default, as JSON text or the path of a JSON file; an unknown key
+    lists the known ones"""
+    data: Annotated[File | None, option("data", "FILE")] = None
+    """.jsonl or .parquet with `image`, `question`, `answer` (default: the testbed's training split)"""
+    limit: Annotated[int | None, option("data", "N")] = None
+    """use the first N entries of --data only"""
     device: Device = "auto"
-    dtype: Annotated[
-        Literal["float32", "bfloat16"],  # in float16 a closed gate has no gradient
-        option("of the frozen model", "how"),
-    ] = "float32"
+    # In float16 a closed gate has no gradient.
+    dtype: Annotated[Literal["float32", "bfloat16"], option("how")] = "float32"
+    """of the frozen model"""
     threads: Threads = None
-    output: Annotated[File, option("folder of the predictor and its checkpoint", "result", "DIR")]
+    output: Annotated[File, option("result", "DIR")]
+    """folder of the predictor and its checkpoint"""
 
     @model_validator(mode="after")
     def _check_limit(self) -> "Training":

@@ -4,15 +4,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.options import BatchSize, Dtype, Engine, Metrics, Samples, Seed
+from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
 from dyrate.plain import plain_problems, read_plain
 from dyrate.study.content import content
-from dyrate.typed import NOT_NULL, DistinctNames, Names, Natural, OrAbsent, Positive, Record, Text, complaints
+from dyrate.typed import (
+    NOT_NULL,
+    DistinctNames,
+    Names,
+    Natural,
+    OrAbsent,
+    Positive,
+    Record,
+    Text,
+    Value,
+    complaints,
+    once,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+Listed = Annotated[tuple[Value, ...], Strict(False), Field(min_length=1)]
 
 
 class StudyError(DyrateError):
@@ -22,22 +36,21 @@ class StudyError(DyrateError):
 class Resources(Record):
     """What Snakemake is told that a process takes."""
 
-    gpu: OrAbsent[Natural] = Field(
-        default=None,
-        description="default: 1 where `device` is a GPU (auto: where torch sees one), else 0",
-    )
+    gpu: OrAbsent[Natural] = None
+    """default: 1 where `device` is a GPU (auto: where torch sees one), else 0"""
     mem_mb: OrAbsent[Positive] = None
-    runtime: OrAbsent[Positive] = Field(default=None, description="minutes")
+    runtime: OrAbsent[Positive] = None
+    """minutes"""
 
 
 class Model(Record):
     """A checkpoint under the name that the tables print."""
 
     name: Name
-    path: Text = Field(description="a folder or a hub id")
-    published: OrAbsent[str] = Field(
-        default=None, description="the model of the paper's tables that it is set beside"
-    )
+    path: Text
+    """a folder or a hub id"""
+    published: OrAbsent[str] = None
+    """the model of the paper's tables that it is set beside"""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -63,7 +76,8 @@ class Published(Record):
     """The rows of the paper's tables that a method is set beside."""
 
     table1: OrAbsent[str] = None
-    table2: OrAbsent[str] = Field(default=None, description="also of Table III")
+    table2: OrAbsent[str] = None
+    """also of Table III"""
     strategy: OrAbsent[str] = None
 
 
@@ -72,24 +86,20 @@ class MethodEntry(Record):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Text = Field(description="a name (`dyrate methods`) or path/to/file.py:Class")
-    predictor: OrAbsent[str] = Field(
-        default=None, description="name of the `predictors` entry that the method runs with"
-    )
-    models: OrAbsent[Names] = Field(default=None, description="only on these models (default all)")
-    benchmarks: OrAbsent[DistinctNames] = Field(
-        default=None, description="only on these benchmarks (default all of the study)"
-    )
-    decodings: OrAbsent[DistinctNames] = Field(
-        default=None,
-        description="names of its decoding strategies (default the study's `decodings`)",
-    )
+    name: Text
+    """a name (`dyrate methods`) or path/to/file.py:Class"""
+    predictor: OrAbsent[str] = None
+    """name of the `predictors` entry that the method runs with"""
+    models: OrAbsent[Names] = None
+    """only on these models (default all)"""
+    benchmarks: OrAbsent[DistinctNames] = None
+    """only on these benchmarks (default all of the study)"""
+    decodings: OrAbsent[DistinctNames] = None
+    """names of its decoding strategies (default the study's `decodings`)"""
     published: Published = Published()
-    group: Literal["main", "budget", "strategy", "decoding", "predictor"] = Field(
-        default="main",
-        description="the tables that its rows land in: Tables I to III (main), the comparison at equal "
-        "budget alone (budget), or an ablation",
-    )
+    group: Literal["main", "budget", "strategy", "decoding", "predictor"] = "main"
+    """the tables that its rows land in: Tables I to III (main), the comparison at equal budget alone
+    (budget), or an ablation"""
 
 
 # What a `methods:` entry says of its place in the study; everything else is the method's own.
@@ -102,12 +112,10 @@ class PredictorEntry(Record):
     model_config = ConfigDict(extra="allow")
 
     name: Name
-    models: OrAbsent[Names] = Field(default=None, description="only for these models (default all)")
-    data: OrAbsent[Text] = Field(
-        default=None,
-        description="file of training questions, .jsonl or .parquet (default scenes of the testbed's "
-        "training split)",
-    )
+    models: OrAbsent[Names] = None
+    """only for these models (default all)"""
+    data: OrAbsent[Text] = None
+    """file of training questions, .jsonl or .parquet (default scenes of the testbed's training split)"""
 
 
 class Decoding(Record):
@@ -115,7 +123,7 @@ class Decoding(Record):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
 
 
 class TraceSettings(Record):
@@ -128,66 +136,58 @@ class TraceSettings(Record):
 class Latency(Record):
     """What `dyrate bench` times for Table III, one prompt at a time and nothing else running."""
 
-    benchmark: str = Field(description="whose prompts it takes")
-    new_tokens: OrAbsent[int] = Field(default=None, ge=2, description="that it makes of each prompt")
-    rounds: OrAbsent[Positive] = Field(default=None, description="how many prompts")
+    benchmark: str
+    """whose prompts it takes"""
+    new_tokens: OrAbsent[Annotated[int, Field(ge=2)]] = None
+    """that it makes of each prompt"""
+    rounds: OrAbsent[Positive] = None
+    """how many prompts"""
 
 
 class StudyConfig(Record):
     """Models x methods x decodings, each evaluated on the same benchmarks."""
 
-    study: Name = Field(description="name of the study; also its folder under results/ and reports/")
-    tasks: Text = Field(
-        default="testbed",
-        description="where the benchmarks come from: testbed (built by a rule), hub (lmms-eval's own), or a "
-        "folder of task files",
-    )
-    data: Text = Field(default="data/testbed", description="folder of the testbed's parquet files")
-    samples: Samples = Field(
-        default=100,
-        description="samples per benchmark (MME pairs and MMBench rotations stay whole); null takes all, but "
-        "not of the testbed",
-    )
-    seed: Seed = Field(default=0, description="seed of the data, of sampling decodings and of the bootstrap")
-    device: str = Field(
-        default="auto", pattern="^(auto|cpu|cuda|cuda:[0-9]+)$", description="auto, cpu, cuda or cuda:N"
-    )
+    study: Name
+    """name of the study; also its folder under results/ and reports/"""
+    tasks: Text = "testbed"
+    """where the benchmarks come from: testbed (built by a rule), hub (lmms-eval's own), or a folder of task
+    files"""
+    data: Text = "data/testbed"
+    """folder of the testbed's parquet files"""
+    samples: Samples = 100
+    """null takes all, but not of the testbed"""
+    seed: Seed = 0
+    """also of the data"""
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+)$")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
     dtype: Dtype = "float32"
     engine: Engine = "auto"
     batch_size: BatchSize = 16
     metrics: Metrics = "all"
-    sweep: Positive = Field(
-        default=1,
-        description="at most how many evaluations share a process, which loads the model once; of one model "
-        "and one group, the unpruned apart from the others",
-    )
-    threads: Positive = Field(default=1, description="CPU threads of one process")
+    sweep: Positive = 1
+    """at most how many evaluations share a process, which loads the model once; of one model and one group,
+    the unpruned apart from the others"""
+    threads: Positive = 1
+    """CPU threads of one process"""
     resources: Resources = Resources()
-    models: tuple[Model, ...] = Field(
-        strict=False,
-        min_length=1,
-        description="a list (not a mapping), so that a later --configfile replaces it as a whole",
-    )
-    methods: tuple[MethodEntry, ...] = Field(strict=False, min_length=1)
-    predictors: tuple[PredictorEntry, ...] = Field(
-        default=(),
-        strict=False,
-        description="DyRate's predictors; a shipped one (predictors/<study>/<model>/<name>) is used, others "
-        "are trained",
-    )
-    trained: Text | None = Field(
-        default=None,
-        description="folder of predictors that are used as they are, by model and name; null is predictors/ "
-        "and the study's name. What it lacks a rule trains",
-    )
-    retrain: Literal[False, True, 0, 1] = Field(default=False, description="train those again")
+    models: Listed[Model]
+    """a list (not a mapping), so that a later --configfile replaces it as a whole"""
+    methods: Listed[MethodEntry]
+    predictors: Annotated[tuple[PredictorEntry, ...], Strict(False)] = ()
+    """DyRate's; a shipped one (predictors/<study>/<model>/<name>) is used, others are trained"""
+    trained: Text | None = None
+    """folder of predictors that are used as they are, by model and name; null is predictors/ and the study's
+    name. What it lacks a rule trains"""
+    retrain: Literal[False, True, 0, 1] = False
+    """train those again"""
     trace: OrAbsent[TraceSettings] = None
     latency: OrAbsent[Latency] = None
-    decodings: tuple[Decoding, ...] = Field(default=(Decoding(name="greedy"),), strict=False, min_length=1)
+    decodings: Listed[Decoding] = (Decoding(name="greedy"),)
     benchmarks: DistinctNames
-    external: tuple[Annotated[str, Field(pattern=r"\.json$")], ...] = Field(
-        default=(), strict=False, description="result files of other producers; their rows join the tables"
-    )
+    external: Annotated[
+        tuple[Annotated[str, Field(pattern=r"\.json$")], ...], Strict(False), AfterValidator(once)
+    ] = ()
+    """result files of other producers; their rows join the tables"""
 
 
 _DEFAULTS = StudyConfig.model_construct().model_dump(mode="json", exclude_none=True)

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from dyrate.evaluation.job import Asked
-from dyrate.evaluation.options import Samples
+from dyrate.evaluation.job import Asked, Samples
 from dyrate.jobs import option
 from dyrate.typed import File
 
@@ -14,4 +13,5 @@ class Trace(Asked):
     command_name = "trace"
 
     samples: Samples = 50
-    output: Annotated[File, option("the summary, a .json", "result", "FILE")]
+    output: Annotated[File, option("result", "FILE")]
+    """the summary, a .json"""

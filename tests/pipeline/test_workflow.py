@@ -239,7 +239,7 @@ def test_a_mistake_in_a_recipe_is_refused_before_anything_runs(project):
 
     output = project.snakemake("-n", *SMOKE, status=1)
 
-    assert "predictors: hasty: unknown key 'ranking_stepss'; did you mean 'ranking_steps'?" in output
+    assert "predictors: hasty: ranking_stepss is unknown; did you mean 'ranking_steps'?" in output
 
 
 # As much of conda as Snakemake asks for: an environment whose Python only says that it is one.

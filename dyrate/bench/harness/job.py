@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from dyrate.bench.job import Checkpoint, Document, Shape, Specs
-from dyrate.evaluation.options import UNPRUNED, Device, Dtype
+from dyrate.evaluation.job import UNPRUNED, Device, Dtype
 from dyrate.jobs import Job, option
 from dyrate.typed import File, Positive
 
@@ -19,18 +19,20 @@ class HarnessBench(Job):
 
     model: Checkpoint = None
     shape: Shape = None
-    processor: Annotated[
-        File,
-        option("whose tokenizer and image processor to use, at the model's image size", "what", "DIR"),
-    ] = Path("models/testbed-s")
-    methods: Annotated[Specs, Field(min_length=1), option("names or JSON objects", "what", "METHOD")] = (
-        UNPRUNED,
-    )
-    samples: Annotated[Positive, option("captions to make", "what", "N")] = 256
-    peer_samples: Annotated[Positive, option("captions that llava_hf makes", "what", "N")] = 16
-    batch_size: Annotated[Positive, option("of this package", "how", "N")] = 128
-    new_tokens: Annotated[Positive, option("at most, per caption", "what", "N")] = 64
-    rounds: Annotated[Positive, option("after the warm-up", "how", "N")] = 2
+    processor: Annotated[File, option("what", "DIR")] = Path("models/testbed-s")
+    """whose tokenizer and image processor to use, at the model's image size"""
+    methods: Annotated[Specs, Field(min_length=1), option("what", "METHOD")] = (UNPRUNED,)
+    """names or JSON objects"""
+    samples: Annotated[Positive, option("what", "N")] = 256
+    """captions to make"""
+    peer_samples: Annotated[Positive, option("what", "N")] = 16
+    """captions that llava_hf makes"""
+    batch_size: Annotated[Positive, option("how", "N")] = 128
+    """of this package"""
+    new_tokens: Annotated[Positive, option("what", "N")] = 64
+    """at most, per caption"""
+    rounds: Annotated[Positive, option("how", "N")] = 2
+    """after the warm-up"""
     device: Device = "auto"
     dtype: Dtype = "float32"
     output: Document = None
