@@ -41,11 +41,9 @@ def predictor_files(jobs: tuple[Job, ...], shipped: bool) -> list[str]:
     return [path for job in jobs for path in job.predictor_files(shipped)]
 
 
-def data_files(study: Study) -> list[str]:
+def data_files(study: Study) -> tuple[str, ...]:
     """The testbed's data that the prompts are read from; none for other sources."""
-    if study.tasks != "testbed":
-        return []
-    return [f"{study.typed.data}/{_settings(study).benchmark}.parquet"]
+    return study.data_of((_settings(study).benchmark,))
 
 
 def job(study: Study, model: Model, jobs: tuple[Job, ...]) -> Bench:

@@ -26,10 +26,10 @@ from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
 from dyrate.evaluation.evaluate import evaluate_loaded, load
 from dyrate.evaluation.harness import run_harness
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import scores
-from dyrate.evaluation.suite import LoadedTask, load_tasks
 
 SCHEMA = "dyrate.acceptance"
 BOUNDS = (70.0, 97.0)  # share of the attainable score, in percent

@@ -15,11 +15,11 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
-from dyrate.evaluation.suite import LoadedTask
 from dyrate.evaluation.visual_tokens import true_means, whole_work
 
 if TYPE_CHECKING:

@@ -27,6 +27,8 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+SOURCES = ("testbed", "hub")
+"""Where tasks come from, but for a folder of them."""
 UNPRUNED: dict[str, Any] = {"name": "none"}
 _GREEDY: dict[str, Any] = {"name": "greedy"}
 Spec = Annotated[dict[str, Any], BeforeValidator(_spec)]

@@ -11,9 +11,9 @@ from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.encodings import Encodings
 from dyrate.evaluation.evaluate import Clock, check_baseline, evaluate_loaded, load
+from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
-from dyrate.evaluation.suite import load_tasks
 from dyrate.files import make_folder
 from dyrate.jobs import flag
 from dyrate.registry import BUILT_IN, load_method

@@ -9,9 +9,10 @@ from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.job import SOURCES
 from dyrate.report import published
 from dyrate.report.speed.files import FOLDER as SPEED
-from dyrate.study.plan import SOURCES, Plan
+from dyrate.study.plan import Plan
 from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])

@@ -1,11 +1,12 @@
 """What follows from a study's config: its models, methods, predictors, jobs and where their results stand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from dyrate.evaluation.job import SOURCES
 from dyrate.study.config import (
     DEFAULTS,
     METHOD_KEYS,
@@ -18,8 +19,6 @@ from dyrate.study.config import (
 )
 from dyrate.study.content import content
 from dyrate.study.entries import NONE, Job, Method, Predictor
-
-SOURCES = ("testbed", "hub")
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,12 @@ class Plan:
     @property
     def data_files(self) -> tuple[str, ...]:
         """The parquet files that the testbed's rule builds; none for other sources."""
-        if self.tasks != "testbed":
-            return ()
-        return tuple(f"{self.typed.data}/{name}.parquet" for name in self.benchmarks)
+        return self.data_of(self.benchmarks)
+
+    def data_of(self, benchmarks: Iterable[str]) -> tuple[str, ...]:
+        """Those of some benchmarks."""
+        found = (f"{self.typed.data}/{name}.parquet" for name in benchmarks)
+        return tuple(found) if self.tasks == "testbed" else ()
 
     @property
     def trainings(self) -> tuple[Predictor, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.evaluate import load, meta
 from dyrate.evaluation.harness import ask
-from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.families import family_of
 from dyrate.files import make_folder
 from dyrate.fingerprint import fingerprint

@@ -34,11 +34,9 @@ def benchmarks(study: Study) -> tuple[str, ...]:
     return _settings(study).benchmarks or tuple(groups)
 
 
-def data_files(study: Study) -> list[str]:
+def data_files(study: Study) -> tuple[str, ...]:
     """The testbed's data that a trace reads; none for other sources."""
-    if study.tasks != "testbed":
-        return []
-    return [f"{study.typed.data}/{name}.parquet" for name in benchmarks(study)]
+    return study.data_of(benchmarks(study))
 
 
 def job(study: Study, model: Model) -> Trace:

@@ -48,7 +48,7 @@ def test_the_command_is_the_configs(study: Study) -> None:
     assert options["--rounds"] == "2"
     assert options["--engine"] in ("transformers", "graph")
     assert options["--output"] == "results/testbed/latency/testbed-m.json"
-    assert jobs.data_files(study) == ["data/testbed/nocaps.parquet"]
+    assert jobs.data_files(study) == ("data/testbed/nocaps.parquet",)
 
 
 def test_a_benchmark_that_the_study_does_not_have_is_refused(study: Study) -> None:

@@ -32,8 +32,8 @@ def test_prompts_are_those_that_an_evaluation_generates_from(
     from dyrate.evaluation.benchmarks import select
     from dyrate.evaluation.evaluate import evaluate_loaded, load
     from dyrate.evaluation.generator import Generator
+    from dyrate.evaluation.harness_tasks import load_tasks
     from dyrate.evaluation.job import Evaluation
-    from dyrate.evaluation.suite import load_tasks
 
     asked: list[torch.Tensor] = []
     generate = Generator.generate

@@ -19,8 +19,8 @@ from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.evaluate import evaluate_loaded, load
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
-from dyrate.evaluation.suite import LoadedTask, load_tasks
 from dyrate.evaluation.sweep import sweep
 from tests.evaluation.stand_ins import LAYERS, VISUAL
 

@@ -33,7 +33,7 @@ def test_the_command_is_the_configs(study: Study) -> None:
     assert options["--samples"] == "4"
     assert options["--model"] == "models/testbed-s"
     assert [options["--output"]] == jobs.summaries(study) == ["results/smoke/trace/testbed-s.json"]
-    assert jobs.data_files(study) == ["data/smoke/nocaps.parquet", "data/smoke/gqa.parquet"]
+    assert jobs.data_files(study) == ("data/smoke/nocaps.parquet", "data/smoke/gqa.parquet")
 
 
 def test_captions_and_questions_are_the_default(study: Study) -> None:
