@@ -52,6 +52,11 @@ class Study(Plan):
 
         return int(torch.cuda.is_available())
 
+    @property
+    def resources(self) -> dict[str, Any]:
+        """What a rule tells Snakemake that a job takes; whether a GPU, only when it asks."""
+        return {**self.typed.resources.model_dump(exclude_none=True), "gpu": lambda wildcards: self.gpus}
+
     def baselines(self, sweep: Sweep) -> tuple[str, ...]:
         """The results of other sweeps that one needs."""
         return tuple(dict.fromkeys(base for job in sweep.jobs if (base := self.baseline(job))))

@@ -32,14 +32,9 @@ for sweep in study.sweeps:
         priority: study.share(sweep)
         conda:
             "../../environment.yml"
-        threads: study.config["threads"]
+        threads: study.typed.threads
         resources:
-            **{
-                key: amount
-                for key, amount in study.config["resources"].items()
-                if key != "gpu"
-            },
-            gpu=lambda w: study.gpus,
+            **study.resources,
         params:
             jobs=study.evaluations(sweep),
             tasks=study.tasks_content,
