@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -19,7 +19,7 @@ from dyrate.typed import Record
 
 _GROUPS = ("what", "data", "how", "result")
 _WHOLE = re.compile("-?[0-9]+")
-_Subparsers = argparse._SubParsersAction  # the type has no public name
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # has no public name
 
 
 def option(
@@ -65,7 +65,7 @@ class Job(Record):
 
     @classmethod
     def add_parser(
-        cls, subparsers: "_Subparsers[argparse.ArgumentParser]", text: str, description: str, examples: str
+        cls, subparsers: Subparsers, text: str, description: str, examples: str
     ) -> argparse.ArgumentParser:
         """Add the command and its options; what is not given does not come into the namespace."""
         parser = subparsers.add_parser(

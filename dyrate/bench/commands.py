@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dyrate.bench.document import publish
 from dyrate.bench.job import PROMPT, Bench
 from dyrate.errors import DyrateError
-from dyrate.jobs import asked
+from dyrate.jobs import Subparsers, asked
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from dyrate.bench.measure import Load
 
 SCHEMA, VERSION = "dyrate.bench", 1
-_Subparsers = argparse._SubParsersAction  # the type has no public name
 
 
-def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate bench`; imports nothing heavy."""
     parser = Bench.add_parser(
         subparsers,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.job import Evaluation
-from dyrate.jobs import FromFile, asked
+from dyrate.jobs import FromFile, Subparsers, asked
 
 if TYPE_CHECKING:
     from dyrate.evaluation.results import Result
@@ -55,7 +55,7 @@ examples:
 _BENCHMARKS = "List the benchmarks: names, lmms-eval tasks, primary metric, and what guessing scores."
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add the sub-commands."""
     evaluate = Evaluation.add_parser(
         subparsers, "evaluate a model with a reduction method on benchmarks", _EVALUATE, _EVALUATE_EXAMPLES

@@ -2,13 +2,11 @@
 
 import argparse
 
-from dyrate.jobs import asked
+from dyrate.jobs import Subparsers, asked
 from dyrate.predictor_training.job import Training
 
-_Subparsers = argparse._SubParsersAction  # the type has no public name
 
-
-def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate train-predictor`; imports nothing heavy."""
     parser = Training.add_parser(
         subparsers,

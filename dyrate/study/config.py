@@ -154,10 +154,8 @@ class StudyConfig(Record):
     files"""
     data: Text = "data/testbed"
     """folder of the testbed's parquet files"""
-    samples: Samples = 100
-    """null takes all, but not of the testbed"""
-    seed: Seed = 0
-    """also of the data"""
+    samples: Samples = 100  # null takes all, but not of the testbed
+    seed: Seed = 0  # of the data, too
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+)$")] = "auto"
     """auto, cpu, cuda or cuda:N"""
     dtype: Dtype = "float32"

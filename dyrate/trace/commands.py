@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dyrate.evaluation.commands import quiet_libraries
-from dyrate.jobs import asked
+from dyrate.jobs import Subparsers, asked
 from dyrate.trace.job import Trace
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ examples:
 """
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate trace`."""
     parser = Trace.add_parser(subparsers, "record where a model looks while it answers", _TRACE, _EXAMPLES)
     parser.set_defaults(run=_trace)

@@ -7,13 +7,12 @@ from statistics import median
 
 from dyrate.bench.document import publish
 from dyrate.bench.harness.job import HarnessBench
-from dyrate.jobs import asked
+from dyrate.jobs import Subparsers, asked
 
 SCHEMA, VERSION = "dyrate.bench_harness", 1
-_Subparsers = argparse._SubParsersAction  # the type has no public name
 
 
-def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate bench-harness`; imports nothing heavy."""
     parser = HarnessBench.add_parser(
         subparsers,
