@@ -17,7 +17,7 @@ from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])
 # What stands beside the models in a study's folder.
-PLACES = ("latency", "logs", "predictors", "plan.json", "tables", "timings", "trace")
+PLACES = ("latency", "logs", "predictors", "study.json", "tables", "timings", "trace")
 
 
 def problems(plan: Plan) -> Iterator[str]:

@@ -137,6 +137,10 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"study": "README.md"}, "study: 'README.md' is taken: results/README.md is a file"),
         ({"models": [{"name": "tables", "path": "x"}]}, "models: 'tables' is what the study's folder has"),
         (
+            {"models": [{"name": "study.json", "path": "x"}]},
+            "models: 'study.json' is what the study's folder has",
+        ),
+        (
             {"models": [{"name": "a", "path": "x/y"}, {"name": "b", "path": "x//y/"}]},
             "models: 'b' has the path of 'a'",
         ),
