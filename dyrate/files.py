@@ -71,6 +71,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
+def make_folder(output: Path) -> None:
+    """Make the folder of `--output`; a `DyrateError` where a file is in the way or writing is forbidden."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DyrateError(f"--output {output}: cannot be made a folder: {error.strerror}") from None
+
+
 @contextmanager
 def only_one(folder: Path, doing: str) -> Iterator[None]:
     """Keep other processes out of a folder while the block runs; a kill lets them in again.

@@ -18,7 +18,7 @@ from dyrate.vision import EncodedImages
 
 
 class QuestionReader(Protocol):
-    """Reads text for methods that look at the question; see `dyrate.questions`."""
+    """Reads text for methods that look at the question; see `dyrate.question_reader`."""
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""

@@ -1,12 +1,10 @@
 """The latencies that a study asks for: of which rows, on which prompts, in which files. Imports no torch."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
+from dyrate.bench.job import Bench
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
 from dyrate.study import Job, Model, Study, StudyError
+from dyrate.study.config import Latency
 
 
 def timed(study: Study) -> dict[str, tuple[Job, ...]]:
@@ -15,9 +13,9 @@ def timed(study: Study) -> dict[str, tuple[Job, ...]]:
 
     Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
     """
-    if "latency" not in study.config:
+    if study.typed.latency is None:
         return {}
-    if (name := _settings(study)["benchmark"]) not in study.benchmarks:
+    if (name := study.typed.latency.benchmark) not in study.benchmarks:
         known = ", ".join(study.benchmarks)
         raise StudyError(f"latency.benchmark: {name!r} is none of the study's benchmarks: {known}")
     found: dict[str, list[Job]] = {}
@@ -43,34 +41,29 @@ def predictor_files(jobs: tuple[Job, ...], shipped: bool) -> list[str]:
     return [path for job in jobs for path in job.predictor_files(shipped)]
 
 
-def data_files(study: Study) -> list[str]:
+def data_files(study: Study) -> tuple[str, ...]:
     """The testbed's data that the prompts are read from; none for other sources."""
-    if study.tasks != "testbed":
-        return []
-    return [f"{study.config['data']}/{_settings(study)['benchmark']}.parquet"]
+    return study.data_of((_settings(study).benchmark,))
 
 
-def arguments(study: Study, model: Model, jobs: tuple[Job, ...]) -> list[str]:
-    """What a model's `dyrate bench` is called with; CPU threads are the workflow's to add."""
-    config, settings = study.config, _settings(study)
-    engine = config["engine"]
+def job(study: Study, model: Model, jobs: tuple[Job, ...]) -> Bench:
+    """What a model's `dyrate bench` is asked; CPU threads are the workflow's to add."""
+    latency, engine = _settings(study).model_dump(exclude_none=True), study.typed.engine
+    if "new_tokens" in latency:
+        latency["new_tokens"] = (latency["new_tokens"],)
     if engine == "auto":
         engine = "graph" if study.gpus else "transformers"
-    options = {
-        "--model": model.path,
-        "--engine": engine,
-        "--benchmark": settings["benchmark"],
-        "--tasks": study.tasks,
-        "--data": config["data"] if study.tasks == "testbed" else None,
-        "--new-tokens": settings.get("new_tokens", 32),
-        "--rounds": settings.get("rounds", 5),
-        "--device": config["device"],
-        "--dtype": config["dtype"],
-        "--seed": config["seed"],
-        "--output": document(study, model.name),
-    }
-    given = [part for key, value in options.items() if value is not None for part in (key, str(value))]
-    return ["--peers", "--methods", *(json.dumps(job.spec) for job in jobs), *given]
+    return Bench.model_validate(
+        {
+            **study.shared(Bench),
+            **latency,
+            "peers": (),
+            "methods": [job.spec for job in jobs],
+            "model": model.path,
+            "engine": (engine,),
+            "output": document(study, model.name),
+        }
+    )
 
 
 def code(jobs: tuple[Job, ...]) -> str:
@@ -79,6 +72,6 @@ def code(jobs: tuple[Job, ...]) -> str:
     return f"{fingerprint(['dyrate.bench.commands'])}-{methods}"
 
 
-def _settings(study: Study) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = study.config["latency"]
-    return found
+def _settings(study: Study) -> Latency:
+    assert study.typed.latency is not None, "timed() names no model"
+    return study.typed.latency

@@ -11,8 +11,8 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask
+from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.requests import Query
-from dyrate.evaluation.suite import load_tasks
 from dyrate.evaluation.visual_tokens import TokenSums
 
 

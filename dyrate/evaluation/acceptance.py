@@ -24,11 +24,12 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
-from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load, make_folder
+from dyrate.evaluation.evaluate import evaluate_loaded, load
 from dyrate.evaluation.harness import run_harness
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
+from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import scores
-from dyrate.evaluation.suite import LoadedTask, load_tasks
 
 SCHEMA = "dyrate.acceptance"
 BOUNDS = (70.0, 97.0)  # share of the attainable score, in percent
@@ -44,7 +45,7 @@ _CONSTANTS = 5  # most frequent oracle answers of a kind that are tried as the o
 
 def run(arguments: argparse.Namespace) -> int:
     """`dyrate testbed accept`: write acceptance.json and .md, print the table; 1 where a bound is missed."""
-    make_folder(arguments.output)
+    files.make_folder(arguments.output)
     quiet_libraries()
     table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
     text = markdown(table)
@@ -85,9 +86,9 @@ def _job(
 ) -> Evaluation:
     return Evaluation(
         model=str(path),
-        benchmarks=[loaded.benchmark for loaded in tasks],
+        benchmarks=tuple(loaded.benchmark.name for loaded in tasks),
         output=output / path.name / registry.slug(method),
-        method=method,
+        method=dict(method),
         study="acceptance",
         data=data,
         samples=samples,

@@ -8,15 +8,14 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import BENCHMARKS, Benchmark, select
-from dyrate.evaluation.decoding import ENGINES
-from dyrate.registry import as_spec
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.job import Evaluation
+from dyrate.jobs import FromFile, Subparsers, asked
 
 if TYPE_CHECKING:
     from dyrate.evaluation.results import Result
@@ -33,9 +32,10 @@ baseline, and the visual tokens that each layer really worked on. Four files are
   greedy.answers.parquet   every prompt, answer, reference and score
   greedy.log.jsonl         the response log: a killed run, started again, goes on from it
 
---then starts another evaluation in the same process, on the loaded model. What it does not name it takes from
-the evaluation before it, all but --baseline: differences are taken only where they are asked for. A baseline
-may be the result of an earlier one. If one fails, the others run all the same, and the exit status tells.
+--jobs takes a list of evaluations from a file; they run in this process, one after another, on one loaded
+model. Each is a mapping of the options below (batch_size for --batch-size); those that stand beside --jobs
+hold for all that do not name them. A baseline may be the result of an earlier one. If one fails, the others
+run all the same, and the exit status tells.
 """
 
 _EVALUATE_EXAMPLES = """\
@@ -45,8 +45,9 @@ examples:
       --benchmarks gqa pope --samples 50 --baseline results/try/none/greedy.json --output results/try/fastv
   dyrate evaluate --model llava-hf/llava-1.5-7b-hf --tasks hub --benchmarks pope --dtype bfloat16 \\
       --method vtw --decoding beam-2 --batch-size 32 --output results/pope
-  dyrate evaluate --model models/testbed-s --benchmarks gqa --samples 50 --output results/try/none \
-      --then --method text_only --baseline results/try/none/greedy.json --output results/try/text_only
+  dyrate evaluate --model models/testbed-s --benchmarks gqa --samples 50 --jobs jobs.yaml
+    - {output: results/try/none}
+    - {output: results/try/text_only, method: text_only, baseline: results/try/none/greedy.json}
 
 `dyrate methods` lists methods and their hyperparameters, `dyrate benchmarks` the benchmarks.
 """
@@ -54,17 +55,15 @@ examples:
 _BENCHMARKS = "List the benchmarks: names, lmms-eval tasks, primary metric, and what guessing scores."
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add the sub-commands."""
-    evaluate = subparsers.add_parser(
-        "evaluate",
-        help="evaluate a model with a reduction method on benchmarks",
-        description=_EVALUATE,
-        epilog=_EVALUATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    evaluate = Evaluation.add_parser(
+        subparsers, "evaluate a model with a reduction method on benchmarks", _EVALUATE, _EVALUATE_EXAMPLES
     )
-    _add_evaluation(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument(
+        "--jobs", action=FromFile, metavar="FILE", help="a YAML or JSON list of evaluations: see above"
+    )
+    evaluate.set_defaults(run=_evaluate, jobs=None)
 
     benchmarks = subparsers.add_parser(
         "benchmarks",
@@ -77,132 +76,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     benchmarks.set_defaults(run=_list_benchmarks)
 
 
-def _add_evaluation(parser: argparse.ArgumentParser, first: bool = True) -> None:
-    """Add the options of one evaluation; one after `--then` takes over what the first must name."""
-    _add_what(parser, first)
-    add_data(parser)
-    add_machine(parser)
-    _add_result(parser, first)
-    parser.add_argument(
-        "--then",
-        nargs=argparse.REMAINDER,
-        metavar="...",
-        help="another evaluation with the same model, device, dtype, engine, batch size and threads",
-    )
-
-
-def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
-    what = parser.add_argument_group("what")
-    what.add_argument("--model", required=required, metavar="M", help="a checkpoint's folder or hub id")
-    what.add_argument(
-        "--method", default="none", metavar="SPEC", help="a name, or JSON with its hyperparameters (none)"
-    )
-    what.add_argument(
-        "--decoding", default="greedy", metavar="SPEC", help="greedy, beam-2, beam-5, top_p, or JSON"
-    )
-    what.add_argument(
-        "--benchmarks", nargs="+", required=required, metavar="NAME", help=", ".join(BENCHMARKS)
-    )
-    what.add_argument(
-        "--samples", type=positive, metavar="N", help="per benchmark; pairs and rotations stay whole"
-    )
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add where the benchmarks' data come from."""
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--tasks",
-        default="testbed",
-        metavar="WHERE",
-        help="testbed (local parquet), hub (lmms-eval's own data sets), or a folder of task files (testbed)",
-    )
-    data.add_argument("--data", type=Path, metavar="DIR", help="folder of the parquet files (data/testbed)")
-
-
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add what the model runs on, and the seed."""
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--batch-size", type=positive, default=16, metavar="N", help="halved when memory is short (16)"
-    )
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
-    how.add_argument(
-        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(float32)"
-    )
-    how.add_argument(
-        "--engine",
-        default="auto",
-        choices=ENGINES,
-        help="what generates: transformers, or graph, this package's own engine of fused kernels and CUDA "
-        "graphs, which has no beams; auto takes the latter on a GPU where it can (auto)",
-    )
-    how.add_argument("--threads", type=positive, metavar="N", help="CPU threads (as many as torch takes)")
-    how.add_argument(
-        "--seed", type=natural, default=0, metavar="S", help="of the bootstrap and of sampling (0)"
-    )
-
-
-def _add_result(parser: argparse.ArgumentParser, required: bool) -> None:
-    result = parser.add_argument_group("result")
-    result.add_argument("--output", type=Path, required=required, metavar="DIR", help="folder of the files")
-    result.add_argument(
-        "--baseline", type=Path, metavar="JSON", help="result to take paired differences from"
-    )
-    result.add_argument(
-        "--metrics",
-        default="all",
-        choices=("all", "primary"),
-        help="primary leaves out what the tables do not show: METEOR takes longer than a small model (all)",
-    )
-    result.add_argument("--study", default="adhoc", metavar="NAME", help="written into the result (adhoc)")
-    result.add_argument("--model-name", metavar="NAME", help="written into the result (the folder's name)")
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """Parse a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
-    parts = _parts(arguments)
-    specs = [_specs(part) for part in parts]
+    jobs = asked(Evaluation, arguments, arguments.jobs)
     quiet_libraries()
-    from dyrate.evaluation.evaluate import Evaluation
     from dyrate.evaluation.sweep import sweep
 
-    jobs = [
-        Evaluation(
-            model=part.model,
-            benchmarks=benchmarks,
-            output=part.output,
-            method=method,
-            decoding=decoding,
-            model_name=part.model_name,
-            study=part.study,
-            tasks=part.tasks,
-            data=part.data,
-            samples=part.samples,
-            batch_size=part.batch_size,
-            device=part.device,
-            dtype=part.dtype,
-            engine=part.engine,
-            threads=part.threads,
-            seed=part.seed,
-            baseline=part.baseline,
-            metrics=part.metrics,
-        )
-        for part, (benchmarks, method, decoding) in zip(parts, specs, strict=True)
-    ]
     status = 0
     for job, outcome in zip(jobs, sweep(jobs, _STARTED), strict=True):
         if not isinstance(outcome, Exception):
@@ -215,25 +93,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 traceback.print_exception(outcome)
             print(f"dyrate: error: {job.files.result}: {outcome}", file=sys.stderr, flush=True)
     return status
-
-
-def _parts(first: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of each evaluation that a command line asks for."""
-    after = argparse.ArgumentParser(prog="dyrate evaluate ... --then")
-    _add_evaluation(after, first=False)
-    parts = [first]
-    while (rest := parts[-1].then) is not None:
-        inherited = {**vars(parts[-1]), "baseline": None, "then": None}
-        parts.append(after.parse_args(rest, argparse.Namespace(**inherited)))
-    return parts
-
-
-def _specs(part: argparse.Namespace) -> tuple[Sequence[Benchmark], dict[str, Any], dict[str, Any]]:
-    """The benchmarks, the method and the decoding strategy that an evaluation's arguments name."""
-    decoding = as_spec(part.decoding, "--decoding")
-    if decoding.get("name") == "top_p":
-        decoding.setdefault("seed", part.seed)
-    return select(part.benchmarks), as_spec(part.method, "--method"), decoding
 
 
 def quiet_libraries() -> None:

@@ -1,98 +1,29 @@
 """One evaluation job: a model, a method and a decoding strategy on some benchmarks, into result files."""
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from dyrate import files
 from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
-from dyrate.evaluation.benchmarks import Benchmark
-from dyrate.evaluation.decoding import decoding_slug, decoding_spec
+from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
+from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
-from dyrate.evaluation.suite import LoadedTask
 from dyrate.evaluation.visual_tokens import true_means, whole_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What to evaluate, and into which folder; `dyrate evaluate`'s arguments."""
-
-    model: str
-    benchmarks: Sequence[Benchmark]
-    output: Path
-    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "none"})
-    decoding: Mapping[str, Any] = field(default_factory=lambda: {"name": "greedy"})
-    model_name: str | None = None
-    study: str = "adhoc"
-    tasks: str = "testbed"
-    data: Path | None = None
-    samples: int | None = None
-    batch_size: int = 16
-    device: str = "auto"
-    dtype: str = "float32"
-    engine: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    baseline: Path | None = None
-    metrics: Literal["all", "primary"] = "all"
-
-    @property
-    def name(self) -> str:
-        """The model's name in the result."""
-        return self.model_name or Path(self.model).name
-
-    @property
-    def files(self) -> ResultFiles:
-        """Where the result goes."""
-        return ResultFiles(self.output, decoding_slug(self.decoding))
-
-    def command(self) -> str:
-        """The command line that asks for this result.
-
-        Without `--threads`: a pipeline gives as many as there are, and the run information says how many.
-        """
-        options: dict[str, Any] = {
-            "--study": self.study,
-            "--model": self.model,
-            "--model-name": self.name,
-            "--method": json.dumps(dict(self.method)),
-            "--decoding": json.dumps(dict(self.decoding)),
-            "--tasks": self.tasks,
-            "--data": self.data,
-            "--samples": self.samples,
-            "--batch-size": self.batch_size,
-            "--device": self.device,
-            "--dtype": self.dtype,
-            "--engine": self.engine,
-            "--seed": self.seed,
-            "--baseline": self.baseline,
-            "--metrics": None if self.metrics == "all" else self.metrics,
-            "--output": self.output,
-        }
-        names = [benchmark.name for benchmark in self.benchmarks]
-        return provenance.command_line("evaluate", names, options)
-
-
-def make_folder(output: Path) -> None:
-    """Make the folder of `--output`; a `DyrateError` where a file is in the way or writing is forbidden."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DyrateError(f"--output {output}: cannot be made a folder: {error.strerror}") from None
 
 
 def check_baseline(job: Evaluation, path: Path) -> None:
@@ -112,7 +43,7 @@ def check_baseline(job: Evaluation, path: Path) -> None:
 
 def _check_has(baseline: Path, among: Iterable[str], job: Evaluation) -> None:
     known = list(among)
-    if missing := [benchmark.name for benchmark in job.benchmarks if benchmark.name not in known]:
+    if missing := [name for name in job.benchmarks if name not in known]:
         raise DyrateError(
             f"--baseline {baseline}: has no benchmark {missing[0]!r}; it has {', '.join(known)}"
         )
@@ -135,7 +66,7 @@ def _check_inputs(path: Path, model: "DyrateModel", tasks: Sequence[LoadedTask])
             )
 
 
-def load(job: Evaluation) -> "DyrateModel":
+def load(job: Asked) -> "DyrateModel":
     """Load the job's model; `evaluate_loaded` gives it its method and decoding."""
     import torch
 
@@ -144,11 +75,7 @@ def load(job: Evaluation) -> "DyrateModel":
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     return DyrateModel(
-        job.model,
-        device=job.device,
-        dtype=job.dtype,
-        engine=job.engine,
-        batch_size=job.batch_size,
+        job.model, device=job.device, dtype=job.dtype, engine=job.engine, batch_size=job.batch_size
     )
 
 
@@ -230,21 +157,7 @@ def _result(
     }
 
 
-class Request(Protocol):
-    """What the arguments of `dyrate evaluate` and of its kin have in common."""
-
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def dtype(self) -> str: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def samples(self) -> int | None: ...  # noqa: D102
-    def command(self) -> str: ...  # noqa: D102
-
-
-def meta(job: Request, model: "DyrateModel", tasks: Sequence[LoadedTask], code: str) -> results.Meta:
+def meta(job: Asked, model: "DyrateModel", tasks: Sequence[LoadedTask], code: str) -> results.Meta:
     """How a file of results comes about; `code` is the hash of the code behind it."""
     hashes: results.Hashes = {
         "weights": model.weights_hash,

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import ENGINES, generation_arguments, seeded_sampling
-from dyrate.evaluation.wishes import take_token_ids
+from dyrate.evaluation.generation_config import take_token_ids
 from dyrate.reduction import ReductionMethod
 
 if TYPE_CHECKING:

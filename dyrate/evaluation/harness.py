@@ -10,8 +10,8 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from dyrate.evaluation.captions import caption_scoring, image_scores
+from dyrate.evaluation.harness_tasks import LoadedTask, harness_arguments
 from dyrate.evaluation.scoring import Sample, sample_scores
-from dyrate.evaluation.suite import LoadedTask, harness_arguments
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """What a result depends on besides its arguments: code, commit, versions."""
 
-import shlex
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,6 @@ def _hash(spec: Mapping[str, Any], *modules: str) -> str:
     used, files = ([*modules, module], []) if own else (modules, [registry.module_file(spec)])
     check_unchanged(sources(used, files))
     return fingerprint(used, files)
-
-
-def command_line(command: str, benchmarks: Iterable[str], options: Mapping[str, Any]) -> str:
-    """The `dyrate` command with these benchmarks and options, for a shell; options of None are left out."""
-    given = [str(part) for key, value in options.items() if value is not None for part in (key, value)]
-    return shlex.join(["dyrate", command, "--benchmarks", *benchmarks, *given])
 
 
 def versions() -> dict[str, str]:

@@ -7,11 +7,15 @@ from pathlib import Path
 from time import perf_counter
 
 from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.encodings import Encodings
-from dyrate.evaluation.evaluate import Clock, Evaluation, check_baseline, evaluate_loaded, load, make_folder
+from dyrate.evaluation.evaluate import Clock, check_baseline, evaluate_loaded, load
+from dyrate.evaluation.harness_tasks import load_tasks
+from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
-from dyrate.evaluation.suite import load_tasks
+from dyrate.files import make_folder
+from dyrate.jobs import flag
 from dyrate.registry import built_in, load_method
 
 SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
@@ -42,7 +46,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
             primary = job.metrics == "primary"
-            tasks = tasks_of(tuple(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
+            tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
             clock.lap("tasks")
             with encodings.reused() if ours else nullcontext():
                 outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock)
@@ -61,9 +65,8 @@ def _check(jobs: Sequence[Evaluation]) -> None:
         for option in SHARED:
             first, other = getattr(jobs[0], option), getattr(job, option)
             if other != first:
-                name = option.replace("_", "-")
                 raise DyrateError(
-                    f"--{name}: {other!r} after {first!r}, but one process has one loaded model"
+                    f"{flag(option)}: {other!r} after {first!r}, but one process has one loaded model"
                 )
         decoding_spec(job.decoding)
         load_method(job.method)

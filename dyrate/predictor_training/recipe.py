@@ -1,17 +1,18 @@
 """The recipe of a predictor: all that decides which one comes out, but the model and the data."""
 
-import difflib
 import math
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, Strict, create_model
 
 from dyrate.errors import DyrateError
-from dyrate.files import parse_json
 from dyrate.predictor_training.token_gates import Estimator, Mode, Pruning
 from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
+from dyrate.typed import Record
 
-_BEYOND = 2**63  # also NaN, which is less than nothing
+_BEYOND = 2**63
 Loss = Literal["cross_entropy", "distillation"]
 
 
@@ -43,8 +44,7 @@ class Recipe:
     ] = "attention"
     ranking_hidden: Annotated[int, "of a learned ranking's hidden layer"] = 32
     lagged: Annotated[
-        tuple[int, ...],
-        "layers whose attention one step before ranks too: none in the paper",
+        tuple[int, ...], "layers whose attention one step before ranks too: none in the paper", Strict(False)
     ] = ()
     mode: Annotated[
         Mode,
@@ -53,16 +53,23 @@ class Recipe:
     prune_prefill: Annotated[bool, "one-token answers spend everything at prefill"] = True
     minimum: Annotated[float, "share that stays at any rate: K_r alone keeps 1/K_r"] = 0.0
     monotone: Annotated[bool, "steps may use more tokens than the one before"] = False
-    seed: Annotated[int, "of the initial weights, the noise, and the order of the data"] = 0
-    steps: Annotated[int, "of the optimiser; the curve in predictor.json shows where it settles"] = 300
-    ranking_steps: Annotated[int, "of the optimiser, for a learned ranking, which comes first"] = 300
-    batch_size: Annotated[int, "answers per step; not tuned"] = 16
+    seed: Annotated[
+        int, "of the initial weights, the noise, and the order of the data", Field(gt=-_BEYOND, lt=_BEYOND)
+    ] = 0
+    steps: Annotated[
+        int, "of the optimiser; the curve in predictor.json shows where it settles", Field(ge=1)
+    ] = 300
+    ranking_steps: Annotated[
+        int, "of the optimiser, for a learned ranking, which comes first", Field(ge=1)
+    ] = 300
+    batch_size: Annotated[int, "answers per step; not tuned", Field(ge=1)] = 16
     learning_rate: Annotated[
         float,
         "AdamW without weight decay, falling linearly to zero; at a third of it, 300 steps of "
         "straight_through left rates undecided, and sampled ones cost far more than the most probable ones",
+        Field(gt=0, lt=_BEYOND),
     ] = 1e-2
-    ranking_learning_rate: Annotated[float, "of a learned ranking, likewise"] = 3e-3
+    ranking_learning_rate: Annotated[float, "of a learned ranking, likewise", Field(gt=0, lt=_BEYOND)] = 3e-3
     loss: Annotated[
         Loss,
         "the paper's, on the answers; or distillation, KL(unpruned || pruned)",
@@ -71,6 +78,7 @@ class Recipe:
         float,
         "lambda, in nats for all visual tokens: the paper names no budget term, but cross-entropy "
         "alone has no reason to prune; 0.5 leaves near half of the tokens on the testbed",
+        Field(ge=0, lt=_BEYOND),
     ] = 0.5
     estimator: Annotated[
         Estimator,
@@ -78,70 +86,34 @@ class Recipe:
         "mixtures; the gradients of straight_through make dropping look dearer than it is",
     ] = "soft_gradient"
     temperature_start: Annotated[
-        float,
-        "of Gumbel-Softmax, falling geometrically: first every rate learns",
+        float, "of Gumbel-Softmax, falling geometrically: first every rate learns", Field(lt=_BEYOND)
     ] = 1.0
-    temperature_end: Annotated[float, "then those near the best one"] = 0.3
+    temperature_end: Annotated[float, "then those near the best one", Field(gt=0, lt=_BEYOND)] = 0.3
     caption_share: Annotated[
         float,
         "of the testbed's data: captions have the many decode steps, questions the most scores",
+        Field(ge=0, le=1),
     ] = 0.5
-    longest_answer: Annotated[int, "tokens that answers are cut at"] = 128
-    validation_examples: Annotated[int, "held out, for the record and the mean rates"] = 128
+    longest_answer: Annotated[int, "tokens that answers are cut at", Field(ge=2)] = 128
+    validation_examples: Annotated[int, "held out, for the record and the mean rates", Field(ge=1)] = 128
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for entry in fields(self):
-            value = _typed(entry.name, hints[entry.name], getattr(self, entry.name))
-            object.__setattr__(self, entry.name, value)
-        for name, fits, expected in (
-            ("steps", self.steps >= 1, "at least 1"),
-            ("ranking_steps", self.ranking_steps >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("ranking_learning_rate", self.ranking_learning_rate > 0, "above 0"),
-            ("budget_weight", self.budget_weight >= 0, "0 or more"),
-            ("temperature_end", self.temperature_end > 0, "above 0"),
-            ("temperature_start", self.temperature_start >= self.temperature_end, "at least temperature_end"),
-            ("caption_share", 0 <= self.caption_share <= 1, "a share, from 0 to 1"),
-            ("longest_answer", self.longest_answer >= 2, "at least 2, a token and the end"),
-            ("validation_examples", self.validation_examples >= 1, "at least 1"),
-            ("lagged", not (self.lagged and self.mode == "evict"), 'none with mode="evict"'),
-        ):
-            if not fits:
-                raise DyrateError(f"recipe: {name}={getattr(self, name)!r}: expected {expected}")
+        if self.temperature_start < self.temperature_end:
+            low, high = self.temperature_start, self.temperature_end
+            raise DyrateError(f"temperature_start: {low} is not at least temperature_end, {high}")
+        if self.lagged and self.mode == "evict":
+            raise DyrateError(f'lagged: {self.lagged} does not go with mode="evict"; leave one out')
         self.config(heads=1)
         _ = self.pruning
 
     @classmethod
-    def read(cls, text: str) -> "Recipe":
-        """Return the recipe given as JSON text, or as the path of a JSON file; the default for other keys."""
-        where = "--recipe"
-        if not text.lstrip().startswith("{"):
-            path = Path(text)
-            where = f"--recipe {path}"
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DyrateError(f"{where}: expected JSON text or a readable file ({error})") from None
-        values = parse_json(text, f"{where}: {text!r:.80}")
-        if not isinstance(values, dict):
-            raise DyrateError(f"{where}: {text!r:.80}: expected an object, {{...}}")
-        return cls.of(values, where)
-
-    @classmethod
     def of(cls, values: dict[str, Any], where: str = "recipe") -> "Recipe":
-        """Return the recipe with these values; a `DyrateError` names an unknown key and its nearest one."""
-        known = [entry.name for entry in fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-                raise DyrateError(f"{where}: unknown key {key!r}; {hint}")
+        """Return the recipe with these values; a `DyrateError` has a line per mistake, with its key."""
+        checked = _typed().of(values, lambda key: f"{where}: {key}")
         try:
-            return cls(**values)
+            return cls(**dict(checked))
         except DyrateError as error:
-            raise DyrateError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
+            raise DyrateError(f"{where}: {error}") from None
 
     @classmethod
     def reasons(cls) -> dict[str, str]:
@@ -171,20 +143,9 @@ class Recipe:
         return math.exp(start + (end - start) * done)
 
 
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    """Return a value in its field's type; a `DyrateError` for an unfit one."""
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise DyrateError(f"recipe: {name}={value!r}: expected one of {', '.join(get_args(kind))}")
-        return value
-    if isinstance(value, int | float) and not abs(value) < _BEYOND:
-        raise DyrateError(f"recipe: {name}={value!r:.80}: expected a number of ordinary size")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if get_origin(kind) is tuple:
-        if isinstance(value, list | tuple) and all(type(entry) is int for entry in value):
-            return tuple(value)
-        raise DyrateError(f"recipe: {name}={value!r}: expected a list of layers")
-    if type(value) is not kind:
-        raise DyrateError(f"recipe: {name}={value!r}: expected a value of type {kind.__name__}")
-    return value
+@cache
+def _typed() -> type[Record]:
+    """The record of a recipe's values, each by itself."""
+    hints = get_type_hints(Recipe, include_extras=True)
+    found = {entry.name: (hints[entry.name], entry.default) for entry in fields(Recipe)}
+    return create_model("Recipe", __base__=Record, **found)  # type: ignore[call-overload, no-any-return]

@@ -3,16 +3,16 @@
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from dyrate import files
-from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint, provenance
 from dyrate.predictor_training.batch import Encoder
 from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
+from dyrate.predictor_training.job import Training
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.teacher_forcing import teacher_forced
 from dyrate.predictor_training.trainer import Trainer
@@ -22,21 +22,7 @@ from dyrate.predictors import save_predictor
 RUN_FILE = "predictor.run.json"
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """`dyrate train-predictor`'s arguments."""
-
-    model: str
-    recipe: Recipe
-    output: Path
-    data: Path | None = None
-    limit: int | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    threads: int | None = None
-
-
-def train_predictor(job: TrainingJob, stop_after: int | None = None) -> dict[str, Any] | None:
+def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, Any] | None:
     """Train, or go on training, a predictor; write it, its record, and what the run took.
 
     `stop_after` ends the call after so many steps, as a kill would. Returns the record, None if it stopped.
@@ -47,9 +33,7 @@ def train_predictor(job: TrainingJob, stop_after: int | None = None) -> dict[str
     import torch
 
     started = perf_counter()
-    recipe = job.recipe
-    if job.limit is not None and (job.data is None or job.limit < 2):
-        raise DyrateError(f"--limit {job.limit}: expected at least 2, the entries of --data to use")
+    recipe = Recipe.of(job.recipe, "--recipe")
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = checkpoint.choose_device(job.device)
@@ -60,10 +44,7 @@ def train_predictor(job: TrainingJob, stop_after: int | None = None) -> dict[str
     )
     folder = checkpoint.locate(job.model)
     processor, model = checkpoint.load(folder, device, job.dtype)
-    try:
-        job.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DyrateError(f"--output {job.output}: cannot be made a folder: {error.strerror}") from None
+    files.make_folder(job.output)
     facts = {
         "model": {
             "name": Path(job.model).name,

@@ -4,8 +4,8 @@ Torch-free, so that Snakemake parses in a second; how a job is evaluated is `dyr
 and how a predictor is trained that of `dyrate train-predictor`.
 """
 
-from dyrate.study.entries import Job, Method, Model, Predictor
-from dyrate.study.reading import StudyError, read_config
+from dyrate.study.config import Model, StudyError, read_config
+from dyrate.study.entries import Job, Method, Predictor
 from dyrate.study.study import Study
 
 __all__ = ["Job", "Method", "Model", "Predictor", "Study", "StudyError", "read_config"]

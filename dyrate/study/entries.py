@@ -1,8 +1,7 @@
-"""What a study lists: models, predictors, methods, and the jobs that they make."""
+"""What a study lists beside models: predictors, methods, and the jobs that they make."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,39 +10,11 @@ from typing import Any
 from dyrate import registry
 from dyrate.evaluation.checkpoint import content_hash
 from dyrate.evaluation.decoding import decoding_slug
-from dyrate.study.reading import StudyError
+from dyrate.study.config import Model, StudyError
+from dyrate.study.content import content
 
-# What a `methods:` entry says of its place in the study; everything else is the method's own.
-METHOD_KEYS = frozenset({"models", "benchmarks", "decodings", "published", "group"})
+NONE = "none"
 PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint (folder or hub id) under the name that the tables print."""
-
-    name: str
-    path: str
-    published: str | None = None
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Weights and settings of a local checkpoint, as paths; none for a hub id."""
-        folder = Path(self.path)
-        found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]
-        return tuple(sorted(str(path) for path in found))
-
-    @property
-    def content(self) -> str:
-        """A hash of a local checkpoint's files (times do not matter), or the hub id."""
-        return content(self.files) if self.files else self.path
-
-    @property
-    def missing(self) -> bool:
-        """Whether the path can only mean a folder, and there is none: `owner/name` may be a hub id."""
-        path = Path(self.path)
-        local = self.path.startswith((".", "~", "/")) or self.path.count("/") > 1
-        return not path.is_dir() and (local or Path(path.parts[0]).is_dir())
 
 
 @dataclass(frozen=True)
@@ -186,21 +157,6 @@ class Job:
         return {**self.method.spec, **({"predictor": self.predictor.folder} if self.predictor else {})}
 
 
-def content(files: Iterable[str]) -> str:
-    """A hash of files by their names and bytes; times and folders do not matter."""
-    digest = hashlib.sha256()
-    for path in map(Path, files):
-        digest.update(path.name.encode())
-        digest.update(_digest(path, path.stat().st_mtime_ns))
-    return digest.hexdigest()[:16]
-
-
 @cache
 def _weights(folder: str, content: str) -> str:
     return content_hash(Path(folder))
-
-
-@cache
-def _digest(path: Path, modified: int) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from dyrate import registry
 from dyrate.errors import DyrateError
-from dyrate.study.entries import METHOD_KEYS, Job, Model
-from dyrate.study.reading import StudyError
+from dyrate.study.config import METHOD_KEYS, Model, StudyError
+from dyrate.study.entries import Job
+from dyrate.study.plan import Plan
 
 if TYPE_CHECKING:
     from dyrate.predictors import PredictorConfig
     from dyrate.reduction import ReductionMethod
-    from dyrate.study.study import Study
 
 Size = tuple[int, int]
 
 
-def check_jobs(study: "Study") -> None:
+def check_jobs(plan: Plan) -> None:
     """Look up models and predictors, and load what has results to make.
 
     Raises `DyrateError` for a folder that is not there, a shipped predictor of another recipe, a wrong field,
     layers that a local model does not have, and one method under two names. Needs torch where there is
     something to check, and takes its seconds.
     """
-    for predictor in study.predictors:
+    for predictor in plan.predictors:
         predictor.check_shipped()
-    waiting = [job for job in study.jobs if not Path(job.result).exists()]
-    if not waiting and all(Path(entry.folder).exists() for entry in study.trainings):
+    waiting = [job for job in plan.jobs if not Path(job.result).exists()]
+    if not waiting and all(Path(entry.folder).exists() for entry in plan.trainings):
         return
-    recipes = _recipes(study)
+    recipes = _recipes(plan)
     sizes = {model: _size(model) for model in dict.fromkeys(job.model for job in waiting)}
     for job in waiting:
         try:
@@ -38,15 +38,15 @@ def check_jobs(study: "Study") -> None:
             _check(job, method, sizes[job.model], recipes)
         except DyrateError as error:
             raise StudyError(f"methods: {job.method.slug} on {job.model.name}: {error}") from error
-    _check_once(study.jobs)
+    _check_once(plan.jobs)
 
 
-def _recipes(study: "Study") -> dict[str, Any]:
+def _recipes(plan: Plan) -> dict[str, Any]:
     """The recipes by name, checked."""
     # By name, as methods are: the report reads studies, and the training's code is none of its own.
     recipe = import_module("dyrate.predictor_training.recipe").Recipe
     return {
-        entry.name: recipe.of(dict(entry.recipe), f"predictors: {entry.name}") for entry in study.predictors
+        entry.name: recipe.of(dict(entry.recipe), f"predictors: {entry.name}") for entry in plan.predictors
     }
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dyrate.study.checks import NONE
-from dyrate.study.entries import Job, Model
+from dyrate.study.config import Model
+from dyrate.study.entries import NONE, Job
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,18 @@
 """One trace: the unpruned model answers questions, greedily, and where it looks meanwhile is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from dyrate.evaluation import provenance
-from dyrate.evaluation.benchmarks import Benchmark
-from dyrate.evaluation.evaluate import make_folder, meta
+from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.evaluate import load, meta
 from dyrate.evaluation.harness import ask
-from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.families import family_of
+from dyrate.files import make_folder
 from dyrate.fingerprint import fingerprint
-from dyrate.methods.none import NoReduction
 from dyrate.trace import files
 from dyrate.trace.files import Summary, TracedBenchmark, TraceFiles
+from dyrate.trace.job import Trace
 from dyrate.trace.recorder import Recorder
 from dyrate.trace.trends import by_layer, curve, grows, trends
 
@@ -24,69 +20,13 @@ if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What to trace, and into which file; `dyrate trace`'s arguments."""
-
-    model: str
-    benchmarks: Sequence[Benchmark]
-    output: Path
-    model_name: str | None = None
-    study: str = "adhoc"
-    tasks: str = "testbed"
-    data: Path | None = None
-    samples: int | None = None
-    batch_size: int = 16
-    device: str = "auto"
-    dtype: str = "float32"
-    engine: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """The model's name in the summary."""
-        return self.model_name or Path(self.model).name
-
-    def command(self) -> str:
-        """The command line that asks for this trace; without `--threads`, as in `Evaluation.command`."""
-        options: dict[str, Any] = {
-            "--study": self.study,
-            "--model": self.model,
-            "--model-name": self.name,
-            "--tasks": self.tasks,
-            "--data": self.data,
-            "--samples": self.samples,
-            "--batch-size": self.batch_size,
-            "--device": self.device,
-            "--dtype": self.dtype,
-            "--engine": self.engine,
-            "--seed": self.seed,
-            "--output": self.output,
-        }
-        names = [benchmark.name for benchmark in self.benchmarks]
-        return provenance.command_line("trace", names, options)
-
-
 def trace(job: Trace) -> Summary:
     """Run a trace and write its files; returns the summary. Raises `DyrateError` for unfit arguments."""
-    from dyrate.evaluation.adapter import DyrateModel
-
     out = TraceFiles.of(job.output)
     make_folder(job.output.parent)
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    method = NoReduction()
-    model = DyrateModel(
-        job.model,
-        method.spec(),
-        device=job.device,
-        dtype=job.dtype,
-        engine=job.engine,
-        batch_size=job.batch_size,
-    )
+    model = load(job)
     model.recorded = range(len(family_of(model.model).layers))
-    tasks = load_tasks(job.benchmarks, job.tasks, job.data, job.samples)
+    tasks = load_tasks(select(job.benchmarks), job.tasks, job.data, job.samples)
     recorders = {loaded.benchmark.name: _record(model, loaded) for loaded in tasks}
     summary = _summary(job, model, tasks, recorders)
     summary["meta"]["hashes"] |= {

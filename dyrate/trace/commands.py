@@ -1,16 +1,14 @@
 """`dyrate trace`: where the unpruned model looks while it answers. Imports nothing slow until it runs."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyrate.evaluation.benchmarks import BENCHMARKS, select
-from dyrate.evaluation.commands import add_data, add_machine, positive, quiet_libraries
+from dyrate.evaluation.commands import quiet_libraries
+from dyrate.jobs import Subparsers, asked
+from dyrate.trace.job import Trace
 
 if TYPE_CHECKING:
     from dyrate.trace.files import Estimate, Summary
-
-SAMPLES = 50
 
 _TRACE = """\
 Record where the unpruned model looks while it answers: the attention mass of each step's newest token on
@@ -31,51 +29,17 @@ examples:
 """
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate trace`."""
-    trace = subparsers.add_parser(
-        "trace",
-        help="record where a model looks while it answers",
-        description=_TRACE,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = trace.add_argument_group("what")
-    what.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder or hub id")
-    what.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help=", ".join(BENCHMARKS))
-    what.add_argument(
-        "--samples", type=positive, default=SAMPLES, metavar="N", help=f"per benchmark ({SAMPLES})"
-    )
-    add_data(trace)
-    add_machine(trace)
-    result = trace.add_argument_group("result")
-    result.add_argument("--output", type=Path, required=True, metavar="FILE", help="the summary, a .json")
-    result.add_argument("--study", default="adhoc", metavar="NAME", help="written into the summary (adhoc)")
-    result.add_argument("--model-name", metavar="NAME", help="written into the summary (the folder's name)")
-    trace.set_defaults(run=_trace)
+    parser = Trace.add_parser(subparsers, "record where a model looks while it answers", _TRACE, _EXAMPLES)
+    parser.set_defaults(run=_trace)
 
 
 def _trace(arguments: argparse.Namespace) -> int:
-    benchmarks = select(arguments.benchmarks)
+    [job] = asked(Trace, arguments)
     quiet_libraries()
-    from dyrate.trace.collect import Trace, trace
+    from dyrate.trace.collect import trace
 
-    job = Trace(
-        model=arguments.model,
-        benchmarks=benchmarks,
-        output=arguments.output,
-        model_name=arguments.model_name,
-        study=arguments.study,
-        tasks=arguments.tasks,
-        data=arguments.data,
-        samples=arguments.samples,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        seed=arguments.seed,
-    )
     print("\n".join(lines(trace(job))))
     print(f"\n{job.output}")
     return 0

@@ -1,13 +1,12 @@
 """The traces that a study asks for: which models, on which benchmarks, into which files. Imports no torch."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
 from dyrate.study import Model, Study, StudyError
+from dyrate.study.config import TraceSettings
 from dyrate.trace.files import TraceFiles
+from dyrate.trace.job import Trace
 
 
 def traced(study: Study) -> dict[str, Model]:
@@ -15,7 +14,7 @@ def traced(study: Study) -> dict[str, Model]:
 
     Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
     """
-    if "trace" not in study.config:
+    if study.typed.trace is None:
         return {}
     for name in benchmarks(study):
         if name not in study.benchmarks:
@@ -32,35 +31,28 @@ def summaries(study: Study) -> list[str]:
 def benchmarks(study: Study) -> tuple[str, ...]:
     """Names of the traced benchmarks: the config's, else all captioning and VQA ones of the study."""
     groups = [name for name in study.benchmarks if BENCHMARKS[name].group in ("caption", "vqa")]
-    return tuple(_settings(study).get("benchmarks", groups))
+    return _settings(study).benchmarks or tuple(groups)
 
 
-def data_files(study: Study) -> list[str]:
+def data_files(study: Study) -> tuple[str, ...]:
     """The testbed's data that a trace reads; none for other sources."""
-    if study.tasks != "testbed":
-        return []
-    return [f"{study.config['data']}/{name}.parquet" for name in benchmarks(study)]
+    return study.data_of(benchmarks(study))
 
 
-def arguments(study: Study, model: Model) -> list[str]:
-    """What a model's `dyrate trace` is called with; CPU threads are the workflow's to add."""
-    config = study.config
-    options = {
-        "--study": study.name,
-        "--model": model.path,
-        "--model-name": model.name,
-        "--tasks": study.tasks,
-        "--data": config["data"] if study.tasks == "testbed" else None,
-        "--samples": _settings(study).get("samples"),
-        "--batch-size": config["batch_size"],
-        "--device": config["device"],
-        "--dtype": config["dtype"],
-        "--engine": config["engine"],
-        "--seed": config["seed"],
-        "--output": TraceFiles.in_study(study.name, model.name).summary,
-    }
-    given = [part for key, value in options.items() if value is not None for part in (key, str(value))]
-    return ["--benchmarks", *benchmarks(study), *given]
+def job(study: Study, model: Model) -> Trace:
+    """What a model's `dyrate trace` is asked; CPU threads are the workflow's to add."""
+    shared = study.shared(Trace)
+    del shared["samples"]  # a trace has its own number
+    return Trace.model_validate(
+        {
+            **shared,
+            **_settings(study).model_dump(exclude_none=True),
+            "benchmarks": benchmarks(study),
+            "model": model.path,
+            "model_name": model.name,
+            "output": TraceFiles.in_study(study.name, model.name).summary,
+        }
+    )
 
 
 def code() -> str:
@@ -68,6 +60,6 @@ def code() -> str:
     return f"{fingerprint(['dyrate.trace.commands'])}-{result_code({'name': 'none'})}"
 
 
-def _settings(study: Study) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = study.config["trace"]
-    return found
+def _settings(study: Study) -> TraceSettings:
+    assert study.typed.trace is not None, "traced() names no model"
+    return study.typed.trace

@@ -35,7 +35,7 @@ def test_both_sides_answer_and_are_told_apart(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("--rounds 0", "--rounds 0: expected at least 1"),
+        ("--rounds 0", "--rounds: 0 is not a whole number from 1 on"),
         ("--samples 4 --peer-samples 8", "--peer-samples 8: expected at most --samples, 4"),
     ],
 )

@@ -38,7 +38,7 @@ def test_rows_with_a_printed_one_or_a_predictor_are_timed(study: Study) -> None:
 
 def test_the_command_is_the_configs(study: Study) -> None:
     timed = jobs.timed(study)["testbed-m"]
-    arguments = jobs.arguments(study, timed[0].model, timed)
+    arguments = jobs.job(study, timed[0].model, timed).arguments()
     specs = arguments[arguments.index("--methods") + 1 : arguments.index("--model")]
     assert [json.loads(spec) for spec in specs] == [job.spec for job in timed]
     rest = arguments[arguments.index("--model") :]
@@ -48,7 +48,7 @@ def test_the_command_is_the_configs(study: Study) -> None:
     assert options["--rounds"] == "2"
     assert options["--engine"] in ("transformers", "graph")
     assert options["--output"] == "results/testbed/latency/testbed-m.json"
-    assert jobs.data_files(study) == ["data/testbed/nocaps.parquet"]
+    assert jobs.data_files(study) == ("data/testbed/nocaps.parquet",)
 
 
 def test_a_benchmark_that_the_study_does_not_have_is_refused(study: Study) -> None:

@@ -30,9 +30,10 @@ def test_prompts_are_those_that_an_evaluation_generates_from(
     checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dyrate.evaluation.benchmarks import select
-    from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
+    from dyrate.evaluation.evaluate import evaluate_loaded, load
     from dyrate.evaluation.generator import Generator
-    from dyrate.evaluation.suite import load_tasks
+    from dyrate.evaluation.harness_tasks import load_tasks
+    from dyrate.evaluation.job import Evaluation
 
     asked: list[torch.Tensor] = []
     generate = Generator.generate
@@ -42,9 +43,13 @@ def test_prompts_are_those_that_an_evaluation_generates_from(
         return generate(self, method, decoding, inputs, *others, **more)
 
     monkeypatch.setattr(Generator, "generate", watched)
-    job = Evaluation(str(checkpoint), select(["nocaps"]), data.parent / "out", data=data, batch_size=1)
+    job = Evaluation(
+        model=str(checkpoint), benchmarks=("nocaps",), output=data.parent / "out", data=data, batch_size=1
+    )
     job.output.mkdir()
-    evaluate_loaded(job, load(job), load_tasks(job.benchmarks, "testbed", data, None, primary_only=True))
+    evaluate_loaded(
+        job, load(job), load_tasks(select(job.benchmarks), "testbed", data, None, primary_only=True)
+    )
 
     read = Reader(str(checkpoint), torch.device("cpu"), "float32").prompts(
         "nocaps", "testbed", data, batch=1, count=5

@@ -12,7 +12,7 @@ import pytest
 from dyrate.errors import DyrateError
 from dyrate.evaluation import acceptance
 from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.suite import load_tasks
+from dyrate.evaluation.harness_tasks import load_tasks
 
 LOW_HIGH = ("low", "high")
 BENCHMARKS = ("gqa", "sqa", "pope", "mmb", "mme")

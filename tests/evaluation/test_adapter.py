@@ -19,8 +19,8 @@ import dyrate.evaluation
 from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.requests import Request, batches, colors
-from dyrate.evaluation.suite import load_tasks
 from dyrate.predictors import save_predictor
 from dyrate.registry import load_method
 from tests.evaluation.stand_ins import LAYERS, VISUAL, make_benchmark

@@ -96,10 +96,29 @@ def test_a_mistake_is_one_line(
     assert message in errors[-1]
 
 
-def test_a_negative_seed_is_refused_at_once(capsys) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "-1", "--seed: -1 is not a whole number from 0 on"),
+        ("--samples", "many", "--samples: 'many' is not a whole number"),
+        ("--batch-size", "0", "--batch-size: 0 is not a whole number from 1 on"),
+        ("--threads", "1.5", "--threads: '1.5' is not a whole number"),
+        ("--engine", "grpah", "'grpah' is not one of auto, transformers, graph; did you mean 'graph'?"),
+        ("--metrics", "some", "--metrics: 'some' is not one of all, primary"),
+    ],
+)
+def test_an_unfit_value_is_refused_at_once(capsys, option: str, value: str, message: str) -> None:
+    assert main(["evaluate", "--model", "m", "--benchmarks", "gqa", "--output", "o", option, value]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--model", "--benchmarks", "--output"])
+def test_what_must_be_given_is_asked_for(capsys, option: str) -> None:
+    given = {"--model": "m", "--benchmarks": "gqa", "--output": "o"}
+    del given[option]
     with pytest.raises(SystemExit):
-        main(["evaluate", "--model", "m", "--benchmarks", "gqa", "--output", "o", "--seed", "-1"])
-    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+        main(["evaluate", *(part for pair in given.items() for part in pair)])
+    assert f"the following arguments are required: {option}" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -18,8 +18,9 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.evaluate import Evaluation, evaluate_loaded, load
-from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.evaluate import evaluate_loaded, load
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
+from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.sweep import sweep
 from tests.evaluation.stand_ins import LAYERS, VISUAL
 
@@ -36,8 +37,8 @@ def tasks(data: Path) -> list[LoadedTask]:
 def make_job(checkpoint: Path, data: Path) -> Callable[..., Evaluation]:
     def job(output: Path, **settings: Any) -> Evaluation:
         defaults = {"method": FASTV, "batch_size": 5, "device": "cpu", "study": "test"}
-        given = {**defaults, **settings}
-        return Evaluation(str(checkpoint), select(BENCHMARKS), output, data=data, **given)
+        defaults |= {"model": str(checkpoint), "benchmarks": BENCHMARKS, "data": data}
+        return Evaluation.of({**defaults, "output": output, **settings})
 
     return job
 
@@ -273,7 +274,7 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
     with pytest.raises(DyrateError, match="has no benchmark 'pope'; it has gqa, mmb, mme"):
         list(sweep([make_job(tmp_path, baseline=base.files.result)]))
     base.files.answers.unlink()
-    job = dataclasses.replace(make_job(tmp_path, baseline=base.files.result), benchmarks=select(["mmb"]))
+    job = make_job(tmp_path, baseline=base.files.result, benchmarks=("mmb",))
     with pytest.raises(DyrateError, match="a baseline needs its answers beside its result"):
         list(sweep([job]))
 

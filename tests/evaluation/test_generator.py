@@ -11,7 +11,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask
-from dyrate.evaluation.suite import load_tasks
+from dyrate.evaluation.harness_tasks import load_tasks
 
 
 @pytest.mark.parametrize("method", ["none", {"name": "fastv", "layer": 1, "rate": 0.5}])

@@ -10,8 +10,8 @@ import pytest
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.rows import _COLUMNS
-from dyrate.evaluation.suite import load_tasks
 
 Rows = list[dict[str, Any]]
 Damage = Callable[[Rows], Any]

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dyrate.cli import main
 from dyrate.errors import DyrateError
 from dyrate.evaluation import results, sweep
 from dyrate.evaluation.adapter import DyrateModel
-from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.evaluate import Evaluation
+from dyrate.evaluation.job import Evaluation
 
 RANDOM = '{"name": "random", "layer": 1, "rate": 0.5}'
 FASTV = '{"name": "fastv", "layer": 1, "rate": 0.5}'
@@ -43,9 +43,16 @@ def first(checkpoint: Path, data: Path) -> list[str]:
 def make_job(checkpoint: Path, data: Path) -> Callable[..., Evaluation]:
     def job(output: Path, **settings: Any) -> Evaluation:
         given: dict[str, Any] = {"device": "cpu", "samples": 4, "data": data, **settings}
-        return Evaluation(str(checkpoint), select(["gqa"]), output, **given)
+        return Evaluation(model=str(checkpoint), benchmarks=("gqa",), output=output, **given)
 
     return job
+
+
+def listed(folder: Path, jobs: list[dict[str, Any]]) -> list[str]:
+    """The options that ask for jobs, which it puts into a file."""
+    path = folder / "jobs.yaml"
+    path.write_text(yaml.safe_dump(jobs))
+    return ["--jobs", str(path)]
 
 
 def _bytes(*files: Path) -> list[bytes]:
@@ -59,13 +66,14 @@ def _bytes(*files: Path) -> list[bytes]:
 def test_each_result_has_the_bytes_of_a_process_of_its_own(first: list[str], tmp_path: Path) -> None:
     unpruned, random = tmp_path / "none", tmp_path / "random"
     files = (unpruned / "greedy.json", random / "top_p.json", random / "greedy.json")
-    parts = (
-        ["--output", str(unpruned)],
-        ["--output", str(random), "--method", RANDOM, "--decoding", "top_p"],
-        ["--output", str(random), "--method", RANDOM, "--decoding", "greedy", "--baseline", str(files[0])],
-    )
+    jobs = [
+        {"output": str(unpruned)},
+        {"output": str(random), "method": RANDOM, "decoding": "top_p"},
+        {"output": str(random), "method": RANDOM, "decoding": "greedy", "baseline": str(files[0])},
+    ]
+    parts = [[part for key, value in job.items() for part in (f"--{key}", value)] for job in jobs]
 
-    assert main([*first, *parts[0], "--then", *parts[1], "--then", *parts[2]]) == 0
+    assert main([*first, *listed(tmp_path, jobs)]) == 0
     together = _bytes(*files)
 
     for folder in (unpruned, random):
@@ -80,27 +88,58 @@ def test_each_result_has_the_bytes_of_a_process_of_its_own(first: list[str], tmp
     assert _bytes(*files) == together
 
 
-def test_what_a_part_does_not_name_is_that_of_the_part_before_but_for_the_baseline(
+def test_what_stands_beside_the_file_holds_for_the_jobs_that_do_not_name_it(
     first: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    baseline = ["--baseline", str(tmp_path / "none/greedy.json")]
-    second = ["--method", FASTV, "--benchmarks", "gqa", "--seed", "7", *baseline]
+    fastv = {"method": json.loads(FASTV), "benchmarks": ["gqa"], "seed": 7, "output": str(tmp_path / "fastv")}
+    jobs = [
+        {"output": str(tmp_path / "none")},
+        {**fastv, "baseline": str(tmp_path / "none/greedy.json")},
+        {**fastv, "decoding": "beam-2", "samples": 5},
+    ]
 
-    command = [*first, "--output", str(tmp_path / "none")]
-    command += ["--then", *second, "--output", str(tmp_path / "fastv")]
-    command += ["--then", "--decoding", "beam-2"]
-
-    assert main(command) == 0
+    assert main([*first, *listed(tmp_path, jobs)]) == 0
 
     compared, last = (results.read(tmp_path / "fastv" / name) for name in ("greedy.json", "beam-2.json"))
     assert last["method"] == compared["method"] == {"name": "fastv", "layer": 1, "rate": 0.5}
     assert last["meta"]["seed"] == 7
-    assert last["benchmarks"]["gqa"]["samples"] == 6
+    assert [found["benchmarks"]["gqa"]["samples"] for found in (compared, last)] == [6, 5]
+    assert list(compared["benchmarks"]) == ["gqa"]
     assert compared["benchmarks"]["gqa"]["difference"] is not None
     assert last["benchmarks"]["gqa"]["difference"] is None
-    assert "--then" not in last["meta"]["command"]
+    assert "--jobs" not in last["meta"]["command"]
     assert f"--output {tmp_path / 'fastv'}" in last["meta"]["command"]
     assert "FastV (K=1, R=0.5), beam-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {output: x, batch_siz: 3}", "jobs.yaml: 0.batch_siz is unknown; did you mean 'batch_size'?"),
+        ("- {output: x}\n- {output: y, seed: -1}", "jobs.yaml: 1.seed: -1 is not a whole number from 0 on"),
+        (
+            "- {output: x, dtype: float8}",
+            "0.dtype: 'float8' is not one of float32, float16, bfloat16; did you",
+        ),
+        ("- {method: none}", "jobs.yaml: 0.output is missing"),
+        ("- {output: x, method: {layer: 1}}", "jobs.yaml: 0.method: expected a name, or a mapping with"),
+        ("- {output: x, benchmarks: [gqaa]}", "unknown benchmark 'gqaa'; did you mean 'gqa'?"),
+        ("- {output: x, samples: 1, samples: 2}", "jobs.yaml is no YAML: line 1: the key 'samples' stands"),
+        ("- none", "jobs.yaml: 0: 'none' is not a mapping of options"),
+        ("output: x", "jobs.yaml: expected a list of jobs"),
+        ("[]", "jobs.yaml: expected a list of jobs"),
+    ],
+)
+def test_a_mistake_in_a_file_of_jobs_is_told_with_its_place(
+    first: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "jobs.yaml").write_text(text)
+
+    assert main([*first, "--jobs", str(tmp_path / "jobs.yaml")]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dyrate: error: ")
+    assert message in line
 
 
 def test_the_model_is_loaded_once_and_tasks_where_they_change(
@@ -141,16 +180,16 @@ def test_one_that_fails_takes_no_other_with_it(
 ) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     out = {name: tmp_path / name / "greedy.json" for name in ("a", "b", "c", "d", "e")}
-    given = first[first.index("--data") + 1]
+    broken = {"name": f"{tmp_path}/broken.py:Broken", "layer": 1, "rate": 0.5}
+    jobs = [
+        {"output": str(tmp_path / "a"), "data": "nowhere"},
+        {"output": str(tmp_path / "b"), "method": FASTV},
+        {"output": str(tmp_path / "c"), "method": broken},
+        {"output": str(tmp_path / "d"), "method": FASTV, "baseline": str(out["a"])},
+        {"output": str(tmp_path / "e"), "method": "text_only"},
+    ]
 
-    broken = json.dumps({"name": f"{tmp_path}/broken.py:Broken", "layer": 1, "rate": 0.5})
-    command = [*first, "--output", str(tmp_path / "a"), "--data", "nowhere"]
-    command += ["--then", "--data", given, "--method", FASTV, "--output", str(tmp_path / "b")]
-    command += ["--then", "--method", broken, "--output", str(tmp_path / "c")]
-    command += ["--then", "--method", FASTV, "--baseline", str(out["a"]), "--output", str(tmp_path / "d")]
-    command += ["--then", "--method", "text_only", "--output", str(tmp_path / "e")]
-
-    status = main(command)
+    status = main([*first, *listed(tmp_path, jobs)])
 
     assert status == 2
     assert [name for name, path in out.items() if path.exists()] == ["b", "e"]

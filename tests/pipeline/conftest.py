@@ -97,7 +97,8 @@ def _finish(project: Project) -> None:
         ("latency", "cp made-up/{output} {output} #"),
         ("evaluate", "for made in {output:q}; do cp made-up/$made $made; done #"),
     ):
-        project.edit(f"workflow/rules/{rule}.smk", '"python -m', f'"{copying} python -m')
+        start = "printf" if rule == "evaluate" else "python -m"
+        project.edit(f"workflow/rules/{rule}.smk", f'"{start}', f'"{copying} {start}')
     project.snakemake("--configfile", "config/smoke.yaml")
 
 

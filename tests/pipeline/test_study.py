@@ -60,7 +60,7 @@ def test_a_baseline_has_the_same_model_and_decoding():
 def test_arguments_say_everything_that_the_config_says():
     study = Study.of({**CONFIG, "samples": 7, "seed": 3, "device": "cpu", "batch_size": 4})
 
-    line = " ".join(study.arguments(study.job("a", "vtw-layer=4", "greedy")))
+    line = " ".join(study.evaluation(study.job("a", "vtw-layer=4", "greedy")).arguments())
 
     assert line == (
         "--benchmarks gqa pope --study small --model models/a --model-name a "
@@ -74,14 +74,14 @@ def test_arguments_say_everything_that_the_config_says():
 def test_all_samples_are_asked_for_by_no_limit():
     study = Study.of({**CONFIG, "samples": None, "tasks": "hub"})
 
-    assert "--samples" not in study.arguments(study.jobs[0])
+    assert "--samples" not in study.evaluation(study.jobs[0]).arguments()
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"sampels": 3}, "x.yaml: sampels is no key of a study; did you mean 'samples'?"),
-        ({"samples": "many"}, "x.yaml: samples: 'many' is not of type"),
+        ({"sampels": 3}, "x.yaml: sampels is unknown; did you mean 'samples'?"),
+        ({"samples": "many"}, "x.yaml: samples: 'many' is not a whole number"),
         ({"benchmarks": ["gqa", "mmbench"]}, "x.yaml: benchmarks: 'mmbench' is unknown"),
         ({"benchmarks": ["pop"]}, "did you mean 'pope'?"),
         ({"methods": [{"name": "fastw"}]}, "did you mean 'fastv'?"),
@@ -89,7 +89,22 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"methods": [{"name": "none"}, {"name": "none"}]}, "two jobs would write results/small/a/none"),
         ({"methods": [{"name": "no/such/file.py:Class"}]}, "there is no file no/such/file.py"),
         ({"models": [{"name": "a", "path": "x"}] * 2}, "models: 'a' is listed twice"),
-        ({"models": [{"name": "a", "path": "x", "publishd": "y"}]}, "models.0.publishd is no key"),
+        (
+            {"models": [{"name": "a", "path": "x", "publishd": "y"}]},
+            "models.0.publishd is unknown; did you mean 'published'?",
+        ),
+        ({"models": [{"name": "a", "path": "x", "published": None}]}, "models.0.published: null is no value"),
+        ({"trace": None}, "trace: null is no value; leave the key out"),
+        ({"resources": {"gpus": 1}}, "resources.gpus is unknown; did you mean 'gpu'?"),
+        ({"resources": [1]}, "resources: [1] is not a mapping"),
+        ({"methods": [{"name": "none", "published": {"tabel1": "x"}}]}, "did you mean 'table1'?"),
+        ({"dtype": "float8"}, "dtype: 'float8' is not one of float32, float16, bfloat16; did you mean"),
+        ({"latency": {"rounds": 2}}, "latency.benchmark is missing"),
+        ({"latency": {"benchmark": "gqa", "new_tokens": 1}}, "latency.new_tokens: 1 is not a whole number"),
+        ({"benchmarks": ["gqa", "gqa"]}, "benchmarks: 'gqa' is given twice"),
+        ({"benchmarks": "gqa"}, "benchmarks: 'gqa' is not a list"),
+        ({"benchmarks": []}, "benchmarks: nothing is given"),
+        ({"external": ["theirs.txt"]}, "external.0: 'theirs.txt' does not match"),
         ({"tasks": "hubb"}, "tasks: 'hubb' is no folder and none of testbed, hub"),
         ({"decodings": [{"name": "greedy.run"}]}, "decodings.0.name"),
         (
@@ -109,9 +124,9 @@ def test_all_samples_are_asked_for_by_no_limit():
             {"models": [{"name": "a", "path": "x", "published": "LLaVA-1.5-7b"}]},
             "x.yaml: models: a: published: no model 'LLaVA-1.5-7b'; did you mean 'LLaVA-1.5-7B'?",
         ),
-        ({"samples": 2.0}, "samples: 2.0 is not of type 'integer'"),
-        ({"samples": True}, "samples: True is not of type 'integer'"),
-        ({"seed": 2**64}, "seed: 18446744073709551616 is greater than the maximum"),
+        ({"samples": 2.0}, "samples: 2.0 is not a whole number"),
+        ({"samples": True}, "samples: True is not a whole number"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is not at most 9223372036854775807"),
         ({"data": ""}, "data: nothing is given"),
         ({"tasks": " "}, "tasks: nothing is given"),
         ({"study": "small\n"}, "study: 'small\\n' has line breaks"),
@@ -121,6 +136,10 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"study": "h200"}, "study: 'h200' is taken: results/h200 holds times measured on a GPU"),
         ({"study": "README.md"}, "study: 'README.md' is taken: results/README.md is a file"),
         ({"models": [{"name": "tables", "path": "x"}]}, "models: 'tables' is what the study's folder has"),
+        (
+            {"models": [{"name": "study.json", "path": "x"}]},
+            "models: 'study.json' is what the study's folder has",
+        ),
         (
             {"models": [{"name": "a", "path": "x/y"}, {"name": "b", "path": "x//y/"}]},
             "models: 'b' has the path of 'a'",
@@ -188,8 +207,12 @@ PREDICTOR = {"name": "p", "layer": 2, "steps": 1}
         ),
         ({"name": "dyrate", "layer": 2}, PREDICTOR, "in a study, the name of an entry of its `predictors`"),
         ({"name": "fastv", "layer": 2}, PREDICTOR, "fastv and fastv-layer=2 are one method on a"),
-        ({"name": "vtw", "layer": 4}, {**PREDICTOR, "stepss": 1}, "unknown key 'stepss'"),
-        ({"name": "vtw", "layer": 4}, {**PREDICTOR, "learning_rate": 10**99}, "p: learning_rate="),
+        (
+            {"name": "vtw", "layer": 4},
+            {**PREDICTOR, "stepss": 1},
+            "p: stepss is unknown; did you mean 'steps'?",
+        ),
+        ({"name": "vtw", "layer": 4}, {**PREDICTOR, "learning_rate": 10**99}, "p: learning_rate: 1000"),
     ],
 )
 def test_what_a_job_would_refuse_is_refused_before_one_runs(method, predictor, complaint):
@@ -353,7 +376,7 @@ def test_a_model_is_known_by_its_content_not_by_its_times(tmp_path):
     def content(folder, weights):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.safetensors").write_bytes(weights)
-        return Model("a", str(tmp_path / folder)).content
+        return Model(name="a", path=str(tmp_path / folder)).content
 
     assert content("first", b"weights") == content("second", b"weights") != content("third", b"others")
-    assert Model("a", "owner/name").content == "owner/name"
+    assert Model(name="a", path="owner/name").content == "owner/name"

@@ -40,8 +40,7 @@ def job(study, model="a", slug="dyrate-layer=2-predictor=default"):
 
 
 def method_of(study, found):
-    arguments = study.arguments(found)
-    return json.loads(arguments[arguments.index("--method") + 1])
+    return study.evaluation(found).method
 
 
 def test_a_jobs_path_has_the_predictors_name_and_its_command_the_folder():
@@ -69,7 +68,7 @@ def test_a_predictor_is_trained_per_model_where_it_is_listed_and_used():
 def test_the_trainings_command_has_the_recipe_and_the_users_data():
     study = Study.of({**CONFIG, "device": "cpu"})
 
-    line = " ".join(study.training_arguments(study.training("b", "deep")))
+    line = " ".join(study.asked_training(study.training("b", "deep")).arguments())
 
     assert line == (
         '--model some/hub-id --recipe {"layer": 3} --data mine.jsonl --device cpu --dtype float32 '
@@ -180,7 +179,7 @@ NONE, DYRATE, DEEP = CONFIG["methods"]
         ({"predictors": [], "methods": [NONE, DYRATE]}, "no predictor 'default' on 'a'; known: none"),
         ({"predictors": [*CONFIG["predictors"]] * 2}, "predictors: 'deep' is given twice for 'b'"),
         ({"predictors": [{"name": "p", "models": ["c"]}]}, "'c' is no model of the study"),
-        ({"predictors": [{"layer": 2}]}, "predictors.0: 'name' is a required property"),
+        ({"predictors": [{"layer": 2}]}, "predictors.0.name is missing"),
         ({"retrain": "yes"}, "retrain: 'yes' is not one of"),
         ({"methods": [NONE, {**DYRATE, "group": "mian"}]}, "methods.1.group: 'mian' is not one of"),
         (
@@ -213,7 +212,7 @@ def test_a_method_runs_on_its_own_benchmarks_in_the_studys_order():
     methods = [NONE, {**DYRATE, "benchmarks": ["nocaps", "gqa"]}]
     study = Study.of({**CONFIG, "methods": methods})
 
-    assert study.arguments(job(study))[:4] == ["--benchmarks", "gqa", "nocaps", "--study"]
+    assert study.evaluation(job(study)).benchmarks == ("gqa", "nocaps")
 
 
 def test_a_method_runs_under_its_own_decodings():

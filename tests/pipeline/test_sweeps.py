@@ -1,9 +1,11 @@
 """Which evaluations share a process, and that no two processes wait for each other."""
 
+import json
 from graphlib import TopologicalSorter
 
 import pytest
 
+from dyrate.evaluation.job import Evaluation
 from dyrate.study import Study, StudyError
 
 NONE, FASTV = {"name": "none"}, {"name": "fastv", "layer": 2}
@@ -95,12 +97,12 @@ def test_who_waits_for_a_training_waits_apart():
     assert shared(study)["a_main_3"] == ["fastv-layer=2-rate=0.5"]
 
 
-def test_a_sweeps_command_is_that_of_its_jobs():
+def test_a_sweeps_file_asks_for_its_jobs():
     study = Study.of(CONFIG)
     sweep = study.sweeps[0]
-    first, second = (study.arguments(job) for job in sweep.jobs)
+    asked = [Evaluation.of(entry) for entry in json.loads(study.evaluations(sweep))]
 
-    assert study.sweep_arguments(sweep) == [*first, "--then", *second]
+    assert asked == [study.evaluation(job) for job in sweep.jobs]
     assert study.baselines(sweep) == ("results/small/a/none/greedy.json",)
 
 
@@ -116,15 +118,15 @@ def test_the_larger_model_and_the_most_benchmarks_come_first():
 def test_metrics_are_the_same_in_every_group():
     study = Study.of({**CONFIG, "metrics": "primary"})
 
-    assert all(" --metrics primary " in " ".join(study.arguments(job)) for job in study.jobs)
-    assert "--metrics" not in [part for job in study.jobs for part in Study.of(CONFIG).arguments(job)]
+    assert {study.evaluation(job).metrics for job in study.jobs} == {"primary"}
+    assert "--metrics" not in Study.of(CONFIG).evaluation(study.jobs[0]).arguments()
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"sweep": 0}, "x: sweep: 0 is less than the minimum of 1"),
-        ({"sweep": "all"}, "x: sweep: 'all' is not of type 'integer'"),
+        ({"sweep": 0}, "x: sweep: 0 is not a whole number from 1 on"),
+        ({"sweep": "all"}, "x: sweep: 'all' is not a whole number"),
         ({"metrics": "some"}, "x: metrics: 'some' is not one of"),
     ],
 )

@@ -11,7 +11,7 @@ from dyrate.cli import main
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask, run_harness
-from dyrate.evaluation.suite import load_tasks
+from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.trace.files import CLASSES, TraceError, read_summary, write_summary
 from tests.evaluation.stand_ins import LAYERS, make_benchmark, make_checkpoint
 from tests.trace import fake

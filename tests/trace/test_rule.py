@@ -27,13 +27,13 @@ def test_a_study_that_asks_for_none_has_none() -> None:
 
 def test_the_command_is_the_configs(study: Study) -> None:
     [model] = jobs.traced(study).values()
-    arguments = jobs.arguments(study, model)
+    arguments = jobs.job(study, model).arguments()
     assert arguments[:3] == ["--benchmarks", "nocaps", "gqa"]
     options = dict(zip(arguments[3::2], arguments[4::2], strict=True))
     assert options["--samples"] == "4"
     assert options["--model"] == "models/testbed-s"
     assert [options["--output"]] == jobs.summaries(study) == ["results/smoke/trace/testbed-s.json"]
-    assert jobs.data_files(study) == ["data/smoke/nocaps.parquet", "data/smoke/gqa.parquet"]
+    assert jobs.data_files(study) == ("data/smoke/nocaps.parquet", "data/smoke/gqa.parquet")
 
 
 def test_captions_and_questions_are_the_default(study: Study) -> None:

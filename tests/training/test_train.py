@@ -16,8 +16,9 @@ from dyrate.evaluation.checkpoint import load_model, load_processor
 from dyrate.methods.dyrate import DyRate
 from dyrate.predictor_training.batch import NO_TARGET, Encoder
 from dyrate.predictor_training.examples import FileExamples, TestbedExamples
+from dyrate.predictor_training.job import Training
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictor_training.train import TrainingJob, train_predictor
+from dyrate.predictor_training.train import train_predictor
 from dyrate.predictors import load_predictor, read_record
 from dyrate.testbed.models.architecture import build_model, build_processor, size_of
 from dyrate.testbed.models.packing import Packer
@@ -40,12 +41,12 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(model, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("trained")
-    assert train_predictor(TrainingJob(str(model), Recipe.of(SMALL), output)) is not None
+    assert train_predictor(Training(model=str(model), recipe=SMALL, output=output)) is not None
     return output
 
 
 def test_a_killed_job_ends_with_the_same_bytes(model, trained, tmp_path):
-    job = TrainingJob(str(model), Recipe.of(SMALL), tmp_path)
+    job = Training(model=str(model), recipe=SMALL, output=tmp_path)
     assert train_predictor(job, stop_after=21) is None
     assert not (tmp_path / "predictor.json").exists()
     train_predictor(job)
@@ -197,10 +198,10 @@ def test_mistakes_on_the_command_line_are_one_line(arguments, message, model, tm
 def test_an_output_that_is_a_file_is_explained(model, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(DyrateError, match="cannot be made a folder"):
-        train_predictor(TrainingJob(str(model), Recipe.of(SMALL), tmp_path / "out"))
+        train_predictor(Training(model=str(model), recipe=SMALL, output=tmp_path / "out"))
 
 
 def test_two_processes_do_not_train_into_one_folder(model, tmp_path):
-    job = TrainingJob(str(model), Recipe.of(SMALL), tmp_path)
+    job = Training(model=str(model), recipe=SMALL, output=tmp_path)
     with files.only_one(tmp_path, "x"), pytest.raises(DyrateError, match="another process is training there"):
         train_predictor(job)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dyrate.errors import DyrateError
+from dyrate.jobs import flag
+from dyrate.predictor_training.job import Training
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.teacher_forcing import FrozenModel, teacher_forced
 from dyrate.predictor_training.trainer import Trainer
@@ -190,11 +192,17 @@ def test_layers_that_the_model_does_not_have_are_explained(changes, name, frozen
         trainer(replace(RECIPE, **changes), frozen, tmp_path)
 
 
+def read(text):
+    """The recipe that `--recipe` gives."""
+    job = Training.of({"model": "m", "output": "o", "recipe": text}, flag)
+    return Recipe.of(job.recipe, "--recipe")
+
+
 def test_recipes_are_read_from_text_and_file(tmp_path):
     values = {"layer": 3, "lagged": [4, 5], "budget_weight": 1}
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(values))
-    assert Recipe.read(json.dumps(values)) == Recipe.read(str(path)) == Recipe.of(values)
+    assert read(json.dumps(values)) == read(str(path)) == Recipe.of(values)
     assert Recipe.of(values).lagged == (4, 5)
     assert Recipe.of(values).config(heads=6).heads == 6
     assert hash(Recipe.of(values)) != hash(Recipe())
@@ -203,26 +211,26 @@ def test_recipes_are_read_from_text_and_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"budget_wieght": 1}', "unknown key 'budget_wieght'; did you mean 'budget_weight'"),
-        ('{"zzz": 1}', "unknown key 'zzz'; known: layer, "),
-        ('{"steps": 0}', "steps=0: expected at least 1"),
-        ('{"steps": 1.5}', "steps=1.5: expected a value of type int"),
-        ('{"prune_prefill": 1}', "prune_prefill=1: expected a value of type bool"),
-        ('{"kind": "lstm"}', "kind='lstm': expected one of linear, mlp, window, gru"),
-        ('{"mode": "drop"}', "mode='drop': expected one of evict, select"),
-        ('{"lagged": [5], "mode": "evict"}', 'lagged=.5,.: expected none with mode="evict"'),
+        ('{"budget_wieght": 1}', "budget_wieght is unknown; did you mean 'budget_weight'"),
+        ('{"zzz": 1}', "zzz is unknown; known: layer, "),
+        ('{"steps": 0}', "--recipe: steps: 0 is not a whole number from 1 on"),
+        ('{"steps": 1.5}', "steps: 1.5 is not a whole number"),
+        ('{"prune_prefill": 1}', "prune_prefill: 1 is not true or false"),
+        ('{"kind": "lstm"}', "kind: 'lstm' is not one of linear, mlp, window, gru"),
+        ('{"mode": "drop"}', "mode: 'drop' is not one of evict, select"),
+        ('{"lagged": [5], "mode": "evict"}', 'lagged: .5,. does not go with mode="evict"'),
         ('{"lagged": [1]}', "lagged=.1,.: expected layers from 2 on"),
         ('{"lagged": [3, 3]}', "lagged=.3, 3.: expected layers from 2 on, each once"),
-        ('{"lagged": "5"}', "lagged='5': expected a list of layers"),
-        ('{"temperature_end": 0}', "temperature_end=0.0: expected above 0"),
-        ('{"temperature_end": 2}', "temperature_start=1.0: expected at least temperature_end"),
-        ('{"caption_share": 1.5}', "caption_share=1.5"),
+        ('{"lagged": "5"}', "lagged: '5' is not a list"),
+        ('{"temperature_end": 0}', "temperature_end: 0 is not above 0"),
+        ('{"temperature_end": 2}', "temperature_start: 1.0 is not at least temperature_end, 2.0"),
+        ('{"caption_share": 1.5}', "caption_share: 1.5 is not at most 1"),
         ('{"minimum": -1}', "minimum=-1.0"),
         ('{"layer": 0}', "layer=0: expected at least 1"),
         ("{", "not JSON"),
-        ("none.json", "--recipe none.json: expected JSON text or a readable file"),
+        ("none.json", "--recipe: none.json: expected JSON text or a readable file"),
     ],
 )
 def test_mistakes_in_a_recipe_are_explained(text, message):
     with pytest.raises(DyrateError, match=message):
-        Recipe.read(text)
+        read(text)

@@ -25,22 +25,18 @@ for sweep in study.sweeps:
             answers=[f"{job.stem}.answers.parquet" for job in sweep.jobs],
         log:
             f"results/{study.name}/logs/{'/'.join(sweep.jobs[0].key)}.log",
+            jobs=f"results/{study.name}/logs/{'/'.join(sweep.jobs[0].key)}.jobs.json",
         benchmark:
             f"results/{study.name}/timings/{'/'.join(sweep.jobs[0].key)}.tsv"
         # The longest first, so that no core waits for a last one; below a training's, whom more may wait for.
         priority: study.share(sweep)
         conda:
             "../../environment.yml"
-        threads: study.config["threads"]
+        threads: study.typed.threads
         resources:
-            **{
-                key: amount
-                for key, amount in study.config["resources"].items()
-                if key != "gpu"
-            },
-            gpu=lambda w: study.gpus,
+            **study.resources,
         params:
-            arguments=study.sweep_arguments(sweep),
+            jobs=study.evaluations(sweep),
             tasks=study.tasks_content,
             weights=sweep.model.content,
             predictors=[job.predictor_content for job in sweep.jobs],
@@ -49,4 +45,5 @@ for sweep in study.sweeps:
             f"{sweep.model.name}: {', '.join(' '.join(job.key[1:]) for job in sweep.jobs)}"
             " ({threads} threads, {resources.gpu} GPU)"
         shell:
-            "python -m dyrate.cli evaluate --threads {threads} {params.arguments:q} > {log:q} 2>&1"
+            "printf '%s\\n' {params.jobs:q} > {log.jobs:q}"
+            " && python -m dyrate.cli evaluate --jobs {log.jobs:q} --threads {threads} > {log[0]:q} 2>&1"

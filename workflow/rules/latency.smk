@@ -25,19 +25,14 @@ if timed:
         conda:
             "../../environment.yml"
         # `--unlock` and clusters know no number of cores.
-        threads: workflow.resource_settings.cores or study.config["threads"]
+        threads: workflow.resource_settings.cores or study.typed.threads
         resources:
-            **{
-                key: amount
-                for key, amount in study.config["resources"].items()
-                if key != "gpu"
-            },
-            gpu=lambda w: study.gpus,
+            **study.resources,
         params:
-            arguments=lambda w: timing.arguments(
+            arguments=lambda w: timing.job(
                 study, timed[w.model][0].model, timed[w.model]
-            ),
-            threads=study.config["threads"],
+            ).arguments(),
+            threads=study.typed.threads,
             tasks=study.tasks_content,
             weights=lambda w: timed[w.model][0].model.content,
             predictors=lambda w: [job.predictor_content for job in timed[w.model]],

@@ -24,16 +24,11 @@ if study.trainings:
         priority: 1
         conda:
             "../../environment.yml"
-        threads: study.config["threads"]
+        threads: study.typed.threads
         resources:
-            **{
-                key: amount
-                for key, amount in study.config["resources"].items()
-                if key != "gpu"
-            },
-            gpu=lambda w: study.gpus,
+            **study.resources,
         params:
-            arguments=lambda w: study.training_arguments(study.training(*w)),
+            arguments=lambda w: study.asked_training(study.training(*w)).arguments(),
             # No input: a user's file may be missing when the study is planned, and the command says so clearly.
             data=lambda w: study.training(*w).data_content,
             weights=lambda w: study.training(*w).model.content,

@@ -1,6 +1,6 @@
 # Tables, page, and the checked config that both are made from.
 from dyrate.speed import documents as speed
-from dyrate.study.entries import content
+from dyrate.study.content import content
 
 
 rule study:

@@ -15,8 +15,8 @@ if study.data_files:
         threads: 1
         params:
             benchmarks=study.benchmarks,
-            samples=study.config["samples"],
-            seed=study.config["seed"],
+            samples=study.typed.samples,
+            seed=study.typed.seed,
             output=subpath(output[0], parent=True),
             code=fingerprint(["dyrate.testbed.benchmarks.build"]),
         message:

@@ -26,16 +26,11 @@ if traced:
             model="|".join(map(re.escape, traced)),
         conda:
             "../../environment.yml"
-        threads: study.config["threads"]
+        threads: study.typed.threads
         resources:
-            **{
-                key: amount
-                for key, amount in study.config["resources"].items()
-                if key != "gpu"
-            },
-            gpu=lambda w: study.gpus,
+            **study.resources,
         params:
-            arguments=lambda w: tracing.arguments(study, traced[w.model]),
+            arguments=lambda w: tracing.job(study, traced[w.model]).arguments(),
             tasks=study.tasks_content,
             weights=lambda w: traced[w.model].content,
             code=tracing.code(),

@@ -23,7 +23,7 @@ from dyrate.evaluation import adapter, checkpoint
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.harness import ask
-from dyrate.evaluation.suite import LoadedTask, load_tasks
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.registry import load_method
 from dyrate.testbed.benchmarks.build import build
 

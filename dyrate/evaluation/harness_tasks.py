@@ -13,9 +13,9 @@ from unittest.mock import patch
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import Benchmark
 from dyrate.evaluation.checkpoint import file_hash
+from dyrate.evaluation.job import SOURCES
 from dyrate.evaluation.rows import check_images, check_rows
 
-SOURCES = ("testbed", "hub")
 _NEEDED = ("dataset_path", "test_split", "output_type", "doc_to_visual", "doc_to_text", "metric_list")
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
-from dyrate.evaluation.suite import choose_rows, load_tasks
+from dyrate.evaluation.harness_tasks import choose_rows, load_tasks
 
 MME = BENCHMARKS["mme"]
 MMB = BENCHMARKS["mmb"]

@@ -1,4 +1,4 @@
-"""A study's config as text: YAML or JSON that says each thing once, in values that JSON has."""
+"""YAML or JSON files that say each thing once, in values that JSON has."""
 
 import math
 import re
@@ -9,12 +9,7 @@ from typing import Any
 import yaml
 
 from dyrate.errors import DyrateError
-from dyrate.files import parse_json
-
-
-class StudyError(DyrateError):
-    """A study's config names something that does not exist, or twice, or in the wrong type."""
-
+from dyrate.files import parse_json, read_bytes
 
 # Far more than a study needs, and far less than what takes long: aliases of aliases multiply.
 _DEEPEST, _MOST = 20, 100_000
@@ -22,24 +17,16 @@ _LONGEST_NAME = 255  # bytes, in most file systems
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or JSON file; a `StudyError` for one that is no mapping, or gives a key twice."""
+def read_plain(path: Path, kind: type[DyrateError] = DyrateError) -> Any:
+    """Read a YAML or JSON file; an error of that kind names it, and the line where a key stands twice."""
+    data = read_bytes(path, kind)
     try:
-        text = Path(path).read_bytes().decode()
-        config = parse_json(text, str(path)) if Path(path).suffix == ".json" else _yaml(text)
-    except FileNotFoundError:
-        raise StudyError(f"no study config at {path}; try config/testbed.yaml") from None
-    except OSError as error:
-        raise StudyError(f"{path} cannot be read as a study config: {error.strerror}") from None
-    except DyrateError as error:
-        raise StudyError(str(error)) from None
+        text = data.decode()
+        return parse_json(text, str(path), kind) if path.suffix == ".json" else _yaml(text)
+    except kind:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # what is no UTF-8, a 13th month
-        raise StudyError(f"{path} is no config: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
-    if "__use_yte__" in config:
-        raise StudyError(f"{path}: __use_yte__: a study's config is no template; write its values out")
-    return config
+        raise kind(f"{path} is no YAML: {' '.join(str(error).split())}") from None
 
 
 def plain_problems(config: Any) -> Iterator[str]:

@@ -1,0 +1,46 @@
+"""What `dyrate bench-harness` is asked: how many captions to make, by which methods, on which machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from dyrate.bench.job import Checkpoint, Document, Shape, Specs
+from dyrate.evaluation.job import UNPRUNED, Device, Dtype
+from dyrate.jobs import Job, option
+from dyrate.typed import File, Positive
+
+
+class HarnessBench(Job):
+    """What to measure; `dyrate bench-harness`'s options."""
+
+    command_name = "bench-harness"
+    one_of = ("model", "shape")
+
+    model: Checkpoint = None
+    shape: Shape = None
+    processor: Annotated[File, option("what", "DIR")] = Path("models/testbed-s")
+    """whose tokenizer and image processor to use, at the model's image size"""
+    methods: Annotated[Specs, Field(min_length=1), option("what", "METHOD")] = (UNPRUNED,)
+    """names or JSON objects"""
+    samples: Annotated[Positive, option("what", "N")] = 256
+    """captions to make"""
+    peer_samples: Annotated[Positive, option("what", "N")] = 16
+    """captions that llava_hf makes"""
+    batch_size: Annotated[Positive, option("how", "N")] = 128
+    """of this package"""
+    new_tokens: Annotated[Positive, option("what", "N")] = 64
+    """at most, per caption"""
+    rounds: Annotated[Positive, option("how", "N")] = 2
+    """after the warm-up"""
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    output: Document = None
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> "HarnessBench":
+        if self.peer_samples > self.samples:
+            raise ValueError(
+                f"--peer-samples {self.peer_samples}: expected at most --samples, {self.samples}"
+            )
+        return self

@@ -1,0 +1,137 @@
+"""What `dyrate evaluate` is asked, and the options that it shares with other jobs and with studies."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.decoding import decoding_slug
+from dyrate.evaluation.results import ResultFiles
+from dyrate.jobs import Job, option
+from dyrate.registry import as_spec
+from dyrate.typed import File, Names, Natural, Positive
+
+
+def _spec(value: Any) -> dict[str, Any]:
+    """The mapping that a name, JSON text or a mapping stands for."""
+    try:
+        return as_spec(value, "")
+    except DyrateError as error:  # whose place is not known here
+        raise ValueError(str(error).removeprefix(": ")) from None
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    select(names)
+    return names
+
+
+SOURCES = ("testbed", "hub")
+"""Where tasks come from, but for a folder of them."""
+UNPRUNED: dict[str, Any] = {"name": "none"}
+_GREEDY: dict[str, Any] = {"name": "greedy"}
+Spec = Annotated[dict[str, Any], BeforeValidator(_spec)]
+Samples = Annotated[Positive | None, option("what", "N", "per benchmark; pairs and rotations stay whole")]
+Tasks = Annotated[
+    str,
+    option(
+        "data", "WHERE", "testbed (local parquet), hub (lmms-eval's own data sets), or a folder of task files"
+    ),
+]
+Data = Annotated[File | None, option("data", "DIR", "folder of the parquet files (default: data/testbed)")]
+BatchSize = Annotated[Positive, option("how", "N", "halved when memory is short")]
+Device = Annotated[str, option("how", "DEVICE", "auto, cpu, cuda, cuda:N")]
+Dtype = Annotated[Literal["float32", "float16", "bfloat16"], option("how", text="of the model")]
+Engine = Annotated[
+    Literal["auto", "transformers", "graph"],
+    option(
+        "how",
+        text="what generates: transformers, or graph, this package's own engine of fused kernels and CUDA "
+        "graphs, which has no beams; auto takes the latter on a GPU where it can",
+    ),
+]
+# A pipeline gives as many as there are, and the run information says how many.
+Threads = Annotated[
+    Positive | None, option("how", "N", "CPU threads (default: as many as torch takes)", printed="never")
+]
+Seed = Annotated[Natural, Field(le=2**63 - 1), option("how", "S", "of the bootstrap and of sampling")]
+Metrics = Annotated[
+    Literal["all", "primary"],
+    option(
+        "result",
+        text="primary leaves out what the tables do not show: METEOR takes longer than a small model",
+        printed="changed",
+    ),
+]
+
+
+class _Named(Job):
+    """Which benchmarks, of which model: what every printed command begins with."""
+
+    benchmarks: Annotated[Names, AfterValidator(_known), option("what", "NAME", ", ".join(BENCHMARKS))]
+    study: Annotated[str, option("result", "NAME")] = "adhoc"
+    """written into the result"""
+    model: Annotated[str, option("what", "M")]
+    """a checkpoint's folder or hub id"""
+    model_name: Annotated[str | None, option("result", "NAME")] = None
+    """written into the result (default: the folder's name)"""
+
+    @property
+    def name(self) -> str:
+        """The model's name in the result."""
+        return self.model_name or Path(self.model).name
+
+    def arguments(self) -> list[str]:
+        """The options that ask for this job, the model's name among them."""
+        named = self if self.model_name else self.model_copy(update={"model_name": self.name})
+        return super(_Named, named).arguments()
+
+
+class Asked(_Named):
+    """A job that asks a model the questions of benchmarks."""
+
+    tasks: Tasks = "testbed"
+    data: Data = None
+    samples: Samples = None
+    batch_size: BatchSize = 16
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    engine: Engine = "auto"
+    threads: Threads = None
+    seed: Seed = 0
+
+
+class _Treated(_Named):
+    """How the model is made to answer."""
+
+    method: Annotated[Spec, option("what", "SPEC")] = UNPRUNED
+    """a name, or JSON with its hyperparameters"""
+    decoding: Annotated[Spec, option("what", "SPEC")] = _GREEDY
+    """greedy, beam-2, beam-5, top_p, or JSON"""
+
+
+class Evaluation(Asked, _Treated):
+    """What to evaluate, and into which folder.
+
+    Results hold the command that asks for them: the order of the classes above is that of its options.
+    """
+
+    command_name = "evaluate"
+
+    baseline: Annotated[File | None, option("result", "JSON")] = None
+    """result to take paired differences from"""
+    metrics: Metrics = "all"
+    output: Annotated[File, option("result", "DIR")]
+    """folder of the files"""
+
+    @model_validator(mode="after")
+    def _seed_sampling(self) -> "Evaluation":
+        if self.decoding["name"] == "top_p":
+            self.decoding.setdefault("seed", self.seed)
+        return self
+
+    @property
+    def files(self) -> ResultFiles:
+        """Where the result goes."""
+        return ResultFiles(self.output, decoding_slug(self.decoding))

@@ -1,0 +1,227 @@
+"""A study's config: its keys, their types and defaults, and the file that it is read from."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError
+
+from dyrate.errors import DyrateError
+from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
+from dyrate.plain import plain_problems, read_plain
+from dyrate.study.content import content
+from dyrate.typed import (
+    NOT_NULL,
+    DistinctNames,
+    Names,
+    Natural,
+    OrAbsent,
+    Positive,
+    Record,
+    Text,
+    Value,
+    complaints,
+    once,
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+Listed = Annotated[tuple[Value, ...], Strict(False), Field(min_length=1)]
+
+
+class StudyError(DyrateError):
+    """A study's config names something that does not exist, or twice, or in the wrong type."""
+
+
+class Resources(Record):
+    """What Snakemake is told that a process takes."""
+
+    gpu: OrAbsent[Natural] = None
+    """default: 1 where `device` is a GPU (auto: where torch sees one), else 0"""
+    mem_mb: OrAbsent[Positive] = None
+    runtime: OrAbsent[Positive] = None
+    """minutes"""
+
+
+class Model(Record):
+    """A checkpoint under the name that the tables print."""
+
+    name: Name
+    path: Text
+    """a folder or a hub id"""
+    published: OrAbsent[str] = None
+    """the model of the paper's tables that it is set beside"""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Weights and settings of a local checkpoint, as paths; none for a hub id."""
+        folder = Path(self.path)
+        found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]
+        return tuple(sorted(str(path) for path in found))
+
+    @property
+    def content(self) -> str:
+        """A hash of a local checkpoint's files (times do not matter), or the hub id."""
+        return content(self.files) if self.files else self.path
+
+    @property
+    def missing(self) -> bool:
+        """Whether the path can only mean a folder, and there is none: `owner/name` may be a hub id."""
+        path = Path(self.path)
+        local = self.path.startswith((".", "~", "/")) or self.path.count("/") > 1
+        return not path.is_dir() and (local or Path(path.parts[0]).is_dir())
+
+
+class Published(Record):
+    """The rows of the paper's tables that a method is set beside."""
+
+    table1: OrAbsent[str] = None
+    table2: OrAbsent[str] = None
+    """also of Table III"""
+    strategy: OrAbsent[str] = None
+
+
+class MethodEntry(Record):
+    """A method's name and hyperparameters, and the study's own keys: all the others here but `predictor`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text
+    """a name (`dyrate methods`) or path/to/file.py:Class"""
+    predictor: OrAbsent[str] = None
+    """name of the `predictors` entry that the method runs with"""
+    models: OrAbsent[Names] = None
+    """only on these models (default all)"""
+    benchmarks: OrAbsent[DistinctNames] = None
+    """only on these benchmarks (default all of the study)"""
+    decodings: OrAbsent[DistinctNames] = None
+    """names of its decoding strategies (default the study's `decodings`)"""
+    published: Published = Published()
+    group: Literal["main", "budget", "strategy", "decoding", "predictor"] = "main"
+    """the tables that its rows land in: Tables I to III (main), the comparison at equal budget alone
+    (budget), or an ablation"""
+
+
+# What a `methods:` entry says of its place in the study; everything else is the method's own.
+METHOD_KEYS = frozenset(MethodEntry.model_fields) - {"name", "predictor"}
+
+
+class PredictorEntry(Record):
+    """A name and a recipe (`dyrate train-predictor --help`); `models` and `data` are the study's own keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Name
+    models: OrAbsent[Names] = None
+    """only for these models (default all)"""
+    data: OrAbsent[Text] = None
+    """file of training questions, .jsonl or .parquet (default scenes of the testbed's training split)"""
+
+
+class Decoding(Record):
+    """A decoding strategy's name and its settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
+
+
+class TraceSettings(Record):
+    """What `dyrate trace` records class mass on."""
+
+    benchmarks: OrAbsent[DistinctNames] = None
+    samples: OrAbsent[Positive] = None
+
+
+class Latency(Record):
+    """What `dyrate bench` times for Table III, one prompt at a time and nothing else running."""
+
+    benchmark: str
+    """whose prompts it takes"""
+    new_tokens: OrAbsent[Annotated[int, Field(ge=2)]] = None
+    """that it makes of each prompt"""
+    rounds: OrAbsent[Positive] = None
+    """how many prompts"""
+
+
+class StudyConfig(Record):
+    """Models x methods x decodings, each evaluated on the same benchmarks."""
+
+    study: Name
+    """name of the study; also its folder under results/ and reports/"""
+    tasks: Text = "testbed"
+    """where the benchmarks come from: testbed (built by a rule), hub (lmms-eval's own), or a folder of task
+    files"""
+    data: Text = "data/testbed"
+    """folder of the testbed's parquet files"""
+    samples: Samples = 100  # null takes all, but not of the testbed
+    seed: Seed = 0  # of the data, too
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+)$")] = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    dtype: Dtype = "float32"
+    engine: Engine = "auto"
+    batch_size: BatchSize = 16
+    metrics: Metrics = "all"
+    sweep: Positive = 1
+    """at most how many evaluations share a process, which loads the model once; of one model and one group,
+    the unpruned apart from the others"""
+    threads: Positive = 1
+    """CPU threads of one process"""
+    resources: Resources = Resources()
+    models: Listed[Model]
+    """a list (not a mapping), so that a later --configfile replaces it as a whole"""
+    methods: Listed[MethodEntry]
+    predictors: Annotated[tuple[PredictorEntry, ...], Strict(False)] = ()
+    """DyRate's; a shipped one (predictors/<study>/<model>/<name>) is used, others are trained"""
+    trained: Text | None = None
+    """folder of predictors that are used as they are, by model and name; null is predictors/ and the study's
+    name. What it lacks a rule trains"""
+    retrain: Literal[False, True, 0, 1] = False
+    """train those again"""
+    trace: OrAbsent[TraceSettings] = None
+    latency: OrAbsent[Latency] = None
+    decodings: Listed[Decoding] = (Decoding(name="greedy"),)
+    benchmarks: DistinctNames
+    external: Annotated[
+        tuple[Annotated[str, Field(pattern=r"\.json$")], ...], Strict(False), AfterValidator(once)
+    ] = ()
+    """result files of other producers; their rows join the tables"""
+
+
+_DEFAULTS = StudyConfig.model_construct().model_dump(mode="json", exclude_none=True)
+DEFAULTS: dict[str, Any] = {
+    name: _DEFAULTS.get(name)
+    for name, field in StudyConfig.model_fields.items()
+    if not field.is_required() and NOT_NULL not in field.metadata
+}
+"""The values of the keys that a config may leave out."""
+
+
+def check(config: Mapping[str, Any], source: str) -> StudyConfig:
+    """Return a config with its defaults typed; a `StudyError` has a line per mistake, with its key."""
+    refuse(source, plain_problems(config))
+    try:
+        return StudyConfig.model_validate({**DEFAULTS, **config})
+    except ValidationError as error:
+        refuse(source, complaints(StudyConfig, error, str))
+        raise
+
+
+def refuse(source: str, problems: Iterable[str]) -> None:
+    """Raise a `StudyError` with a line per problem, each naming `source`; nothing where there is none."""
+    lines = list(problems)
+    if lines:
+        raise StudyError(f"{source}: " + f"\n{source}: ".join(lines))
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML or JSON file; a `StudyError` for one that is no mapping, or gives a key twice."""
+    path = Path(path)
+    if not path.exists():
+        raise StudyError(f"no study config at {path}; try config/testbed.yaml")
+    config = read_plain(path, StudyError)
+    if not isinstance(config, dict):
+        raise StudyError(f"{path} holds a {type(config).__name__}, not a mapping of keys such as 'study'")
+    if "__use_yte__" in config:
+        raise StudyError(f"{path}: __use_yte__: a study's config is no template; write its values out")
+    return config

@@ -1,0 +1,192 @@
+"""What follows from a study's config: its models, methods, predictors, jobs and where their results stand."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from dyrate.evaluation.job import SOURCES
+from dyrate.study.config import (
+    DEFAULTS,
+    METHOD_KEYS,
+    MethodEntry,
+    Model,
+    PredictorEntry,
+    StudyConfig,
+    StudyError,
+    check,
+)
+from dyrate.study.content import content
+from dyrate.study.entries import NONE, Job, Method, Predictor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as its config has it; whether it can be run is for `checks` and `fit` to say."""
+
+    typed: StudyConfig
+    config: Mapping[str, Any]
+    """The same as plain values: those that were given, and the defaults of the others."""
+    methods: tuple[Method, ...]
+    predictors: tuple[Predictor, ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], source: str = "config") -> Self:
+        """Read a config; raises `StudyError` with a line per problem, naming `source` and key."""
+        typed, resolved = check(config, source), {**DEFAULTS, **config}
+        methods = zip(typed.methods, resolved["methods"], strict=True)
+        predictors = zip(typed.predictors, resolved["predictors"], strict=True)
+        return cls(
+            typed,
+            resolved,
+            tuple(_method(typed, entry, given, resolved["decodings"]) for entry, given in methods),
+            tuple(
+                _predictor(typed, entry, given, model)
+                for entry, given in predictors
+                for model in typed.models
+                if model.name in (entry.models or (model.name,))
+            ),
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.typed.study
+
+    @property
+    def tasks(self) -> str:
+        """Where the benchmarks come from: testbed, hub, or a folder of task files."""
+        return self.typed.tasks
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Its models, in the config's order."""
+        return self.typed.models
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of the benchmarks, in the config's order."""
+        return self.typed.benchmarks
+
+    @property
+    def decodings(self) -> tuple[Mapping[str, Any], ...]:
+        """The strategies of the methods that name none of their own."""
+        return _decodings(self.config["decodings"], None, self.typed.seed)
+
+    @property
+    def external(self) -> tuple[str, ...]:
+        """Result files that other producers write."""
+        return self.typed.external
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every job, in the order of models, methods and decodings."""
+        trained = {(entry.model.name, entry.name): entry for entry in self.predictors}
+        return tuple(
+            Job(self.name, model, method, decoding, trained.get((model.name, str(method.predictor))))
+            for model in self.models
+            for method in self.methods
+            if model.name in method.models
+            for decoding in method.decodings
+        )
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Every result file of the study: its jobs', then the external ones."""
+        return tuple(job.result for job in self.jobs) + self.external
+
+    @property
+    def tasks_content(self) -> str:
+        """A hash of the folder that `tasks` names, all its files; the name where it is no folder."""
+        if self.tasks in SOURCES:
+            return self.tasks
+        folder = Path(self.tasks)
+        found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+        return content(sorted(str(path) for path in found))
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The parquet files that the testbed's rule builds; none for other sources."""
+        return self.data_of(self.benchmarks)
+
+    def data_of(self, benchmarks: Iterable[str]) -> tuple[str, ...]:
+        """Those of some benchmarks."""
+        found = (f"{self.typed.data}/{name}.parquet" for name in benchmarks)
+        return tuple(found) if self.tasks == "testbed" else ()
+
+    @property
+    def trainings(self) -> tuple[Predictor, ...]:
+        """The predictors that a rule trains: those that some job runs with and that are not shipped."""
+        used = (job.predictor for job in self.jobs if job.predictor and not job.predictor.shipped)
+        return tuple({entry.folder: entry for entry in used}.values())
+
+    def job(self, model: str, slug: str, decoding: str) -> Job:
+        """The job of results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if there is none."""
+        key = (model, slug, decoding)
+        for job in self.jobs:
+            if job.key == key:
+                return job
+        raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
+
+    def training(self, model: str, name: str) -> Predictor:
+        """The predictor of a name on a model; `StudyError` if there is none."""
+        for entry in self.predictors:
+            if (entry.model.name, entry.name) == (model, name):
+                return entry
+        raise StudyError(f"study {self.name!r} has no predictor {name!r} on {model!r}")
+
+    def unpruned(self, job: Job) -> Job | None:
+        """The job of the same model and decoding without reduction: itself, if it is of `none`."""
+        same = (job.model, NONE, job.decoding)
+        return next((j for j in self.jobs if (j.model, j.method.name, j.decoding) == same), None)
+
+    def baseline(self, job: Job) -> str | None:
+        """The unpruned result that a job is compared with (same model, same decoding); None for `none`."""
+        base = self.unpruned(job)
+        return None if job.method.name == NONE or base is None else base.result
+
+
+# `given` is an entry as the config has it: specs keep the order of its keys.
+def _method(typed: StudyConfig, entry: MethodEntry, given: Mapping[str, Any], decodings: Any) -> Method:
+    return Method(
+        spec={key: value for key, value in given.items() if key not in METHOD_KEYS},
+        models=entry.models or tuple(model.name for model in typed.models),
+        benchmarks=tuple(name for name in typed.benchmarks if name in (entry.benchmarks or typed.benchmarks)),
+        decodings=_decodings(decodings, entry.decodings, typed.seed),
+        published=entry.published.model_dump(exclude_none=True),
+        group=entry.group,
+    )
+
+
+def _predictor(
+    typed: StudyConfig, entry: PredictorEntry, given: Mapping[str, Any], model: Model
+) -> Predictor:
+    return Predictor(
+        study=typed.study,
+        model=model,
+        name=entry.name,
+        recipe={key: value for key, value in given.items() if key not in PredictorEntry.model_fields},
+        trained=typed.trained or f"predictors/{typed.study}",
+        data=entry.data,
+        retrain=bool(typed.retrain),
+    )
+
+
+def _decodings(
+    listed: list[Mapping[str, Any]], names: tuple[str, ...] | None, seed: int
+) -> tuple[Mapping[str, Any], ...]:
+    """The config's strategies, or those of the given names, whose settings the config may give.
+
+    The study's seed is that of sampling.
+    """
+    if names is not None:
+        listed = [
+            entry
+            for name in names
+            for entry in [entry for entry in listed if entry["name"] == name] or [{"name": name}]
+        ]
+    return tuple(
+        {"name": entry["name"], "seed": seed, **entry} if entry["name"] == "top_p" else entry
+        for entry in listed
+    )

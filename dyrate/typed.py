@@ -1,0 +1,122 @@
+"""Typed records of what people write, as pydantic models, and what is wrong with one, a line a mistake."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+
+from dyrate.errors import DyrateError
+
+_LONGEST = 200  # characters of a value in a complaint
+
+
+class Record(BaseModel):
+    """A model whose values are taken as they are: no 2.0 for 2, no unknown keys."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], place: Callable[[str], str] = str) -> Self:
+        """Check values by key; a `DyrateError` has a line per mistake, its key as `place` writes it."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise DyrateError("\n".join(complaints(cls, error, place))) from None
+
+
+def _given(value: Any) -> Any:
+    if value is None:
+        raise ValueError("null is no value; leave the key out")
+    return value
+
+
+def once(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names that are given twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is given twice")
+    return values
+
+
+Value = TypeVar("Value")
+NOT_NULL = BeforeValidator(_given)
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(pattern=r"\S")]
+File = Annotated[Path, Strict(False)]
+"""Text, or a `Path`."""
+Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+OrAbsent = Annotated[Value | None, NOT_NULL]
+"""For a key of the default None that may be left out, but not be null."""
+DistinctNames = Annotated[Names, AfterValidator(once)]
+
+
+def complaints(kind: type[BaseModel], error: ValidationError, place: Callable[[str], str]) -> Iterator[str]:
+    """Yield a line for each thing that a record of that kind does not take."""
+    for one in error.errors():
+        *outer, key = one["loc"] or ("",)
+        where = place(".".join(map(str, one["loc"]))) if one["loc"] else ""
+        if one["type"] == "extra_forbidden":
+            yield f"{where} is unknown{meant(str(key), _keys(kind, outer))}"
+        elif one["type"] == "missing":
+            yield f"{where} is missing"
+        elif one["type"] != "too_short" or not one["input"]:  # else an entry is complained of
+            yield f"{where}: {_what_is_wrong(one)}".removeprefix(": ")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a complaint about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def _keys(kind: Any, steps: Iterable[str | int]) -> list[str]:
+    """The keys of the record to which steps lead, from one of that kind."""
+    for step in steps:
+        kind = kind.model_fields[step].annotation if isinstance(step, str) else get_args(kind)[0]
+    return list(kind.model_fields)
+
+
+def _what_is_wrong(error: Any) -> str:
+    value, context = error["input"], error.get("ctx", {})
+    shown = f"{value!r:.{_LONGEST}}"
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "literal_error":
+            choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            return f"{shown} is not one of {', '.join(choices)}{hint}"
+        case "string_pattern_mismatch":
+            return f"{shown} does not match {context['pattern']!r}" if value.strip() else "nothing is given"
+        case "string_too_long":
+            return f"{shown} is too long: {context['max_length']} characters at most"
+        case "greater_than_equal":
+            kind = "whole number" if isinstance(context["ge"], int) else "number"
+            return f"{shown} is not a {kind} from {context['ge']:g} on"
+        case kind if kind in _SIDES:
+            return f"{shown} is not {_SIDES[kind]} {next(iter(context.values()))}"
+        case "too_short":
+            return "nothing is given"
+        case kind:
+            return f"{shown} is not {_KINDS[kind]}" if kind in _KINDS else f"{shown}: {error['msg']}"
+
+
+_SIDES = {"greater_than": "above", "less_than": "below", "less_than_equal": "at most"}
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "path_type": "the path of a file",
+}
