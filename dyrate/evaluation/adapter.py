@@ -33,6 +33,7 @@ from dyrate.evaluation.prompts import PromptStyle
 from dyrate.evaluation.provenance import answering_code
 from dyrate.evaluation.requests import Query, Request, batches, colors, images_of, new_tokens
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
+from dyrate.question_reader import QuestionReader
 from dyrate.registry import as_spec, load_method
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.weights_hash = checkpoint.content_hash(folder)
         self.processor, self.model = checkpoint.load(folder, self._device, dtype)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
-        self._generator = Generator(self.model, self.tokenizer, engine)
+        questions = QuestionReader.of(self.tokenizer, folder)
+        self._generator = Generator(self.model, self.tokenizer, engine, questions)
         self._generator.engine(self.decoding)
         self.method.check_checkpoint(self.weights_hash)
 

@@ -12,6 +12,7 @@ from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import ENGINES, generation_arguments, seeded_sampling
 from dyrate.evaluation.generation_config import take_token_ids
+from dyrate.question_reader import QuestionReader
 from dyrate.reduction import ReductionMethod
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ class Generator:
     generates as the decoding strategy says; the checkpoint's generation config keeps its token ids only.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, engine: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, engine: str, questions: QuestionReader | None = None
+    ) -> None:
         if engine not in ENGINES:
             raise DyrateError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
-        self.model, self._asked = model, engine
+        self.model, self._asked, self._questions = model, engine, questions
         self._tokens = take_token_ids(model, tokenizer)
         self.ends = self._tokens.ends
         wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
@@ -64,9 +67,11 @@ class Generator:
             "eos_token_id": self.ends,
         }
         if self._graph is not None and self.engine(decoding) == "graph":
-            ids, run = self._graph.generate(method, dict(inputs), sampler=sampling, record=record, **options)
+            ids, run = self._graph.generate(
+                method, dict(inputs), sampler=sampling, record=record, questions=self._questions, **options
+            )
         else:
-            with method(self.model, record) as run:
+            with method(self.model, record, self._questions) as run:
                 config = GenerationConfig(**generation_arguments(decoding), **options)
                 ids = self.model.generate(**inputs, generation_config=config, logits_processor=sampling)
         return ids[:, inputs["input_ids"].shape[1] :], run
