@@ -8,14 +8,13 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from dyrate.errors import DyrateError
-from dyrate.typed import Record
+from dyrate.typed import Record, bare
 
 _GROUPS = ("what", "data", "how", "result")
 _WHOLE = re.compile("-?[0-9]+")
@@ -133,14 +132,14 @@ def _form(field: FieldInfo) -> Mapping[str, Any]:
 
 def _argument(field: FieldInfo) -> dict[str, Any]:
     """What argparse is told of a field: how words are taken, not which; that is for the record to say."""
-    kind, limits = _bare(field.annotation, list(field.metadata))
+    kind, limits = bare(field.annotation, field.metadata)
     shown = f"{field.description or ''}{_default(field)}"
     told: dict[str, Any] = {"default": argparse.SUPPRESS, "help": shown.replace("%", "%%")}
     if kind is bool:
         return {**told, "action": "store_true"}
     if get_origin(kind) is tuple:
         told["nargs"] = "+" if any(getattr(limit, "min_length", 0) for limit in limits) else "*"
-        kind, _ = _bare(get_args(kind)[0], [])
+        kind, _ = bare(get_args(kind)[0])
     if kind is int:
         told["type"] = _number
     choices = f"{{{','.join(get_args(kind))}}}" if get_origin(kind) is Literal else None
@@ -154,15 +153,6 @@ def _default(field: FieldInfo) -> str:
     values = default if isinstance(default, tuple) else (default,)
     words = (str(value["name"] if isinstance(value, dict) else value) for value in values)
     return f" (default: {' '.join(words)})"
-
-
-def _bare(kind: Any, limits: list[Any]) -> tuple[Any, list[Any]]:
-    """A type without None, and its limits apart."""
-    while get_origin(kind) in (Annotated, Union, UnionType):
-        if get_origin(kind) is Annotated:
-            limits += [limit for one in kind.__metadata__ for limit in getattr(one, "metadata", [one])]
-        kind = next(part for part in get_args(kind) if part is not NoneType)
-    return kind, limits
 
 
 def _number(text: str) -> int | str:

@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
@@ -75,10 +76,20 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
+def bare(kind: Any, limits: Iterable[Any] = ()) -> tuple[Any, list[Any]]:
+    """A type without None and without its limits; those, with some more, apart."""
+    found = list(limits)
+    while get_origin(kind) in (Annotated, Union, UnionType):
+        if get_origin(kind) is Annotated:
+            found += [limit for one in kind.__metadata__ for limit in getattr(one, "metadata", [one])]
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return kind, found
+
+
 def _keys(kind: Any, steps: Iterable[str | int]) -> list[str]:
     """The keys of the record to which steps lead, from one of that kind."""
     for step in steps:
-        kind = kind.model_fields[step].annotation if isinstance(step, str) else get_args(kind)[0]
+        kind, _ = bare(kind.model_fields[step].annotation if isinstance(step, str) else get_args(kind)[0])
     return list(kind.model_fields)
 
 

@@ -100,6 +100,11 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"methods": [{"name": "none", "published": {"tabel1": "x"}}]}, "did you mean 'table1'?"),
         ({"dtype": "float8"}, "dtype: 'float8' is not one of float32, float16, bfloat16; did you mean"),
         ({"latency": {"rounds": 2}}, "latency.benchmark is missing"),
+        (
+            {"latency": {"benchmark": "gqa", "round": 2}},
+            "latency.round is unknown; did you mean 'rounds'?",
+        ),
+        ({"trace": {"sample": 2}}, "trace.sample is unknown; did you mean 'samples'?"),
         ({"latency": {"benchmark": "gqa", "new_tokens": 1}}, "latency.new_tokens: 1 is not a whole number"),
         ({"benchmarks": ["gqa", "gqa"]}, "benchmarks: 'gqa' is given twice"),
         ({"benchmarks": "gqa"}, "benchmarks: 'gqa' is not a list"),
