@@ -5,9 +5,24 @@ built-in method is among them.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dyrate.loaded  # noqa: F401 - before any other module: it notes the state of their sources
+
+if TYPE_CHECKING:
+    from dyrate.engine.engine import Engine as Engine
+    from dyrate.methods.prefill_pruning import PrefillPruning as PrefillPruning
+    from dyrate.methods.stepwise_pruning import StepwisePruning as StepwisePruning
+    from dyrate.question_reader import QuestionReader as QuestionReader
+    from dyrate.reduction import DecodeView as DecodeView
+    from dyrate.reduction import Installation as Installation
+    from dyrate.reduction import Kept as Kept
+    from dyrate.reduction import Needs as Needs
+    from dyrate.reduction import PrefillView as PrefillView
+    from dyrate.reduction import ReductionMethod as ReductionMethod
+    from dyrate.reduction import Run as Run
+    from dyrate.reduction import hyperparameter as hyperparameter
+    from dyrate.registry import load_method as load_method
 
 __version__ = "0.1.0"
 
