@@ -76,15 +76,14 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
     """
     if not isinstance(needs, Needs):
         raise DyrateError(f"{what}: needs returned a {type(needs).__name__}; a dyrate.Needs is expected")
+    prefill = layers_from(needs.prefill, depth, f"{what}: prefill")
+    decode = layers_from(needs.decode, depth, f"{what}: decode")
     observed = needs.attention
-    if not isinstance(observed, Mapping):
-        observed = dict.fromkeys(layers_from(observed, depth, f"{what}: attention"), "last")
     layers = layers_from(observed, depth, f"{what}: attention")
+    queries_of: Mapping[int, Queries]
+    queries_of = observed if isinstance(observed, Mapping) else dict.fromkeys(layers, "last")
     found = dataclasses.replace(
-        needs,
-        prefill=layers_from(needs.prefill, depth, f"{what}: prefill"),
-        decode=layers_from(needs.decode, depth, f"{what}: decode"),
-        attention={layer: observed[layer] for layer in layers},
+        needs, prefill=prefill, decode=decode, attention={layer: queries_of[layer] for layer in layers}
     )
     for layer, queries in found.observed.items():
         _one_of(queries, Queries, f"{what}: attention of layer {layer}")

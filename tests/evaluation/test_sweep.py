@@ -207,8 +207,8 @@ from dyrate.methods.fastv import FastV
 
 @dataclass(frozen=True)
 class Watching(FastV):
-    def __call__(self, model, record=()):
-        return watched(super().__call__(model, record), model)
+    def __call__(self, model, *given):
+        return watched(super().__call__(model, *given), model)
 
 @contextmanager
 def watched(attached, model):

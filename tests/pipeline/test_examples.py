@@ -2,12 +2,10 @@
 
 import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dyrate.errors import DyrateError
 from dyrate.registry import load_method
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
@@ -31,16 +29,8 @@ def test_a_method_in_one_file_keeps_the_images_centre(monkeypatch):
     assert int(run.visual_tokens[0]) == VISUAL_TOKENS
 
 
-def test_rows_that_are_no_square_are_refused_by_that_method(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-    view = SimpleNamespace(visual_tokens=torch.tensor([16, 32]))
-
-    with pytest.raises(DyrateError, match=r"one square image per row, not \[16, 32\] visual tokens"):
-        load_method(CENTRE).prefill(view)
-
-
-def test_that_file_has_at_most_40_lines():
-    assert len((REPOSITORY / "examples/methods/centre_tokens.py").read_text().splitlines()) <= 40
+def test_that_file_has_at_most_20_lines():
+    assert len((REPOSITORY / "examples/methods/centre_tokens.py").read_text().splitlines()) <= 20
 
 
 def test_somebody_elses_module_gets_a_row_in_the_tables(project):
