@@ -23,7 +23,8 @@ from dyrate.generation import Generation
 from dyrate.installation import Installation
 from dyrate.needs import Queries, checked, layers_from
 from dyrate.one_thread import Turn
-from dyrate.prompt import Prompt, QuestionReader
+from dyrate.prompt import Prompt
+from dyrate.question_reader import QuestionReader
 from dyrate.refusals import (
     check_attention,
     check_checkpointing,

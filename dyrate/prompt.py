@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,19 +11,10 @@ from torch import Tensor
 from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.needs import Needs
+from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
 from dyrate.tower import TowerLayer
 from dyrate.vision import EncodedImages
-
-
-class QuestionReader(Protocol):
-    """Reads text for methods that look at the question; see `dyrate.question_reader`."""
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids."""
-
-    def features(self, questions: Sequence[str]) -> Tensor:
-        """Return FloatTensor [questions, width]: what a text encoder makes of them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from dyrate.hyperparameters import fitted, hyperparameter
 from dyrate.installation import Installation
 from dyrate.method_class import check_class, check_needs
 from dyrate.needs import DecodeMode, Needs
-from dyrate.prompt import QuestionReader
+from dyrate.question_reader import QuestionReader
 from dyrate.run import Run
 from dyrate.views import DecodeView, PrefillView, View
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dyrate.analysis.measurements import Measurement
-from dyrate.bench import jobs
-from dyrate.speed.documents import Bench, SpeedError, read
+from dyrate.bench import study_jobs as jobs
+from dyrate.speed.documents import BenchDocument, SpeedError, read
 from dyrate.study import Study
 
 UNMEASURED = (
@@ -20,12 +20,12 @@ UNMEASURED = (
 class Latencies:
     """The documents of a study's models, by the model's name."""
 
-    documents: Mapping[str, Bench]
+    documents: Mapping[str, BenchDocument]
 
     @classmethod
     def of(cls, study: Study) -> "Latencies":
         """Read those that are there; raises `SpeedError` for damaged ones and for one of another model."""
-        documents: dict[str, Bench] = {}
+        documents: dict[str, BenchDocument] = {}
         for name, timed in jobs.timed(study).items():
             path = Path(jobs.document(study, name))
             if path.exists():
@@ -61,7 +61,7 @@ class Latencies:
         )
 
 
-def _only(path: Path) -> Bench:
+def _only(path: Path) -> BenchDocument:
     benches = read([str(path)]).benches
     if not benches:
         raise SpeedError(f"{path}: is a document of `dyrate bench-harness`, should be one of `dyrate bench`")

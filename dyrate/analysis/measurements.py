@@ -23,7 +23,7 @@ from dyrate.evaluation.results import (
     read,
     read_run,
 )
-from dyrate.study import Job, Study
+from dyrate.study import Study, StudyJob
 
 NONE = "none"
 CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
@@ -36,7 +36,7 @@ class Measurement:
     files: ResultFiles
     result: Result
     run: RunInformation | None
-    job: Job | None = None
+    job: StudyJob | None = None
 
     @property
     def key(self) -> str:
@@ -130,7 +130,7 @@ def _misplaced(m: Measurement, study: Study) -> Iterator[str]:
             )
 
 
-def _job_facts(result: Result, job: Job) -> Iterator[tuple[str, Any, Any]]:
+def _job_facts(result: Result, job: StudyJob) -> Iterator[tuple[str, Any, Any]]:
     """What a result says of its job, and what the job says."""
     yield "model", result["model"], job.model.name
     method, given = result["method"], _asked(result["meta"]["command"])
@@ -171,7 +171,7 @@ def units(name: str, benchmark: BenchmarkResult) -> int | None:
     return benchmark.get("units", benchmark["samples"] if whole else None)
 
 
-def _load(path: Path, job: Job | None) -> Measurement:
+def _load(path: Path, job: StudyJob | None) -> Measurement:
     files = ResultFiles.beside(path)
     return Measurement(files, read(path), read_run(files.run, path) if files.run.exists() else None, job)
 

@@ -21,7 +21,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Setting:
+class CountingSetting:
     """What a percentage of FLOPs must name to mean anything."""
 
     convention: str

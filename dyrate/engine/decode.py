@@ -30,7 +30,7 @@ Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True)
-class Setting:
+class DecodeSetting:
     """What a decoder is made for."""
 
     method: Contract
@@ -51,7 +51,7 @@ class Setting:
 class Decoder:
     """Decode steps for one memory and one setting; graphs are captured once and replayed after that."""
 
-    def __init__(self, backbone: Backbone, memory: Memory, setting: Setting, room: int) -> None:
+    def __init__(self, backbone: Backbone, memory: Memory, setting: DecodeSetting, room: int) -> None:
         self.backbone, self.memory, self.setting = backbone, memory, setting
         device, batch = backbone.embed.device, memory.batch
         self.tokens = torch.zeros(batch, dtype=torch.long, device=device)

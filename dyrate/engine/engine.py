@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dyrate.attachment import Attachment
 from dyrate.attention import ATTENTION
-from dyrate.engine.decode import Decoder, Setting
+from dyrate.engine.decode import Decoder, DecodeSetting
 from dyrate.engine.encoder import FusedEncoder
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.parts import Watch, check_surroundings, text_parts
@@ -26,7 +26,7 @@ from dyrate.engine.request import (
 from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
-from dyrate.prompt import QuestionReader
+from dyrate.question_reader import QuestionReader
 from dyrate.reduction import ReductionMethod
 from dyrate.run import Run
 
@@ -122,7 +122,7 @@ class Engine:
             extra = attachment.needs.compression_tokens
             prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, extra)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
-            setting = Setting(method, attachment.needs, ends, padding or 0, sampler is None)
+            setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(
                 attachment, setting, prompts, max_new_tokens, sampler, on_step or (lambda: None)
             )
@@ -139,7 +139,7 @@ class Engine:
     def _generate(
         self,
         attachment: Attachment,
-        setting: Setting,
+        setting: DecodeSetting,
         inputs: dict[str, Tensor],
         max_new_tokens: int,
         sampler: Sampler | None,
@@ -228,7 +228,7 @@ class Engine:
             self._memory = Memory(batch, boundaries, len(self._backbone.layers), self.model.device)
         return self._memory
 
-    def _decoder_for(self, memory: Memory, setting: Setting, new_tokens: int) -> Decoder:
+    def _decoder_for(self, memory: Memory, setting: DecodeSetting, new_tokens: int) -> Decoder:
         found = self._decoder
         if found is None or found.setting != setting or found.made.shape[1] < new_tokens:
             found = self._decoder = None

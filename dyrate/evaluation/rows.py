@@ -22,7 +22,7 @@ _MME_CATEGORIES = frozenset(
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _Value:
     """What a column holds."""
 
     what: str
@@ -60,31 +60,33 @@ def _ends_in_digits(value: Any) -> bool:
     return isinstance(value, str) and value.split("_")[-1].split(".")[0].isdecimal()
 
 
-_ANY = _Kind("anything", lambda value: True)
-_TEXT = _Kind("a text that is not empty", _is_text)
-_HINT = _Kind("a text, which may be empty", lambda value: isinstance(value, str))
-_OPTION = _Kind("a text, or null for an option that is not there", lambda v: v is None or isinstance(v, str))
-_YES_NO = _Kind("yes or no", _is_yes_no)
-_YES_NO_STOP = _Kind("yes or no", lambda value: isinstance(value, str) and _is_yes_no(value.replace(".", "")))
-_WHOLE = _Kind("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0)
-_CAPTIONS = _Kind(
+_ANY = _Value("anything", lambda value: True)
+_TEXT = _Value("a text that is not empty", _is_text)
+_HINT = _Value("a text, which may be empty", lambda value: isinstance(value, str))
+_OPTION = _Value("a text, or null for an option that is not there", lambda v: v is None or isinstance(v, str))
+_YES_NO = _Value("yes or no", _is_yes_no)
+_YES_NO_STOP = _Value(
+    "yes or no", lambda value: isinstance(value, str) and _is_yes_no(value.replace(".", ""))
+)
+_WHOLE = _Value("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0)
+_CAPTIONS = _Value(
     "a list of texts, not all of them empty",
     lambda value: _are(lambda one: isinstance(one, str), value, 1) and any(map(_is_text, value)),
 )
-_CHOICES = _Kind("a list of two or more texts", lambda value: _are(_is_text, value, 2))
-_ANSWERS = _Kind(
+_CHOICES = _Value("a list of two or more texts", lambda value: _are(_is_text, value, 2))
+_ANSWERS = _Value(
     f"a list of {_ANNOTATORS} or more texts, not all of them empty",
     lambda value: _are(lambda one: isinstance(one, str), value, _ANNOTATORS) and any(map(_is_text, value)),
 )
-_ANNOTATIONS = _Kind(
+_ANNOTATIONS = _Value(
     f"a list of {_ANNOTATORS} or more {{answer: text, answer_id: number}}, no two the same", _are_annotations
 )
-_LETTER = _Kind(
+_LETTER = _Value(
     f"one of {', '.join(_LETTERS)}", lambda value: isinstance(value, str) and value in [*_LETTERS]
 )
-_CATEGORY = _Kind(f"one of {', '.join(sorted(_MME_CATEGORIES))}", lambda value: value in _MME_CATEGORIES)
+_CATEGORY = _Value(f"one of {', '.join(sorted(_MME_CATEGORIES))}", lambda value: value in _MME_CATEGORIES)
 
-_COLUMNS: Mapping[str, Mapping[str, _Kind]] = {
+_COLUMNS: Mapping[str, Mapping[str, _Value]] = {
     "gqa": {"question": _TEXT, "answer": _TEXT},
     "vizwiz": {"question_id": _ANY, "question": _TEXT, "answers": _ANSWERS},
     "sqa": {"question": _TEXT, "choices": _CHOICES, "answer": _WHOLE, "hint": _HINT},
@@ -105,11 +107,11 @@ _COLUMNS: Mapping[str, Mapping[str, _Kind]] = {
     "mme": {"question_id": _TEXT, "question": _TEXT, "answer": _YES_NO_STOP, "category": _CATEGORY},
     "nocaps": {"image_id": _WHOLE, "annotations_captions": _CAPTIONS},
     "flickr30k": {
-        "img_id": _Kind("a whole number, or one as text", _is_number),
+        "img_id": _Value("a whole number, or one as text", _is_number),
         "caption": _CAPTIONS,
     },
     "coco2017": {
-        "question_id": _Kind("a file name that ends in a number, as val_0001.jpg", _ends_in_digits),
+        "question_id": _Value("a file name that ends in a number, as val_0001.jpg", _ends_in_digits),
         "id": _ANY,
         "answer": _CAPTIONS,
     },

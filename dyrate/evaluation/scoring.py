@@ -145,7 +145,7 @@ def _interval(benchmark: Benchmark, units: Units, metric: str, draws: Mapping[st
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _Score:
     """How one kind of benchmark is scored."""
 
     sample: Callable[[Mapping[str, Any]], tuple[str | None, str, dict[str, float]]]
@@ -268,11 +268,11 @@ def _caption_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statist
 
 
 _KINDS = {
-    "match": _Kind(_match_sample, _match_statistics, shares={"exact_match": "exact_match"}),
-    "yes_no": _Kind(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
-    "circular": _Kind(
+    "match": _Score(_match_sample, _match_statistics, shares={"exact_match": "exact_match"}),
+    "yes_no": _Score(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
+    "circular": _Score(
         _circular_sample, _circular_statistics, _circular_unit, shares={"accuracy": "accuracy"}
     ),
-    "pairs": _Kind(_pairs_sample, _pairs_statistics, _pairs_unit),
-    "caption": _Kind(_caption_sample, _caption_statistics),
+    "pairs": _Score(_pairs_sample, _pairs_statistics, _pairs_unit),
+    "caption": _Score(_caption_sample, _caption_statistics),
 }

@@ -22,7 +22,7 @@ class TraceRow:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionSection:
     """The section of the report."""
 
     rows: tuple[TraceRow, ...]
@@ -32,7 +32,7 @@ class Attention:
     summaries: tuple[Summary, ...]
 
 
-def attention(study: Study) -> Attention | None:
+def attention(study: Study) -> AttentionSection | None:
     """Gather the traces of a study's models; None where there are none.
 
     Raises `TraceError` for a damaged trace and for one of another study or model.
@@ -48,7 +48,7 @@ def attention(study: Study) -> Attention | None:
         if (found := summary["benchmarks"].get(name))
     )
     growing = [name for name in order if any(row.benchmark == name and row.found["trends"] for row in rows)]
-    return Attention(
+    return AttentionSection(
         rows=rows,
         words={
             s["model"]: tuple(sentences([row.found for row in rows if row.model == s["model"]]))

@@ -7,7 +7,7 @@ from typing import Any
 from dyrate.cost.flops import CONVENTIONS, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases, Work
-from dyrate.speed.documents import Bench, TimedLoad, Timing
+from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
 
 _WHOLE = ("none", None)
 
@@ -119,7 +119,7 @@ def weight_bytes(shape: ModelShape, bytes_per_number: int, prefill: bool = False
     return numbers * bytes_per_number
 
 
-def step_bytes(bench: Bench, timing: Timing) -> float | None:
+def step_bytes(bench: BenchDocument, timing: Timing) -> float | None:
     """Return what a decode step of a batch must read, weights once and every row's keys and values: the
     share of the bandwidth, taken back to bytes.
     """
@@ -128,7 +128,7 @@ def step_bytes(bench: Bench, timing: Timing) -> float | None:
     return timing.bandwidth_share * bench.bytes_per_second * timing.per_token.median / 1000
 
 
-def step_flops(bench: Bench, timing: Timing) -> float | None:
+def step_flops(bench: BenchDocument, timing: Timing) -> float | None:
     """Return the FLOPs of a decode step of a batch."""
     read = step_bytes(bench, timing)
     if read is None:
@@ -140,7 +140,7 @@ def step_flops(bench: Bench, timing: Timing) -> float | None:
     return float(count(work, bench.shape, CONVENTIONS["flops"]).total)
 
 
-def prefill_flops(bench: Bench, timing: Timing) -> float:
+def prefill_flops(bench: BenchDocument, timing: Timing) -> float:
     """Return the FLOPs of a batch's prefill: the share of the matrix peak, taken back to FLOPs."""
     return timing.matrix_share * bench.flops_per_second * timing.first_token.median / 1000
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, KernelTime, Timing
+from dyrate.speed.documents import BenchDocument, KernelTime, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
 """Of kernels, in the order of the curves' colours."""
@@ -39,7 +39,7 @@ def group(name: str) -> int:
     return next(number for number, known in enumerate(_KERNELS) if known.fullmatch(name))
 
 
-def profiled(benches: Sequence[Bench]) -> list[ProfiledStep]:
+def profiled(benches: Sequence[BenchDocument]) -> list[ProfiledStep]:
     """The engine's steps that somebody looked into, by batch."""
     steps = [
         _step(timing)
@@ -62,7 +62,7 @@ def _step(timing: Timing) -> ProfiledStep:
 class Saving:
     """How much less a method reads and takes for a token than the unpruned model."""
 
-    bench: Bench
+    bench: BenchDocument
     timing: Timing
     whole: Timing
     of_bytes: float
@@ -75,13 +75,13 @@ class Saving:
         return self.of_time / self.of_bytes
 
 
-def savings(benches: Sequence[Bench]) -> list[Saving]:
+def savings(benches: Sequence[BenchDocument]) -> list[Saving]:
     """The engine's, where the unpruned model was timed under the same load and bytes are a tenth fewer."""
     known = (_saving(bench, timing) for bench in benches for timing in bench.timings)
     return [saving for saving in known if saving and saving.of_bytes >= 0.1]
 
 
-def _saving(bench: Bench, timing: Timing) -> Saving | None:
+def _saving(bench: BenchDocument, timing: Timing) -> Saving | None:
     whole = costs.same(bench.timings, timing)
     if not timing.reduces or timing.engine != "graph" or whole is None or whole.method is None:
         return None

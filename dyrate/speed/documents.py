@@ -109,7 +109,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchDocument:
     """A document of `dyrate bench`."""
 
     made: Provenance
@@ -169,7 +169,7 @@ class Harness:
 class Documents:
     """All that were found."""
 
-    benches: tuple[Bench, ...] = ()
+    benches: tuple[BenchDocument, ...] = ()
     harnesses: tuple[Harness, ...] = ()
 
 
@@ -185,14 +185,14 @@ def read(chosen: Sequence[str] | None = None) -> Documents:
     per problem.
     """
     documents = [_read(Path(path)) for path in (paths() if chosen is None else chosen)]
-    benches = [document for document in documents if isinstance(document, Bench)]
+    benches = [document for document in documents if isinstance(document, BenchDocument)]
     harnesses = [document for document in documents if isinstance(document, Harness)]
     return Documents(
         tuple(sorted(benches, key=_order)), tuple(sorted(harnesses, key=lambda h: _named(h.made)))
     )
 
 
-def _order(bench: Bench) -> tuple[Any, ...]:
+def _order(bench: BenchDocument) -> tuple[Any, ...]:
     loads = [(load.prompt, load.new_tokens, load.batch) for load in bench.loads]
     return bench.shape.text.parameters, bench.made.device, bench.made.dtype, min(loads), _named(bench.made)
 
@@ -201,7 +201,7 @@ def _named(made: Provenance) -> tuple[str, str]:
     return made.command, made.path.as_posix()
 
 
-def _read(path: Path) -> Bench | Harness:
+def _read(path: Path) -> BenchDocument | Harness:
     document = read_json(path, SpeedError)
     if lines := [f"{path}: {line}" for line in _problems(document)]:
         raise SpeedError("\n".join(lines))
@@ -215,7 +215,7 @@ def _read(path: Path) -> Bench | Harness:
         )
         return Harness(made, document["batch_size"], document["new_tokens"], tuple(rows))
     limits = document["limits"]
-    return Bench(
+    return BenchDocument(
         made,
         document["replayed"],
         ModelShape.read(document["shape"]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, Timing
+from dyrate.speed.documents import BenchDocument, Timing
 
 KINDS = (
     "transformers’ own generate()",
@@ -58,7 +58,7 @@ def kind(timing: Timing) -> int:
     return (3 if timing.engine == "graph" else 1) + timing.reduces
 
 
-def by_batch(benches: Sequence[Bench]) -> dict[TimingSetting, tuple[Series, ...]]:
+def by_batch(benches: Sequence[BenchDocument]) -> dict[TimingSetting, tuple[Series, ...]]:
     """Return the contenders of each setting that was measured at two batches or more.
 
     Predictors that drop nothing are left out: they lie on the unpruned model's curve.
@@ -97,7 +97,7 @@ class RooflinePoint:
     per_second: float
 
 
-def roofline_points(bench: Bench) -> Iterator[RooflinePoint]:
+def roofline_points(bench: BenchDocument) -> Iterator[RooflinePoint]:
     """Yield what a document's timings are in both phases, but for predictors that drop nothing."""
     for timing in (timing for timing in bench.timings if not timing.overhead):
         flops = costs.prefill_flops(bench, timing)

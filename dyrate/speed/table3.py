@@ -7,7 +7,7 @@ from dyrate.cost.shapes import LLAVA
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, TimedLoad, Timing
+from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
 
 ORIGINAL, DYRATE = "Original", "DyRate"
 CONVENTION, SCOPE = "flops", "cached"
@@ -41,7 +41,7 @@ class Table3Row:
 class Table3Group:
     """A document's contenders under one load, beside the printed rows of the model that has its shape."""
 
-    bench: Bench
+    bench: BenchDocument
     load: TimedLoad
     lines: tuple[Table3Row, ...]
 
@@ -51,7 +51,7 @@ class Table3Group:
         return self.load.prompt - self.bench.shape.vision.patches
 
 
-def row_name(bench: Bench, timing: Timing) -> str | None:
+def row_name(bench: BenchDocument, timing: Timing) -> str | None:
     """Return the printed row that a contender stands beside, whatever its engine; None where there is none.
 
     DyRate's row has a trained predictor's own rates, or those that one chose on average and that are
@@ -69,7 +69,7 @@ def row_name(bench: Bench, timing: Timing) -> str | None:
     return wanted if any(wanted == row.name for row in _rows(bench)) else None
 
 
-def groups(benches: Sequence[Bench]) -> tuple[tuple[Table3Group, ...], tuple[Table3Group, ...]]:
+def groups(benches: Sequence[BenchDocument]) -> tuple[tuple[Table3Group, ...], tuple[Table3Group, ...]]:
     """Return the tables: per document its smallest batch, and its other ones, small batches and long answers
     first; only where a contender other than the unpruned model has a printed row.
     """
@@ -90,11 +90,11 @@ def missing(groups: Sequence[Table3Group]) -> tuple[str, ...]:
     return tuple(model for model in LLAVA if all(group.bench.model != model for group in groups))
 
 
-def _reduced(bench: Bench, load: TimedLoad) -> bool:
+def _reduced(bench: BenchDocument, load: TimedLoad) -> bool:
     return any(row_name(bench, timing) not in (None, ORIGINAL) for timing in bench.under(load))
 
 
-def _group(bench: Bench, load: TimedLoad) -> Table3Group:
+def _group(bench: BenchDocument, load: TimedLoad) -> Table3Group:
     timings = bench.under(load)
     lines: list[Table3Row] = []
     for row in _rows(bench):
@@ -105,11 +105,11 @@ def _group(bench: Bench, load: TimedLoad) -> Table3Group:
     return Table3Group(bench, load, tuple(lines))
 
 
-def _rows(bench: Bench) -> Iterator[PublishedRow]:
+def _rows(bench: BenchDocument) -> Iterator[PublishedRow]:
     return (row for row in published.table3() if row.group == bench.model)
 
 
-def _line(bench: Bench, row: PublishedRow | None, timing: Timing) -> Table3Row:
+def _line(bench: BenchDocument, row: PublishedRow | None, timing: Timing) -> Table3Row:
     whole = costs.same(bench.timings, timing)
     per_token = end = None
     if whole is not None:

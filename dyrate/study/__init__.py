@@ -5,7 +5,7 @@ and how a predictor is trained that of `dyrate train-predictor`.
 """
 
 from dyrate.study.config import Model, StudyError, read_config
-from dyrate.study.entries import Job, Method, Predictor
+from dyrate.study.entries import Method, StudyJob, StudyPredictor
 from dyrate.study.study import Study
 
-__all__ = ["Job", "Method", "Model", "Predictor", "Study", "StudyError", "read_config"]
+__all__ = ["Method", "Model", "Study", "StudyError", "StudyJob", "StudyPredictor", "read_config"]

@@ -18,7 +18,7 @@ PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")
 
 
 @dataclass(frozen=True)
-class Predictor:
+class StudyPredictor:
     """One `predictors:` entry on one model: its recipe, and where the trained one stands."""
 
     study: str
@@ -118,14 +118,14 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """One evaluation: a model with a method under a decoding strategy, on the method's benchmarks."""
 
     study: str
     model: Model
     method: Method
     decoding: Mapping[str, Any]
-    predictor: Predictor | None = None
+    predictor: StudyPredictor | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.study.config import METHOD_KEYS, Model, StudyError
-from dyrate.study.entries import Job
+from dyrate.study.entries import StudyJob
 from dyrate.study.plan import Plan
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _size(model: Model) -> Size | None:
         raise StudyError(f"models: {model.name}: {folder / 'config.json'}: {reason:.300}") from None
 
 
-def _check(job: Job, method: "ReductionMethod", size: Size | None, recipes: dict[str, Any]) -> None:
+def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes: dict[str, Any]) -> None:
     hidden = METHOD_KEYS & {*registry.schema(type(method))["properties"]}
     if hidden:
         raise StudyError(f"its field {min(hidden)!r} is a key of the study's own: give it another name")
@@ -85,7 +85,7 @@ def _check(job: Job, method: "ReductionMethod", size: Size | None, recipes: dict
         method.check(layers, heads)
 
 
-def _config(job: Job, trained: bool, recipes: dict[str, Any], heads: int | None) -> "PredictorConfig":
+def _config(job: StudyJob, trained: bool, recipes: dict[str, Any], heads: int | None) -> "PredictorConfig":
     from dyrate.predictors import PredictorConfig, read_record
 
     assert job.predictor is not None
@@ -95,9 +95,9 @@ def _config(job: Job, trained: bool, recipes: dict[str, Any], heads: int | None)
     return found
 
 
-def _check_once(jobs: Iterable[Job]) -> None:
+def _check_once(jobs: Iterable[StudyJob]) -> None:
     """Refuse two entries that are one method, as with and without a default: two rows of one result."""
-    found: dict[Any, Job] = {}
+    found: dict[Any, StudyJob] = {}
     for job in jobs:
         key = job.model.name, job.key[2], registry.load_method(job.spec)
         first = found.setdefault(key, job)

@@ -18,7 +18,7 @@ from dyrate.study.config import (
     check,
 )
 from dyrate.study.content import content
-from dyrate.study.entries import NONE, Job, Method, Predictor
+from dyrate.study.entries import NONE, Method, StudyJob, StudyPredictor
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
     config: Mapping[str, Any]
     """The same as plain values: those that were given, and the defaults of the others."""
     methods: tuple[Method, ...]
-    predictors: tuple[Predictor, ...]
+    predictors: tuple[StudyPredictor, ...]
 
     @classmethod
     def of(cls, config: Mapping[str, Any], source: str = "config") -> Self:
@@ -80,11 +80,11 @@ class Plan:
         return self.typed.external
 
     @cached_property
-    def jobs(self) -> tuple[Job, ...]:
+    def jobs(self) -> tuple[StudyJob, ...]:
         """Every job, in the order of models, methods and decodings."""
         trained = {(entry.model.name, entry.name): entry for entry in self.predictors}
         return tuple(
-            Job(self.name, model, method, decoding, trained.get((model.name, str(method.predictor))))
+            StudyJob(self.name, model, method, decoding, trained.get((model.name, str(method.predictor))))
             for model in self.models
             for method in self.methods
             if model.name in method.models
@@ -116,12 +116,12 @@ class Plan:
         return tuple(found) if self.tasks == "testbed" else ()
 
     @property
-    def trainings(self) -> tuple[Predictor, ...]:
+    def trainings(self) -> tuple[StudyPredictor, ...]:
         """The predictors that a rule trains: those that some job runs with and that are not shipped."""
         used = (job.predictor for job in self.jobs if job.predictor and not job.predictor.shipped)
         return tuple({entry.folder: entry for entry in used}.values())
 
-    def job(self, model: str, slug: str, decoding: str) -> Job:
+    def job(self, model: str, slug: str, decoding: str) -> StudyJob:
         """The job of results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if there is none."""
         key = (model, slug, decoding)
         for job in self.jobs:
@@ -129,19 +129,19 @@ class Plan:
                 return job
         raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
 
-    def training(self, model: str, name: str) -> Predictor:
+    def training(self, model: str, name: str) -> StudyPredictor:
         """The predictor of a name on a model; `StudyError` if there is none."""
         for entry in self.predictors:
             if (entry.model.name, entry.name) == (model, name):
                 return entry
         raise StudyError(f"study {self.name!r} has no predictor {name!r} on {model!r}")
 
-    def unpruned(self, job: Job) -> Job | None:
+    def unpruned(self, job: StudyJob) -> StudyJob | None:
         """The job of the same model and decoding without reduction: itself, if it is of `none`."""
         same = (job.model, NONE, job.decoding)
         return next((j for j in self.jobs if (j.model, j.method.name, j.decoding) == same), None)
 
-    def baseline(self, job: Job) -> str | None:
+    def baseline(self, job: StudyJob) -> str | None:
         """The unpruned result that a job is compared with (same model, same decoding); None for `none`."""
         base = self.unpruned(job)
         return None if job.method.name == NONE or base is None else base.result
@@ -161,8 +161,8 @@ def _method(typed: StudyConfig, entry: MethodEntry, given: Mapping[str, Any], de
 
 def _predictor(
     typed: StudyConfig, entry: PredictorEntry, given: Mapping[str, Any], model: Model
-) -> Predictor:
-    return Predictor(
+) -> StudyPredictor:
+    return StudyPredictor(
         study=typed.study,
         model=model,
         name=entry.name,

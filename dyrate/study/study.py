@@ -13,7 +13,7 @@ from dyrate.fingerprint import fingerprint
 from dyrate.predictor_training.job import Training
 from dyrate.study.checks import problems
 from dyrate.study.config import read_config, refuse
-from dyrate.study.entries import Job, Predictor
+from dyrate.study.entries import StudyJob, StudyPredictor
 from dyrate.study.fit import check_jobs
 from dyrate.study.plan import Plan
 from dyrate.study.sweeps import Sweep, share_out
@@ -71,7 +71,7 @@ class Study(Plan):
         found = {name: self.config[name] for name in kind.model_fields if name in self.config}
         return {**found, "data": self.config["data"] if self.tasks == "testbed" else None, "threads": None}
 
-    def evaluation(self, job: Job) -> Evaluation:
+    def evaluation(self, job: StudyJob) -> Evaluation:
         """What `dyrate evaluate` is asked for a job."""
         return Evaluation.model_validate(
             {
@@ -91,7 +91,7 @@ class Study(Plan):
         jobs = [self.evaluation(job).model_dump(mode="json", exclude_none=True) for job in sweep.jobs]
         return json.dumps(jobs, ensure_ascii=False)
 
-    def asked_training(self, predictor: Predictor) -> Training:
+    def asked_training(self, predictor: StudyPredictor) -> Training:
         """What `dyrate train-predictor` is asked for a predictor."""
         # In float16 the gates of training have no gradient.
         dtype = "bfloat16" if self.typed.dtype == "float16" else self.typed.dtype
@@ -106,7 +106,7 @@ class Study(Plan):
             }
         )
 
-    def code(self, job: Job) -> str:
+    def code(self, job: StudyJob) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
         return f"{fingerprint(['dyrate.evaluation.commands'])}-{result_code(job.method.spec)}"
 

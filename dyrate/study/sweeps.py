@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dyrate.study.config import Model
-from dyrate.study.entries import NONE, Job
+from dyrate.study.entries import NONE, StudyJob
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Evaluations of one model and one group of methods, one after another in a process."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[StudyJob, ...]
     number: int  # from 1 on, among those of its model and group
 
     @property
@@ -30,14 +30,14 @@ class Sweep:
         return sum(len(job.method.benchmarks) for job in self.jobs)
 
 
-def share_out(jobs: Iterable[Job], size: int) -> tuple[Sweep, ...]:
+def share_out(jobs: Iterable[StudyJob], size: int) -> tuple[Sweep, ...]:
     """Share the jobs out in their order, at most `size` to a sweep.
 
     An entry that is added to a group of methods moves no other group's jobs. Unpruned jobs are apart: all
     others wait for them, and would run again with any job that shared their process. So no sweep waits for
     one that waits for it. Jobs that wait for a training, which may fail, are apart as well.
     """
-    alike: dict[tuple[str, str, bool, bool], list[Job]] = {}
+    alike: dict[tuple[str, str, bool, bool], list[StudyJob]] = {}
     for job in jobs:
         unpruned, waiting = job.method.name == NONE, bool(job.predictor_files(shipped=False))
         alike.setdefault((job.model.name, job.method.group, unpruned, waiting), []).append(job)

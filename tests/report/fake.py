@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from dyrate import predictors
-from dyrate.bench import jobs
+from dyrate.bench import study_jobs as jobs
 from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import ResultFiles, write, write_run
 from dyrate.evaluation.scoring import Sample
-from dyrate.study import Job, Predictor, Study
+from dyrate.study import Study, StudyJob, StudyPredictor
 from tests.report.speed import fake as speed
 
 LEVEL = {
@@ -113,7 +113,7 @@ def tokens(spec: Mapping[str, Any], layers: int) -> list[float]:
     return [V] * first + [kept] * (layers - first)
 
 
-def result(job: Job, study: Study, benchmarks: tuple[str, ...] | None = None) -> dict[str, Any]:
+def result(job: StudyJob, study: Study, benchmarks: tuple[str, ...] | None = None) -> dict[str, Any]:
     spec, model = job.spec, job.model.name
     chance = random.Random(f"{spec} {model}")
     found = {}
@@ -211,7 +211,7 @@ QUESTIONS = {
 }
 
 
-def answers(job: Job, study: Study) -> dict[str, list[Sample]]:
+def answers(job: StudyJob, study: Study) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for name in job.method.benchmarks:
         question, reference = QUESTIONS.get(name, ("How many stars are there?", "3"))
@@ -243,7 +243,7 @@ def sample_scores(kind: str, right: bool) -> dict[str, float]:
     }[kind]
 
 
-def write_job(job: Job, study: Study, root: Path, **changes: Any) -> ResultFiles:
+def write_job(job: StudyJob, study: Study, root: Path, **changes: Any) -> ResultFiles:
     files = ResultFiles.beside(root / job.result)
     write(files.result, {**result(job, study), **changes})
     write_run(files.run, run())
@@ -267,7 +267,7 @@ def write_study(study: Study, root: Path, images: bool = True) -> None:
         pq.write_table(pa.Table.from_pylist(rows), root / path)
 
 
-def write_predictor(predictor: Predictor, root: Path) -> None:
+def write_predictor(predictor: StudyPredictor, root: Path) -> None:
     """What a training leaves behind, as far as a study reads it."""
     record, weights = (root / path for path in predictor.files)
     record.parent.mkdir(parents=True, exist_ok=True)

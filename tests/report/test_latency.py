@@ -8,7 +8,7 @@ import pytest
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table3
-from dyrate.bench import jobs
+from dyrate.bench import study_jobs as jobs
 from dyrate.speed.documents import SpeedError
 from dyrate.study import Study
 from tests.report import fake

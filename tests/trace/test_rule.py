@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dyrate.study import Study, StudyError
-from dyrate.trace import jobs
+from dyrate.trace import study_jobs as jobs
 from tests.pipeline.conftest import REPOSITORY, Project
 
 SETTINGS = {"benchmarks": ["nocaps", "gqa"], "samples": 4}

@@ -1,7 +1,7 @@
 # Table III's times: one job per model, which takes all cores, so that nothing else of the study runs beside it.
 import re
 
-from dyrate.bench import jobs as timing
+from dyrate.bench import study_jobs as timing
 
 timed = timing.timed(study)
 latencies = timing.documents(study)

@@ -1,7 +1,7 @@
 # Where the unpruned models look while they answer: one job per model, on the benchmarks under `trace`.
 import re
 
-from dyrate.trace import jobs as tracing
+from dyrate.trace import study_jobs as tracing
 
 traced = tracing.traced(study)
 traces = tracing.summaries(study)

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from dyrate.cost.flops import CONVENTIONS, SCOPES
-from dyrate.cost.grid import Array, Drop, Setting, percentages
+from dyrate.cost.grid import Array, CountingSetting, Drop, percentages
 from dyrate.cost.shapes import LLAVA
 from dyrate.paper import published
 from dyrate.paper.audit.finding import Finding, cell
@@ -32,8 +32,8 @@ PERCENT = "tflops_percent"
 class Search:
     """All settings under which some printed percentages come out together, as far as they were printed."""
 
-    settings: tuple[Setting, ...]
-    nearest: Setting
+    settings: tuple[CountingSetting, ...]
+    nearest: CountingSetting
     """The setting whose worst deviation is the smallest."""
     deviation: float
     """That deviation, in points."""
@@ -59,7 +59,7 @@ class Search:
 
 def search(printed: Sequence[tuple[str, Drop, str]]) -> Search:
     """Look for settings under which all (model, drop, percentage as printed) hold at once."""
-    settings: list[Setting] = []
+    settings: list[CountingSetting] = []
     nearest, best = None, np.inf
     for convention, scope in _cases():
         off = [np.abs(_grid(model, drop, convention, scope) - float(text)) for model, drop, text in printed]
@@ -229,8 +229,8 @@ def _cases() -> Iterator[tuple[str, str]]:
     return ((convention, scope) for convention in CONVENTIONS for scope in SCOPES)
 
 
-def _setting(convention: str, scope: str, t: int, n: int) -> Setting:
-    return Setting(convention, scope, int(TEXT[t]), None if scope == "prefill" else int(NEW[n]))
+def _setting(convention: str, scope: str, t: int, n: int) -> CountingSetting:
+    return CountingSetting(convention, scope, int(TEXT[t]), None if scope == "prefill" else int(NEW[n]))
 
 
 def _span(values: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from dyrate.cost.flops import CONVENTIONS, SCOPES, count
 from dyrate.cost.grid import Drop, percentages
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.speed import costs
-from dyrate.speed.documents import Bench, TimedLoad, Timing
+from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
 from dyrate.speed.series import TimingSetting, by_batch
 
 MODEL = "LLaVA-1.5-7B"
@@ -39,16 +39,16 @@ Pairs = dict[int, tuple[Timing, Timing]]
 class Case:
     """The measurements that the text is about: documents with one shape, device, dtype, prompt and N."""
 
-    benches: tuple[Bench, ...]
+    benches: tuple[BenchDocument, ...]
     setting: TimingSetting
 
     @property
-    def bench(self) -> Bench:
+    def bench(self) -> BenchDocument:
         """The first document."""
         return self.benches[0]
 
     @property
-    def timings(self) -> tuple[tuple[Bench, Timing], ...]:
+    def timings(self) -> tuple[tuple[BenchDocument, Timing], ...]:
         """What was measured in this setting, by document."""
         wanted = self.setting.prompt, self.setting.new_tokens
         return tuple(
@@ -77,7 +77,7 @@ class Case:
         )
 
 
-def _beside(timings: Iterable[tuple[Bench, Timing]], fits: Callable[[Timing], bool]) -> list[Pairs]:
+def _beside(timings: Iterable[tuple[BenchDocument, Timing]], fits: Callable[[Timing], bool]) -> list[Pairs]:
     """Return the contenders that fit, beside the unpruned model in this package's engine, by batch."""
     by_label: dict[str, Pairs] = {}
     for bench, timing in timings:
@@ -91,7 +91,7 @@ def _beside(timings: Iterable[tuple[Bench, Timing]], fits: Callable[[Timing], bo
     return list(by_label.values())
 
 
-def case_of(benches: Sequence[Bench]) -> Case | None:
+def case_of(benches: Sequence[BenchDocument]) -> Case | None:
     """Return the setting of the 7B shape with the most batches and contenders; None without measurements."""
     mine = [bench for bench in benches if bench.model == MODEL]
     settings = by_batch(mine)
@@ -110,7 +110,7 @@ def case_of(benches: Sequence[Bench]) -> Case | None:
     return Case(tuple(measured), setting)
 
 
-def paragraphs(benches: Sequence[Bench]) -> tuple[Paragraph, ...]:
+def paragraphs(benches: Sequence[BenchDocument]) -> tuple[Paragraph, ...]:
     """Return the text; without measurements, what the ledger alone says, for a prompt of 640 tokens."""
     case = case_of(benches)
     shape = LLAVA[MODEL]
@@ -175,7 +175,7 @@ def _decode(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[s
         yield f"{label} takes, of the unpruned time per token, {' and '.join(measured)}."
 
 
-def _eager(benches: Sequence[Bench]) -> Iterator[str]:
+def _eager(benches: Sequence[BenchDocument]) -> Iterator[str]:
     yield (
         "Python starts hundreds of small kernels per step; at small batches each ends before the next one "
         "starts, and the GPU waits."

@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from dyrate.report.drawing import CURVES, LINE, MUTED, PAPER, as_svg, canvas
 from dyrate.speed.decode_steps import ProfiledStep
-from dyrate.speed.documents import Bench
+from dyrate.speed.documents import BenchDocument
 from dyrate.speed.series import Series, Value, kind, roofline_points
 
 MARKERS = "oDs^vPX*"
@@ -55,7 +55,7 @@ def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str 
         return as_svg(figure, name)
 
 
-def roofline(benches: Sequence[Bench], name: str) -> str | None:
+def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
     """FLOPs per second against FLOPs per byte, of documents with one device, dtype and shape.
 
     A circle is a decode step, a diamond a prefill; filled where a method drops tokens. The lines are the

@@ -11,7 +11,7 @@ from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import Paragraph, paragraphs
 from dyrate.speed import costs, series, table3
 from dyrate.speed.decode_steps import GROUPS, Saving, profiled, savings
-from dyrate.speed.documents import FOLDER, Bench, Documents, Provenance, read
+from dyrate.speed.documents import FOLDER, BenchDocument, Documents, Provenance, read
 
 COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 """What the percentages of FLOPs count."""
@@ -92,16 +92,16 @@ def speed(documents: Documents | None = None) -> Speed:
     )
 
 
-def _by_machine(benches: Sequence[Bench]) -> list[tuple[str, list[Bench]]]:
+def _by_machine(benches: Sequence[BenchDocument]) -> list[tuple[str, list[BenchDocument]]]:
     """Table3Group documents, which `read` has put in this order, by model, device and dtype."""
 
-    def key(bench: Bench) -> tuple[str, str, str]:
+    def key(bench: BenchDocument) -> tuple[str, str, str]:
         return bench.model, bench.made.device, bench.made.dtype
 
     return [(", ".join(name), list(group)) for name, group in groupby(benches, key=key)]
 
 
-def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
+def _roofs(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
     return [
         (name, Markup(svg))
         for i, (name, group) in enumerate(_by_machine(benches))
@@ -109,7 +109,7 @@ def _roofs(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     ]
 
 
-def _steps(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
+def _steps(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
     return [
         (name, Markup(figures.bars(steps, f"step{i}")))
         for i, (name, group) in enumerate(_by_machine(benches))
@@ -117,7 +117,7 @@ def _steps(benches: Sequence[Bench]) -> list[tuple[str, Markup]]:
     ]
 
 
-def _curves(benches: Sequence[Bench]) -> list[Curves]:
+def _curves(benches: Sequence[BenchDocument]) -> list[Curves]:
     curves = []
     for i, (setting, contenders) in enumerate(series.by_batch(benches).items()):
         drawn = (
@@ -129,7 +129,7 @@ def _curves(benches: Sequence[Bench]) -> list[Curves]:
     return curves
 
 
-def overheads(bench: Bench) -> list[str]:
+def overheads(bench: BenchDocument) -> list[str]:
     """What predictors that drop nothing add to the unpruned model's times, a sentence per load."""
     sentences = []
     for load in bench.loads:

@@ -3,11 +3,11 @@
 from dyrate.bench.job import Bench
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
-from dyrate.study import Job, Model, Study, StudyError
+from dyrate.study import Model, Study, StudyError, StudyJob
 from dyrate.study.config import Latency
 
 
-def timed(study: Study) -> dict[str, tuple[Job, ...]]:
+def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
     """By model, the jobs whose methods are timed: greedy ones with a printed row, or a predictor, among the
     main ones; none where the config has no `latency`.
 
@@ -18,7 +18,7 @@ def timed(study: Study) -> dict[str, tuple[Job, ...]]:
     if (name := study.typed.latency.benchmark) not in study.benchmarks:
         known = ", ".join(study.benchmarks)
         raise StudyError(f"latency.benchmark: {name!r} is none of the study's benchmarks: {known}")
-    found: dict[str, list[Job]] = {}
+    found: dict[str, list[StudyJob]] = {}
     for job in study.jobs:
         wanted = job.method.group == "main" and (job.method.published or job.method.predictor)
         if wanted and job.decoding["name"] == "greedy":
@@ -36,7 +36,7 @@ def documents(study: Study) -> list[str]:
     return [document(study, model) for model in timed(study)]
 
 
-def predictor_files(jobs: tuple[Job, ...], shipped: bool) -> list[str]:
+def predictor_files(jobs: tuple[StudyJob, ...], shipped: bool) -> list[str]:
     """The files of the predictors that are shipped, or of those that a rule trains."""
     return [path for job in jobs for path in job.predictor_files(shipped)]
 
@@ -46,7 +46,7 @@ def data_files(study: Study) -> tuple[str, ...]:
     return study.data_of((_settings(study).benchmark,))
 
 
-def job(study: Study, model: Model, jobs: tuple[Job, ...]) -> Bench:
+def job(study: Study, model: Model, jobs: tuple[StudyJob, ...]) -> Bench:
     """What a model's `dyrate bench` is asked; CPU threads are the workflow's to add."""
     latency, engine = _settings(study).model_dump(exclude_none=True), study.typed.engine
     if "new_tokens" in latency:
@@ -66,7 +66,7 @@ def job(study: Study, model: Model, jobs: tuple[Job, ...]) -> Bench:
     )
 
 
-def code(jobs: tuple[Job, ...]) -> str:
+def code(jobs: tuple[StudyJob, ...]) -> str:
     """A hash of the code that is timed, and of that which times it."""
     methods = "-".join(result_code(job.method.spec) for job in jobs)
     return f"{fingerprint(['dyrate.bench.commands'])}-{methods}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.bench import jobs
+from dyrate.bench import study_jobs as jobs
 from dyrate.study import Study, StudyError
 from tests.pipeline.conftest import REPOSITORY, Project
 
