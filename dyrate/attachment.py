@@ -69,9 +69,9 @@ class Attachment:
         self.run = Run(needs.reported)
         self.new_cache: Callable[[int, TokenLayout, Callable[[Tensor], None]], ReducedCache] = ReducedCache
         """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
-        self._parts = Installation(model, self.family)
-        method.install(self._parts)
-        self._vision = VisionHooks(self.family, needs, self._parts, str(method))
+        self.parts = Installation(model, self.family)
+        method.install(self.parts)
+        self._vision = VisionHooks(self.family, needs, self.parts, str(method))
         self._questions = questions
         self._forward_parameters = tuple(inspect.signature(model.forward).parameters)
         self._undo = ExitStack()
@@ -103,9 +103,9 @@ class Attachment:
             undo.callback(hook.remove)
             undo.callback(self.model.register_forward_hook(self._after_forward).remove)
             undo.callback(self.model.register_forward_hook(self._end_forward, always_call=True).remove)
-            self._parts.attach(undo)
+            self.parts.attach(undo)
             self._vision.attach(undo)
-            entered = {0, *self.needs.layers} if self._parts.changes_features else self.needs.layers
+            entered = {0, *self.needs.layers} if self.parts.changes_features else self.needs.layers
             for index in range(min(entered, default=len(self.family.layers)), len(self.family.layers)):
                 hook = self.family.layers[index].register_forward_pre_hook(
                     partial(self._before_layer, index), with_kwargs=True
@@ -171,9 +171,9 @@ class Attachment:
         image_tokens: list[int] = (input_ids == image).sum(dim=1).tolist()
         whole: Any = self.model
         vocabulary = whole.get_input_embeddings().num_embeddings
-        check_prompt(inputs, layout, sum(image_tokens), vocabulary, self._parts.embeddings)
+        check_prompt(inputs, layout, sum(image_tokens), vocabulary, self.parts.embeddings)
         drops, renumbers = bool(self.needs.layers), self.needs.positions == "contiguous"
-        check_places(inputs, layout, drops or self._parts.changes_features, renumbers)
+        check_places(inputs, layout, drops or self.parts.changes_features, renumbers)
         self._vision.begin(image_tokens, (inputs.get("mm_encoder_outputs") or {}).get("image"))
         if self._generation is not None:
             self._generation.cache.release()
@@ -196,7 +196,7 @@ class Attachment:
             cache,
             prompt,
             self.family.rotary,
-            fewer_features=self._parts.changes_features,
+            fewer_features=self.parts.changes_features,
         )
         return self._generation
 

@@ -95,11 +95,24 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
     _one_of(needs.decode_mode, DecodeMode, f"{what}: decode_mode")
     _one_of(needs.positions, Positions, f"{what}: positions")
     for pair in needs.blocked:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise DyrateError(f"{what}: blocked holds {pair!r:.80}; (query class, key class) is expected")
         for name in pair:
             _one_of(name, ClassName, f"{what}: blocked")
-    for parts in needs.tower.values():
+    if not isinstance(needs.tower, Mapping):
+        raise DyrateError(
+            f"{what}: tower is {needs.tower!r:.80}; a mapping of layers to their parts is expected"
+        )
+    for layer, parts in needs.tower.items():
+        if isinstance(layer, bool) or not isinstance(layer, int) or not isinstance(parts, tuple):
+            raise DyrateError(
+                f"{what}: tower has {layer!r:.40}: {parts!r:.80}; a layer and a tuple of parts is expected"
+            )
         for part in parts:
             _one_of(part, TowerPart, f"{what}: tower")
+    for token in needs.compression_tokens:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise DyrateError(f"{what}: compression_tokens holds {token!r:.40}; token ids are expected")
     reported = max(layers, default=None) if needs.reported is None else needs.reported
     if reported is not None and reported not in layers:
         raise DyrateError(

@@ -47,21 +47,42 @@ class QuestionReader:
 
 
 class _TextEncoder:
-    """A CLIP text model; texts longer than it takes are cut into parts, whose features are averaged."""
+    """A CLIP text model, loaded when it is first used; texts longer than it takes are cut into parts, whose
+    features are averaged.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._loaded: tuple[Any, Any] | None = None
+
+    def _load(self) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            model, told = CLIPTextModelWithProjection.from_pretrained(
+                self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:
+            cause = " ".join(str(error).split())
+            raise DyrateError(f"{self.folder}: the text encoder cannot be loaded: {cause:.300}") from error
+        if told["missing_keys"] or told["mismatched_keys"]:
+            wrong = sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]}))
+            raise DyrateError(
+                f"{self.folder}: the text encoder has no fitting weights for {', '.join(wrong):.300}"
+            )
+        return tokenizer, model.eval()
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
-        """Return FloatTensor [texts, width]."""
-        longest = self.model.config.max_position_embeddings
+        """Return FloatTensor [texts, width]; a `DyrateError` for an encoder that cannot be loaded."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        tokenizer, model = self._loaded
+        longest = model.config.max_position_embeddings
         features = []
         for text in texts:
-            parts = self.tokenizer(
+            parts = tokenizer(
                 text,
                 max_length=longest,
                 truncation=True,
@@ -70,5 +91,5 @@ class _TextEncoder:
                 return_tensors="pt",
             )
             parts.pop("overflow_to_sample_mapping", None)
-            features.append(self.model(**parts).text_embeds.mean(dim=0))
+            features.append(model(**parts).text_embeds.mean(dim=0))
         return torch.stack(features)

@@ -118,9 +118,9 @@ class Engine:
                 raise DyrateError(
                     f"{method} attaches to models in a way of its own; use engine='transformers'"
                 )
-            check_needs_met(method, attachment.needs)
-            extra = attachment.needs.compression_tokens
-            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, extra)
+            embedded = attachment.parts.embeddings
+            check_needs_met(method, attachment.needs, embedded, vocabulary)
+            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, embedded)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
             setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(

@@ -1,7 +1,7 @@
 """What a call of the engine asks for, checked before anything runs: the prompt and the search."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,8 +80,14 @@ def special_tokens(
     return ends, padding
 
 
-def check_needs_met(method: object, needs: Needs) -> None:
+def check_needs_met(method: object, needs: Needs, embedded: Collection[int], vocabulary: int) -> None:
     """Raise `DyrateError` for what a method needs at decode and the engine's kernels cannot give."""
+    for token in sorted(embedded):
+        if token < vocabulary:
+            raise DyrateError(
+                f"{method} gives token {token} of the model's vocabulary another embedding, and the graph "
+                "engine reads its own where that token is generated: use engine='transformers'"
+            )
     for query, key in sorted(needs.blocked):
         if query == "res" and key != "img":
             raise DyrateError(
@@ -103,7 +109,7 @@ def checked_inputs(
     image_token_id: int,
     ends: Sequence[int],
     padding: int | None,
-    embedded: Sequence[int] = (),
+    embedded: Collection[int] = (),
 ) -> dict[str, Tensor]:
     """Return the processor's inputs, always with an attention mask.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyrate.errors import DyrateError
 from dyrate.files import write_text
+from dyrate.question_reader import FOLDER as TEXT_ENCODER
 
 if TYPE_CHECKING:
     import torch
@@ -51,15 +52,16 @@ def _snapshot(name: str, revision: str) -> Path:
 
 
 def content_hash(folder: Path) -> str:
-    """sha256 over names and bytes of weights, configuration, tokenizer and processor.
+    """sha256 over names and bytes of weights, configuration, tokenizer and processor, and of a text encoder.
 
     Large files are hashed once: their digests are kept in the user's cache folder, where there can be one, by
     what the file system says of the file. Raises `DyrateError` for a file that cannot be read.
     """
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
+    patterns = [f"{place}{pattern}" for place in ("", f"{TEXT_ENCODER}/") for pattern in _FILES]
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         try:
-            digest.update(f"{path.name}\0{_file_hash(path)}\n".encode())
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_hash(path)}\n".encode())
         except OSError as error:
             raise DyrateError(f"{path}: cannot be read: {error.strerror}") from None
     return digest.hexdigest()

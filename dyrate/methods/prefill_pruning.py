@@ -26,7 +26,7 @@ class PrefillPruning(ReductionMethod, ABC):
 
     @abstractmethod
     def score(self, view: PrefillView) -> Tensor:
-        """Return the scores (FloatTensor [B, V]); those of tokens that are not present mean nothing."""
+        """Return the scores (FloatTensor [B, V]); those of absent tokens mean nothing, others are finite."""
 
     def needs(self, depth: int) -> Needs:
         """To be asked at layer K."""

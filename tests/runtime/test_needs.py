@@ -14,6 +14,7 @@ from transformers import SiglipVisionConfig
 from dyrate import Engine, Installation, Kept, Needs, NoReduction, PrefillView, ReductionMethod, load_method
 from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
+from dyrate.evaluation.checkpoint import content_hash
 from dyrate.question_reader import QuestionReader
 from dyrate.vision import _homes
 from tests.runtime.example_rules import Reader, tower_layer
@@ -236,6 +237,11 @@ def test_a_text_encoder_that_the_checkpoint_carries_is_used(tmp_path: Path) -> N
         # Longer than the encoder: in parts, whose features are averaged.
         torch.testing.assert_close(reader.features(["red red red red star star"])[0], (first + second) / 2)
     assert QuestionReader.of(tokenizer, tmp_path / "clip").encode is None
+    before = content_hash(tmp_path)
+    (tmp_path / "clip/model.safetensors").write_bytes(b"damaged")
+    assert content_hash(tmp_path) != before
+    with pytest.raises(DyrateError, match="clip: the text encoder cannot be loaded"):
+        QuestionReader.of(tokenizer, tmp_path).features(["red star"])
 
 
 def test_merging_is_recorded(model: Any) -> None:
@@ -366,12 +372,20 @@ def test_hidden_classes_are_those_of_the_masked_reference(pairs: tuple[str, ...]
     assert held.tolist() == ([0] * 4 if "res-img" in pairs else [16, 32, 0, 16])
 
 
-def test_what_the_engine_cannot_hide_is_refused_by_name(model: Any) -> None:
+@dataclass(frozen=True)
+class Embedding(ReductionMethod):
+    def install(self, parts: Installation) -> None:
+        parts.embed_tokens({5: torch.ones(32)})
+
+
+def test_what_the_engine_cannot_give_is_refused_by_name(model: Any) -> None:
     engine, inputs = Engine(tiny_llava()), tiny_inputs(**ROWS)
     with pytest.raises(
         DyrateError, match="hides 'sys' tokens from generated ones, which the graph engine cannot"
     ):
         engine.generate(Hiding(("res-sys",)), inputs, max_new_tokens=3)
+    with pytest.raises(DyrateError, match=r"gives token 5 of the model's vocabulary another embedding"):
+        engine.generate(Embedding(), inputs, max_new_tokens=3)
     method, plain = Hiding(("ins-img", "res-img")), tiny_llava()
     with method(plain) as expected:
         tokens = plain.generate(**inputs, max_new_tokens=5, do_sample=False)

@@ -300,6 +300,10 @@ def test_a_file_that_can_work_is_not_refused(case: str, tmp_path: Path) -> None:
         ("(2,), positions='new'", "positions is 'new'; expected one of original, contiguous"),
         ("(2,), reported=1", "reported is 1, which is none of the layers whose attention is read: ()"),
         ("(2,), blocked={('ins', 'image')}", "blocked is 'image'; expected one of sys, img, ins, res, cmp"),
+        ("(2,), blocked={('ins', 'img', 'res')}", "(query class, key class) is expected"),
+        ("(2,), tower=(-2,)", "tower is (-2,); a mapping of layers to their parts is expected"),
+        ("(2,), tower={-2: 'keys'}", "tower has -2: 'keys'; a layer and a tuple of parts is expected"),
+        ("(2,), compression_tokens=('voco',)", "compression_tokens holds 'voco'; token ids are expected"),
         ("(2,), tower={-2: ('values',)}", "tower is 'values'; expected one of states, keys"),
     ],
 )
