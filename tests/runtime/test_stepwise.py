@@ -199,6 +199,28 @@ def test_a_predictor_for_something_else_is_refused_when_attached(
         method(model)
 
 
+@pytest.mark.parametrize("schedule", [[], [-0.1], [0.5, 1.1], [True], ["0.5"], 0.5, None])
+def test_a_schedule_of_no_shares_is_refused(schedule: Any, model: Any, tmp_path: Path) -> None:
+    save_predictor(random_predictor(0), tmp_path, {"schedule": schedule})
+    with refused(f"{tmp_path / RECORD_FILE}: schedule: expected the mean rate"):
+        DyRate(predictor=str(tmp_path), rates="schedule")(model)
+    DyRate(predictor=str(tmp_path))(model)  # whose own rates need none
+
+
+def test_a_schedule_may_drop_nothing_and_everything(model: Any, tmp_path: Path) -> None:
+    save_predictor(random_predictor(0), tmp_path, {"schedule": [0, 1]})
+    DyRate(predictor=str(tmp_path), rates="schedule")(model)
+
+
+def test_a_predictor_for_other_weights_is_refused(tmp_path: Path) -> None:
+    save_predictor(random_predictor(0), tmp_path, {"model": {"weights": "a" * 64}})
+    DyRate(predictor=str(tmp_path)).check_checkpoint("a" * 64)
+    with refused("was trained on other weights"):
+        DyRate(predictor=str(tmp_path)).check_checkpoint("b" * 64)
+    save_predictor(random_predictor(0), tmp_path, {})
+    DyRate(predictor=str(tmp_path)).check_checkpoint("b" * 64)
+
+
 def test_a_missing_predictor_is_refused_when_attached(model: Any, tmp_path: Path) -> None:
     method = DyRate(predictor=str(tmp_path / "none"))
     with refused(f"there is no predictor in {tmp_path / 'none'}"):
