@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from dyrate.attention import ATTENTION, FORWARD_KEYWORD
 from dyrate.cache import ReducedCache
 from dyrate.contract import Contract
-from dyrate.eager import eager
 from dyrate.entry_points import guard_entry_points, guarded
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.finite import NotFiniteError, witness
 from dyrate.generation import Generation
+from dyrate.hooks import eager
 from dyrate.installation import Installation
 from dyrate.needs import Queries, checked, layers_from
 from dyrate.one_thread import Turn

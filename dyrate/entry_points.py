@@ -9,6 +9,7 @@ from typing import Any
 from dyrate.attention import ATTENTION
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.hooks import stand_in
 from dyrate.one_thread import Turn
 from dyrate.refusals import check_attention, check_generate
 
@@ -36,7 +37,7 @@ def guard_entry_points(
             finally:  # sampling from NaN fails by itself, but says less
                 check_made()
 
-    _replace(model, "generate", checked, undo)
+    stand_in(model, "generate", checked, undo)
     model.generate.dyrate_guard = True
 
     set_attention = model.set_attn_implementation
@@ -52,10 +53,10 @@ def guard_entry_points(
             raise
         return result
 
-    _replace(model, "set_attn_implementation", keeping_ours, undo)
+    stand_in(model, "set_attn_implementation", keeping_ours, undo)
     for name in _REFUSED:
         if hasattr(model, name):
-            _replace(model, name, _refusing(name), undo)
+            stand_in(model, name, _refusing(name), undo)
 
 
 def guarded(model: Any) -> bool:
@@ -80,12 +81,3 @@ def _refusing(name: str) -> Callable[..., Any]:
         )
 
     return refuse
-
-
-def _replace(model: Any, name: str, stand_in: Callable[..., Any], undo: ExitStack) -> None:
-    before = vars(model).get(name)
-    if before is None:
-        undo.callback(delattr, model, name)
-    else:
-        undo.callback(setattr, model, name, before)
-    setattr(model, name, stand_in)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyrate.eager import eager
 from dyrate.errors import DyrateError
 from dyrate.families import TOWERS, Family
+from dyrate.hooks import eager, stand_in
 from dyrate.installation import Installation
 from dyrate.needs import Needs
 from dyrate.tokens import TokenLayout
@@ -131,7 +131,7 @@ class VisionHooks:
         if self.needs.tower:
             undo.callback(tower.register_forward_hook(self._after_tower).remove)
         owner = self.family.encoder_owner
-        own, plain = vars(owner).get("get_image_features"), owner.get_image_features
+        plain = owner.get_image_features
 
         @wraps(plain)
         @eager
@@ -139,8 +139,7 @@ class VisionHooks:
             self._seen = None
             return self._after_encoder(plain(*args, **kwargs))
 
-        owner.get_image_features = get_image_features
-        undo.callback(_restore, owner, own)
+        stand_in(owner, "get_image_features", get_image_features, undo)
         undo.callback(self._detach)
         self._attached = True
 
@@ -256,9 +255,3 @@ def _homes(grid: Grid, seen: Grid, features: int, extra: int) -> Tensor:
         return torch.cat([torch.arange(extra), (row[:, None] * columns + column).flatten() + extra])
     total = rows * columns + extra
     return (torch.arange(features) * 2 + 1) * total // (2 * features)
-
-
-def _restore(owner: Any, function: Any) -> None:
-    del owner.get_image_features
-    if function is not None:
-        owner.get_image_features = function
