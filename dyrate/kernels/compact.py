@@ -12,18 +12,11 @@ def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None
     """
     if not visual.shape[1] or not keep.shape[1]:
         count.zero_()
-        return
-    if not keep.is_cuda:
-        compact_reference(keep, visual, chosen, count)
-        return
-    from dyrate.kernels.device.compact import list_slots
+    elif keep.is_cuda:
+        from dyrate.kernels.device.compact import list_slots
 
-    list_slots(keep, visual, chosen, count)
-
-
-def compact_reference(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
-    """Do the same with plain tensor operations."""
-    mask = keep.gather(1, visual.clamp_min(0)) & (visual >= 0)
-    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    chosen.copy_(order)
-    count.copy_(mask.sum(dim=1))
+        list_slots(keep, visual, chosen, count)
+    else:
+        mask = keep.gather(1, visual.clamp_min(0)) & (visual >= 0)
+        chosen.copy_(mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True))
+        count.copy_(mask.sum(dim=1))

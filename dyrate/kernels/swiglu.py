@@ -6,14 +6,9 @@ from torch.nn.functional import silu
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """Return silu(gate) * up, [..., f], of gate_up [..., 2f], the gate first; rounded once, at the end."""
-    if not gate_up.is_cuda:
-        return swiglu_reference(gate_up)
-    from dyrate.kernels.device.swiglu import gate
+    if gate_up.is_cuda:
+        from dyrate.kernels.device.swiglu import gate
 
-    return gate(gate_up)
-
-
-def swiglu_reference(gate_up: Tensor) -> Tensor:
-    """Do the same with plain tensor operations."""
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    return (silu(gate) * up).to(gate_up.dtype)
+        return gate(gate_up)
+    gates, up = gate_up.float().chunk(2, dim=-1)
+    return (silu(gates) * up).to(gate_up.dtype)
