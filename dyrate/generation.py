@@ -1,6 +1,4 @@
-"""One generation under a reduction method: the prompt's forward, the decode steps, and all that is
-remembered.
-"""
+"""One generation under a reduction method: the prompt's forward, the decode steps, what is remembered."""
 
 from collections.abc import Callable
 from typing import Any
@@ -145,7 +143,7 @@ class Generation:
         if tokens is cached[layer]:
             return hidden
         self.cache.cache_only(layer, tokens)
-        self.forward.attend_only(layer, tokens)
+        self.forward.attended[layer:] = cached[layer:]
         if columns is not None:
             hidden = gather_tokens(hidden, columns)
         if renumber:

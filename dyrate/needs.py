@@ -63,11 +63,6 @@ class Needs:
         found = self.attention
         return dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, "last")
 
-    @property
-    def reads_images(self) -> bool:
-        """Whether it must be known which image makes which visual tokens."""
-        return bool(self.tower)
-
 
 def checked(needs: Any, depth: int, what: str) -> Needs:
     """Return what a method says it needs of a model of `depth` layers, in order; `what` names it in errors.
@@ -78,13 +73,10 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
         raise DyrateError(f"{what}: needs returned a {type(needs).__name__}; a dyrate.Needs is expected")
     prefill = layers_from(needs.prefill, depth, f"{what}: prefill")
     decode = layers_from(needs.decode, depth, f"{what}: decode")
-    observed = needs.attention
-    layers = layers_from(observed, depth, f"{what}: attention")
-    queries_of: Mapping[int, Queries]
-    queries_of = observed if isinstance(observed, Mapping) else dict.fromkeys(layers, "last")
-    found = dataclasses.replace(
-        needs, prefill=prefill, decode=decode, attention={layer: queries_of[layer] for layer in layers}
-    )
+    layers = layers_from(needs.attention, depth, f"{what}: attention")
+    named = needs.attention if isinstance(needs.attention, Mapping) else {}
+    attention: dict[int, Queries] = {layer: named[layer] if named else "last" for layer in layers}
+    found = dataclasses.replace(needs, prefill=prefill, decode=decode, attention=attention)
     for layer, queries in found.observed.items():
         _one_of(queries, Queries, f"{what}: attention of layer {layer}")
         if queries != "last" and not any(asked > layer for asked in found.prefill):

@@ -198,9 +198,7 @@ class RatePredictor(nn.Module):
         return found
 
     def logits(self, found: Tensor) -> Tensor:
-        """Return logits [..., K_r] of what the head makes; with `ordinal` those of a normal distribution, at
-        least one rate wide.
-        """
+        """Logits [..., K_r] of what the head makes; `ordinal`: a normal distribution, at least a rate wide."""
         if self.config.output == "classes":
             return found
         rates = self.config.rates

@@ -9,9 +9,8 @@ from torch import Tensor
 from dyrate.attention import Attention
 from dyrate.errors import DyrateError
 from dyrate.finite import witness
-from dyrate.prompt import Prompt
+from dyrate.prompt import Prompt, TowerLayer
 from dyrate.token_set import TokenSet, gather_tokens
-from dyrate.tower import TowerLayer
 
 
 class AttentionByLayer(Mapping[int, Attention]):
@@ -83,11 +82,8 @@ class PrefillView:
 
     @property
     def states(self) -> Tensor:
-        """FloatTensor [B, V, hidden]: states of the visual tokens on entering this layer; 0 where one is
-        absent.
-        """
-        states = gather_tokens(self._hidden, self._tokens.visual_slots.clamp_min(0))
-        return states.masked_fill(~self.present[:, :, None], 0)
+        """FloatTensor [B, V, hidden]: those of visual tokens on entering this layer; 0 for absent ones."""
+        return self._states(self._tokens.visual_slots)
 
     @property
     def instruction(self) -> Tensor:
@@ -96,10 +92,10 @@ class PrefillView:
 
     @property
     def instruction_states(self) -> Tensor:
-        """FloatTensor [B, Q, hidden]: states of the instruction's tokens on entering this layer; 0 at
-        padding.
-        """
-        slots = self._tokens.instruction_slots
+        """FloatTensor [B, Q, hidden]: those of the instruction on entering this layer; 0 at padding."""
+        return self._states(self._tokens.instruction_slots)
+
+    def _states(self, slots: Tensor) -> Tensor:
         return gather_tokens(self._hidden, slots.clamp_min(0)).masked_fill((slots < 0)[:, :, None], 0)
 
     @property
@@ -114,9 +110,7 @@ class PrefillView:
         return self._prompt.tower(layer)
 
     def project(self, features: Tensor) -> Tensor:
-        """Return features of the tower (FloatTensor [B, n, width]) as the connector projects them
-        (FloatTensor [B, n, hidden]).
-        """
+        """Return features of the tower [B, n, width] as the connector projects them, [B, n, hidden]."""
         return self._prompt.project(features)
 
     @property

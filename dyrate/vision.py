@@ -35,9 +35,7 @@ class EncodedImages:
     patches: int
     """Patches of each image that the encoder really saw."""
     hidden_states: Sequence[Tensor] | None = None
-    """FloatTensor [images, tokens, width]: the input of each of the tower's layers, and the output of the
-    last; where it was asked for.
-    """
+    """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
 
     def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
         """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
@@ -106,7 +104,7 @@ class VisionHooks:
         """The features made of `images`."""
         self._attached = False
         """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
-        if (parts.changes_features or needs.reads_images) and family.tower_type not in TOWERS:
+        if (parts.changes_features or needs.tower) and family.tower_type not in TOWERS:
             raise DyrateError(
                 f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
                 f"{family.tower_type!r}"

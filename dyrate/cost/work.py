@@ -66,7 +66,7 @@ class Work:
 
     def plus(self, others: Iterable["Work"]) -> "Work":
         """Return the sum with `others`, of as many layers."""
-        parts, found = (self, *others), {}
+        parts, found = (self, *others), dict[str, Any]()
         for entry in fields(self):
             column = [getattr(part, entry.name) for part in parts]
             per_layer = isinstance(column[0], tuple)

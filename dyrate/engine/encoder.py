@@ -13,7 +13,7 @@ from transformers.activations import QuickGELUActivation
 
 from dyrate.engine.parts import Watch, changing_hook
 from dyrate.hooks import stand_in
-from dyrate.kernels.quick_gelu import quick_gelu
+from dyrate.kernels.activations import quick_gelu
 
 _MOST_IMAGES = 16
 """More images keep the device busy anyway, and a graph would hold all their hidden states."""

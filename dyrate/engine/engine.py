@@ -118,9 +118,8 @@ class Engine:
                 raise DyrateError(
                     f"{method} attaches to models in a way of its own; use engine='transformers'"
                 )
-            embedded = attachment.parts.embeddings
-            check_needs_met(method, attachment.needs, embedded, vocabulary)
-            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, embedded)
+            check_needs_met(method, attachment.needs, attachment.parts.embeddings, vocabulary)
+            prompts = checked_inputs(inputs, device, image, ends, padding)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
             setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(

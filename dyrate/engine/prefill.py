@@ -17,9 +17,9 @@ from dyrate.engine.weights import LayerWeights
 from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.hooks import stand_in
+from dyrate.kernels.activations import swiglu
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.rope import rope_and_split
-from dyrate.kernels.swiglu import swiglu
 
 _AT_ONCE = 16384
 """Tokens that go through a feed-forward layer at once; enough to fill any GPU."""

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as plain_linear
 
+from dyrate.kernels.activations import swiglu
 from dyrate.kernels.norm import rms_norm
-from dyrate.kernels.swiglu import swiglu
 
 FUSED_ROWS = 8
 """Up to this many rows one kernel reads the weight once and does everything; above it cuBLAS is faster."""

@@ -8,17 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dyrate.kernels.activations import quick_gelu, swiglu
 from dyrate.kernels.attention import Attended, decode_attention
-from dyrate.kernels.compact import compact
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
-from dyrate.kernels.quick_gelu import quick_gelu
 from dyrate.kernels.rank import top
 from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_split, rope_and_store
-from dyrate.kernels.store import store
-from dyrate.kernels.swiglu import swiglu
+from dyrate.kernels.slots import compact, store
 from tests.kernels.inputs import random_layers, random_reading, random_states
 
 pytestmark = [

@@ -1,7 +1,20 @@
-"""From which visual tokens a step reads to the list of slots where they lie."""
+"""Slots of a layer's cache: filled with a prompt's keys and values, and listed for a step to read."""
 
 import torch
 from torch import Tensor
+
+
+def store(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
+    """Copy tokens `columns` (LongTensor [batch, n]) of states [batch, kv_heads, tokens, D] to the slots of
+    memory [batch, kv_heads, slots, D] from `first` on.
+    """
+    if states.is_cuda and columns.numel():
+        from dyrate.kernels.device.slots import copy_tokens
+
+        copy_tokens(states, columns, memory, first)
+        return
+    index = columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+    memory[:, :, first : first + columns.shape[1]] = states.gather(2, index)
 
 
 def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
@@ -13,7 +26,7 @@ def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None
     if not visual.shape[1] or not keep.shape[1]:
         count.zero_()
     elif keep.is_cuda:
-        from dyrate.kernels.device.compact import list_slots
+        from dyrate.kernels.device.slots import list_slots
 
         list_slots(keep, visual, chosen, count)
     else:
