@@ -198,7 +198,7 @@ class RatePredictor(nn.Module):
         return found
 
     def logits(self, found: Tensor) -> Tensor:
-        """Logits [..., K_r] of what the head makes; `ordinal`: a normal distribution, at least a rate wide."""
+        """Logits [..., K_r] of what the head makes; `ordinal`: a normal distribution, a rate wide or wider."""
         if self.config.output == "classes":
             return found
         rates = self.config.rates
