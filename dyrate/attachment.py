@@ -189,14 +189,8 @@ class Attachment:
             count_macs=self._count_macs,
             label=str(self.method),
         )
-        self._generation = Generation(
-            self.method,
-            self.needs,
-            cache,
-            prompt,
-            self.family.rotary,
-            fewer_features=self.parts.changes_features,
-        )
+        fewer_features = self.parts.changes_features
+        self._generation = Generation(self.method, cache, prompt, fewer_features=fewer_features)
         return self._generation
 
     @eager

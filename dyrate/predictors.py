@@ -124,11 +124,7 @@ class Perceptron(nn.Sequential):
         """Return FloatTensor [..., outputs] of the mean over groups of x [..., groups, inputs], standardised;
         `log`: of its logarithm. One kernel on a GPU, see `perceptron`.
         """
-        hidden, out = self.get_submodule("0"), self.get_submodule("2")
-        assert isinstance(hidden, nn.Linear)
-        assert isinstance(out, nn.Linear)
-        numbers = hidden.weight, hidden.bias, out.weight, out.bias
-        return perceptron(x, Layers(standardise.mean, standardise.std, *numbers), log=log)
+        return perceptron(x, Layers(standardise.mean, standardise.std, *self.parameters()), log=log)
 
 
 class RatePredictor(nn.Module):
@@ -198,7 +194,7 @@ class RatePredictor(nn.Module):
         return found
 
     def logits(self, found: Tensor) -> Tensor:
-        """Logits [..., K_r] of what the head makes; `ordinal`: a normal distribution, a rate wide or wider."""
+        """Logits [..., K_r] of the head's outputs; `ordinal`: a normal distribution, at least a rate wide."""
         if self.config.output == "classes":
             return found
         rates = self.config.rates
