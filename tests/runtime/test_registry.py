@@ -109,7 +109,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "file of an impossible name": ({"name": "x" * 999 + ".py:Mine"}, "there is no file xxx"),
     "rate beyond floats": ({"name": "fastv", "rate": 10**400}, "expected a value of type float"),
     "seed beyond 64 bits": ({"name": "random", "seed": 2**80}, "expected a whole number of 64 bits"),
-    "entry": ({"name": "replay", "rates": [0.5, True]}, "of each entry a value of type float, not True"),
+    "entry": (
+        {"name": "replay", "rates": [0.5, True]},
+        "(rates=[0.5, True]): expected a value of type tuple[float, ...]",
+    ),
     "nan in a list": ({"name": "replay", "rates": [float("nan")]}, "expected a finite number"),
     "line break": ({"name": "dyrate", "predictor": "a\nb"}, "text without line breaks"),
     "predictor": (
