@@ -86,6 +86,9 @@ class Generation:
             answer = self.method.prefill(
                 PrefillView(
                     layer=layer,
+                    step=0,
+                    present=tokens.present,
+                    visual_tokens=tokens.layout.visual_tokens,
                     attention=AttentionByLayer(
                         self.forward.attention, f"view at prefill, entering layer {layer},"
                     ),
@@ -170,7 +173,6 @@ class Generation:
             step=self.forward.index,
             present=tokens.present,
             visual_tokens=tokens.layout.visual_tokens,
-            valid=tokens.layout.valid,
             newest_state=hidden[:, -1],
             attention=AttentionByLayer(self.forward.attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before"),

@@ -193,13 +193,11 @@ class Decoder:
             return None
         method, layer = self.setting.method, section.layers.start
         where = f"view at step {self._steps}, entering layer {layer},"
-        index = torch.arange(section.held.shape[1], device=hidden.device)
         view = DecodeView(
             layer=layer,
             step=self._steps,
             present=section.held,
             visual_tokens=self._visual_tokens,
-            valid=index < self._visual_tokens[:, None],
             newest_state=hidden,
             attention=AttentionByLayer(attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before", self._looked_at.add),

@@ -9,7 +9,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.is_cuda:
         from dyrate.kernels.device.norm import normalise
 
-        return normalise(x, weight, eps)
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        normalise(x, None, weight, out, eps)
+        return out
     wide = x.float()
     scaled = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     return (weight * scaled.to(x.dtype)).to(x.dtype)
@@ -18,9 +21,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_and_norm(x: Tensor, parts: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Do what `add_up` does, and return the RMSNorm of the sum [rows, d]."""
     if x.is_cuda:
-        from dyrate.kernels.device.norm import add_and_normalise
+        from dyrate.kernels.device.norm import normalise
 
-        return add_and_normalise(x, parts, weight, eps)
+        out = torch.empty_like(x)
+        normalise(x, parts, weight, out, eps)
+        return out
     add_up(x, parts)
     return rms_norm(x, weight, eps)
 
@@ -28,8 +33,8 @@ def add_and_norm(x: Tensor, parts: Tensor, weight: Tensor, eps: float) -> Tensor
 def add_up(x: Tensor, parts: Tensor) -> None:
     """Add parts (FloatTensor [n, rows, d]) to x [rows, d], in place: in float32, rounded once."""
     if x.is_cuda:
-        from dyrate.kernels.device.norm import add_parts
+        from dyrate.kernels.device.norm import normalise
 
-        add_parts(x, parts)
+        normalise(x, parts)
     else:
         x.copy_(x.float() + parts.sum(dim=0))
