@@ -1,13 +1,14 @@
 """dyrate: visual-token reduction in vision-language models.
 
-Names are imported on first use, so that `import dyrate` and the command line stay fast. The class of each
-built-in method is among them.
+Names are imported on first use, so that `import dyrate` and the command line stay fast: those below, which
+`dyrate.imports` reads off this file, and the class of each built-in method.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import dyrate.loaded  # noqa: F401 - before any other module: it notes the state of their sources
+from dyrate.imports import public_names
 
 if TYPE_CHECKING:
     from dyrate.engine.engine import Engine as Engine
@@ -26,39 +27,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "DecodeView": "dyrate.reduction",
-    "Engine": "dyrate.engine.engine",
-    "Installation": "dyrate.reduction",
-    "Kept": "dyrate.reduction",
-    "Needs": "dyrate.reduction",
-    "PrefillPruning": "dyrate.methods.prefill_pruning",
-    "PrefillView": "dyrate.reduction",
-    "QuestionReader": "dyrate.question_reader",
-    "ReductionMethod": "dyrate.reduction",
-    "Run": "dyrate.reduction",
-    "StepwisePruning": "dyrate.methods.stepwise_pruning",
-    "hyperparameter": "dyrate.reduction",
-    "load_method": "dyrate.registry",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":
-        return dir(import_module("dyrate"))
-    home = _homes().get(name)
+        return __dir__()
+    home = public_names().get(name)
     if home is None:
-        known = ", ".join(sorted(_homes()))
+        known = ", ".join(sorted(public_names()))
         raise AttributeError(f"module 'dyrate' has no attribute {name!r}; it has {known}")
     return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:
-    return ["__version__", *sorted(_homes())]
-
-
-def _homes() -> dict[str, str]:
-    from dyrate.registry import built_in
-
-    methods = (reference.partition(":") for reference in built_in().values())
-    return {**_HOME, **{name: module for module, _, name in methods}}
+    return ["__version__", *sorted(public_names())]

@@ -14,23 +14,22 @@ from torch import Tensor, nn
 from dyrate.attention import ATTENTION, FORWARD_KEYWORD
 from dyrate.cache import ReducedCache
 from dyrate.contract import Contract
-from dyrate.eager import eager
 from dyrate.entry_points import guard_entry_points, guarded
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.finite import NotFiniteError, witness
 from dyrate.generation import Generation
+from dyrate.hooks import eager
 from dyrate.installation import Installation
 from dyrate.needs import Queries, checked, layers_from
 from dyrate.one_thread import Turn
 from dyrate.prompt import Prompt
 from dyrate.question_reader import QuestionReader
 from dyrate.refusals import (
-    check_attention,
-    check_checkpointing,
     check_decode,
     check_forward,
-    check_places,
+    check_logits_to_keep,
+    check_positions,
     check_prefill_cache,
     check_prompt,
     check_ran,
@@ -144,9 +143,7 @@ class Attachment:
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         self._turn.begin("forward")
         inputs = {**dict(zip(self._forward_parameters, args, strict=False)), **kwargs}
-        check_forward(inputs, (module.config, self.family.text_config))
-        check_attention(self.family)
-        check_checkpointing(self.family.layers)
+        check_forward(inputs, module.config, self.family)
         cache = inputs.get("past_key_values")
         generation = self._generation
         if generation is not None and isinstance(cache, ReducedCache) and cache is generation.cache:
@@ -172,8 +169,10 @@ class Attachment:
         whole: Any = self.model
         vocabulary = whole.get_input_embeddings().num_embeddings
         check_prompt(inputs, layout, sum(image_tokens), vocabulary, self.parts.embeddings)
-        drops, renumbers = bool(self.needs.layers), self.needs.positions == "contiguous"
-        check_places(inputs, layout, drops or self.parts.changes_features, renumbers)
+        if self.needs.layers or self.parts.changes_features:
+            check_logits_to_keep(inputs.get("logits_to_keep"), layout)
+        if self.needs.positions == "contiguous":
+            check_positions(inputs.get("position_ids"), layout)
         self._vision.begin(image_tokens, (inputs.get("mm_encoder_outputs") or {}).get("image"))
         if self._generation is not None:
             self._generation.cache.release()
@@ -190,14 +189,8 @@ class Attachment:
             count_macs=self._count_macs,
             label=str(self.method),
         )
-        self._generation = Generation(
-            self.method,
-            self.needs,
-            cache,
-            prompt,
-            self.family.rotary,
-            fewer_features=self.parts.changes_features,
-        )
+        fewer_features = self.parts.changes_features
+        self._generation = Generation(self.method, cache, prompt, fewer_features=fewer_features)
         return self._generation
 
     @eager

@@ -38,15 +38,12 @@ class PromptAttention:
     @cached_property
     def visual(self) -> Tensor:
         """FloatTensor [batch, heads, Q, V]: attention on each visual token; 0 where it is not seen."""
-        slots = self.tokens.visual_slots.clamp_min(0)[:, None, None].expand(*self.weights.shape[:3], -1)
-        return self.weights.gather(3, slots).masked_fill(~self.tokens.present[:, None, None], 0)
+        return _on(self.tokens.visual_slots, self.weights)
 
     @cached_property
     def instruction(self) -> Tensor:
         """FloatTensor [batch, heads, Q, T]: attention on each of the row's T instruction tokens."""
-        slots = self.tokens.instruction_slots
-        found = self.weights.gather(3, slots.clamp_min(0)[:, None, None].expand(*self.weights.shape[:3], -1))
-        return found.masked_fill((slots < 0)[:, None, None], 0)
+        return _on(self.tokens.instruction_slots, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +61,7 @@ class Attention:
 
     @cached_property
     def scores(self) -> Tensor:
-        """FloatTensor [batch, V]: attention on each visual token, averaged over heads; -inf where it is not
-        seen.
-        """
+        """FloatTensor [batch, V]: attention on each visual token, mean over heads; -inf where unseen."""
         return self.head_scores.mean(dim=1).masked_fill(~self.seen, float("-inf"))
 
     @property
@@ -112,10 +107,6 @@ class ForwardPass:
     _columns: dict[TokenSet, Tensor] = field(default_factory=dict)
     _selections: dict[tuple[TokenSet, Tensor], TokenSet] = field(default_factory=dict)
 
-    def attend_only(self, first_layer: int, tokens: TokenSet) -> None:
-        """From `first_layer` on attend to `tokens`, which is all that those layers cache."""
-        self.attended[first_layer:] = [tokens] * (len(self.attended) - first_layer)
-
     def select(self, first_layer: int, cached: Sequence[TokenSet], keep: Tensor) -> None:
         """From `first_layer` on attend only to `keep` (BoolTensor [batch, V]) of the visual tokens cached."""
         for layer in range(first_layer, len(self.attended)):
@@ -134,8 +125,6 @@ class ForwardPass:
 
     def mask(self, tokens: TokenSet) -> Tensor | None:
         """Return the attention mask of the layers that attend to `tokens`, None where SDPA needs none."""
-        if not tokens.padded and not self.blocked:
-            return None
         if tokens not in self._masks:
             self._masks[tokens] = (
                 tokens.decode_mask(self.generated, self.blocked)
@@ -208,9 +197,7 @@ def newest_attention(
     weights = _weights(query, key, mask, scaling).reshape(batch, heads, -1)
     prompt, generated = weights[..., : tokens.width], weights[..., tokens.width :]
     class_mass = torch.cat([prompt @ tokens.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
-    visual_slots = tokens.visual_slots.clamp_min(0)[:, None].expand(-1, heads, -1)
-    head_scores = prompt.gather(2, visual_slots).masked_fill(~tokens.present[:, None], 0)
-    return Attention(class_mass, head_scores, tokens.present)
+    return Attention(class_mass, _on(tokens.visual_slots, prompt), tokens.present)
 
 
 def prompt_attention(
@@ -245,6 +232,12 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) ->
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     return logits.softmax(dim=-1)
+
+
+def _on(slots: Tensor, weights: Tensor) -> Tensor:
+    """Attention [batch, heads, ..., n] on `slots` [batch, n], of `weights` on all; 0 where a slot is -1."""
+    slots = slots.view(len(slots), *[1] * (weights.dim() - 2), -1).expand(*weights.shape[:-1], -1)
+    return weights.gather(-1, slots.clamp_min(0)).masked_fill(slots < 0, 0)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

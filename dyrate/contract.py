@@ -19,9 +19,7 @@ class Kept:
     """FloatTensor [B, V, hidden]: their new states on entering the layer; those of other tokens are ignored.
     """
     merged_into: Tensor | None = None
-    """LongTensor [B, V]: the token that each was merged into, itself or another; -1 for none. For
-    `run.merged` only.
-    """
+    """LongTensor [B, V], for `run.merged` only: which token each was merged into, perhaps itself; else -1."""
 
 
 class Contract:
@@ -40,9 +38,7 @@ class Contract:
         """Say which other parts the model gets, for the length of the `with` block."""
 
     def prefill(self, view: PrefillView) -> "Tensor | Kept | None":
-        """Return which visual tokens stay from this layer on (BoolTensor [B, V]), None for all present; or
-        `Kept`, with their new states.
-        """
+        """Return which visual tokens stay (BoolTensor [B, V]), `Kept` with their new states, None for all."""
         return None
 
     def decode(self, view: DecodeView) -> Tensor | None:

@@ -1,14 +1,15 @@
 """What stands before a model's entry points for the length of a `with` block."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import Any, NoReturn
 
 from dyrate.attention import ATTENTION
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.hooks import stand_in
 from dyrate.one_thread import Turn
 from dyrate.refusals import check_attention, check_generate
 
@@ -32,11 +33,13 @@ def guard_entry_points(
         check_generate(arguments, model.generation_config)
         with turn.taken("generate"):
             try:
-                return generate(*args, **_with_cache(kwargs))
+                kwargs.pop("past_key_values", None)  # an empty cache, whose place a reduced one takes
+                # One token a step, whatever configs say.
+                return generate(*args, **{**kwargs, "use_cache": True})
             finally:  # sampling from NaN fails by itself, but says less
                 check_made()
 
-    _replace(model, "generate", checked, undo)
+    stand_in(model, "generate", checked, undo)
     model.generate.dyrate_guard = True
 
     set_attention = model.set_attn_implementation
@@ -52,10 +55,10 @@ def guard_entry_points(
             raise
         return result
 
-    _replace(model, "set_attn_implementation", keeping_ours, undo)
+    stand_in(model, "set_attn_implementation", keeping_ours, undo)
     for name in _REFUSED:
         if hasattr(model, name):
-            _replace(model, name, _refusing(name), undo)
+            stand_in(model, name, partial(_refuse, name), undo)
 
 
 def guarded(model: Any) -> bool:
@@ -63,29 +66,8 @@ def guarded(model: Any) -> bool:
     return hasattr(model.generate, "dyrate_guard")
 
 
-def _with_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `generate()` under which it feeds one token a step, whatever configs say.
-
-    An empty cache is left out, as a reduced one would take its place.
-    """
-    kept = {name: value for name, value in arguments.items() if name != "past_key_values"}
-    return {**kept, "use_cache": True}
-
-
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise DyrateError(
-            f"{name}() is not supported under token reduction: continuous batching keeps a cache of its own "
-            "across prompts; call generate() with a left-padded batch"
-        )
-
-    return refuse
-
-
-def _replace(model: Any, name: str, stand_in: Callable[..., Any], undo: ExitStack) -> None:
-    before = vars(model).get(name)
-    if before is None:
-        undo.callback(delattr, model, name)
-    else:
-        undo.callback(setattr, model, name, before)
-    setattr(model, name, stand_in)
+def _refuse(name: str, *args: Any, **kwargs: Any) -> NoReturn:
+    raise DyrateError(
+        f"{name}() is not supported under token reduction: continuous batching keeps a cache of its own "
+        "across prompts; call generate() with a left-padded batch"
+    )

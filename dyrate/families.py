@@ -88,9 +88,7 @@ class Family:
         return height // self.patch_size, width // self.patch_size
 
     def positions(self, grid: tuple[int, int], places: int) -> Tensor:
-        """LongTensor [places, 2]: row and column of each visual token of an image; -1 for a class token,
-        which comes before the patches.
-        """
+        """LongTensor [places, 2]: rows and columns of an image's tokens; -1 for a class token, in front."""
         rows, columns = grid
         index = torch.arange(places) - (places - rows * columns)
         found = torch.stack([index // columns, index % columns], dim=1)

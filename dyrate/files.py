@@ -115,9 +115,7 @@ def open_own(path: Path) -> int:
 
 
 def lock(descriptor: int, otherwise: str) -> None:
-    """Lock an open file until it is closed, also by a kill; a `DyrateError` that says `otherwise` if another
-    process has it.
-    """
+    """Lock an open file until it is closed, also by a kill; `DyrateError` says `otherwise` if it is taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,8 +1,5 @@
-"""One generation under a reduction method: the prompt's forward, the decode steps, and all that is
-remembered.
-"""
+"""One generation under a reduction method: the prompt's forward, the decode steps, what is remembered."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,40 +8,30 @@ from dyrate.attention import Attention, ForwardPass
 from dyrate.cache import ReducedCache
 from dyrate.contract import Contract, Kept
 from dyrate.errors import DyrateError
-from dyrate.needs import Needs
 from dyrate.prompt import Prompt
 from dyrate.refusals import check_answer, check_ran
 from dyrate.token_set import TokenSet, gather_tokens
 from dyrate.views import AttentionByLayer, DecodeView, PrefillView
-
-Rotary = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Generation:
     """The state between a prompt's forward and its last decode step; the next prompt begins another one."""
 
     def __init__(
-        self,
-        method: Contract,
-        needs: Needs,
-        cache: ReducedCache,
-        prompt: Prompt,
-        rotary: Rotary,
-        *,
-        fewer_features: bool,
+        self, method: Contract, cache: ReducedCache, prompt: Prompt, *, fewer_features: bool
     ) -> None:
-        self.method, self.needs, self.cache = method, needs, cache
+        self.method, self.needs, self.cache = method, prompt.needs, cache
         self.fewer_features = fewer_features
         """Whether some of the prompt's visual tokens may have no features."""
         self.merged: dict[int, Tensor] = {}
         """By layer, LongTensor [batch, V]: `Kept.merged_into`."""
         self.state: dict[str, Tensor] = {}
         """What the method remembers."""
-        self.forward = ForwardPass(0, list(cache.cached), 0, needs.observed, needs.blocked)
+        self.forward = ForwardPass(0, list(cache.cached), 0, prompt.needs.observed, prompt.needs.blocked)
         """The forward under way, or the last one."""
         self._prompt: Prompt | None = prompt
         self._previous: dict[int, Attention] = {}
-        self._rotary = rotary
+        self._rotary = prompt.family.rotary
         self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
         """Of the tokens of the layers to come, where they are not those that the model hands down."""
 
@@ -99,6 +86,9 @@ class Generation:
             answer = self.method.prefill(
                 PrefillView(
                     layer=layer,
+                    step=0,
+                    present=tokens.present,
+                    visual_tokens=tokens.layout.visual_tokens,
                     attention=AttentionByLayer(
                         self.forward.attention, f"view at prefill, entering layer {layer},"
                     ),
@@ -145,7 +135,7 @@ class Generation:
         if tokens is cached[layer]:
             return hidden
         self.cache.cache_only(layer, tokens)
-        self.forward.attend_only(layer, tokens)
+        self.forward.attended[layer:] = cached[layer:]
         if columns is not None:
             hidden = gather_tokens(hidden, columns)
         if renumber:
@@ -183,7 +173,6 @@ class Generation:
             step=self.forward.index,
             present=tokens.present,
             visual_tokens=tokens.layout.visual_tokens,
-            valid=tokens.layout.valid,
             newest_state=hidden[:, -1],
             attention=AttentionByLayer(self.forward.attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before"),

@@ -4,14 +4,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from dyrate.errors import DyrateError
 
 # What a line of a table or a path could not show; and halves of characters, which UTF-8 does not have.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _INTEGERS = range(-(2**63), 2**63)  # what tensors and seeds can be
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 def hyperparameter(
@@ -52,55 +54,15 @@ class _UnfitError(Exception):
 
 
 def _as_kind(kind: Any, value: Any) -> Any:
-    origin, arguments = get_origin(kind) or kind, get_args(kind)
-    if origin in (Union, UnionType):
-        return _as_one_of(arguments, value)
-    if isinstance(value, list):
-        value = tuple(value)
-    if origin is tuple and arguments and isinstance(value, tuple):
-        return _as_tuple(arguments, value)
-    if origin is float and type(value) is int and value in _INTEGERS:
-        return float(value)
-    if origin is Literal:
-        if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise _UnfitError(f"one of {', '.join(map(repr, arguments))}")
-    elif isinstance(origin, type) and (
-        not isinstance(value, origin) or (isinstance(value, bool) and origin not in (bool, object))
-    ):
-        raise _UnfitError(f"a value of type {_name(kind)}")
-    return value
+    try:
+        return TypeAdapter(kind, config=_STRICT).validate_python(_as_tuples(value))
+    except (ValidationError, PydanticUserError):  # the latter for a type that takes no such config
+        name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        raise _UnfitError(f"a value of type {name.removeprefix('typing.')}") from None
 
 
-def _as_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The value in its own type where that is among them: 1 is no 1.0."""
-    if type(value) in kinds:
-        return value
-    for kind in kinds:
-        try:
-            return _as_kind(kind, value)
-        except _UnfitError:
-            continue
-    raise _UnfitError(f"a value of type {' or '.join(map(_name, kinds))}")
-
-
-def _as_tuple(kinds: tuple[Any, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(kinds) == 2 and kinds[1] is ...:
-        kinds = (kinds[0],) * len(values)
-    if len(kinds) != len(values):
-        raise _UnfitError(f"{len(kinds)} values")
-    found = []
-    for kind, value in zip(kinds, values, strict=True):
-        try:
-            found.append(_as_kind(kind, value))
-        except _UnfitError as unfit:
-            raise _UnfitError(f"of each entry {unfit}, not {value!r:.80}") from None
-    return tuple(found)
-
-
-def _name(kind: Any) -> str:
-    return (
-        "null" if kind is NoneType else str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
-    )
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _check_bounds(bounds: Mapping[str, Any], value: Any) -> None:

@@ -72,19 +72,35 @@ def _modules_on_the_way(top: Path, rest: Iterable[str]) -> Iterator[Path]:
 
 def package_modules(files: Iterable[Path], package: Path) -> set[str]:
     """Modules of the package that files outside it import; what `dyrate` re-exports counts as its home."""
-    homes = _re_exports(package)
+    homes = {f"{package.name}.{name}": home for name, home in public_names(package).items()}
     names = {name for path in files for name in _imports(path.stem, path)}
     return {home for name in names if _source(home := homes.get(name, name), package)}
 
 
-def _re_exports(package: Path) -> dict[str, str]:
-    """Full names that the package's `_HOME` table gives a module: dyrate.FastV -> dyrate.methods.fastv."""
+@cache
+def public_names(package: Path = PACKAGE) -> dict[str, str]:
+    """{name: its module} of what `dyrate` re-exports: what it imports for type checkers, and methods."""
     top = package / "__init__.py"
-    for node in syntax_tree(top, top.stat().st_mtime_ns).body:
-        match node:
-            case ast.Assign([ast.Name("_HOME")], ast.Dict() as table):
-                return {f"{package.name}.{name}": home for name, home in ast.literal_eval(table).items()}
-    return {}
+    tree = syntax_tree(top, top.stat().st_mtime_ns)
+    for_types = [node for block in tree.body if isinstance(block, ast.If) for node in block.body]
+    listed = [node for node in for_types if isinstance(node, ast.ImportFrom) and node.module]
+    found = {alias.name: str(node.module) for node in listed for alias in node.names}
+    methods = (place.partition(":") for place in built_in(package).values())
+    return found | {cls: module for module, _, cls in methods}
+
+
+@cache
+def built_in(package: Path = PACKAGE) -> dict[str, str]:
+    """{name: "module:Class"} of the classes in `methods` that have a `name`."""
+    found = {}
+    for path in sorted((package / "methods").glob("*.py")):
+        tree = syntax_tree(path, path.stat().st_mtime_ns)
+        for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            for line in cls.body:
+                match line:
+                    case ast.AnnAssign(target=ast.Name("name"), value=ast.Constant(str(name))):
+                        found[name] = f"{package.name}.methods.{path.stem}:{cls.name}"
+    return found
 
 
 def _source(module: str, package: Path) -> Path | None:
@@ -97,7 +113,9 @@ def _source(module: str, package: Path) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> tuple[str, ...]:
-    """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name."""
+    """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name;
+    so does `import a` with `a.b`.
+    """
     return _imports_at(module, path, path.stat().st_mtime_ns)
 
 
@@ -108,14 +126,20 @@ def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
 
 def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
     inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    modules: dict[str, str] = {}
     for node in _walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+            modules |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             up = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*up, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+    for node in _walk(tree):
+        match node:
+            case ast.Attribute(ast.Name(name), attribute) if name in modules:
+                yield f"{modules[name]}.{attribute}"
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

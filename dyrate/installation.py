@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyrate.eager import eager
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.hooks import eager, stand_in
 
 Resize = Callable[[Tensor], Tensor]
 """Images [images, channels, height, width] -> the same images in another size."""
@@ -63,7 +63,6 @@ class Installation:
         """Put in place what was asked for, until `undo` is closed."""
         if self._connector is not None:
             projector = self.family.projector
-            own = vars(projector).get("forward")
             plain: Callable[..., Any] = projector.forward
 
             @eager
@@ -79,8 +78,7 @@ class Installation:
                     )
                 return found
 
-            projector.forward = forward
-            undo.callback(_restore, projector, own)
+            stand_in(projector, "forward", forward, undo)
         if self.embeddings:
             embed = self.family.embed
             undo.callback(embed.register_forward_pre_hook(self._known_ids).remove)
@@ -98,9 +96,3 @@ class Installation:
         for token, embedding in self.embeddings.items():
             states = torch.where((self._ids == token)[..., None], embedding.to(states), states)
         return states
-
-
-def _restore(module: Any, forward: Any) -> None:
-    del module.forward
-    if forward is not None:
-        module.forward = forward

@@ -140,8 +140,8 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
     if get_origin(kind) is tuple:
         told["nargs"] = "+" if any(getattr(limit, "min_length", 0) for limit in limits) else "*"
         kind, _ = bare(get_args(kind)[0])
-    if kind is int:
-        told["type"] = _number
+    if kind in (int, float):
+        told["type"] = _whole_number if kind is int else _number
     choices = f"{{{','.join(get_args(kind))}}}" if get_origin(kind) is Literal else None
     return {**told, "metavar": _form(field)["metavar"] or choices, "required": field.is_required()}
 
@@ -155,8 +155,15 @@ def _default(field: FieldInfo) -> str:
     return f" (default: {' '.join(words)})"
 
 
-def _number(text: str) -> int | str:
+def _whole_number(text: str) -> int | str:
     return int(text) if _WHOLE.fullmatch(text) else text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:  # for the record to say
+        return text
 
 
 def _text(value: Any) -> str:

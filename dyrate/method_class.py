@@ -14,8 +14,6 @@ from dyrate.needs import Needs, checked
 
 # What changes the tokens. Everything else that can be overridden only has a part in one of these.
 _EFFECTS = ("prefill", "decode", "install")
-# Fields are called by the hyperparameters that configs and tables show, beside the method's name.
-_RESERVED = ("name",)
 _CLOSE = 0.8
 
 
@@ -88,7 +86,7 @@ def _folded(name: str) -> str:
 
 def _fields(cls: type[Any]) -> Iterable[str]:
     for field in dataclasses.fields(cls):
-        if field.name in _RESERVED:
+        if field.name == "name":  # stands beside the hyperparameters in configs and tables
             yield f"a field cannot be called {field.name!r}: without its type it is an attribute of the class"
         elif any(isinstance(vars(base).get(field.name), FunctionType) for base in cls.__mro__):
             yield f"the field {field.name!r} hides what the method does on being asked: give it another name"

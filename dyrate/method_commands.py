@@ -4,19 +4,38 @@ import argparse
 import json
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
+from dyrate.evaluation.job import Device, Dtype
+from dyrate.jobs import Job, Subparsers, asked, option
+from dyrate.typed import File, Positive
 
 if TYPE_CHECKING:
     from dyrate.reduction import ReductionMethod
 
-_Subparsers = argparse._SubParsersAction  # the type has no public name
+
+class VtwSearch(Job):
+    """Which layer to search for: the options of `dyrate search-vtw`."""
+
+    command_name = "search-vtw"
+
+    model: Annotated[str, option("what", "DIR_OR_ID", "checkpoint folder or hub id")]
+    eta: Annotated[float, option("how")] = 0.003
+    """largest divergence allowed; official: 0.003 for LLaVA-1.5-7B, 0.0005 for 13B, 0.0001 for
+    LLaVA-1.6-Vicuna-7B"""
+    first_layer: Annotated[int, option("how", "K", "shallowest layer to try")] = 5
+    data: Annotated[File | None, option("data", "FILE")] = None
+    """.jsonl or .parquet with `image` and `question` (default: the testbed's validation split)"""
+    limit: Annotated[Positive, option("data", "N", "questions to use")] = 20
+    seed: Annotated[int, option("data", "S", "of the validation split")] = 0
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    output: Annotated[File | None, option("result", "FILE", "also write the outcome as JSON")] = None
 
 
-def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate methods` and `dyrate search-vtw`; imports nothing heavy."""
     methods = subparsers.add_parser(
         "methods",
@@ -30,44 +49,15 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     methods.add_argument("--schema", action="store_true", help="print the JSON schema of NAME's config entry")
     methods.set_defaults(run=_methods)
 
-    search = subparsers.add_parser(
-        "search-vtw",
-        help="find the layer from which VTW can withdraw visual tokens",
-        description="VTW's published layer search (arXiv:2405.05803): withdraw the visual tokens from each\n"
+    search = VtwSearch.add_parser(
+        subparsers,
+        "find the layer from which VTW can withdraw visual tokens",
+        "VTW's published layer search (arXiv:2405.05803): withdraw the visual tokens from each\n"
         "layer on, compare the next-token distribution with the unpruned model's, and choose the\n"
         "first layer at which the mean KL divergence is at most eta.",
-        epilog="examples:\n  dyrate search-vtw --model models/testbed-s\n"
+        "examples:\n  dyrate search-vtw --model models/testbed-s\n"
         "  dyrate search-vtw --model llava-hf/llava-1.5-7b-hf --data questions.jsonl --eta 0.003",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    search.add_argument("--model", required=True, metavar="DIR_OR_ID", help="checkpoint folder or hub id")
-    search.add_argument(
-        "--eta",
-        type=float,
-        default=0.003,
-        help="largest divergence allowed (default: %(default)s; official: 0.003 for LLaVA-1.5-7B, 0.0005 for "
-        "13B, 0.0001 for LLaVA-1.6-Vicuna-7B)",
-    )
-    search.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="questions to use (default: %(default)s)"
-    )
-    search.add_argument(
-        "--first-layer",
-        type=int,
-        default=5,
-        metavar="K",
-        help="shallowest layer to try (default: %(default)s)",
-    )
-    search.add_argument(
-        "--data",
-        type=Path,
-        metavar="FILE",
-        help=".jsonl or .parquet with `image` and `question` (default: the testbed's validation split)",
-    )
-    search.add_argument("--seed", type=int, default=0, help="seed of the validation split (default: 0)")
-    search.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    search.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16 (default: float32)")
-    search.add_argument("--output", type=Path, metavar="FILE", help="also write the outcome as JSON")
     search.set_defaults(run=_search)
 
 
@@ -126,24 +116,17 @@ def _search(arguments: argparse.Namespace) -> int:
     from dyrate.methods.vtw_search import search_layer
     from dyrate.question_files import questions_from
 
-    if arguments.limit < 1:
-        raise DyrateError(f"--limit {arguments.limit}: expected at least one question")
-    questions = (
-        _testbed_questions(arguments.seed) if arguments.data is None else questions_from(arguments.data)
-    )
-    processor, model = load(locate(arguments.model), choose_device(arguments.device), arguments.dtype)
-    found = search_layer(
-        model,
-        _encoded(processor, model, islice(questions, arguments.limit)),
-        eta=arguments.eta,
-        first_layer=arguments.first_layer,
-    )
+    [job] = asked(VtwSearch, arguments)
+    questions = _testbed_questions(job.seed) if job.data is None else questions_from(job.data)
+    processor, model = load(locate(job.model), choose_device(job.device), job.dtype)
+    inputs = _encoded(processor, model, islice(questions, job.limit))
+    found = search_layer(model, inputs, eta=job.eta, first_layer=job.first_layer)
     print("layer  mean KL divergence")
     for layer, value in found.divergence.items():
         mark = f"  <- first at most {found.eta:g}" if layer == found.layer else ""
         print(f"{layer:5d}  {value:.6f}{mark}")
-    if arguments.output is not None:
-        files.write_text(arguments.output, found.to_json())
+    if job.output is not None:
+        files.write_text(job.output, found.to_json())
     if found.layer is None:
         raise DyrateError(
             f"no layer stays within eta = {found.eta:g} over {found.samples} questions; raise --eta"

@@ -3,9 +3,12 @@
 import dataclasses
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict
 
 from dyrate.errors import DyrateError
+from dyrate.typed import Record
 
 Queries = Literal["last", "instruction", "all"]
 """Whose attention: the newest token's, that of all instruction tokens, or that of the whole prompt."""
@@ -63,10 +66,16 @@ class Needs:
         found = self.attention
         return dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, "last")
 
-    @property
-    def reads_images(self) -> bool:
-        """Whether it must be known which image makes which visual tokens."""
-        return bool(self.tower)
+
+class _Words(Record):
+    """Of a method's needs, what does not depend on the model."""
+
+    attention: dict[int, Queries]
+    decode_mode: DecodeMode
+    positions: Positions
+    blocked: Annotated[frozenset[tuple[ClassName, ClassName]], Strict(False)]
+    tower: Mapping[int, Annotated[tuple[TowerPart, ...], Strict(False)]]
+    compression_tokens: Annotated[tuple[int, ...], Strict(False)]
 
 
 def checked(needs: Any, depth: int, what: str) -> Needs:
@@ -78,47 +87,23 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
         raise DyrateError(f"{what}: needs returned a {type(needs).__name__}; a dyrate.Needs is expected")
     prefill = layers_from(needs.prefill, depth, f"{what}: prefill")
     decode = layers_from(needs.decode, depth, f"{what}: decode")
-    observed = needs.attention
-    layers = layers_from(observed, depth, f"{what}: attention")
-    queries_of: Mapping[int, Queries]
-    queries_of = observed if isinstance(observed, Mapping) else dict.fromkeys(layers, "last")
-    found = dataclasses.replace(
-        needs, prefill=prefill, decode=decode, attention={layer: queries_of[layer] for layer in layers}
-    )
-    for layer, queries in found.observed.items():
-        _one_of(queries, Queries, f"{what}: attention of layer {layer}")
-        if queries != "last" and not any(asked > layer for asked in found.prefill):
+    layers = layers_from(needs.attention, depth, f"{what}: attention")
+    named = needs.attention if isinstance(needs.attention, Mapping) else {}
+    attention: dict[int, Queries] = {layer: named[layer] if named else "last" for layer in layers}
+    reported = max(layers, default=None) if needs.reported is None else needs.reported
+    found = dataclasses.replace(needs, prefill=prefill, decode=decode, attention=attention, reported=reported)
+    _Words.of({name: getattr(found, name) for name in _Words.model_fields}, lambda key: f"{what}: {key}")
+    for layer, queries in attention.items():
+        if queries != "last" and not any(asked > layer for asked in prefill):
             raise DyrateError(
                 f"{what}: the attention of {queries!r} queries at layer {layer} is there at prefill only, on "
-                f"entering a later layer; prefill is asked at {found.prefill or 'none'}"
+                f"entering a later layer; prefill is asked at {prefill or 'none'}"
             )
-    _one_of(needs.decode_mode, DecodeMode, f"{what}: decode_mode")
-    _one_of(needs.positions, Positions, f"{what}: positions")
-    for pair in needs.blocked:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise DyrateError(f"{what}: blocked holds {pair!r:.80}; (query class, key class) is expected")
-        for name in pair:
-            _one_of(name, ClassName, f"{what}: blocked")
-    if not isinstance(needs.tower, Mapping):
-        raise DyrateError(
-            f"{what}: tower is {needs.tower!r:.80}; a mapping of layers to their parts is expected"
-        )
-    for layer, parts in needs.tower.items():
-        if isinstance(layer, bool) or not isinstance(layer, int) or not isinstance(parts, tuple):
-            raise DyrateError(
-                f"{what}: tower has {layer!r:.40}: {parts!r:.80}; a layer and a tuple of parts is expected"
-            )
-        for part in parts:
-            _one_of(part, TowerPart, f"{what}: tower")
-    for token in needs.compression_tokens:
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise DyrateError(f"{what}: compression_tokens holds {token!r:.40}; token ids are expected")
-    reported = max(layers, default=None) if needs.reported is None else needs.reported
     if reported is not None and reported not in layers:
         raise DyrateError(
             f"{what}: reported is {reported!r}, which is none of the layers whose attention is read: {layers}"
         )
-    return dataclasses.replace(found, reported=reported)
+    return found
 
 
 def layers_from(found: Any, depth: int, what: str) -> tuple[int, ...]:
@@ -134,8 +119,3 @@ def layers_from(found: Any, depth: int, what: str) -> tuple[int, ...]:
             raise DyrateError(f"{what}: there is no layer {number}; the model has layers 0..{depth - 1}")
         layers.add(number)
     return tuple(sorted(layers))
-
-
-def _one_of(value: Any, words: Any, what: str) -> None:
-    if value not in get_args(words):
-        raise DyrateError(f"{what} is {value!r}; expected one of {', '.join(get_args(words))}")

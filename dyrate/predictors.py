@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 from dyrate import files
 from dyrate.errors import DyrateError
@@ -124,11 +124,7 @@ class Perceptron(nn.Sequential):
         """Return FloatTensor [..., outputs] of the mean over groups of x [..., groups, inputs], standardised;
         `log`: of its logarithm. One kernel on a GPU, see `perceptron`.
         """
-        hidden, out = self.get_submodule("0"), self.get_submodule("2")
-        assert isinstance(hidden, nn.Linear)
-        assert isinstance(out, nn.Linear)
-        numbers = hidden.weight, hidden.bias, out.weight, out.bias
-        return perceptron(x, Layers(standardise.mean, standardise.std, *numbers), log=log)
+        return perceptron(x, Layers(standardise.mean, standardise.std, *self.parameters()), log=log)
 
 
 class RatePredictor(nn.Module):
@@ -155,16 +151,7 @@ class RatePredictor(nn.Module):
 
     def forward(self, class_mass: Tensor) -> Tensor:
         """Return logits [batch, steps, K_r] of the class mass [batch, steps, heads, 4] of steps 0, 1, ..."""
-        if self.config.kind == "mlp":
-            return self.logits(self._of_class_mass(class_mass))
-        values = self.standardise(self.inputs(class_mass))
-        if self.config.kind == "window":
-            # Before step 0 there is nothing: zeros, the mean of the training data.
-            past = pad(values, (0, 0, self.config.history - 1, 0))
-            values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
-        if self.recurrent is not None:
-            values = self.recurrent(values)[0]
-        return self.logits(self.head(values))
+        return self.logits(self._outputs(class_mass, {}))
 
     def next_rates(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
         """Return the most probable rate (float64 [batch], the lower of two) of the next step; as `step`.
@@ -184,33 +171,30 @@ class RatePredictor(nn.Module):
 
         `state`, empty at step 0, is what the predictor remembers, tensors [batch, ...]; it is updated.
         """
+        return self._outputs(class_mass[:, None], state)[:, 0]
+
+    def _outputs(self, class_mass: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return what the head makes [batch, steps, outputs] of the next steps [batch, steps, heads, 4]."""
         if self.config.kind == "mlp":
-            return self._of_class_mass(class_mass[:, None])[:, 0]
+            assert isinstance(self.head, Perceptron)
+            groups = class_mass.flatten(-2)[..., None, :] if self.config.per_head else class_mass
+            return self.head.of_groups(groups, self.standardise)
         values = self.standardise(self.inputs(class_mass))
         if self.config.kind == "window":
-            past = state.get("predictor_past")
-            if past is None:
-                past = values.new_zeros((len(values), self.config.history - 1, values.shape[1]))
-            past = torch.cat([past, values[:, None]], dim=1)
-            state["predictor_past"] = past[:, 1:]
-            values = past.flatten(1)
+            # Before step 0 there is nothing: zeros, the mean of the training data.
+            nothing = values.new_zeros(len(values), self.config.history - 1, values.shape[2])
+            past = torch.cat([state.get("predictor_past", nothing), values], dim=1)
+            state["predictor_past"] = past[:, values.shape[1] :]
+            values = past.unfold(1, self.config.history, 1).transpose(-1, -2).flatten(-2)
         if self.recurrent is not None:
             hidden = state.get("predictor_hidden")
-            hidden = None if hidden is None else hidden[None].contiguous()
-            values, hidden = self.recurrent(values[:, None], hidden)
-            state["predictor_hidden"], values = hidden[0], values[:, 0]
+            values, last = self.recurrent(values, None if hidden is None else hidden[None].contiguous())
+            state["predictor_hidden"] = last[0]
         found: Tensor = self.head(values)
         return found
 
-    def _of_class_mass(self, class_mass: Tensor) -> Tensor:
-        assert isinstance(self.head, Perceptron)
-        groups = class_mass.flatten(-2)[..., None, :] if self.config.per_head else class_mass
-        return self.head.of_groups(groups, self.standardise)
-
     def logits(self, found: Tensor) -> Tensor:
-        """Return logits [..., K_r] of what the head makes; with `ordinal` those of a normal distribution, at
-        least one rate wide.
-        """
+        """Logits [..., K_r] of the head's outputs; `ordinal`: a normal distribution, at least a rate wide."""
         if self.config.output == "classes":
             return found
         rates = self.config.rates

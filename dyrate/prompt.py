@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dyrate.errors import DyrateError
 from dyrate.families import Family
-from dyrate.needs import Needs
+from dyrate.needs import Needs, TowerPart
 from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
-from dyrate.tower import TowerLayer
 from dyrate.vision import EncodedImages
 
 
@@ -65,26 +64,15 @@ class Prompt:
         found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first image
         return found.masked_fill((tokens < 0)[..., None], -1).to(self.layout.visual_tokens.device)
 
-    def tower(self, layer: int) -> TowerLayer:
+    def tower(self, layer: int) -> "TowerLayer":
         """Return a layer of the vision tower, as `needs` asks for it."""
         states = self.images.hidden_states
-        depth = len(self.family.tower_layers)
-        parts = {number % depth: asked for number, asked in self.needs.tower.items()}.get(layer % depth, ())
         if states is None:
             raise DyrateError(
                 f"{self.label}: layer {layer} of the vision tower was not kept: needs.tower must name it"
             )
-        at = layer % depth
-        return TowerLayer(
-            self.family,
-            at,
-            parts,
-            states[at],
-            states[at + 1],
-            self._by_token,
-            self._by_image,
-            self.count_macs,
-        )
+        at = layer % len(self.family.tower_layers)
+        return TowerLayer(self, at, states[at], states[at + 1])
 
     def project(self, features: Tensor) -> Tensor:
         """Return features of the tower as the connector projects them; [B, n, width] -> [B, n, hidden]."""
@@ -142,7 +130,7 @@ class Prompt:
     def _tokens_of_images(self) -> Tensor:
         return self.images.tokens_of(self.layout, self.image_tokens)
 
-    def _by_token(self, values: Tensor) -> Tensor:
+    def by_token(self, values: Tensor) -> Tensor:
         """Return what an image's tokens hold [images, tokens, ...] by visual token [B, V, ...], 0 for none.
 
         Of more tokens than the prompt has, the first ones (the class token) are left out.
@@ -152,7 +140,7 @@ class Prompt:
         found = torch.cat(rows)[tokens.clamp_min(0)]
         return found.masked_fill((tokens < 0).view(*tokens.shape, *[1] * (found.dim() - 2)), 0)
 
-    def _by_image(self, values: Tensor) -> Tensor:
+    def by_image(self, values: Tensor) -> Tensor:
         """Return what images hold [images, ...] by row [B, most images of a row, ...], 0 for none."""
         rows = self.images.of_rows(self.image_tokens)
         most = max(map(len, rows))
@@ -160,3 +148,73 @@ class Prompt:
         for row, images in enumerate(rows):
             found[row, : len(images)] = values[images.start : images.stop]
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class TowerLayer:
+    """What one layer of the vision tower holds of each visual token; B rows, V tokens, I images of a row.
+
+    It is computed when a method looks at it.
+    """
+
+    _prompt: Prompt
+    layer: int
+    before: Tensor
+    """FloatTensor [images, tokens, width]: the layer's input."""
+    after: Tensor
+    """Its output."""
+
+    @property
+    def states(self) -> Tensor:
+        """FloatTensor [B, V, width]: the layer's output, `hidden_states[layer + 1]` of transformers."""
+        self._check("states")
+        return self._prompt.by_token(self.after)
+
+    @property
+    def class_states(self) -> Tensor:
+        """FloatTensor [B, I, width]: that of each image's class token."""
+        self._check("states", class_token=True)
+        return self._prompt.by_image(self.after[:, 0])
+
+    @property
+    def keys(self) -> Tensor:
+        """FloatTensor [B, V, heads, D]: its keys, before any scaling."""
+        self._check("keys")
+        return self._prompt.by_token(self._rows()[1].transpose(1, 2))
+
+    @property
+    def class_attention(self) -> Tensor:
+        """FloatTensor [B, heads, V]: the class token's attention on each token, in float32; over all of an
+        image's tokens, itself included, it sums to 1.
+        """
+        self._check("class_attention", class_token=True)
+        query, key = self._rows()
+        weights = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).softmax(dim=-1)[:, :, 0]
+        self._prompt.count_macs(key.numel())
+        return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
+
+    @property
+    def received_attention(self) -> Tensor:
+        """FloatTensor [B, heads, V]: attention on each token, in float32, mean over its image's queries."""
+        self._check("received_attention")
+        query, key = self._rows()
+        weights = (query.float() @ key.float().transpose(-1, -2)).softmax(dim=-1).mean(dim=2)
+        self._prompt.count_macs(key.numel() * key.shape[2])
+        return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        images, tokens, width = self.before.shape
+        self._prompt.count_macs(2 * images * tokens * width * width)
+        return self._prompt.family.tower_rows(self.layer, self.before)
+
+    def _check(self, part: TowerPart, *, class_token: bool = False) -> None:
+        family, needs = self._prompt.family, self._prompt.needs
+        depth = len(family.tower_layers)
+        asked = {layer % depth: parts for layer, parts in needs.tower.items()}.get(self.layer, ())
+        if part not in asked:
+            raise DyrateError(
+                f"needs asks for {', '.join(asked) or 'nothing'} of layer {self.layer} of the vision "
+                f"tower, not for {part}"
+            )
+        if class_token and not family.class_tokens:
+            raise DyrateError(f"a vision tower of type {family.tower_type!r} has no class token")

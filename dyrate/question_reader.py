@@ -1,9 +1,8 @@
-"""Reads the question of a prompt, and encodes it with the text half of a CLIP model that a checkpoint
-carries.
-"""
+"""Reads the question of a prompt, and encodes it with the text half of a CLIP model in a checkpoint."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +45,14 @@ class QuestionReader:
         return self.encode(list(questions))
 
 
+@dataclass(frozen=True)
 class _TextEncoder:
-    """A CLIP text model, loaded when it is first used; texts longer than it takes are cut into parts, whose
-    features are averaged.
-    """
+    """A CLIP text model; texts longer than it takes are cut into parts, whose features are averaged."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._loaded: tuple[Any, Any] | None = None
+    folder: Path
 
-    def _load(self) -> tuple[Any, Any]:
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
         try:
@@ -76,8 +73,6 @@ class _TextEncoder:
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
         """Return FloatTensor [texts, width]; a `DyrateError` for an encoder that cannot be loaded."""
-        if self._loaded is None:
-            self._loaded = self._load()
         tokenizer, model = self._loaded
         longest = model.config.max_position_embeddings
         features = []

@@ -1,10 +1,10 @@
 """What generation under token reduction refuses, with the reason and what to do instead."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from dyrate.attention import ATTENTION, ForwardPass
@@ -32,14 +32,11 @@ _REFUSED_ARGUMENTS = {
 
 def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
     """Raise `DyrateError` for arguments of `generate()`, or of the model's own config, that are refused."""
-    configs = [
-        config for config in (arguments.get("generation_config"), default_config) if config is not None
-    ]
+    configs = arguments.get("generation_config"), default_config
 
     def requested(name: str) -> Any:
-        if arguments.get(name) is not None:
-            return arguments[name]
-        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+        values = (arguments.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in values if value is not None), None)
 
     for name, reason in _REFUSED_ARGUMENTS.items():
         value = requested(name)
@@ -63,10 +60,8 @@ def check_generate(arguments: Mapping[str, Any], default_config: Any) -> None:
     check_prefill_cache(arguments.get("past_key_values"), None)
 
 
-def check_forward(inputs: Mapping[str, Any], configs: Iterable[Any]) -> None:
-    """Raise `DyrateError` for arguments of the model's forward, or defaults in its configs, that cannot be
-    served.
-    """
+def check_forward(inputs: Mapping[str, Any], model_config: Any, family: Family) -> None:
+    """Raise `DyrateError` for arguments of the model's forward and states of its parts that are refused."""
     if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
         raise DyrateError(
             "a forward inside a with block cannot be traced or exported: what is kept depends on the prompt; "
@@ -85,6 +80,7 @@ def check_forward(inputs: Mapping[str, Any], configs: Iterable[Any]) -> None:
         )
     attentions = inputs.get("output_attentions")
     if attentions is None:
+        configs = (model_config, family.text_config)
         attentions = any(getattr(config, "output_attentions", False) for config in configs)
     if attentions:
         raise DyrateError(f"output_attentions is not supported: {_REFUSED_ARGUMENTS['output_attentions']}")
@@ -92,11 +88,8 @@ def check_forward(inputs: Mapping[str, Any], configs: Iterable[Any]) -> None:
         raise DyrateError(
             "labels are not supported: dropped tokens have no logits, so no loss can be computed"
         )
-
-
-def check_checkpointing(layers: Iterable[nn.Module]) -> None:
-    """Raise `DyrateError` if gradient checkpointing would take the cache away from a decoder layer."""
-    if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers):
+    check_attention(family)
+    if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in family.layers):
         raise DyrateError(
             "gradient checkpointing in train mode is not supported under token reduction: the decoder layers "
             "would run without the KV cache; call model.eval()"
@@ -136,14 +129,14 @@ def check_prompt(
     `image_tokens` counts those that the attention mask hides, too; `embedded` are ids beyond the vocabulary
     that a method has embeddings for.
     """
-    ids = inputs["input_ids"]
+    ids = inputs["input_ids"].cpu()
+    unknown = (ids < 0) | (ids >= vocabulary)
     for token in embedded:
-        ids = ids.masked_fill(ids == token, 0)
-    low, high = ids.aminmax()
-    if low < 0 or high >= vocabulary:
+        unknown &= ids != token
+    for row, column in unknown.nonzero().tolist():
         raise DyrateError(
-            f"input_ids holds {int(low if low < 0 else high)}; the model's vocabulary has the ids "
-            f"0..{vocabulary - 1}"
+            f"input_ids holds {ids[row, column]}; the model's vocabulary has the ids 0..{vocabulary - 1} "
+            f"(row {row}, column {column}): do tokenizer and model belong together?"
         )
     pixels = inputs.get("pixel_values")
     encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
@@ -160,15 +153,7 @@ def check_prompt(
         )
 
 
-def check_places(inputs: Mapping[str, Any], layout: TokenLayout, drops: bool, renumbers: bool) -> None:
-    """Raise `DyrateError` for arguments that name positions of the prompt which a method moves or drops."""
-    if drops:
-        _check_logits_to_keep(inputs.get("logits_to_keep"), layout)
-    if renumbers:
-        _check_positions(inputs.get("position_ids"), layout)
-
-
-def _check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
+def check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
     """Raise `DyrateError` unless positions that will be renumbered are consecutive in each row."""
     if position_ids is None:
         return
@@ -181,7 +166,7 @@ def _check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
         )
 
 
-def _check_logits_to_keep(wanted: Any, layout: TokenLayout) -> None:
+def check_logits_to_keep(wanted: Any, layout: TokenLayout) -> None:
     """Raise `DyrateError` for a tensor of positions of which some may be those of other tokens after a drop.
 
     An integer counts the newest tokens that reach the last layer.

@@ -1,13 +1,11 @@
 """Names of reduction methods: built in, plug-ins, files; and the dicts of configs. Needs no torch."""
 
-import ast
 import difflib
 import hashlib
 import inspect
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from dyrate.errors import DyrateError
 from dyrate.files import parse_json
+from dyrate.imports import built_in as built_in
 from dyrate.plugins import import_file, import_plugin, source_of
 
 if TYPE_CHECKING:
@@ -25,23 +24,6 @@ ENTRY_POINTS = "dyrate.methods"
 _FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<cls>[A-Za-z_]\w*)")
 _LONGEST_SLUG = 200  # bytes; a file name has 255, and results put suffixes behind
 _JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", tuple: "array"}
-
-
-@cache
-def built_in() -> dict[str, str]:
-    """Return {name: "module:Class"} of the classes in `dyrate/methods` that have a `name`; nothing is
-    imported.
-    """
-    found = {}
-    for path in sorted((Path(__file__).parent / "methods").glob("*.py")):
-        for node in ast.parse(path.read_bytes()).body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for line in node.body:
-                match line:
-                    case ast.AnnAssign(target=ast.Name("name"), value=ast.Constant(str(name))):
-                        found[name] = f"dyrate.methods.{path.stem}:{node.name}"
-    return found
 
 
 def references() -> dict[str, str]:

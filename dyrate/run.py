@@ -117,12 +117,7 @@ class Run:
         Entry t is of the step that feeds the t-th generated token, counted from 0. Steps of rows that have
         ended are among them.
         """
-        generation = self._last()
-        if len(generation.attended) < 2:
-            layers = len(generation.kept)
-            return self.visual_tokens.new_zeros((0, layers, len(self.visual_tokens)))
-        counts = [torch.stack(by_layer) for by_layer in generation.attended[1:]]
-        return torch.stack([count[:, self._rows(step)] for step, count in enumerate(counts, start=1)])
+        return self._attended()[1:]
 
     @property
     def class_mass(self) -> dict[int, Tensor]:
@@ -153,24 +148,19 @@ class Run:
         """
         import pandas as pd
 
-        visual, attended = self.visual_tokens, self._last().attended
-        steps = len(attended)
-        seen = visual.new_zeros((steps, len(visual)))
-        for index, by_layer in enumerate(attended):
-            seen[index] = by_layer[-1][self._rows(index)]
+        visual, attended = self.visual_tokens, self._attended()
+        seen = attended[:, -1:].sum(dim=1)
         retained = (seen.T.double() / visual[:, None].double()).cpu()
-        if self._reported_layer is None or not steps:
+        if self._reported_layer is None or not len(attended):
             mass = torch.full((*retained.shape, 4), float("nan"))
         else:
             mass = self.class_mass[self._reported_layer].mean(dim=2).transpose(0, 1).cpu()
-        columns = {
-            f"mass_{name}": mass[..., index].flatten()
-            for index, name in enumerate(("sys", "img", "ins", "res"))
-        }
-        row, step = torch.meshgrid(torch.arange(len(retained)), torch.arange(steps), indexing="ij")
-        columns = {"row": row.flatten(), "step": step.flatten(), **columns}
-        columns |= {"rate": 1 - retained.flatten(), "retained": retained.flatten()}
-        return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+        rows, steps = map(range, retained.shape)
+        index = pd.MultiIndex.from_product([rows, steps], names=["row", "step"])
+        names = ["mass_sys", "mass_img", "mass_ins", "mass_res"]
+        found = pd.DataFrame(mass.flatten(0, 1).numpy(), index, names)
+        found["rate"], found["retained"] = 1 - retained.flatten().numpy(), retained.flatten().numpy()
+        return found.reset_index()
 
     def begin(self, cache: ReducedCache) -> None:
         """Forget the last generation and start the record of a new one."""
@@ -224,6 +214,14 @@ class Run:
         if self._generation is None:
             raise DyrateError("the run is empty: call model.generate(...) inside the with block first")
         return self._generation
+
+    def _attended(self) -> Tensor:
+        """LongTensor [steps, layers, batch]: visual tokens seen at each step, first of all at the prefill."""
+        found = [
+            torch.stack(by_layer)[:, self._rows(step)] for step, by_layer in enumerate(self._last().attended)
+        ]
+        visual = self.visual_tokens
+        return torch.stack(found) if found else visual.new_zeros((0, len(self._last().kept), len(visual)))
 
     def _rows(self, step: int) -> Tensor | slice:
         """Index that puts a tensor recorded at `step` into the order of the rows after the last step."""

@@ -105,9 +105,7 @@ class TokenSet:
 
     @cached_property
     def instruction_slots(self) -> Tensor:
-        """LongTensor [batch, Q]: slots of each row's instruction tokens, ascending, after as many -1 as make
-        all rows equally long.
-        """
+        """LongTensor [batch, Q]: slots of instruction tokens, ascending; -1 in front of shorter rows."""
         instruction = self._of_slots(self.layout.classes) == TokenClass.INS
         order = instruction.to(torch.uint8).argsort(dim=1, stable=True)
         order = order[:, self.width - int(instruction.sum(dim=1).max()) :]

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dyrate.attention import Attention
 from dyrate.errors import DyrateError
 from dyrate.finite import witness
-from dyrate.prompt import Prompt
+from dyrate.prompt import Prompt, TowerLayer
 from dyrate.token_set import TokenSet, gather_tokens
-from dyrate.tower import TowerLayer
 
 
 class AttentionByLayer(Mapping[int, Attention]):
@@ -44,50 +43,55 @@ class AttentionByLayer(Mapping[int, Attention]):
 
 
 @dataclass(frozen=True, eq=False)
-class PrefillView:
-    """A batch of prompts on entering one layer; B rows, V the largest number of visual tokens of a row."""
+class View:
+    """A batch on entering one layer; B rows, V the largest number of visual tokens of a row."""
 
-    step: ClassVar[int] = 0
     layer: int
     """The layer being entered."""
+    step: int
+    """0 is the prefill, t >= 1 the t-th decode step."""
+    present: Tensor
+    """BoolTensor [B, V]: the visual tokens that are left; at decode, those that this layer has cached."""
+    visual_tokens: Tensor
+    """LongTensor [B]: V of each row, before any reduction."""
     attention: Mapping[int, Attention]
-    """By layer, of those that `needs` names and that have run."""
+    """By layer, of those that `needs` names and that have run at this step."""
     state: dict[str, Tensor]
     """Whatever the method wants to remember until the next call: tensors [B, ...], which follow their rows in
     beam search. Emptied at each prefill.
     """
-    _tokens: TokenSet
-    _hidden: Tensor
-    _prompt: Prompt
     _witnesses: dict[str, Tensor]
 
     @property
-    def present(self) -> Tensor:
-        """BoolTensor [B, V]: the visual tokens that are left."""
-        return self._tokens.present
-
-    @property
     def visual_counts(self) -> Tensor:
-        """LongTensor [B]: their number."""
-        return self._tokens.visual_counts
+        """LongTensor [B]: number of visual tokens that are present."""
+        return self.present.sum(dim=1)
 
     @property
     def valid(self) -> Tensor:
         """BoolTensor [B, V]: which entries stand for a visual token at all."""
-        return self._tokens.layout.valid
+        return torch.arange(self.present.shape[1], device=self.present.device) < self.visual_tokens[:, None]
 
-    @property
-    def visual_tokens(self) -> Tensor:
-        """LongTensor [B]: V of each row, before any reduction."""
-        return self._tokens.layout.visual_tokens
+    def expect_finite(self, name: str, values: Tensor) -> None:
+        """Let the generation fail, naming row and step, if any of `values` [B, ...] is NaN or infinite.
+
+        For numbers of the method's own, from which NaN would silently make a choice of tokens.
+        """
+        self._witnesses[name] = witness(values)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillView(View):
+    """A batch of prompts on entering one layer."""
+
+    _tokens: TokenSet
+    _hidden: Tensor
+    _prompt: Prompt
 
     @property
     def states(self) -> Tensor:
-        """FloatTensor [B, V, hidden]: states of the visual tokens on entering this layer; 0 where one is
-        absent.
-        """
-        states = gather_tokens(self._hidden, self._tokens.visual_slots.clamp_min(0))
-        return states.masked_fill(~self.present[:, :, None], 0)
+        """FloatTensor [B, V, hidden]: those of visual tokens on entering this layer; 0 for absent ones."""
+        return self._states(self._tokens.visual_slots)
 
     @property
     def instruction(self) -> Tensor:
@@ -96,10 +100,10 @@ class PrefillView:
 
     @property
     def instruction_states(self) -> Tensor:
-        """FloatTensor [B, Q, hidden]: states of the instruction's tokens on entering this layer; 0 at
-        padding.
-        """
-        slots = self._tokens.instruction_slots
+        """FloatTensor [B, Q, hidden]: those of the instruction on entering this layer; 0 at padding."""
+        return self._states(self._tokens.instruction_slots)
+
+    def _states(self, slots: Tensor) -> Tensor:
         return gather_tokens(self._hidden, slots.clamp_min(0)).masked_fill((slots < 0)[:, :, None], 0)
 
     @property
@@ -114,9 +118,7 @@ class PrefillView:
         return self._prompt.tower(layer)
 
     def project(self, features: Tensor) -> Tensor:
-        """Return features of the tower (FloatTensor [B, n, width]) as the connector projects them
-        (FloatTensor [B, n, hidden]).
-        """
+        """Return features of the tower [B, n, width] as the connector projects them, [B, n, hidden]."""
         return self._prompt.project(features)
 
     @property
@@ -133,46 +135,12 @@ class PrefillView:
         """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
         return self._prompt.row_seeds(seed)
 
-    def expect_finite(self, name: str, values: Tensor) -> None:
-        """Let the generation fail, naming row and step, if any of `values` [B, ...] is NaN or infinite.
-
-        For numbers of the method's own, from which NaN would silently make a choice of tokens.
-        """
-        self._witnesses[name] = witness(values)
-
 
 @dataclass(frozen=True, eq=False)
-class DecodeView:
-    """A batch at one decode step on entering one layer; sizes as in `PrefillView`."""
+class DecodeView(View):
+    """A batch at one decode step on entering one layer."""
 
-    layer: int
-    """The layer being entered."""
-    step: int
-    """t >= 1: the t-th decode step."""
-    present: Tensor
-    """BoolTensor [B, V]: the visual tokens that this layer has cached."""
-    visual_tokens: Tensor
-    """LongTensor [B]: V of each row, before any reduction."""
-    valid: Tensor
-    """BoolTensor [B, V]: which entries stand for a visual token at all."""
     newest_state: Tensor
     """FloatTensor [B, hidden]: the newest token's state on entering this layer."""
-    attention: Mapping[int, Attention]
-    """By layer, of those that `needs` names and that have run at this step."""
     previous: Mapping[int, Attention]
-    """That of the step before, of all layers that `needs` names."""
-    state: dict[str, Tensor]
-    """What the method remembers, see `PrefillView`."""
-    _witnesses: dict[str, Tensor]
-
-    @property
-    def visual_counts(self) -> Tensor:
-        """LongTensor [B]: number of visual tokens that this layer has cached."""
-        return self.present.sum(dim=1)
-
-    def expect_finite(self, name: str, values: Tensor) -> None:
-        """Let the generation fail if any of `values` [B, ...] is NaN or infinite, see `PrefillView`."""
-        self._witnesses[name] = witness(values)
-
-
-View = PrefillView | DecodeView
+    """Attention at the step before, of all layers that `needs` names."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyrate.eager import eager
 from dyrate.errors import DyrateError
 from dyrate.families import TOWERS, Family
+from dyrate.hooks import eager, stand_in
 from dyrate.installation import Installation
 from dyrate.needs import Needs
 from dyrate.tokens import TokenLayout
@@ -35,9 +35,7 @@ class EncodedImages:
     patches: int
     """Patches of each image that the encoder really saw."""
     hidden_states: Sequence[Tensor] | None = None
-    """FloatTensor [images, tokens, width]: the input of each of the tower's layers, and the output of the
-    last; where it was asked for.
-    """
+    """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
 
     def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
         """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
@@ -106,7 +104,7 @@ class VisionHooks:
         """The features made of `images`."""
         self._attached = False
         """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
-        if (parts.changes_features or needs.reads_images) and family.tower_type not in TOWERS:
+        if (parts.changes_features or needs.tower) and family.tower_type not in TOWERS:
             raise DyrateError(
                 f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
                 f"{family.tower_type!r}"
@@ -131,7 +129,7 @@ class VisionHooks:
         if self.needs.tower:
             undo.callback(tower.register_forward_hook(self._after_tower).remove)
         owner = self.family.encoder_owner
-        own, plain = vars(owner).get("get_image_features"), owner.get_image_features
+        plain = owner.get_image_features
 
         @wraps(plain)
         @eager
@@ -139,8 +137,7 @@ class VisionHooks:
             self._seen = None
             return self._after_encoder(plain(*args, **kwargs))
 
-        owner.get_image_features = get_image_features
-        undo.callback(_restore, owner, own)
+        stand_in(owner, "get_image_features", get_image_features, undo)
         undo.callback(self._detach)
         self._attached = True
 
@@ -256,9 +253,3 @@ def _homes(grid: Grid, seen: Grid, features: int, extra: int) -> Tensor:
         return torch.cat([torch.arange(extra), (row[:, None] * columns + column).flatten() + extra])
     total = rows * columns + extra
     return (torch.arange(features) * 2 + 1) * total // (2 * features)
-
-
-def _restore(owner: Any, function: Any) -> None:
-    del owner.get_image_features
-    if function is not None:
-        owner.get_image_features = function

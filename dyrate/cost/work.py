@@ -1,18 +1,17 @@
 """What passed through each layer: tokens, and pairs of a query and a key; exact sums over rows and steps."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from operator import mul
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dyrate.reduction import ReductionMethod
     from dyrate.run import Run
-
-
-_LISTS = ("tokens", "pairs")  # fields with a number for each layer
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,6 @@ class Work:
         return cls((0,) * layers, (0,) * layers)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Work":
-        """Return what was written as a JSON object."""
-        found: dict[str, Any] = {
-            key: tuple(value) if key in _LISTS else value for key, value in values.items()
-        }
-        return cls(**found)
-
-    @classmethod
     def encoder(cls, layers: int, images: int, patches: int) -> "Work":
         """Return that of encoding images, for a decoder of so many layers."""
         tokens = patches + 1 if images else 0
@@ -75,17 +66,12 @@ class Work:
 
     def plus(self, others: Iterable["Work"]) -> "Work":
         """Return the sum with `others`, of as many layers."""
-        parts = (self, *others)
-        columns = {
-            entry.name: [getattr(part, entry.name) for part in parts]
-            for entry in fields(self)
-            if entry.name not in _LISTS
-        }
-        return Work(
-            tuple(sum(column) for column in zip(*(part.tokens for part in parts), strict=True)),
-            tuple(sum(column) for column in zip(*(part.pairs for part in parts), strict=True)),
-            **{name: sum(column) for name, column in columns.items()},
-        )
+        parts, found = (self, *others), dict[str, Any]()
+        for entry in fields(self):
+            column = [getattr(part, entry.name) for part in parts]
+            per_layer = isinstance(column[0], tuple)
+            found[entry.name] = tuple(map(sum, zip(*column, strict=True))) if per_layer else sum(column)
+        return Work(**found)
 
     def __add__(self, other: "Work") -> "Work":
         return self.plus([other])
@@ -104,29 +90,12 @@ class Phases:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Phases":
         """Return what `to_json` gave, perhaps read from a file."""
-        return cls(
-            Work.of(values["prefill"]),
-            Work.of(values["decode"]),
-            Work.of(values["recompute"]),
-            values["steps"],
-        )
+        return _PHASES.validate_python(values)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON-able dicts of numbers and lists."""
-        return {
-            "steps": self.steps,
-            **{
-                name: {
-                    key: list(value) if isinstance(value, tuple) else value
-                    for key, value in asdict(work).items()
-                }
-                for name, work in (
-                    ("prefill", self.prefill),
-                    ("decode", self.decode),
-                    ("recompute", self.recompute),
-                )
-            },
-        }
+        found: dict[str, Any] = _PHASES.dump_python(self, mode="json")
+        return found
 
     def __add__(self, other: "Phases") -> "Phases":
         return Phases(
@@ -135,6 +104,9 @@ class Phases:
             self.recompute + other.recompute,
             self.steps + other.steps,
         )
+
+
+_PHASES = TypeAdapter(Phases)
 
 
 def schedule(prompt: Sequence[int], steps: int, patches: int = 0) -> Phases:

@@ -6,7 +6,7 @@ step of a method that is `capturable` (see `Needs`) is one CUDA graph; with othe
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -115,7 +115,7 @@ class Decoder:
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._step(self._run)
+            self._step()
         self._warm = True  # every kernel has been compiled
 
     def _capture(self) -> None:
@@ -127,7 +127,7 @@ class Decoder:
             if self.setting.capturable:
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool)
-                self._step(self._section)
+                self._step()
                 graph.capture_end()
                 self._graph = graph
             else:
@@ -151,7 +151,7 @@ class Decoder:
         graph.replay()
         return hidden
 
-    def _step(self, run: Callable[[int, Tensor], Tensor]) -> None:
+    def _step(self) -> None:
         """Run all sections, the method's say between them, and the record of it all."""
         attention: dict[int, Attention] = {}
         witnesses: dict[str, Tensor] = {}
@@ -164,7 +164,7 @@ class Decoder:
                     hidden = self.backbone.embed.index_select(0, self.tokens)
                 keep = self._decide(section, hidden, attention, state, witnesses)
                 chosen = self._apply(number, keep, chosen)
-            hidden = run(number, hidden)
+            hidden = self._run(number, hidden)
             for layer in self._observed.intersection(section.layers):
                 attention[layer] = _attention(self._attended[layer], section)
         self._remember(state, attention)
@@ -193,13 +193,11 @@ class Decoder:
             return None
         method, layer = self.setting.method, section.layers.start
         where = f"view at step {self._steps}, entering layer {layer},"
-        index = torch.arange(section.held.shape[1], device=hidden.device)
         view = DecodeView(
             layer=layer,
             step=self._steps,
             present=section.held,
             visual_tokens=self._visual_tokens,
-            valid=index < self._visual_tokens[:, None],
             newest_state=hidden,
             attention=AttentionByLayer(attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before", self._looked_at.add),
@@ -265,10 +263,8 @@ class Decoder:
         known = self.setting.capturable and self._warm
         for layer in self._looked_at.intersection(attention) if known else attention:
             found, old = attention[layer], self._previous.get(layer)
-            kept = [
-                self._kept(None if old is None else getattr(old, part), getattr(found, part))
-                for part in ("class_mass", "head_scores", "seen")
-            ]
+            parts = ("class_mass", "head_scores", "seen")
+            kept = (self._kept(getattr(old, part, None), getattr(found, part)) for part in parts)
             class_mass, head_scores, seen = kept
             self._previous[layer] = Attention(class_mass, head_scores, seen)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
 from dyrate.engine.parts import Watch, changing_hook
-from dyrate.kernels.quick_gelu import quick_gelu
+from dyrate.hooks import stand_in
+from dyrate.kernels.activations import quick_gelu
 
 _MOST_IMAGES = 16
 """More images keep the device busy anyway, and a graph would hold all their hidden states."""
@@ -44,8 +45,8 @@ class FusedEncoder:
             self._look()
         with ExitStack() as undo:
             for activation in self._activations:
-                undo.enter_context(_instead(activation, quick_gelu))
-            undo.enter_context(_instead(self._tower, self._forward))
+                stand_in(activation, "forward", quick_gelu, undo)
+            stand_in(self._tower, "forward", self._forward, undo)
             yield
         if self._watch is None:  # by now the model has put hooks of its own there
             self._watch = Watch(self._inner())
@@ -92,15 +93,3 @@ class FusedEncoder:
             self._output = self._plain(self._pixels, **kwargs)
         graph.replay()
         self._graph = graph
-
-
-@contextmanager
-def _instead(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    own = vars(module).get("forward")  # somebody else's, who stands in for the class's
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own

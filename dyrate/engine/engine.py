@@ -1,7 +1,7 @@
 """Generation on fused kernels and captured graphs, under any reduction method, with the usual run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -15,7 +15,7 @@ from dyrate.engine.decode import Decoder, DecodeSetting
 from dyrate.engine.encoder import FusedEncoder
 from dyrate.engine.memory import Memory, SlotCache
 from dyrate.engine.parts import Watch, check_surroundings, text_parts
-from dyrate.engine.prefill import fused_layers, places_known
+from dyrate.engine.prefill import fuse_layers, tell_places
 from dyrate.engine.request import (
     check_generation_config,
     check_needs_met,
@@ -118,9 +118,8 @@ class Engine:
                 raise DyrateError(
                     f"{method} attaches to models in a way of its own; use engine='transformers'"
                 )
-            embedded = attachment.parts.embeddings
-            check_needs_met(method, attachment.needs, embedded, vocabulary)
-            prompts = checked_inputs(inputs, device, vocabulary, image, ends, padding, embedded)
+            check_needs_met(method, attachment.needs, attachment.parts.embeddings, vocabulary)
+            prompts = checked_inputs(inputs, device, image, ends, padding)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
             setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(
@@ -164,8 +163,9 @@ class Engine:
         """Return the logits [batch, vocabulary] after the prompt, in float32."""
         mask = inputs["attention_mask"]
         position_ids = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
-        places = places_known(self.model.model, inputs["input_ids"], self.family.image_token_id)
-        with places, self._encoder.active(), fused_layers(self.family, self._backbone.layers):
+        with self._encoder.active(), ExitStack() as undo:
+            tell_places(self.model.model, inputs["input_ids"], self.family.image_token_id, undo)
+            fuse_layers(self.family, self._backbone.layers, undo)
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
         return found.logits[:, -1].float()  # type: ignore[no-any-return]
 

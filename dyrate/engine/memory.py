@@ -15,8 +15,7 @@ from torch import Tensor
 
 from dyrate.cache import ReducedCache
 from dyrate.kernels.arguments import Reading
-from dyrate.kernels.compact import compact
-from dyrate.kernels.store import store
+from dyrate.kernels.slots import compact, store
 from dyrate.token_set import TokenSet
 from dyrate.tokens import TokenClass, TokenLayout
 
@@ -49,11 +48,6 @@ class Section:
         """Its slots with visual tokens and those with text, LongTensor [batch, most of a row] each."""
         self._whole = False
 
-    @property
-    def slots(self) -> int:
-        """Slots of each row."""
-        return self.visual_capacity + self.text_capacity
-
     def prepare(self, tokens: TokenSet, new_tokens: int, generated: Tensor) -> bool:
         """Make room for what the layers hold after the prompt; return whether it lies elsewhere than before.
 
@@ -71,7 +65,7 @@ class Section:
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Copy the prompt's keys and values [batch, kv_heads, prompt slots, D] of a layer."""
         if layer not in self.keys:
-            shape = (*keys.shape[:2], self.slots, keys.shape[3])
+            shape = (*keys.shape[:2], self.visual_capacity + self.text_capacity, keys.shape[3])
             # Zeros: what is never read must not be NaN either, which a weight of 0 would not undo.
             self.keys[layer], self.values[layer] = keys.new_zeros(shape), values.new_zeros(shape)
         for states, memory in ((keys, self.keys[layer]), (values, self.values[layer])):
@@ -98,9 +92,7 @@ class Section:
         self.show(None)
 
     def show(self, keep: Tensor | None) -> None:
-        """Let steps read only `keep` (BoolTensor [batch, V]) of the visual tokens held, None for all of
-        them.
-        """
+        """Let steps read only `keep` (BoolTensor [batch, V]) of the visual tokens held, None for all."""
         self.seen = self.held if keep is None else keep & self.held
         compact(self.seen, self.visual, self.reading.chosen, self.reading.count)
 
@@ -110,20 +102,13 @@ class Section:
         self.show(None)
 
     def by_token(self, by_slot: Tensor) -> Tensor:
-        """Return attention [batch, heads, visual_capacity] by visual token [batch, heads, V], 0 where none is
-        held.
-        """
+        """Return attention [batch, heads, visual_capacity] by token [batch, heads, V], 0 if not held."""
         num_visual = self.seen.shape[1]
         if self._whole:
             return by_slot[..., :num_visual]
         spare = torch.where(self.visual < 0, num_visual, self.visual)[:, None].expand_as(by_slot)
         found = by_slot.new_zeros(*by_slot.shape[:2], num_visual + 1)
         return found.scatter_(2, spare, by_slot)[..., :num_visual]
-
-    def nbytes(self) -> int:
-        """Bytes behind keys and values, unused slots included."""
-        held = [*self.keys.values(), *self.values.values()]
-        return sum(states.untyped_storage().nbytes() for states in held)
 
     def _reserve(self, visual_tokens: int, text_tokens: int, tokens: TokenSet, generated: Tensor) -> bool:
         visual, text = (-(-count // _STEP) * _STEP for count in (visual_tokens, text_tokens))
@@ -133,15 +118,13 @@ class Section:
         self.keys, self.values = {}, {}
         self.visual_capacity = max(self.visual_capacity, visual)
         self.text_capacity = max(self.text_capacity, text)
-        batch, device = len(tokens.slots), tokens.slots.device
-        system, text_lengths = (torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(2))
-        self.visual = torch.full((batch, self.visual_capacity), -1, device=device)
+        self.visual = tokens.slots.new_full((len(tokens.slots), self.visual_capacity), -1)
         self.reading = Reading(
-            chosen=torch.zeros(batch, self.visual_capacity, dtype=torch.int32, device=device),
+            chosen=torch.zeros_like(self.visual, dtype=torch.int32),
             count=self._count,
             text_start=self.visual_capacity,
-            system=system,
-            text=text_lengths,
+            system=torch.zeros_like(self._count),
+            text=torch.zeros_like(self._count),
             generated=generated,
         )
         self.held = tokens.present.clone()
@@ -192,7 +175,8 @@ class Memory:
 
     def nbytes(self) -> int:
         """Bytes behind all keys and values, unused slots included."""
-        return sum(section.nbytes() for section in self.sections)
+        held = [part for section in self.sections for part in (section.keys, section.values)]
+        return sum(states.untyped_storage().nbytes() for by_layer in held for states in by_layer.values())
 
 
 class SlotCache(ReducedCache):

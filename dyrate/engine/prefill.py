@@ -4,8 +4,8 @@ Of the last layer only the newest token's output is made: the others' keys and v
 While the vision encoder runs, the host goes on and hands over the layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,27 +16,22 @@ from dyrate.attention import attention_forward
 from dyrate.engine.weights import LayerWeights
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.hooks import stand_in
+from dyrate.kernels.activations import swiglu
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.rope import rope_and_split
-from dyrate.kernels.swiglu import swiglu
 
 _AT_ONCE = 16384
 """Tokens that go through a feed-forward layer at once; enough to fill any GPU."""
 
 
-@contextmanager
-def fused_layers(family: Family, weights: Sequence[LayerWeights]) -> Iterator[None]:
-    """Let the model's decoder layers run on fused kernels; hooks around them stay what they are."""
-    with ExitStack() as undo:
-        last = len(weights) - 1
-        for index, (layer, fused) in enumerate(zip(family.layers, weights, strict=True)):
-            undo.callback(delattr, layer, "forward")
-            layer.forward = _forward(layer, fused, newest=index == last)
-        yield
+def fuse_layers(family: Family, weights: Sequence[LayerWeights], undo: ExitStack) -> None:
+    """Let decoder layers run on fused kernels until `undo` is closed; hooks around them stay as they are."""
+    for index, (layer, fused) in enumerate(zip(family.layers, weights, strict=True)):
+        stand_in(layer, "forward", _forward(layer, fused, newest=index == len(weights) - 1), undo)
 
 
-@contextmanager
-def places_known(model: Any, input_ids: Tensor, image_token_id: int) -> Iterator[None]:
+def tell_places(model: Any, input_ids: Tensor, image_token_id: int, undo: ExitStack) -> None:
     """Let a LLaVA model put visual features where the prompt [batch, columns] has image tokens.
 
     The host counts these before the forward; the model itself would wait for the encoder to compare numbers.
@@ -54,11 +49,7 @@ def places_known(model: Any, input_ids: Tensor, image_token_id: int) -> Iterator
             )
         return places[..., None]
 
-    model.get_placeholder_mask = get_placeholder_mask
-    try:
-        yield
-    finally:
-        del model.get_placeholder_mask
+    stand_in(model, "get_placeholder_mask", get_placeholder_mask, undo)
 
 
 def _forward(layer: Any, weights: LayerWeights, newest: bool) -> Callable[..., Tensor]:

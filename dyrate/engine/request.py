@@ -105,18 +105,15 @@ def check_new_tokens(new_tokens: Any) -> None:
 def checked_inputs(
     given: Mapping[str, Any],
     device: torch.device,
-    vocabulary: int,
     image_token_id: int,
     ends: Sequence[int],
     padding: int | None,
-    embedded: Collection[int] = (),
 ) -> dict[str, Tensor]:
     """Return the processor's inputs, always with an attention mask.
 
     Without one it is inferred as `generate()` does: tokens of padding's id are padding, unless that id also
-    ends a row. `embedded` are ids that a method may have embeddings for. Raises `DyrateError` for inputs that
-    the engine would not heed, for ids that are no tokens, for image tokens without images, and for a batch
-    whose padding cannot be told from its tokens.
+    ends a row. Raises `DyrateError` for inputs that the engine would not heed, for image tokens without
+    images, and for a batch whose padding cannot be told from its tokens.
     """
     inputs = {name: value for name, value in given.items() if value is not None}
     for name, value in inputs.items():
@@ -136,14 +133,6 @@ def checked_inputs(
             f"inputs['pixel_values'] is {shape}: [images, channels, height, width] is expected, or none"
         )
     on_host = ids.cpu()
-    unknown = (on_host < 0) | (on_host >= vocabulary)
-    for token in embedded:
-        unknown &= on_host != token
-    for row, column in unknown.nonzero().tolist():
-        raise DyrateError(
-            f"input_ids, row {row}, column {column}: {on_host[row, column]} is no token, as the model has "
-            f"{vocabulary}; do tokenizer and model belong together?"
-        )
     if pixels is None and (on_host == image_token_id).any():
         count = int((on_host == image_token_id).sum())
         raise DyrateError(f"the prompts have {count} image tokens, but there are no pixel_values")

@@ -67,10 +67,9 @@ class Backbone:
         check_parts(model)
         text = model.model.language_model
         cos, sin = _angles(text)
-        layers = fuse(family)
         return cls(
             embed=text.embed_tokens.weight,
-            layers=layers,
+            layers=[_fused(layer) for layer in family.layers],
             norm=text.norm.weight,
             head=model.lm_head.weight,
             head_bias=model.lm_head.bias,
@@ -92,11 +91,6 @@ def _angles(text: Any) -> tuple[Tensor, Tensor]:
             "all: use engine='transformers'"
         )
     return cos[0], sin[0]
-
-
-def fuse(family: Family) -> list[LayerWeights]:
-    """Fuse the weights of a model's decoder layers in place."""
-    return [_fused(layer) for layer in family.layers]
 
 
 @torch.inference_mode(False)  # what is made in that mode would be of no use to the model outside of it

@@ -33,17 +33,11 @@ def decode_attention(
     `heads` is a multiple of `kv_heads`. Sums are in float32. Without `statistics` only the output is
     computed.
     """
-    if not query.is_cuda:
-        return decode_attention_reference(query, keys, values, reading, scale, statistics)
-    from dyrate.kernels.device.attention import attend
+    if query.is_cuda:
+        from dyrate.kernels.device.attention import attend
 
-    return Attended(*attend(query, keys, values, reading, scale, statistics))
-
-
-def decode_attention_reference(
-    query: Tensor, keys: Tensor, values: Tensor, reading: Reading, scale: float, statistics: bool
-) -> Attended:
-    """Do the same with masks over all slots."""
+        return Attended(*attend(query, keys, values, reading, scale, statistics))
+    # With masks over all slots.
     batch, heads, width = query.shape
     kv_heads, slots = keys.shape[1:3]
     capacity, device = reading.chosen.shape[1], query.device

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as plain_linear
 
+from dyrate.kernels.activations import swiglu
 from dyrate.kernels.norm import rms_norm
-from dyrate.kernels.swiglu import swiglu
 
 FUSED_ROWS = 8
 """Up to this many rows one kernel reads the weight once and does everything; above it cuBLAS is faster."""
@@ -32,20 +32,6 @@ def linear(
         from dyrate.kernels.device.linear import fused_linear
 
         return fused_linear(x, weight, bias=bias, norm=norm, eps=eps, residual=residual, gated=gated)
-    return linear_composed(x, weight, bias=bias, norm=norm, eps=eps, residual=residual, gated=gated)
-
-
-def linear_composed(
-    x: Tensor,
-    weight: Tensor,
-    *,
-    bias: Tensor | None = None,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    gated: bool = False,
-) -> Tensor:
-    """Do the same by PyTorch's product and the kernels for the rest; on the CPU, the reference."""
     if norm is not None:
         x = rms_norm(x, norm, eps)
     if residual is not None and bias is None and not gated:

@@ -20,16 +20,10 @@ def perceptron(x: Tensor, layers: Layers, *, log: bool = False) -> Tensor:
     a GPU are one kernel.
     """
     fits = max(layers.hidden.numel(), layers.out.numel()) <= _MOST
-    fused = x.is_cuda and x.dim() == 4 and fits and not torch.is_grad_enabled()
-    if not fused or not x.numel():
-        return perceptron_reference(x, layers, log=log)
-    from dyrate.kernels.device.perceptron import run
+    if x.is_cuda and x.dim() == 4 and x.numel() and fits and not torch.is_grad_enabled():
+        from dyrate.kernels.device.perceptron import run
 
-    return run(x, layers, LOG_OFFSET if log else None)
-
-
-def perceptron_reference(x: Tensor, layers: Layers, *, log: bool = False) -> Tensor:
-    """Do the same with plain tensor operations."""
+        return run(x, layers, LOG_OFFSET if log else None)
     x = x.squeeze(-2) if x.shape[-2] == 1 else x.mean(dim=-2)
     if log:
         x = (x + LOG_OFFSET).log()

@@ -13,15 +13,10 @@ def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     `among` (BoolTensor [batch, V]): the entries that may be chosen, None for all. Those of -inf never are.
     NaN has no rank: a `NotFiniteError` on a CPU; on a GPU, which nobody waits for here, it is never chosen.
     """
-    if not scores.is_cuda or not scores.numel():
-        return top_reference(scores, counts, among)
-    from dyrate.kernels.device.rank import best
+    if scores.is_cuda and scores.numel():
+        from dyrate.kernels.device.rank import best
 
-    return best(scores, counts, among)
-
-
-def top_reference(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
-    """Do the same by sorting."""
+        return best(scores, counts, among)
     if among is not None:
         scores = scores.masked_fill(~among, float("-inf"))
     if (unranked := scores.isnan().any(dim=1)).any():

@@ -16,11 +16,15 @@ def rope_and_store(
     qkv [batch, (heads + 2 kv_heads) D], cos, sin [batch or 1, D], keys, values [batch, kv_heads, slots, D],
     written in place at `slots` (LongTensor [batch]) -> query [batch, heads, D].
     """
-    if not qkv.is_cuda:
-        return rope_and_store_reference(qkv, cos, sin, keys, values, slots)
-    from dyrate.kernels.device.rope import rotate_and_store
+    if qkv.is_cuda:
+        from dyrate.kernels.device.rope import rotate_and_store
 
-    return rotate_and_store(qkv, cos, sin, keys, values, slots)
+        return rotate_and_store(qkv, cos, sin, keys, values, slots)
+    query, key, value = rope_and_split(qkv[:, None], cos[:, None], sin[:, None], keys.shape[1])
+    rows = torch.arange(len(qkv), device=qkv.device)
+    keys[rows, :, slots] = key[:, :, 0].to(keys.dtype)
+    values[rows, :, slots] = value[:, :, 0].to(values.dtype)
+    return query[:, :, 0]
 
 
 def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,29 +34,10 @@ def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tupl
     tokens, D], key, value [batch, kv_heads, tokens, D]. In memory a token's heads lie side by side: SDPA's
     output takes the query's layout, and in this one the next product can read it as it is.
     """
-    if not qkv.is_cuda:
-        return rope_and_split_reference(qkv, cos, sin, kv_heads)
-    from dyrate.kernels.device.rope import rotate_and_split
+    if qkv.is_cuda:
+        from dyrate.kernels.device.rope import rotate_and_split
 
-    return rotate_and_split(qkv, cos, sin, kv_heads)
-
-
-def rope_and_store_reference(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
-) -> Tensor:
-    """Do what `rope_and_store` does with plain tensor operations."""
-    kv_heads = keys.shape[1]
-    query, key, value = rope_and_split_reference(qkv[:, None], cos[:, None], sin[:, None], kv_heads)
-    rows = torch.arange(len(qkv), device=qkv.device)
-    keys[rows, :, slots] = key[:, :, 0].to(keys.dtype)
-    values[rows, :, slots] = value[:, :, 0].to(values.dtype)
-    return query[:, :, 0]
-
-
-def rope_and_split_reference(
-    qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `rope_and_split` does with plain tensor operations."""
+        return rotate_and_split(qkv, cos, sin, kv_heads)
     batch, tokens, _ = qkv.shape
     states = qkv.reshape(batch, tokens, -1, cos.shape[-1]).transpose(1, 2)
     turning, value = states[:, :-kv_heads].float(), states[:, -kv_heads:]

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyrate.attention import Attention
 from dyrate.errors import DyrateError
 from dyrate.methods.stepwise_pruning import StepwisePruning, scheduled
 from dyrate.predictors import (
@@ -141,15 +142,11 @@ class DyRate(StepwisePruning):
 
     @torch.no_grad()
     def step_scores(self, view: View) -> Tensor:
-        """The learned ranking; else the attention of layer K-1, or of the deepest lagged layer at the step
-        before.
-        """
+        """The learned ranking; else the attention of layer K-1, or of the deepest lagged layer a step ago."""
         learned = self._on(view.present.device)
-        decoding = isinstance(view, DecodeView)
-        ranker = learned.decode_ranker if decoding else learned.prefill_ranker
-        before = (
-            {layer: view.previous[layer] for layer in self._lagged} if isinstance(view, DecodeView) else {}
-        )
+        ranker, before = learned.prefill_ranker, dict[int, Attention]()
+        if isinstance(view, DecodeView):
+            ranker, before = learned.decode_ranker, {layer: view.previous[layer] for layer in self._lagged}
         if ranker is None:
             return before[max(before)].scores if before else super().step_scores(view)
         seen = [*(view.attention[layer] for layer in range(self.layer)), *before.values()]

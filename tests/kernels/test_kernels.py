@@ -9,14 +9,13 @@ from transformers.activations import QuickGELUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, apply_rotary_pos_emb
 
 from dyrate.kernels import residual
+from dyrate.kernels.activations import quick_gelu, swiglu
 from dyrate.kernels.attention import decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
-from dyrate.kernels.quick_gelu import quick_gelu
 from dyrate.kernels.residual import ResidualStream
 from dyrate.kernels.rope import rope_and_split, rope_and_store
-from dyrate.kernels.swiglu import swiglu
 from tests.kernels.inputs import random_layers, random_reading, random_states
 
 RAGGED = {"counts": [20, 7, 0], "system": [3, 0, 4], "text": [9, 12, 4]}

@@ -1,30 +1,22 @@
-"""On a GPU: every kernel gives what its reference gives, alone and replayed in a CUDA graph."""
+"""On a GPU: every kernel gives what plain operations on a CPU give, alone and replayed in a CUDA graph."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dyrate.kernels.arguments import Layers, Reading
-from dyrate.kernels.attention import Attended, decode_attention, decode_attention_reference
-from dyrate.kernels.compact import compact, compact_reference
-from dyrate.kernels.linear import linear, linear_composed
-from dyrate.kernels.norm import rms_norm, rms_norm_reference
-from dyrate.kernels.perceptron import perceptron, perceptron_reference
-from dyrate.kernels.quick_gelu import quick_gelu, quick_gelu_reference
-from dyrate.kernels.rank import top, top_reference
+from dyrate.kernels.activations import quick_gelu, swiglu
+from dyrate.kernels.attention import Attended, decode_attention
+from dyrate.kernels.linear import linear
+from dyrate.kernels.norm import rms_norm
+from dyrate.kernels.perceptron import perceptron
+from dyrate.kernels.rank import top
 from dyrate.kernels.residual import ResidualStream
-from dyrate.kernels.rope import (
-    rope_and_split,
-    rope_and_split_reference,
-    rope_and_store,
-    rope_and_store_reference,
-)
-from dyrate.kernels.store import store, store_reference
-from dyrate.kernels.swiglu import swiglu, swiglu_reference
+from dyrate.kernels.rope import rope_and_split, rope_and_store
+from dyrate.kernels.slots import compact, store
 from tests.kernels.inputs import random_layers, random_reading, random_states
 
 pytestmark = [
@@ -71,9 +63,21 @@ def assert_same_attention(found: Attended, expected: Attended, tolerance: float)
     assert torch.equal(found.head_scores == 0, expected.head_scores == 0)
 
 
-def on_gpu(reading: Reading) -> Reading:
-    tensors = {field.name: getattr(reading, field.name) for field in fields(reading)}
-    return replace(reading, **{name: t.cuda() for name, t in tensors.items() if isinstance(t, Tensor)})
+def moved(value: Any, device: str) -> Any:
+    """A copy there of tensors, alone, in tuples or in the fields of a dataclass."""
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, tuple):
+        return tuple(moved(part, device) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+def on_cpu(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the function gives without its kernel."""
+    options = {name: moved(value, "cpu") for name, value in options.items()}
+    return moved(function(*moved(arguments, "cpu"), **options), "cuda")
 
 
 ATTENTION_SHAPES = [
@@ -97,7 +101,7 @@ def test_attention(
     counts = [(capacity, 0, capacity // 3)[row % 3] for row in range(batch)]
     text = [(60, 7, 21)[row % 3] for row in range(batch)]
     system = [(35, 0, 21)[row % 3] for row in range(batch)]
-    reading = on_gpu(random_reading(capacity, counts, system, text, generated=2))
+    reading = moved(random_reading(capacity, counts, system, text, generated=2), "cuda")
     query, keys, values = (
         states.cuda().to(dtype) for states in random_states(reading, heads, kv_heads, width, spare=40)
     )
@@ -106,8 +110,8 @@ def test_attention(
     def step() -> Attended:
         return decode_attention(query, keys, values, reading, scale, statistics)
 
-    def expected() -> Attended:
-        return decode_attention_reference(query, keys, values, reading, scale, statistics)
+    def expected() -> Any:
+        return on_cpu(decode_attention, query, keys, values, reading, scale, statistics)
 
     assert_same_attention(step(), expected(), TOLERANCE[dtype])
     graph, found = captured(step)
@@ -123,11 +127,11 @@ def test_attention(
 def test_attention_however_it_is_cut(block: int, stages: int, splits: int, statistics: bool) -> None:
     from dyrate.kernels.device.attention import AttentionTuning, attend
 
-    reading = on_gpu(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3))
+    reading = moved(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3), "cuda")
     states = [s.cuda() for s in random_states(reading, 4, 2, 16, spare=0)]
     tuning = AttentionTuning(block=block, stages=stages)
     found = Attended(*attend(*states, reading, 0.25, statistics, tuning, splits))
-    expected = decode_attention_reference(*states, reading, 0.25, statistics)
+    expected = on_cpu(decode_attention, *states, reading, 0.25, statistics)
     assert_same_attention(found, expected, 1e-5)
 
 
@@ -168,7 +172,8 @@ def test_linear(rows: int, features: int, d: int, extras: str, dtype: torch.dtyp
 
     def expected() -> Tensor:
         # In float32 and rounded once: the composition in half precision rounds after each part.
-        return linear_composed(x.float(), weight.float(), **given(torch.float32)).to(dtype)
+        found: Tensor = on_cpu(linear, x.float(), weight.float(), **given(torch.float32))
+        return found.to(dtype)
 
     assert_near(linear(x, weight, **given(dtype)), expected(), TOLERANCE[dtype])
     graph, found = captured(lambda: linear(x, weight, **given(dtype)))
@@ -204,7 +209,7 @@ def test_residual_stream(rows: int, biased: bool, dtype: torch.dtype) -> None:
         for _ in range(3):
             sums.append((sums[-1].float() + once).to(dtype))
         options = {"norm": norm.float(), "eps": 1e-5, "gated": True}
-        return linear_composed(sums[3].float(), up.float(), **options).to(dtype), sums[2], sums[3]
+        return on_cpu(linear, sums[3].float(), up.float(), **options).to(dtype), sums[2], sums[3]
 
     graph, found = captured(step)
     x.mul_(0.5)
@@ -227,8 +232,8 @@ def test_norm_and_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     gate_up.mul_(2)
     graph.replay()
     for normed, gated in (found, both()):
-        assert_near(normed, rms_norm_reference(x, weight, 1e-5), TOLERANCE[dtype])
-        assert_near(gated, swiglu_reference(gate_up), TOLERANCE[dtype])
+        assert_near(normed, on_cpu(rms_norm, x, weight, 1e-5), TOLERANCE[dtype])
+        assert_near(gated, on_cpu(swiglu, gate_up), TOLERANCE[dtype])
 
 
 @each_dtype
@@ -259,9 +264,8 @@ def test_rope(
     split_graph, found = captured(split)
     qkv.mul_(2)
     split_graph.replay()
-    for state, other, expected in zip(
-        found, split(), rope_and_split_reference(qkv, cos, sin, kv_heads), strict=True
-    ):
+    expected_states = on_cpu(rope_and_split, qkv, cos, sin, kv_heads)
+    for state, other, expected in zip(found, split(), expected_states, strict=True):
         assert state.transpose(1, 2).is_contiguous()
         assert_near(state, expected, TOLERANCE[dtype])
         assert_near(other, expected, TOLERANCE[dtype])
@@ -269,18 +273,18 @@ def test_rope(
     one = qkv[:, 0].contiguous(), cos[:, 0].contiguous(), sin[:, 0].contiguous()
     store_graph, query = captured(lambda: rope_and_store(*one, keys, values, slots))
     slots.add_(1).remainder_(29)
-    expected_keys, expected_values = keys.clone(), values.clone()
-    expected_query = rope_and_store_reference(*one, expected_keys, expected_values, slots)
+    cache = keys.cpu(), values.cpu()
+    expected_query = rope_and_store(*moved(one, "cpu"), *cache, slots.cpu())
     store_graph.replay()
-    for state, expected in ((query, expected_query), (keys, expected_keys), (values, expected_values)):
-        assert_near(state, expected, TOLERANCE[dtype])
+    for state, expected in zip((query, keys, values), (expected_query, *cache), strict=True):
+        assert_near(state, expected.cuda(), TOLERANCE[dtype])
 
 
 @each_dtype
 @pytest.mark.parametrize("shape", [(8, 577, 4096), (3, 5), (0, 4)], ids=str)
 def test_quick_gelu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(*shape, device="cuda").mul(3).to(dtype)
-    assert_near(quick_gelu(x), quick_gelu_reference(x), TOLERANCE[dtype])
+    assert_near(quick_gelu(x), on_cpu(quick_gelu, x), TOLERANCE[dtype])
 
 
 @torch.no_grad()
@@ -302,9 +306,8 @@ def test_quick_gelu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_perceptron(batch: int, tokens: int, groups: int, widths: tuple[int, int, int], log: bool) -> None:
     torch.manual_seed(0)
     x = torch.rand(batch, widths[0], groups, tokens, device="cuda").permute(0, 3, 2, 1)
-    drawn = random_layers(*widths)
-    layers = Layers(**{field.name: getattr(drawn, field.name).cuda() for field in fields(drawn)})
-    expected = perceptron_reference(x, layers, log=log)
+    layers = moved(random_layers(*widths), "cuda")
+    expected = on_cpu(perceptron, x, layers, log=log)
     graph, found = captured(lambda: perceptron(x, layers, log=log))
     x.copy_(x.flip(0))
     graph.replay()
@@ -323,8 +326,8 @@ def test_top(shape: tuple[int, int], ties: bool) -> None:
     for count in (0, 1, shape[1] // 3, shape[1]):
         counts = torch.randint(count, shape[1] + 1, shape[:1], device="cuda")
         counts[0] = count
-        assert torch.equal(top(scores, counts), top_reference(scores, counts))
-        assert torch.equal(top(scores, counts, among), top_reference(scores, counts, among))
+        assert torch.equal(top(scores, counts), on_cpu(top, scores, counts))
+        assert torch.equal(top(scores, counts, among), on_cpu(top, scores, counts, among))
 
 
 @pytest.mark.parametrize("slots", [1, 16, 576])
@@ -333,13 +336,14 @@ def test_compact(slots: int) -> None:
     keep = torch.rand(4, 600, device="cuda") < 0.3
     visual = torch.stack([torch.randperm(600, device="cuda")[:slots].sort().values for _ in range(4)])
     visual[1, slots // 2 :] = -1
-    made = [torch.zeros(4, slots, dtype=torch.int32, device="cuda") for _ in range(2)]
-    counts = [torch.zeros(4, dtype=torch.int32, device="cuda") for _ in range(2)]
-    compact(keep, visual, made[0], counts[0])
-    compact_reference(keep, visual, made[1], counts[1])
-    assert torch.equal(*counts)
-    for row, count in enumerate(counts[0].tolist()):
-        assert torch.equal(made[0][row, :count], made[1][row, :count])
+    chosen = torch.zeros(4, slots, dtype=torch.int32)
+    counts = torch.zeros(4, dtype=torch.int32)
+    made = moved((chosen, counts), "cuda")
+    compact(keep, visual, *made)
+    compact(keep.cpu(), visual.cpu(), chosen, counts)
+    assert torch.equal(made[1].cpu(), counts)
+    for row, count in enumerate(counts.tolist()):
+        assert torch.equal(made[0][row, :count].cpu(), chosen[row, :count])
 
 
 @each_dtype
@@ -348,7 +352,8 @@ def test_store(width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     states = draw(3, 2, 70, width, dtype=dtype)
     columns = torch.randint(0, 70, (3, 41), device="cuda")
-    made = [torch.zeros(3, 2, 90, width, device="cuda", dtype=dtype) for _ in range(2)]
-    store(states, columns, made[0], 33)
-    store_reference(states, columns, made[1], 33)
-    assert torch.equal(*made)
+    memory = torch.zeros(3, 2, 90, width, dtype=dtype)
+    made = memory.cuda()
+    store(states, columns, made, 33)
+    store(states.cpu(), columns.cpu(), memory, 33)
+    assert torch.equal(made.cpu(), memory)

@@ -1,8 +1,11 @@
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from dyrate.fingerprint import fingerprint, import_closure, local_closure
+import dyrate
+from dyrate.fingerprint import fingerprint, import_closure, local_closure, sources
+from dyrate.imports import public_names
 
 FILES = {
     "__init__.py": "from dyrate.registry import load",
@@ -97,6 +100,8 @@ def test_a_method_outside_the_package_counts_by_its_file(package, tmp_path):
         ("from ours.part import X", "ours/__init__.py"),
         ("from dyrate.methods.a import A", "dyrate/methods/a.py"),
         ("from dyrate import A", "dyrate/methods/a.py"),
+        ("import dyrate\nX = dyrate.A", "dyrate/methods/a.py"),
+        ("import dyrate as ours\nX = ours.A", "dyrate/methods/a.py"),
         ("import beside", "further.py"),
     ],
 )
@@ -107,7 +112,7 @@ def test_what_a_method_outside_the_package_imports_counts_too(package, tmp_path,
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours/__init__.py").write_text("")
     (tmp_path / "ours/part.py").write_text("")
-    (package / "__init__.py").write_text('_HOME = {"A": "dyrate.methods.a"}')
+    (package / "__init__.py").write_text("if TYPE_CHECKING:\n    from dyrate.methods.a import A as A")
     files = [tmp_path / "method.py"]
     before = fingerprint(["dyrate.base"], files, package)
 
@@ -115,6 +120,14 @@ def test_what_a_method_outside_the_package_imports_counts_too(package, tmp_path,
         stream.write("\nY = 2")
 
     assert fingerprint(["dyrate.base"], files, package) != before
+
+
+def test_each_public_name_counts_as_the_module_that_it_comes_from(tmp_path):
+    extra = tmp_path / "method.py"
+    for name in set(dir(dyrate)) - {"__version__", "load_method"}:
+        extra.write_text(f"from dyrate import {name}")
+        home = import_module(public_names()[name])
+        assert Path(str(home.__file__)) in sources([], [extra]), name
 
 
 def test_a_plug_in_counts_with_its_package_and_without_what_is_installed_beside_it(package, tmp_path):

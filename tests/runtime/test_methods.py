@@ -215,7 +215,7 @@ def test_the_search_command_prints_its_choice_and_writes_it(
     assert run(*common, "--eta", "100", "--output", str(outcome)) == 0
     assert 'choice over 2 questions: {"name": "vtw", "layer": 1}' in capsys.readouterr().out
     assert json.loads(outcome.read_text())["layer"] == 1
-    with pytest.raises(DyrateError, match="--limit -1"):
+    with pytest.raises(DyrateError, match="--limit: -1 is not a whole number from 1 on"):
         run("search-vtw", "--model", str(checkpoint), "--limit", "-1")
     with pytest.raises(DyrateError, match="raise --eta"):
         run(*common, "--eta", "0")

@@ -1,33 +1,15 @@
 """RMSNorm in Triton: a program for each vector."""
 # mypy: ignore-errors
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 
-def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return the RMSNorm of x [..., d] with weight [d]."""
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    _launch(x, None, weight, out, eps)
-    return out
-
-
-def add_and_normalise(x: Tensor, parts: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Add parts [n, rows, d] to x [rows, d] in place, and return the RMSNorm of the sum."""
-    out = torch.empty_like(x)
-    _launch(x, parts, weight, out, eps)
-    return out
-
-
-def add_parts(x: Tensor, parts: Tensor) -> None:
-    """Add parts [n, rows, d] to x [rows, d] in place."""
-    _launch(x, parts, None, None, 0.0)
-
-
-def _launch(x, parts, weight, out, eps):
+def normalise(
+    x: Tensor, parts: Tensor | None = None, weight: Tensor | None = None, out: Tensor | None = None, eps=0.0
+) -> None:
+    """Add parts [n, rows, d] to x [rows, d] in place; with a weight [d], write the RMSNorm of that to out."""
     if not x.is_contiguous() or not (parts is None or parts.is_contiguous()):
         raise ValueError("vectors and what is added to them must lie in memory without gaps")
     d = x.shape[-1]

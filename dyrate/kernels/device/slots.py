@@ -1,4 +1,4 @@
-"""Copying a prompt's keys and values in Triton: a program for some tokens of one head."""
+"""Slots in Triton: a program copies some tokens of one head, or lists the slots of a row."""
 # mypy: ignore-errors
 
 import triton
@@ -38,3 +38,21 @@ def _copy(
         memory + row * to_row + head * to_head + (first + at).to(tl.int64)[:, None] * to_token + d[None, :]
     )
     tl.store(target, tl.load(source, mask=inside, other=0.0), mask=inside)
+
+
+def list_slots(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
+    """Fill `chosen` and `count` as `compact` says."""
+    rows, slots = visual.shape
+    block = triton.next_power_of_2(slots)
+    _list[(rows,)](keep.contiguous(), visual, chosen, count, keep.shape[1], slots, block=block, num_warps=4)
+
+
+@triton.jit
+def _list(keep, visual, chosen, count, tokens, slots, block: tl.constexpr):
+    row = tl.program_id(0)
+    at = tl.arange(0, block)
+    token = tl.load(visual + row * slots + at, mask=at < slots, other=-1)
+    kept = tl.load(keep + row * tokens + token, mask=token >= 0, other=0) != 0
+    place = tl.cumsum(kept.to(tl.int32), axis=0)
+    tl.store(chosen + row * slots + place - 1, at, mask=kept)
+    tl.store(count + row, tl.sum(kept.to(tl.int32), axis=0))
