@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dyrate import files
 from dyrate.cost.shapes import ModelShape
@@ -20,7 +20,7 @@ from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import differences, scores
-from dyrate.evaluation.visual_tokens import true_means, whole_work
+from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
@@ -103,7 +103,7 @@ def evaluate_loaded(
     clock.lap("score")
     clock.stages["generate"] = generating
     clock.stages["harness"] -= generating
-    results.write_run(job.files.run, _run_information(job, model, tasks, clock))
+    files.write_json(job.files.run, _run_information(job, model, tasks, clock))
     return result
 
 
@@ -133,6 +133,7 @@ def _result(
         theirs = None
         if baseline is not None:
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
+        visual_tokens, work = means_and_work(model.records[loaded.name].tokens)
         benchmarks[benchmark.name] = {
             "task": loaded.name,
             "samples": len(found.samples),
@@ -140,8 +141,8 @@ def _result(
             "primary": benchmark.primary.name,
             "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
             "difference": theirs,
-            "visual_tokens": true_means(model.records[loaded.name].tokens),
-            "work": whole_work(model.records[loaded.name].tokens),
+            "visual_tokens": visual_tokens,
+            "work": work,
         }
     return {
         "schema": results.SCHEMA,
@@ -152,7 +153,7 @@ def _result(
         "label": model.method.label,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
-        "shape": asdict(ModelShape.of(model.model.config)),
+        "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
     }
 
@@ -197,7 +198,7 @@ def _run_information(
     generated = sum(record.generated for record in records.values())
     seconds = sum(record.seconds for record in records.values())
     return {
-        "schema": results.RUN_SCHEMA,
+        "schema": "dyrate.run",
         "version": results.VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "result": files.digest(files.read_bytes(job.files.result)),

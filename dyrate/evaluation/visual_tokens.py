@@ -1,10 +1,11 @@
 """Visual tokens per layer: sums over a batch's rows and steps, and the true means that results report."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from dyrate.cost.work import Phases
-from dyrate.evaluation.results import VisualTokens
+from dyrate.evaluation import results
 
 if TYPE_CHECKING:
     import torch
@@ -66,25 +67,18 @@ def add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
     return found
 
 
-def whole_work(batches: Iterable[TokenSums]) -> dict[str, Any] | None:
-    """The work of all batches; None where no sample had an image, or a batch does not say."""
-    total = None
-    for batch in batches:
-        total = add(total, batch)
-    return total.get("work") if total is not None else None
+def means_and_work(batches: Iterable[TokenSums]) -> tuple[results.VisualTokens | None, results.Phases | None]:
+    """Of all batches, the true means per layer and the work.
 
-
-def true_means(batches: Iterable[TokenSums]) -> VisualTokens | None:
-    """True means per layer from the sums of all batches; None where no sample had an image."""
-    batches = list(batches)
-    rows = sum(batch["rows"] for batch in batches)
-    steps = sum(batch["decode_steps"] for batch in batches)
-    if not rows:
-        return None
-    prefill = [sum(column) / rows for column in zip(*(batch["prefill"] for batch in batches), strict=True)]
-    decode = [sum(column) for column in zip(*(batch["decode"] for batch in batches), strict=True)]
-    return {
-        "total": sum(batch["total"] for batch in batches) / rows,
-        "prefill": prefill,
-        "decode": [value / steps for value in decode] if steps else None,
+    No means where no sample had an image, and no work where a batch does not say.
+    """
+    total = reduce(add, batches, None)
+    if total is None or not total["rows"]:
+        return None, None
+    rows, steps = total["rows"], total["decode_steps"]
+    means: results.VisualTokens = {
+        "total": total["total"] / rows,
+        "prefill": [kept / rows for kept in total["prefill"]],
+        "decode": [attended / steps for attended in total["decode"]] if steps else None,
     }
+    return means, cast("results.Phases | None", total.get("work"))
