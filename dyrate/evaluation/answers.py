@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,7 @@ def write(path: Path, samples: Mapping[str, Sequence[Sample]]) -> str:
     lines = [
         {
             "benchmark": benchmark,
-            "doc_id": sample.doc_id,
-            "unit": sample.unit,
-            "stratum": sample.stratum,
-            "prompt": sample.prompt,
-            "answer": sample.answer,
+            **asdict(sample),
             "references": json.dumps(sample.references, ensure_ascii=False),
             "scores": json.dumps(sample.scores, sort_keys=True),
         }
@@ -70,8 +67,8 @@ def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
             raise DyrateError(f"{where}: references: should be a list of texts")
         if not (isinstance(scores, dict) and all(isinstance(one, int | float) for one in scores.values())):
             raise DyrateError(f"{where}: scores: should be numbers by name")
-        texts = {key: line[key] for key in ("unit", "stratum", "prompt", "answer")}
-        sample = Sample(doc_id=line["doc_id"], references=references, scores=scores, **texts)
+        named = {key: value for key, value in line.items() if key != "benchmark"}
+        sample = Sample(**{**named, "references": references, "scores": scores})
         samples.setdefault(line["benchmark"], []).append(sample)
     if result is not None and (wanted := result["meta"].get("hashes", {}).get("answers")):
         counts = {name: found["samples"] for name, found in result["benchmarks"].items()}

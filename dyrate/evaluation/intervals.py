@@ -10,7 +10,7 @@ Pearson (1934), and a difference that is the same in many units is taken at its 
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,9 @@ def bootstrap(
     members = [np.flatnonzero(units.stratum == index) for index in range(len(units.strata))]
     means = np.empty((resamples, len(members), len(names)))
     for index, rows in enumerate(members):
-        for start, stop in _chunks(resamples, len(rows)):
+        size = max(1, _CHUNK // len(rows))
+        for start in range(0, resamples, size):
+            stop = min(start + size, resamples)
             counts = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=stop - start)
             means[start:stop, index] = counts @ table[rows] / len(rows)
         if 1 < len(rows) < FEW:
@@ -117,9 +119,3 @@ def difference_interval(units: Units, draws: Array) -> Interval:
     if units.smallest < 2 or (len(units) < FEW and not varies(draws)):
         return None, None
     return percentile_interval(draws)
-
-
-def _chunks(resamples: int, units: int) -> Iterator[tuple[int, int]]:
-    size = max(1, min(resamples, _CHUNK // max(units, 1)))
-    for start in range(0, resamples, size):
-        yield start, min(start + size, resamples)
