@@ -41,16 +41,21 @@ class Units:
         return len(self.names)
 
     @property
+    def members(self) -> list[NDArray[np.intp]]:
+        """The indices of each stratum's units."""
+        return [np.flatnonzero(self.stratum == index) for index in range(len(self.strata))]
+
+    @property
     def smallest(self) -> int:
         """Units of the smallest stratum."""
-        return int(np.bincount(self.stratum, minlength=len(self.strata)).min())
+        return min(map(len, self.members))
 
 
 def estimate(units: Units, statistic: Statistic) -> float:
     """The statistic of the units themselves."""
-    members = [np.flatnonzero(units.stratum == index) for index in range(len(units.strata))]
     means = {
-        name: np.array([column[rows].mean() for rows in members]) for name, column in units.columns.items()
+        name: np.array([column[rows].mean() for rows in units.members])
+        for name, column in units.columns.items()
     }
     return float(statistic(means))
 
@@ -69,9 +74,8 @@ def bootstrap(
     generator = np.random.default_rng([seed, signature])
     names = list(units.columns)
     table = np.stack([units.columns[name] for name in names], axis=1)
-    members = [np.flatnonzero(units.stratum == index) for index in range(len(units.strata))]
-    means = np.empty((resamples, len(members), len(names)))
-    for index, rows in enumerate(members):
+    means = np.empty((resamples, len(units.strata), len(names)))
+    for index, rows in enumerate(units.members):
         size = max(1, _CHUNK // len(rows))
         for start in range(0, resamples, size):
             stop = min(start + size, resamples)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-from dyrate.cost.work import Phases
 from dyrate.evaluation import results
 
 if TYPE_CHECKING:
@@ -55,16 +54,16 @@ def add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
     """The sums of two parts of a batch; None is a part without images."""
     if one is None or other is None:
         return one or other
-    found: TokenSums = {
-        "rows": one["rows"] + other["rows"],
-        "total": one["total"] + other["total"],
-        "prefill": [a + b for a, b in zip(one["prefill"], other["prefill"], strict=True)],
-        "decode": [a + b for a, b in zip(one["decode"], other["decode"], strict=True)],
-        "decode_steps": one["decode_steps"] + other["decode_steps"],
-    }
-    if "work" in one and "work" in other:
-        found["work"] = (Phases.of(one["work"]) + Phases.of(other["work"])).to_json()
-    return found
+    return cast(TokenSums, _sum(one, other))
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """The sum of numbers, of lists, or of mappings, in the keys of both."""
+    if isinstance(one, dict):
+        return {key: _sum(one[key], other[key]) for key in one if key in other}
+    if isinstance(one, list):
+        return [_sum(*pair) for pair in zip(one, other, strict=True)]
+    return one + other
 
 
 def means_and_work(batches: Iterable[TokenSums]) -> tuple[results.VisualTokens | None, results.Phases | None]:

@@ -113,7 +113,8 @@ def test_other_producers_can_have_it_as_a_json_schema(change: dict, right: bool)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "no such file"), ("{", "not JSON"), ("[]", r"x\.json: \[\] is not a mapping")]
+    ("text", "message"),
+    [(None, "no such file"), ("{", "not JSON"), ("[]", r"x\.json: \[\] is not a mapping")],
 )
 def test_what_is_no_result_file_is_said(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
@@ -141,7 +142,9 @@ def test_run_information_reads_back(tmp_path: Path) -> None:
     with pytest.raises(results.ResultError, match="version is missing"):
         results.read_run(tmp_path / "b.run.json")
     (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run", "version": 1}')
-    with pytest.raises(results.ResultError, match="date is missing\n.*wall_seconds is missing\n.*generate_seconds is missing"):
+    with pytest.raises(
+        results.ResultError, match=r"date is missing\n.*wall_seconds is missing\n.*generate_seconds is missing"
+    ):
         results.read_run(tmp_path / "b.run.json")
     wrong = {**RUN, "wall_seconds": "1", "seconds": 3, "version": 1}
     (tmp_path / "c.run.json").write_text(json.dumps(wrong))
