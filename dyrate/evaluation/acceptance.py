@@ -10,7 +10,6 @@ constants are chosen on the samples they are scored on: with few samples, 100 sa
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ _GUESSES: dict[str, Callable[[int], float]] = {  # by number of categories; wher
     "mme": lambda categories: 75.0 * categories,  # each answer by itself: 50 for accuracy, 25 for pairs
 }
 _ORACLE = pa.schema([("doc_id", pa.int64()), ("kind", pa.string()), ("answer", pa.string())])
+_Line = Mapping[str, Any]  # of that
 _SEEN, _BLIND = {"name": "none"}, {"name": "text_only"}
 _CONSTANTS = 5  # most frequent oracle answers of a kind that are tried as the one answer to all of it
 
@@ -101,7 +101,7 @@ def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, floa
     oracle = {loaded.name: _oracle(loaded, data) for loaded in asked}
     best, chance = {}, {}
     if asked:
-        best = _scored(asked, {task: found.answers for task, found in oracle.items()})
+        best = _scored(asked, {task: [line["answer"] for line in found] for task, found in oracle.items()})
         chance = _scored(asked, _constants(asked, oracle))
     for loaded in tasks:
         name = loaded.benchmark.name
@@ -113,13 +113,13 @@ def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, floa
     return best, chance
 
 
-def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, "_Oracle"]) -> dict[str, list[str]]:
+def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, Sequence[_Line]]) -> dict[str, list[str]]:
     """By task: to each question, the constant answer that scores best on its kind of question."""
-    tried = [{name: found.constants(rank) for name, found in oracle.items()} for rank in range(_CONSTANTS)]
+    tried = [{name: _constant(found, rank) for name, found in oracle.items()} for rank in range(_CONSTANTS)]
     points = [_answered(tasks, answers) for answers in tried]
     chosen = {}
     for loaded in tasks:
-        kinds = oracle[loaded.name].kinds
+        kinds = [line["kind"] for line in oracle[loaded.name]]
         totals: defaultdict[tuple[str, int], float] = defaultdict(float)
         for rank, answered in enumerate(points):
             for kind, sample in zip(kinds, answered[loaded.benchmark.name].samples, strict=True):
@@ -135,31 +135,24 @@ def _categories(loaded: LoadedTask) -> int:
     return len(set(loaded.task.eval_docs_no_media[stratum])) if stratum else 1
 
 
-@dataclass(frozen=True)
-class _Oracle:
-    """The true answers to a task's documents, and the kind of each question."""
-
-    answers: Sequence[str]
-    kinds: Sequence[str]
-
-    def constants(self, rank: int) -> list[str]:
-        """To each question, the answer of that rank by frequency within its kind."""
-        counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for kind, answer in zip(self.kinds, self.answers, strict=True):
-            counted[kind][answer] += 1
-        common = {kind: counts.most_common(_CONSTANTS) for kind, counts in counted.items()}
-        return [common[kind][min(rank, len(common[kind]) - 1)][0] for kind in self.kinds]
+def _constant(oracle: Sequence[_Line], rank: int) -> list[str]:
+    """To each question, the answer of that rank by frequency within its kind."""
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in oracle:
+        counted[line["kind"]][line["answer"]] += 1
+    common = {kind: counts.most_common(_CONSTANTS) for kind, counts in counted.items()}
+    ranked = {kind: answers[min(rank, len(answers) - 1)][0] for kind, answers in common.items()}
+    return [ranked[line["kind"]] for line in oracle]
 
 
-def _oracle(loaded: LoadedTask, data: Path) -> _Oracle:
-    """What the build's oracle file says, in the order of the task's documents."""
+def _oracle(loaded: LoadedTask, data: Path) -> list[_Line]:
+    """By the task's document, what the build's oracle file says: its true answer, and the question's kind."""
     path = data / f"{loaded.benchmark.name}.oracle.parquet"
     found = read_lines(path, _ORACLE, "`dyrate testbed build` writes it beside the benchmark")
     lines = {line["doc_id"]: line for line in found}
     if unknown := [row for row in loaded.rows if row not in lines]:
         raise DyrateError(f"{path}: no answer for row {unknown[0]} of {loaded.benchmark.name}")
-    chosen = [lines[row] for row in loaded.rows]
-    return _Oracle([line["answer"] for line in chosen], [line["kind"] for line in chosen])
+    return [lines[row] for row in loaded.rows]
 
 
 def _captions(loaded: LoadedTask) -> list[list[str]]:

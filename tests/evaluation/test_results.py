@@ -142,9 +142,7 @@ def test_run_information_reads_back(tmp_path: Path) -> None:
     with pytest.raises(results.ResultError, match="version is missing"):
         results.read_run(tmp_path / "b.run.json")
     (tmp_path / "b.run.json").write_text('{"schema": "dyrate.run", "version": 1}')
-    with pytest.raises(
-        results.ResultError, match=r"date is missing\n.*wall_seconds is missing\n.*generate_seconds is missing"
-    ):
+    with pytest.raises(results.ResultError, match=r"date is missing\n.*wall_seconds is missing\n"):
         results.read_run(tmp_path / "b.run.json")
     wrong = {**RUN, "wall_seconds": "1", "seconds": 3, "version": 1}
     (tmp_path / "c.run.json").write_text(json.dumps(wrong))
