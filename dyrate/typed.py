@@ -2,13 +2,24 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from dyrate.errors import DyrateError
+from dyrate.files import read_json, write_json
 
 _LONGEST = 200  # characters of a value in a complaint
 
@@ -45,6 +56,8 @@ def once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 Value = TypeVar("Value")
 NOT_NULL = BeforeValidator(_given)
+NotEmpty = Field(min_length=1)
+Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -56,9 +69,43 @@ OrAbsent = Annotated[Value | None, NOT_NULL]
 DistinctNames = Annotated[Names, AfterValidator(once)]
 
 
-def complaints(kind: type[BaseModel], error: ValidationError, place: Callable[[str], str]) -> Iterator[str]:
-    """Yield a line for each thing that a record of that kind does not take."""
-    for one in error.errors():
+def read(kind: type[Value], path: Path, fault: type[DyrateError]) -> Value:
+    """Read a JSON file of a kind, a `TypedDict` whose configuration is `Record`'s, more or less.
+
+    Raises a `fault` with a line per mistake: the file, its key, the value, and what would be right.
+    """
+    value = read_json(path, fault)
+    check(kind, value, path, fault)
+    found: Value = value
+    return found
+
+
+def write(kind: Any, path: Path, value: Mapping[str, Any], fault: type[DyrateError]) -> None:
+    """Check a value as `read` does, and write it atomically; equal ones give equal bytes."""
+    check(kind, value, path, fault)
+    write_json(path, value)
+
+
+def check(kind: Any, value: Any, path: Path, fault: type[DyrateError]) -> None:
+    """Raise a `fault`, as `read` does, for a value that is not of the kind that `path` should hold."""
+    try:
+        _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise fault("\n".join(f"{path}: {line}" for line in complaints(kind, error, str))) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def complaints(kind: type[Any], error: ValidationError, place: Callable[[str], str]) -> Iterator[str]:
+    """Yield a line for each thing that a record of that kind does not take.
+
+    A file of another `schema` or `version` has nothing else wrong: its keys are others.
+    """
+    errors = error.errors()
+    for one in [one for one in errors if one["loc"] in (("schema",), ("version",))] or errors:
         *outer, key = one["loc"] or ("",)
         where = place(".".join(map(str, one["loc"]))) if one["loc"] else ""
         if one["type"] == "extra_forbidden":
@@ -89,8 +136,16 @@ def bare(kind: Any, limits: Iterable[Any] = ()) -> tuple[Any, list[Any]]:
 def _keys(kind: Any, steps: Iterable[str | int]) -> list[str]:
     """The keys of the record to which steps lead, from one of that kind."""
     for step in steps:
-        kind, _ = bare(kind.model_fields[step].annotation if isinstance(step, str) else get_args(kind)[0])
-    return list(kind.model_fields)
+        inner = {dict: 1, list: 0, tuple: 0}.get(get_origin(kind))
+        kind, _ = bare(_fields(kind)[step] if inner is None else get_args(kind)[inner])
+    return list(_fields(kind))
+
+
+def _fields(kind: Any) -> dict[Any, Any]:
+    """The types of a record's fields, by name."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return get_type_hints(kind)
 
 
 def _what_is_wrong(error: Any) -> str:
@@ -103,7 +158,7 @@ def _what_is_wrong(error: Any) -> str:
             choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
             close = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            return f"{shown} is not one of {', '.join(choices)}{hint}"
+            return f"{shown} is not {'one of ' * (len(choices) > 1)}{', '.join(choices)}{hint}"
         case "string_pattern_mismatch":
             return f"{shown} does not match {context['pattern']!r}" if value.strip() else "nothing is given"
         case "string_too_long":
@@ -127,6 +182,7 @@ _KINDS = {
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
+    "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "path_type": "the path of a file",

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from dyrate.evaluation.results import Estimate
 from dyrate.study import Study
-from dyrate.trace.files import Estimate, Summary, TracedBenchmark, TraceError, TraceFiles, read_summary
+from dyrate.trace.files import Summary, TracedBenchmark, TraceError, TraceFiles, read_summary
 
 
 def read_summaries(study: Study) -> tuple[Summary, ...]:

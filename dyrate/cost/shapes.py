@@ -55,7 +55,7 @@ class ModelShape:
     vision: VisionShape
 
     @classmethod
-    def read(cls, values: Mapping[str, Mapping[str, int]]) -> "ModelShape":
+    def read(cls, values: Mapping[str, Any]) -> "ModelShape":
         """Return the shape that `dataclasses.asdict` gave, perhaps read from a file."""
         return cls(TextShape(**values["text"]), VisionShape(**values["vision"]))
 

@@ -8,24 +8,22 @@ constants are chosen on the samples they are scored on: with few samples, 100 sa
 """
 
 import argparse
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dyrate import files, registry
 from dyrate.errors import DyrateError
+from dyrate.evaluation.answers import read_lines
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
 from dyrate.evaluation.evaluate import evaluate_loaded, load
-from dyrate.evaluation.harness import run_harness
+from dyrate.evaluation.harness import Answered, run_harness
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
@@ -39,6 +37,8 @@ _GUESSES: dict[str, Callable[[int], float]] = {  # by number of categories; wher
     "mmb": lambda _: 25.0,  # prefers one option's text, whatever its letter
     "mme": lambda categories: 75.0 * categories,  # each answer by itself: 50 for accuracy, 25 for pairs
 }
+_ORACLE = pa.schema([("doc_id", pa.int64()), ("kind", pa.string()), ("answer", pa.string())])
+_Line = Mapping[str, Any]  # of that
 _SEEN, _BLIND = {"name": "none"}, {"name": "text_only"}
 _CONSTANTS = 5  # most frequent oracle answers of a kind that are tried as the one answer to all of it
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     table = accept(arguments.models, arguments.samples, arguments.data, arguments.output)
     text = markdown(table)
-    files.write_text(arguments.output / "acceptance.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
+    files.write_json(arguments.output / "acceptance.json", table)
     files.write_text(arguments.output / "acceptance.md", text)
     print(text)  # noqa: T201 - the command's output
     return 0 if all(row["passed"] for row in table["rows"]) else 1
@@ -99,8 +99,10 @@ def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, floa
     """Per benchmark: the attainable score, and what is to be had without looking."""
     asked = [loaded for loaded in tasks if loaded.benchmark.kind != "caption"]
     oracle = {loaded.name: _oracle(loaded, data) for loaded in asked}
-    best = _scored(asked, {task: found.answers for task, found in oracle.items()})
-    chance = _scored(asked, _constants(asked, oracle))
+    best, chance = {}, {}
+    if asked:
+        best = _scored(asked, {task: [line["answer"] for line in found] for task, found in oracle.items()})
+        chance = _scored(asked, _constants(asked, oracle))
     for loaded in tasks:
         name = loaded.benchmark.name
         if loaded.benchmark.kind == "caption":
@@ -111,17 +113,17 @@ def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, floa
     return best, chance
 
 
-def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, "_Oracle"]) -> dict[str, list[str]]:
+def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, Sequence[_Line]]) -> dict[str, list[str]]:
     """By task: to each question, the constant answer that scores best on its kind of question."""
-    tried = [{name: found.constants(rank) for name, found in oracle.items()} for rank in range(_CONSTANTS)]
-    points = [_points(tasks, answers) for answers in tried] if tasks else []
+    tried = [{name: _constant(found, rank) for name, found in oracle.items()} for rank in range(_CONSTANTS)]
+    points = [_answered(tasks, answers) for answers in tried]
     chosen = {}
     for loaded in tasks:
-        kinds = oracle[loaded.name].kinds
+        kinds = [line["kind"] for line in oracle[loaded.name]]
         totals: defaultdict[tuple[str, int], float] = defaultdict(float)
-        for rank, scored in enumerate(points):
-            for kind, value in zip(kinds, scored[loaded.name], strict=True):
-                totals[kind, rank] += value
+        for rank, answered in enumerate(points):
+            for kind, sample in zip(kinds, answered[loaded.benchmark.name].samples, strict=True):
+                totals[kind, rank] += next(iter(sample.scores.values()))  # the first that lmms-eval gives
         best = {kind: max(range(_CONSTANTS), key=lambda rank: totals[kind, rank]) for kind in set(kinds)}
         chosen[loaded.name] = [tried[best[kind]][loaded.name][index] for index, kind in enumerate(kinds)]
     return chosen
@@ -133,40 +135,24 @@ def _categories(loaded: LoadedTask) -> int:
     return len(set(loaded.task.eval_docs_no_media[stratum])) if stratum else 1
 
 
-@dataclass(frozen=True)
-class _Oracle:
-    """The true answers to a task's documents, and the kind of each question."""
-
-    answers: Sequence[str]
-    kinds: Sequence[str]
-
-    def constants(self, rank: int) -> list[str]:
-        """To each question, the answer of that rank by frequency within its kind."""
-        counted: dict[str, Counter[str]] = {}
-        for kind, answer in zip(self.kinds, self.answers, strict=True):
-            counted.setdefault(kind, Counter())[answer] += 1
-        common = {kind: counts.most_common(_CONSTANTS) for kind, counts in counted.items()}
-        return [common[kind][min(rank, len(common[kind]) - 1)][0] for kind in self.kinds]
+def _constant(oracle: Sequence[_Line], rank: int) -> list[str]:
+    """To each question, the answer of that rank by frequency within its kind."""
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in oracle:
+        counted[line["kind"]][line["answer"]] += 1
+    common = {kind: counts.most_common(_CONSTANTS) for kind, counts in counted.items()}
+    ranked = {kind: answers[min(rank, len(answers) - 1)][0] for kind, answers in common.items()}
+    return [ranked[line["kind"]] for line in oracle]
 
 
-def _oracle(loaded: LoadedTask, data: Path) -> _Oracle:
-    """What the build's oracle file says, in the order of the task's documents."""
+def _oracle(loaded: LoadedTask, data: Path) -> list[_Line]:
+    """By the task's document, what the build's oracle file says: its true answer, and the question's kind."""
     path = data / f"{loaded.benchmark.name}.oracle.parquet"
-    if not path.is_file():
-        raise DyrateError(f"{path}: no such file; `dyrate testbed build` writes it beside the benchmark")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DyrateError(
-            f"{path}: cannot be read as parquet ({error}); make it by `dyrate testbed build`"
-        ) from None
-    if missing := [name for name in ("doc_id", "kind", "answer") if name not in table.column_names]:
-        raise DyrateError(f"{path}: no oracle file: column {missing[0]!r} is missing")
-    lines = {line["doc_id"]: line for line in table.to_pylist()}
+    found = read_lines(path, _ORACLE, "`dyrate testbed build` writes it beside the benchmark")
+    lines = {line["doc_id"]: line for line in found}
     if unknown := [row for row in loaded.rows if row not in lines]:
         raise DyrateError(f"{path}: no answer for row {unknown[0]} of {loaded.benchmark.name}")
-    chosen = [lines[row] for row in loaded.rows]
-    return _Oracle([line["answer"] for line in chosen], [line["kind"] for line in chosen])
+    return [lines[row] for row in loaded.rows]
 
 
 def _captions(loaded: LoadedTask) -> list[list[str]]:
@@ -176,32 +162,18 @@ def _captions(loaded: LoadedTask) -> list[list[str]]:
 
 
 def _scored(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Primary scores of given answers, by task and document."""
-    if not tasks:
-        return {}
-    found = run_harness(_lookup(answers), tasks)
-    return {
-        loaded.benchmark.name: scores(
-            loaded.benchmark,
-            found[loaded.benchmark.name].samples,
-            found[loaded.benchmark.name].aggregates,
-            seed=0,
-            resamples=1,
-        )[loaded.benchmark.primary.name]["value"]
-        for loaded in tasks
-    }
+    """Primary scores of given answers, by benchmark."""
+    found = _answered(tasks, answers)
+    primary = {}
+    for benchmark in (loaded.benchmark for loaded in tasks):
+        samples, aggregates = found[benchmark.name].samples, found[benchmark.name].aggregates
+        scored = scores(benchmark, samples, aggregates, seed=0, resamples=1)
+        primary[benchmark.name] = scored[benchmark.primary.name]["value"]
+    return primary
 
 
-def _points(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
-    """Each sample's own number (the first that lmms-eval gives), by task and document."""
-    found = run_harness(_lookup(answers), tasks)
-    return {
-        loaded.name: [next(iter(sample.scores.values())) for sample in found[loaded.benchmark.name].samples]
-        for loaded in tasks
-    }
-
-
-def _lookup(answers: Mapping[str, Sequence[str]]) -> Any:
+def _answered(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, Answered]:
+    """What lmms-eval makes of given answers, by task and document."""
     from lmms_eval.api.model import lmms
 
     class Lookup(lmms):  # type: ignore[misc]
@@ -216,7 +188,7 @@ def _lookup(answers: Mapping[str, Sequence[str]]) -> Any:
         def clean(self) -> None:
             """There is no model to let go of."""
 
-    return Lookup()
+    return run_harness(Lookup(), tasks)
 
 
 def _row(seen: Result, blind: Result, benchmark: str, attainable: float, chance: float) -> dict[str, Any]:

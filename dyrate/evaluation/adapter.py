@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import ImageFile
@@ -213,7 +214,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
             )
         pixels = [part for image in images for part in (f"{image.mode}{image.size}", colors(image))]
         content = content_key(prompt, *pixels)
-        versions = f"torch {torch.__version__} {_transformers_version()}"
+        versions = f"torch {torch.__version__} transformers {transformers.__version__}"
         numerics = f"{self._processor()} {self.engine} {self.dtype} {versions}"
         setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(self.method.spec(), sort_keys=True)
@@ -300,12 +301,6 @@ def _positive(name: str, value: int | str) -> int:
     if not str(value).isdecimal() or int(value) < 1:
         raise DyrateError(f"{name} is {value!r}; it should be a whole number from 1 on")
     return int(value)
-
-
-def _transformers_version() -> str:
-    import transformers
-
-    return f"transformers {transformers.__version__}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,7 @@ def write(path: Path, samples: Mapping[str, Sequence[Sample]]) -> str:
     lines = [
         {
             "benchmark": benchmark,
-            "doc_id": sample.doc_id,
-            "unit": sample.unit,
-            "stratum": sample.stratum,
-            "prompt": sample.prompt,
-            "answer": sample.answer,
+            **asdict(sample),
             "references": json.dumps(sample.references, ensure_ascii=False),
             "scores": json.dumps(sample.scores, sort_keys=True),
         }
@@ -60,7 +57,7 @@ def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
     Raises `DyrateError` for a missing or foreign file, and for one with other answers than the result's (a
     result of another producer need not say which are its own).
     """
-    lines = _lines(path)
+    lines = read_lines(path, _SCHEMA, "a baseline needs its answers beside its result")
     samples: dict[str, list[Sample]] = {}
     for number, line in enumerate(lines):
         where = f"{path}: row {number}"
@@ -70,8 +67,8 @@ def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
             raise DyrateError(f"{where}: references: should be a list of texts")
         if not (isinstance(scores, dict) and all(isinstance(one, int | float) for one in scores.values())):
             raise DyrateError(f"{where}: scores: should be numbers by name")
-        texts = {key: line[key] for key in ("unit", "stratum", "prompt", "answer")}
-        sample = Sample(doc_id=line["doc_id"], references=references, scores=scores, **texts)
+        named = {key: value for key, value in line.items() if key != "benchmark"}
+        sample = Sample(**{**named, "references": references, "scores": scores})
         samples.setdefault(line["benchmark"], []).append(sample)
     if result is not None and (wanted := result["meta"].get("hashes", {}).get("answers")):
         counts = {name: found["samples"] for name, found in result["benchmarks"].items()}
@@ -83,17 +80,21 @@ def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
     return samples
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
+    """Read a parquet file whose rows have a value in each column of `schema`.
+
+    Raises `DyrateError`, which ends in the file's `origin` where there is none.
+    """
     if not path.exists():
-        raise DyrateError(f"{path}: no such file; a baseline needs its answers beside its result")
+        raise DyrateError(f"{path}: no such file; {origin}")
     try:
         table = pq.read_table(pa.BufferReader(files.read_bytes(path)))
-        if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
-            raise DyrateError(f"{path}: no answers file: column {missing[0]!r} is missing")
-        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+        if missing := [name for name in schema.names if name not in table.column_names]:
+            raise DyrateError(f"{path}: column {missing[0]!r} is missing; {origin}")
+        table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
-        raise DyrateError(f"{path}: cannot be read as parquet: {error}") from None
-    if empty := [name for name in _SCHEMA.names if table.column(name).null_count]:
+        raise DyrateError(f"{path}: cannot be read as parquet: {error}; {origin}") from None
+    if empty := [name for name in schema.names if table.column(name).null_count]:
         raise DyrateError(f"{path}: column {empty[0]!r} has rows without a value")
     lines: list[dict[str, Any]] = table.to_pylist()
     return lines

@@ -5,9 +5,10 @@ A plain table, free of torch and lmms-eval: the report and the pipeline read it 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import Any
 
 from dyrate.errors import DyrateError
+from dyrate.typed import meant
 
 
 @dataclass(frozen=True)
@@ -63,54 +64,38 @@ def _percent(name: str, *harness: str, scale: float = 100.0) -> Metric:
     return Metric(name, harness, "percent", scale)
 
 
-_MATCH = (_percent("exact_match", "exact_match"),)
-
-
-def _caption_metrics(prefix: str) -> tuple[Metric, ...]:
-    names = ("CIDEr", "METEOR", "ROUGE_L", "Bleu_4", "Bleu_3", "Bleu_2", "Bleu_1")
-    return tuple(Metric(name, (f"{prefix}_{name}",), "x100", 100.0) for name in names)
-
-
 _OPEN = "open answers: no fixed level; the best constant answer, and `text_only`, show what the prior gives"
-_CAPTION = "0: a caption that shares no word pair with the references"
+
+
+def _vqa(name: str, title: str, hub_task: str, folder: str, chance: str = _OPEN, **more: Any) -> Benchmark:
+    match = (_percent("exact_match", "exact_match"),)
+    return Benchmark(name, title, "vqa", "match", hub_task, folder, match, chance, **more)
+
+
+def _caption(name: str, title: str, hub_task: str, folder: str, prefix: str) -> Benchmark:
+    names = ("CIDEr", "METEOR", "ROUGE_L", "Bleu_4", "Bleu_3", "Bleu_2", "Bleu_1")
+    metrics = tuple(Metric(metric, (f"{prefix}_{metric}",), "x100", 100.0) for metric in names)
+    chance = "0: a caption that shares no word pair with the references"
+    return Benchmark(name, title, "caption", "caption", hub_task, folder, metrics, chance)
+
+
+# MME's own split of its categories, lmms_eval.tasks.mme.utils.eval_type_dict.
+MME_PERCEPTION = frozenset(
+    "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
+)
+MME_COGNITION = frozenset(
+    "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()  # noqa: SIM905
+)
+_READ = "0: the answer is printed in the image"
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("gqa", "GQA", "vqa", "match", "gqa", "gqa", _MATCH, _OPEN),
-        Benchmark(
-            "vizwiz",
-            "VizWiz",
-            "vqa",
-            "match",
-            "vizwiz_vqa_val",
-            "vizwiz_vqa",
-            _MATCH,
-            _OPEN,
-            hub_new_tokens=16,
-        ),
-        Benchmark(
-            "sqa",
-            "ScienceQA-IMG",
-            "vqa",
-            "match",
-            "scienceqa_img",
-            "scienceqa",
-            _MATCH,
-            "25 to 50, by the number of options",
-        ),
-        Benchmark("vqav2", "VQAv2", "vqa", "match", "vqav2_val", "vqav2", _MATCH, _OPEN),
-        Benchmark(
-            "textvqa",
-            "TextVQA",
-            "vqa",
-            "match",
-            "textvqa_val",
-            "textvqa",
-            _MATCH,
-            "0: the answer is printed in the image",
-            hub_new_tokens=16,
-        ),
+        _vqa("gqa", "GQA", "gqa", "gqa"),
+        _vqa("vizwiz", "VizWiz", "vizwiz_vqa_val", "vizwiz_vqa", hub_new_tokens=16),
+        _vqa("sqa", "ScienceQA-IMG", "scienceqa_img", "scienceqa", "25 to 50, by the number of options"),
+        _vqa("vqav2", "VQAv2", "vqav2_val", "vqav2"),
+        _vqa("textvqa", "TextVQA", "textvqa_val", "textvqa", _READ, hub_new_tokens=16),
         Benchmark(
             "pope",
             "POPE",
@@ -157,36 +142,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             unit="question_id",
             stratum="category",
         ),
-        Benchmark(
-            "nocaps",
-            "NoCaps",
-            "caption",
-            "caption",
-            "nocaps_val",
-            "nocaps",
-            _caption_metrics("nocaps"),
-            _CAPTION,
-        ),
-        Benchmark(
-            "flickr30k",
-            "Flickr30k",
-            "caption",
-            "caption",
-            "flickr30k_test",
-            "flickr30k",
-            _caption_metrics("flickr"),
-            _CAPTION,
-        ),
-        Benchmark(
-            "coco2017",
-            "COCO2017",
-            "caption",
-            "caption",
-            "coco2017_cap_val",
-            "coco_cap",
-            _caption_metrics("coco"),
-            _CAPTION,
-        ),
+        _caption("nocaps", "NoCaps", "nocaps_val", "nocaps", "nocaps"),
+        _caption("flickr30k", "Flickr30k", "flickr30k_test", "flickr30k", "flickr"),
+        _caption("coco2017", "COCO2017", "coco2017_cap_val", "coco_cap", "coco"),
     )
 }
 
@@ -196,9 +154,7 @@ def select(names: Iterable[str]) -> tuple[Benchmark, ...]:
     chosen: dict[str, Benchmark] = {}
     for name in names:
         if name not in BENCHMARKS:
-            close = get_close_matches(name, BENCHMARKS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(BENCHMARKS)}"
-            raise DyrateError(f"--benchmarks: unknown benchmark {name!r}; {hint}")
+            raise DyrateError(f"--benchmarks: unknown benchmark {name!r}{meant(name, BENCHMARKS)}")
         if name in chosen:
             raise DyrateError(f"--benchmarks: {name!r} is given twice")
         chosen[name] = BENCHMARKS[name]

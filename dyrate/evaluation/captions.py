@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -120,19 +120,13 @@ class SharedMeteor:
 def caption_scoring() -> Iterator[None]:
     """Let lmms-eval's caption tasks use the classes above."""
     java_on_path()
-    modules = [import_module(f"lmms_eval.tasks.{task}.utils") for task in _TASKS]
-    patches = [
-        patch.object(module, name, stand_in)
-        for module in modules
-        for name, stand_in in (("PTBTokenizer", RememberingTokenizer), ("Meteor", SharedMeteor))
-    ]
-    for one in patches:
-        one.start()
-    try:
+    with ExitStack() as patches:
+        for task in _TASKS:
+            module = import_module(f"lmms_eval.tasks.{task}.utils")
+            patches.enter_context(
+                patch.multiple(module, PTBTokenizer=RememberingTokenizer, Meteor=SharedMeteor)
+            )
         yield
-    finally:
-        for one in patches:
-            one.stop()
 
 
 def image_scores(

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
@@ -38,37 +37,23 @@ _POSITIVE = re.compile(
     r"(hidden|intermediate|vocab|image|patch)_size|num_(hidden_layers|attention_heads|key_value_heads)"
     r"|num_channels|head_dim|max_position_embeddings|(rms|layer)_norm_eps|rope_theta|factor"
 )
-# What the libraries raise for a damaged checkpoint, as tried; errors of tokenizers are plain `Exception`.
-_COMPLAINTS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
 _LONGEST = 300
 _NAMED = 3
 
 
 @contextmanager
-def complaints(where: str) -> Iterator[None]:
-    """Turn what a library says against a checkpoint into a `DyrateError` of one line, beginning with `where`.
+def complaints(where: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a library says against a file into a `DyrateError` of one line, beginning with `where`.
 
-    Meant for one call of a library: a mistake of ours in the block would look like one of the checkpoint.
+    Meant for one call of a library: a mistake of ours in the block would look like one of the file. Errors of
+    the types in `but` are let through.
     """
+    through: tuple[type[Exception], ...] = (DyrateError, MemoryError, *but)
     try:
         yield
-    except DyrateError:
+    except through:
         raise
     except Exception as error:
-        if type(error) is not Exception and not isinstance(error, _COMPLAINTS):
-            raise
         text = " ".join(str(error).split())
         text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         raise DyrateError(f"{where}: {type(error).__name__}: {text}") from error

@@ -3,10 +3,13 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from dyrate import registry
 from dyrate.errors import DyrateError
+from dyrate.typed import Natural, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,10 +18,20 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "transformers", "graph")
 """What can generate; see `generator`."""
 _BEAM = re.compile(r"beam-([2-9]|[1-9][0-9]|100)")
-_TOP_P: dict[str, float | int] = {"top_p": 0.9, "temperature": 1.0, "seed": 0}
-# Where the arithmetic holds: below, float32 logits overflow or all but one token is cut off anyway.
-_RANGES = {"top_p": (0.001, 1.0), "temperature": (0.001, 1000.0)}
-_SEEDS = 2**63
+
+
+class _TopP(Record):
+    """Settings of `top_p`.
+
+    Below 0.001, float32 logits overflow or all but one token is cut off anyway.
+    """
+
+    top_p: Annotated[float, Field(ge=0.001, le=1)] = 0.9
+    temperature: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+    seed: Annotated[Natural, Field(lt=2**63)] = 0
+
+
+_TOP_P: dict[str, float | int] = _TopP().model_dump()
 
 
 def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -48,11 +61,8 @@ def decoding_spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
             raise DyrateError(f"decoding {name!r} has no setting {key!r}; {known}")
         if key not in settings and value != full[key]:
             raise DyrateError(f"decoding {name!r} means {key}={full[key]!r}, not {value!r}")
-        if key in _RANGES:
-            full[key] = _number(key, value)
-        elif key == "seed":
-            full[key] = _seed(value)
-    return full
+    asked = {key: value for key, value in given.items() if key in settings}
+    return {**full, **_TopP.of(asked, "decoding top_p: {}".format).model_dump()} if settings else full
 
 
 def decoding_slug(spec: Mapping[str, Any]) -> str:
@@ -61,21 +71,6 @@ def decoding_slug(spec: Mapping[str, Any]) -> str:
     given = {key: type(default)(spec[key]) for key, default in settings.items() if key in spec}
     changed = {key: value for key, value in given.items() if value != settings[key]}
     return registry.slug({"name": spec["name"], **changed})
-
-
-def _number(key: str, value: Any) -> float:
-    low, high = _RANGES[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise DyrateError(f"decoding top_p: {key} is {value!r:.40}; it should be in [{low:g}, {high:g}]")
-    return float(value)  # 1 and 1.0 are one strategy
-
-
-def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
-        raise DyrateError(
-            f"decoding top_p: seed is {value!r:.40}; it should be a whole number from 0 to 2**63 - 1"
-        )
-    return value
 
 
 def generation_arguments(spec: Mapping[str, Any]) -> dict[str, Any]:

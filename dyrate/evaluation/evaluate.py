@@ -2,12 +2,12 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dyrate import files
 from dyrate.cost.shapes import ModelShape
@@ -19,15 +19,18 @@ from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
-from dyrate.evaluation.scoring import differences, scores
-from dyrate.evaluation.visual_tokens import true_means, whole_work
+from dyrate.evaluation.scoring import Sample, differences, scores
+from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
 
 
-def check_baseline(job: Evaluation, path: Path) -> None:
-    """Refuse a baseline of another model, decoding or benchmarks: what can be known without the model."""
+def read_baseline(job: Evaluation, path: Path) -> tuple[results.Result, Mapping[str, Sequence[Sample]]]:
+    """Read a baseline and its samples; refuse one of another model, decoding or benchmarks.
+
+    That is what can be known without the model.
+    """
     result = results.read(path)
     settings = (
         ("method", {"name": "none"}, result["method"]),
@@ -37,21 +40,21 @@ def check_baseline(job: Evaluation, path: Path) -> None:
     for what, ours, theirs in settings:
         if ours != theirs:
             raise DyrateError(f"--baseline {path}: its {what} is {theirs!r}, should be {ours!r}")
-    _check_has(path, result["benchmarks"], job)
-    _check_has(path, answers.read(ResultFiles.beside(path).answers, result), job)
+    samples = answers.read(ResultFiles.beside(path).answers, result)
+    known: Mapping[str, object]
+    for known in (result["benchmarks"], samples):
+        if missing := [name for name in job.benchmarks if name not in known]:
+            raise DyrateError(
+                f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(known)}"
+            )
+    return result, samples
 
 
-def _check_has(baseline: Path, among: Iterable[str], job: Evaluation) -> None:
-    known = list(among)
-    if missing := [name for name in job.benchmarks if name not in known]:
-        raise DyrateError(
-            f"--baseline {baseline}: has no benchmark {missing[0]!r}; it has {', '.join(known)}"
-        )
-
-
-def _check_inputs(path: Path, model: "DyrateModel", tasks: Sequence[LoadedTask]) -> None:
+def _check_inputs(
+    path: Path, baseline: results.Result, model: "DyrateModel", tasks: Sequence[LoadedTask]
+) -> None:
     """Refuse a baseline of other weights or data."""
-    theirs = results.read(path)["meta"].get("hashes", {})
+    theirs = baseline["meta"].get("hashes", {})
     data = theirs.get("data", {})
     pairs = [("weights", model.weights_hash, theirs.get("weights"))]
     pairs += [
@@ -88,14 +91,15 @@ def evaluate_loaded(
     an unfit baseline.
     """
     clock = clock or Clock(perf_counter())
+    baseline = None
     if job.baseline is not None:
-        check_baseline(job, job.baseline)
-        _check_inputs(job.baseline, model, tasks)
+        found, baseline = read_baseline(job, job.baseline)
+        _check_inputs(job.baseline, found, model, tasks)
     model.configure(job.method, job.decoding, job.files.log)
     answered = run_harness(model, tasks)
     generating = sum(record.seconds for record in model.records.values())
     clock.lap("harness")
-    result = _result(job, model, tasks, answered)
+    result = _result(job, model, tasks, answered, baseline)
     result["meta"]["hashes"]["answers"] = answers.write(
         job.files.answers, {name: found.samples for name, found in answered.items()}
     )
@@ -103,7 +107,7 @@ def evaluate_loaded(
     clock.lap("score")
     clock.stages["generate"] = generating
     clock.stages["harness"] -= generating
-    results.write_run(job.files.run, _run_information(job, model, tasks, clock))
+    files.write_json(job.files.run, _run_information(job, model, tasks, clock))
     return result
 
 
@@ -122,17 +126,19 @@ class Clock:
 
 
 def _result(
-    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], answered: Mapping[str, Answered]
+    job: Evaluation,
+    model: "DyrateModel",
+    tasks: Sequence[LoadedTask],
+    answered: Mapping[str, Answered],
+    baseline: Mapping[str, Sequence[Sample]] | None,
 ) -> results.Result:
-    baseline = None
-    if job.baseline is not None:
-        baseline = answers.read(ResultFiles.beside(job.baseline).answers, results.read(job.baseline))
     benchmarks: dict[str, BenchmarkResult] = {}
     for loaded in tasks:
         benchmark, found = loaded.benchmark, answered[loaded.benchmark.name]
         theirs = None
         if baseline is not None:
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
+        visual_tokens, work = means_and_work(model.records[loaded.name].tokens)
         benchmarks[benchmark.name] = {
             "task": loaded.name,
             "samples": len(found.samples),
@@ -140,8 +146,8 @@ def _result(
             "primary": benchmark.primary.name,
             "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
             "difference": theirs,
-            "visual_tokens": true_means(model.records[loaded.name].tokens),
-            "work": whole_work(model.records[loaded.name].tokens),
+            "visual_tokens": visual_tokens,
+            "work": work,
         }
     return {
         "schema": results.SCHEMA,
@@ -152,7 +158,7 @@ def _result(
         "label": model.method.label,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
-        "shape": asdict(ModelShape.of(model.model.config)),
+        "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
     }
 
@@ -197,7 +203,7 @@ def _run_information(
     generated = sum(record.generated for record in records.values())
     seconds = sum(record.seconds for record in records.values())
     return {
-        "schema": results.RUN_SCHEMA,
+        "schema": "dyrate.run",
         "version": results.VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "result": files.digest(files.read_bytes(job.files.result)),

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +13,7 @@ from unittest.mock import patch
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import Benchmark
 from dyrate.evaluation.checkpoint import file_hash
+from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.job import SOURCES
 from dyrate.evaluation.rows import check_images, check_rows
 
@@ -52,33 +53,16 @@ def load_tasks(
     from lmms_eval.tasks import TaskManager
 
     folders, root = _folders(benchmarks, source, data)
-    with _task_files(source):
+    with _task_file(source):
         manager = TaskManager(
             "ERROR", include_path=[str(folder) for folder in folders], include_defaults=False
         )
     return [_load(benchmark, source, root, samples, manager, primary_only) for benchmark in benchmarks]
 
 
-@contextmanager
-def _task_files(place: str) -> Iterator[None]:
-    """Turn what is wrong with a task file, which may name any Python function, into a `DyrateError`."""
-    from yaml import YAMLError
-
-    try:
-        yield
-    except DyrateError:
-        raise
-    except (
-        YAMLError,
-        ImportError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AssertionError,
-    ) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DyrateError(f"--tasks {place}: not a task file of lmms-eval ({reason:.300})") from error
+def _task_file(place: str, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+    """Refuse what is wrong with a task file, which may name any Python function."""
+    return complaints(f"--tasks {place}: not a task file of lmms-eval", but)
 
 
 def _folders(
@@ -110,13 +94,14 @@ def _load(
     from lmms_eval.utils import load_yaml_config
     from tenacity import RetryError
 
+    unreadable = OSError, RetryError, DatasetsError  # no network, no such data set, a damaged file
     name = benchmark.testbed_task if source == "testbed" else benchmark.hub_task
     if name not in manager.task_index:
         raise DyrateError(
             f"--tasks {source}: no task file defines {name!r}, the task of benchmark {benchmark.name}"
         )
     path = manager.task_index[name]["yaml_path"]
-    with _task_files(path):
+    with _task_file(path):
         config = load_yaml_config(path, mode="full")
         if missing := [key for key in _NEEDED if not config.get(key)]:
             raise DyrateError(
@@ -135,9 +120,9 @@ def _load(
         tokens = {"max_new_tokens": benchmark.hub_new_tokens}
         override["generation_kwargs"] = {**tokens, **(config.get("generation_kwargs") or {})}
     try:
-        with _task_files(path), _impatient():
+        with _task_file(path, but=unreadable), _impatient():
             task = manager.load_config(override)[name]
-    except (OSError, RetryError, DatasetsError) as error:  # no network, no such data set, a damaged file
+    except unreadable as error:
         raise DyrateError(f"{place}: the data cannot be read: {_reason(error)}") from error
     data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
     return LoadedTask(benchmark, task, cut.rows, data_hash)

@@ -10,7 +10,7 @@ Pearson (1934), and a difference that is the same in many units is taken at its 
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +41,21 @@ class Units:
         return len(self.names)
 
     @property
+    def members(self) -> list[NDArray[np.intp]]:
+        """The indices of each stratum's units."""
+        return [np.flatnonzero(self.stratum == index) for index in range(len(self.strata))]
+
+    @property
     def smallest(self) -> int:
         """Units of the smallest stratum."""
-        return int(np.bincount(self.stratum, minlength=len(self.strata)).min())
+        return min(map(len, self.members))
 
 
 def estimate(units: Units, statistic: Statistic) -> float:
     """The statistic of the units themselves."""
-    members = [np.flatnonzero(units.stratum == index) for index in range(len(units.strata))]
     means = {
-        name: np.array([column[rows].mean() for rows in members]) for name, column in units.columns.items()
+        name: np.array([column[rows].mean() for rows in units.members])
+        for name, column in units.columns.items()
     }
     return float(statistic(means))
 
@@ -69,10 +74,11 @@ def bootstrap(
     generator = np.random.default_rng([seed, signature])
     names = list(units.columns)
     table = np.stack([units.columns[name] for name in names], axis=1)
-    members = [np.flatnonzero(units.stratum == index) for index in range(len(units.strata))]
-    means = np.empty((resamples, len(members), len(names)))
-    for index, rows in enumerate(members):
-        for start, stop in _chunks(resamples, len(rows)):
+    means = np.empty((resamples, len(units.strata), len(names)))
+    for index, rows in enumerate(units.members):
+        size = max(1, _CHUNK // len(rows))
+        for start in range(0, resamples, size):
+            stop = min(start + size, resamples)
             counts = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=stop - start)
             means[start:stop, index] = counts @ table[rows] / len(rows)
         if 1 < len(rows) < FEW:
@@ -117,9 +123,3 @@ def difference_interval(units: Units, draws: Array) -> Interval:
     if units.smallest < 2 or (len(units) < FEW and not varies(draws)):
         return None, None
     return percentile_interval(draws)
-
-
-def _chunks(resamples: int, units: int) -> Iterator[tuple[int, int]]:
-    size = max(1, min(resamples, _CHUNK // max(units, 1)))
-    for start in range(0, resamples, size):
-        yield start, min(start + size, resamples)

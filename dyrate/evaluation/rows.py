@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.benchmarks import MME_COGNITION, MME_PERCEPTION, Benchmark
 
 _LETTERS = "ABCD"
 _ANNOTATORS = 4  # VQA accuracy compares each annotator with three others: with fewer none is ever reached
-# lmms_eval.tasks.mme.utils.eval_type_dict; it would count any other among the cognition.
-_MME_CATEGORIES = frozenset(
-    """
-    existence count position color posters celebrity scene landmark artwork OCR
-    commonsense_reasoning numerical_calculation text_translation code_reasoning
-    """.split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,10 @@ _ANNOTATIONS = _Value(
 _LETTER = _Value(
     f"one of {', '.join(_LETTERS)}", lambda value: isinstance(value, str) and value in [*_LETTERS]
 )
-_CATEGORY = _Value(f"one of {', '.join(sorted(_MME_CATEGORIES))}", lambda value: value in _MME_CATEGORIES)
+_CATEGORY = _Value(
+    f"one of {', '.join(sorted(MME_PERCEPTION | MME_COGNITION))}",
+    lambda value: value in MME_PERCEPTION | MME_COGNITION,
+)
 
 _COLUMNS: Mapping[str, Mapping[str, _Value]] = {
     "gqa": {"question": _TEXT, "answer": _TEXT},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.benchmarks import MME_PERCEPTION, Benchmark
 from dyrate.evaluation.intervals import (
     Array,
     Interval,
@@ -25,10 +25,8 @@ from dyrate.evaluation.intervals import (
 )
 from dyrate.evaluation.results import Difference, Score
 
-# MME's own split of its categories (lmms_eval.tasks.mme.utils.eval_type_dict); the others are cognition.
-_PERCEPTION = frozenset(
-    "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
-)
+Numbers = tuple[str | None, str, dict[str, float]]
+"""Of one sample: its unit (None: the sample itself), its stratum, and its numbers by name."""
 
 
 @dataclass
@@ -44,10 +42,8 @@ class Sample:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def sample_scores(
-    benchmark: Benchmark, metrics: Mapping[str, Any]
-) -> tuple[str | None, str, dict[str, float]]:
-    """Unit (None: the sample itself), stratum and numbers of one sample, from lmms-eval's `process_results`.
+def sample_scores(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
+    """What lmms-eval's `process_results` says of one sample.
 
     Caption benchmarks get their numbers from `captions.image_scores`, which needs all samples at once.
     """
@@ -115,15 +111,10 @@ def differences(
         )
     if changed := [sample.doc_id for sample in samples if theirs[sample.doc_id].prompt != sample.prompt]:
         raise DyrateError(f"the baseline's prompts of {benchmark.name} differ, first in sample {changed[0]}")
-    ours, other = (
-        to_units(benchmark, samples),
-        to_units(benchmark, [theirs[sample.doc_id] for sample in samples]),
-    )
+    ours = to_units(benchmark, samples)
+    other = to_units(benchmark, [theirs[sample.doc_id] for sample in samples])
     statistics = _statistics(benchmark, ours)
-    draws, other_draws = (
-        bootstrap(ours, statistics, seed, resamples),
-        bootstrap(other, statistics, seed, resamples),
-    )
+    draws, other_draws = (bootstrap(units, statistics, seed, resamples) for units in (ours, other))
     result: dict[str, Difference] = {}
     for name, statistic in statistics.items():
         low, high = difference_interval(ours, draws[name] - other_draws[name])
@@ -148,8 +139,8 @@ def _interval(benchmark: Benchmark, units: Units, metric: str, draws: Mapping[st
 class _Score:
     """How one kind of benchmark is scored."""
 
-    sample: Callable[[Mapping[str, Any]], tuple[str | None, str, dict[str, float]]]
-    statistics: Callable[[Benchmark, Units], dict[str, Statistic]]
+    sample: Callable[[Mapping[str, Any]], Numbers]
+    statistics: Callable[[Units], dict[str, Statistic]]
     unit: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]] = lambda rows: rows[0]
     shares: Mapping[str, str] = field(default_factory=dict)  # metric: the column whose mean in percent it is
 
@@ -162,7 +153,7 @@ def _statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
     def scaled(name: str, statistic: Statistic) -> Statistic:
         return lambda means: scale[name] * statistic(means)
 
-    found = _KINDS[benchmark.kind].statistics(benchmark, units)
+    found = _KINDS[benchmark.kind].statistics(units)
     return {name: scaled(name, statistic) for name, statistic in found.items()}
 
 
@@ -178,30 +169,24 @@ def _ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def _match_sample(metrics: Mapping[str, Any]) -> tuple[str | None, str, dict[str, float]]:
-    return None, "", {"exact_match": float(metrics["exact_match"])}
+def _means(*columns: str) -> Callable[[Units], dict[str, Statistic]]:
+    """Metrics that are the means of columns, whose names they have."""
+    return lambda units: {column: _mean_of(column) for column in columns}
 
 
-def _match_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
-    return {"exact_match": _mean_of("exact_match")}
-
-
-def _yes_no_sample(metrics: Mapping[str, Any]) -> tuple[str | None, str, dict[str, float]]:
+def _yes_no_sample(metrics: Mapping[str, Any]) -> Numbers:
     entry = metrics["pope_accuracy"]
     said, truth = entry["prediction"], entry["ground_truth"]
-    return (
-        None,
-        "",
-        {
-            "accuracy": float(entry["score"]),
-            "yes": float(said == "yes"),
-            "hit": float(said == "yes" and truth == "yes"),
-            "miss": float(said == "no" and truth == "yes"),  # lmms-eval counts no other answer as a miss
-        },
-    )
+    numbers = {
+        "accuracy": float(entry["score"]),
+        "yes": float(said == "yes"),
+        "hit": float(said == "yes" and truth == "yes"),
+        "miss": float(said == "no" and truth == "yes"),  # lmms-eval counts no other answer as a miss
+    }
+    return None, "", numbers
 
 
-def _yes_no_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
+def _yes_no_statistics(units: Units) -> dict[str, Statistic]:
     def precision(means: Mapping[str, Array]) -> Array:
         return _ratio(means["hit"][..., 0], means["yes"][..., 0])
 
@@ -220,7 +205,7 @@ def _yes_no_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statisti
     }
 
 
-def _circular_sample(metrics: Mapping[str, Any]) -> tuple[str | None, str, dict[str, float]]:
+def _circular_sample(metrics: Mapping[str, Any]) -> Numbers:
     import pandas as pd
     from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
@@ -234,11 +219,7 @@ def _circular_unit(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return {"accuracy": min(row["accuracy"] for row in rows)}  # right in every rotation
 
 
-def _circular_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
-    return {"accuracy": _mean_of("accuracy")}
-
-
-def _pairs_sample(metrics: Mapping[str, Any]) -> tuple[str | None, str, dict[str, float]]:
+def _pairs_sample(metrics: Mapping[str, Any]) -> Numbers:
     (entry,) = (metrics[name] for name in ("mme_perception_score", "mme_cognition_score") if name in metrics)
     return str(entry["question_id"]), str(entry["category"]), {"correct": float(entry["score"])}
 
@@ -248,9 +229,9 @@ def _pairs_unit(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return {"score": 100 * sum(correct) / len(correct) + 100 * float(all(correct))}  # acc + acc_plus
 
 
-def _pairs_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
-    perception = [index for index, name in enumerate(units.strata) if name in _PERCEPTION]
-    cognition = [index for index, name in enumerate(units.strata) if name not in _PERCEPTION]
+def _pairs_statistics(units: Units) -> dict[str, Statistic]:
+    perception = [index for index, name in enumerate(units.strata) if name in MME_PERCEPTION]
+    cognition = [index for index, name in enumerate(units.strata) if name not in MME_PERCEPTION]
     found = {"score": _sum_over("score", [*perception, *cognition])}
     if perception:
         found["perception"] = _sum_over("score", perception)
@@ -259,20 +240,14 @@ def _pairs_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic
     return found
 
 
-def _caption_sample(metrics: Mapping[str, Any]) -> tuple[str | None, str, dict[str, float]]:
-    return None, "", {}
-
-
-def _caption_statistics(benchmark: Benchmark, units: Units) -> dict[str, Statistic]:
-    return {"CIDEr": _mean_of("CIDEr"), "ROUGE_L": _mean_of("ROUGE_L")}
-
-
 _KINDS = {
-    "match": _Score(_match_sample, _match_statistics, shares={"exact_match": "exact_match"}),
-    "yes_no": _Score(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
-    "circular": _Score(
-        _circular_sample, _circular_statistics, _circular_unit, shares={"accuracy": "accuracy"}
+    "match": _Score(
+        lambda metrics: (None, "", {"exact_match": float(metrics["exact_match"])}),
+        _means("exact_match"),
+        shares={"exact_match": "exact_match"},
     ),
+    "yes_no": _Score(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
+    "circular": _Score(_circular_sample, _means("accuracy"), _circular_unit, shares={"accuracy": "accuracy"}),
     "pairs": _Score(_pairs_sample, _pairs_statistics, _pairs_unit),
-    "caption": _Score(_caption_sample, _caption_statistics),
+    "caption": _Score(lambda metrics: (None, "", {}), _means("CIDEr", "ROUGE_L")),
 }

@@ -10,7 +10,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.encodings import Encodings
-from dyrate.evaluation.evaluate import Clock, check_baseline, evaluate_loaded, load
+from dyrate.evaluation.evaluate import Clock, evaluate_loaded, load, read_baseline
 from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
@@ -75,5 +75,5 @@ def _check(jobs: Sequence[Evaluation]) -> None:
             raise DyrateError(f"two evaluations would write {job.files.result}")
         make_folder(job.output)
         if job.baseline is not None and job.baseline.resolve() not in made:
-            check_baseline(job, job.baseline)  # else when its turn comes
+            read_baseline(job, job.baseline)  # else when its turn comes
         made.add(result)

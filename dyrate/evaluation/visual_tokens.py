@@ -1,10 +1,10 @@
 """Visual tokens per layer: sums over a batch's rows and steps, and the true means that results report."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-from dyrate.cost.work import Phases
-from dyrate.evaluation.results import VisualTokens
+from dyrate.evaluation import results
 
 if TYPE_CHECKING:
     import torch
@@ -54,37 +54,30 @@ def add(one: TokenSums | None, other: TokenSums | None) -> TokenSums | None:
     """The sums of two parts of a batch; None is a part without images."""
     if one is None or other is None:
         return one or other
-    found: TokenSums = {
-        "rows": one["rows"] + other["rows"],
-        "total": one["total"] + other["total"],
-        "prefill": [a + b for a, b in zip(one["prefill"], other["prefill"], strict=True)],
-        "decode": [a + b for a, b in zip(one["decode"], other["decode"], strict=True)],
-        "decode_steps": one["decode_steps"] + other["decode_steps"],
+    return cast(TokenSums, _sum(one, other))
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """The sum of numbers, of lists, or of mappings, in the keys of both."""
+    if isinstance(one, dict):
+        return {key: _sum(one[key], other[key]) for key in one if key in other}
+    if isinstance(one, list):
+        return [_sum(*pair) for pair in zip(one, other, strict=True)]
+    return one + other
+
+
+def means_and_work(batches: Iterable[TokenSums]) -> tuple[results.VisualTokens | None, results.Phases | None]:
+    """Of all batches, the true means per layer and the work.
+
+    No means where no sample had an image, and no work where a batch does not say.
+    """
+    total = reduce(add, batches, None)
+    if total is None or not total["rows"]:
+        return None, None
+    rows, steps = total["rows"], total["decode_steps"]
+    means: results.VisualTokens = {
+        "total": total["total"] / rows,
+        "prefill": [kept / rows for kept in total["prefill"]],
+        "decode": [attended / steps for attended in total["decode"]] if steps else None,
     }
-    if "work" in one and "work" in other:
-        found["work"] = (Phases.of(one["work"]) + Phases.of(other["work"])).to_json()
-    return found
-
-
-def whole_work(batches: Iterable[TokenSums]) -> dict[str, Any] | None:
-    """The work of all batches; None where no sample had an image, or a batch does not say."""
-    total = None
-    for batch in batches:
-        total = add(total, batch)
-    return total.get("work") if total is not None else None
-
-
-def true_means(batches: Iterable[TokenSums]) -> VisualTokens | None:
-    """True means per layer from the sums of all batches; None where no sample had an image."""
-    batches = list(batches)
-    rows = sum(batch["rows"] for batch in batches)
-    steps = sum(batch["decode_steps"] for batch in batches)
-    if not rows:
-        return None
-    prefill = [sum(column) / rows for column in zip(*(batch["prefill"] for batch in batches), strict=True)]
-    decode = [sum(column) for column in zip(*(batch["decode"] for batch in batches), strict=True)]
-    return {
-        "total": sum(batch["total"] for batch in batches) / rows,
-        "prefill": prefill,
-        "decode": [value / steps for value in decode] if steps else None,
-    }
+    return means, cast("results.Phases | None", total.get("work"))

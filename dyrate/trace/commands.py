@@ -8,7 +8,8 @@ from dyrate.jobs import Subparsers, asked
 from dyrate.trace.job import Trace
 
 if TYPE_CHECKING:
-    from dyrate.trace.files import Estimate, Summary
+    from dyrate.evaluation.results import Estimate
+    from dyrate.trace.files import Summary
 
 _TRACE = """\
 Record where the unpruned model looks while it answers: the attention mass of each step's newest token on

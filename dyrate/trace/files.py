@@ -5,57 +5,60 @@ one per (benchmark, step, layer, head), mean over the samples whose answer gets 
 equal bytes: no times and no dates.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, cast
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
-from dyrate import files
+from dyrate import files, typed
 from dyrate.errors import DyrateError
-from dyrate.evaluation.results import Meta
+from dyrate.evaluation.results import CLOSED, IN_ORDER, Estimate, Meta
+from dyrate.typed import Natural, NotEmpty, Positive, Text
 
-SCHEMA, VERSION = "dyrate.trace", 1
+SCHEMA: Final = "dyrate.trace"
+VERSION: Final = 1
 CLASSES = ("sys", "img", "ins", "res")
 
 Quantity = Literal["img", "res", "img_of_prompt"]
+Share = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]
+Interval = Annotated[Estimate, IN_ORDER]
 
 
 class TraceError(DyrateError):
     """A trace file that is not one: the message has one line per problem, each naming file and key."""
 
 
-class Estimate(TypedDict):
-    """A mean over samples with its 95% interval; no bounds where the samples say nothing about the spread."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
 class Trend(TypedDict):
     """How a share of attention moves between the first step of an answer and its last quarter."""
 
-    first: float  # at step 0
-    last: float  # over the last quarter of each answer's steps
-    difference: Estimate  # last - first, paired per sample
-    rank_correlation: Estimate  # Spearman's, of share and step, per sample
-    slope: Estimate  # least squares, per sample: change per step
-    never_rises: Estimate  # percentage of samples in which no step is above the one before
-    never_falls: Estimate
+    first: Share  # at step 0
+    last: Share  # over the last quarter of each answer's steps
+    difference: Interval  # last - first, paired per sample
+    rank_correlation: Interval  # Spearman's, of share and step, per sample
+    slope: Interval  # least squares, per sample: change per step
+    never_rises: Interval  # percentage of samples in which no step is above the one before
+    never_falls: Interval
+
+
+class Trends(TypedDict):
+    """The trend of each quantity."""
+
+    img: Trend
+    res: Trend
+    img_of_prompt: Trend
 
 
 class Band(TypedDict):
     """A mean over samples at each step, with its 95% interval."""
 
-    mean: list[float]
+    mean: list[Share]
     low: list[float | None]
     high: list[float | None]
 
@@ -63,7 +66,7 @@ class Band(TypedDict):
 class Curve(TypedDict):
     """Attention by step, mean over layers and over the samples whose answer gets that far."""
 
-    samples: list[int]
+    samples: Annotated[list[Positive], NotEmpty]
     img: Band
     res: Band
 
@@ -72,24 +75,25 @@ class TracedBenchmark(TypedDict):
     """One benchmark of a trace."""
 
     task: str  # lmms-eval task name
-    samples: int
-    growing: int  # of them, with an answer long enough to have a trend
-    steps: float  # per answer, mean: the end token's step is one
-    trends: dict[Quantity, Trend] | None  # null where most answers are too short to grow
+    samples: Natural
+    growing: Natural  # of them, with an answer long enough to have a trend
+    steps: Annotated[float, Field(ge=1)]  # per answer, mean: the end token's step is one
+    trends: Trends | None  # null where most answers are too short to grow
     curve: Curve
-    img_by_layer: list[list[float]]  # image mass by step and layer
+    img_by_layer: Annotated[list[list[Share]], NotEmpty]  # image mass by step and layer
 
 
+@with_config(CLOSED)
 class Summary(TypedDict):
     """What the JSON file holds."""
 
-    schema: str  # "dyrate.trace"
-    version: int
-    study: str
-    model: str
-    layers: int
-    heads: int
-    benchmarks: dict[str, TracedBenchmark]
+    schema: Literal["dyrate.trace"]
+    version: Literal[1]
+    study: Text
+    model: Text
+    layers: Positive
+    heads: Positive
+    benchmarks: Annotated[dict[str, TracedBenchmark], NotEmpty]
     meta: Meta
 
 
@@ -124,21 +128,19 @@ class TraceFiles:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Check a summary and write it atomically."""
-    _check(path, summary)
-    files.write_json(path, cast("Mapping[str, Any]", summary))
+    typed.write(Summary, path, summary, TraceError)
 
 
 def read_summary(path: Path) -> Summary:
     """Read and check a summary; raises `DyrateError` with one line per problem, and for tables beside it that
     are another trace's.
     """
-    summary = files.read_json(path, TraceError)
-    _check(path, summary)
+    summary = typed.read(Summary, path, TraceError)
     hashes, beside = summary["meta"].get("hashes", {}), TraceFiles(path)
-    for key, table in (("mass", beside.mass), ("heads", beside.heads)):
-        if key in hashes and table.exists() and hashes[key] != files.digest(files.read_bytes(table)):
+    for known, table in ((hashes.get("mass"), beside.mass), (hashes.get("heads"), beside.heads)):
+        if known is not None and table.exists() and known != files.digest(files.read_bytes(table)):
             raise TraceError(f"{table}: is not of the trace that {path} sums up; run `dyrate trace` again")
-    return cast(Summary, summary)
+    return summary
 
 
 def write_mass(path: Path, masses: Mapping[str, Mapping[int, NDArray[np.float32]]]) -> str:
@@ -176,19 +178,3 @@ def _write(path: Path, tables: Sequence[pa.Table]) -> str:
     with files.replacing(path) as temporary:
         pq.write_table(table, temporary)
         return files.digest(temporary.read_bytes())
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("trace.schema.json").read_text("utf-8")
-    return cast(dict[str, Any], json.loads(text))
-
-
-def _check(path: Path, summary: object) -> None:
-    import jsonschema
-
-    validator = jsonschema.Draft202012Validator(_schema())
-    errors = sorted(validator.iter_errors(summary), key=lambda error: [str(key) for key in error.path])
-    if errors:
-        lines = [f"{path}: {'.'.join(map(str, e.path)) or '(top level)'}: {e.message}" for e in errors]
-        raise TraceError("\n".join(lines))

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dyrate.evaluation.intervals import Array, Units, bootstrap, difference_interval, score_interval
+from dyrate.evaluation.intervals import Array, Interval, Units, bootstrap, difference_interval, score_interval
+from dyrate.evaluation.results import Estimate
 from dyrate.tokens import TokenClass
-from dyrate.trace.files import Band, Curve, Estimate, Quantity, Trend
+from dyrate.trace.files import Band, Curve, Quantity, Trend, Trends
 
 Mass = NDArray[np.float32]
 
@@ -36,14 +37,19 @@ def grows(mass: Mass) -> bool:
     return len(mass) >= GROWING
 
 
-def trends(samples: Mapping[int, Mass], seed: int) -> dict[Quantity, Trend] | None:
+def trends(samples: Mapping[int, Mass], seed: int) -> Trends | None:
     """The trend of each quantity over the answers that grow; None where most of them do not."""
     growing = {sample: shares(mass) for sample, mass in samples.items() if grows(mass)}
     if not growing or 2 * len(growing) < len(samples):
         return None
+
+    def over_samples(quantity: Quantity) -> Trend:
+        return trend({sample: found[quantity] for sample, found in growing.items()}, seed)
+
     return {
-        quantity: trend({sample: found[quantity] for sample, found in growing.items()}, seed)
-        for quantity in ("img", "res", "img_of_prompt")
+        "img": over_samples("img"),
+        "res": over_samples("res"),
+        "img_of_prompt": over_samples("img_of_prompt"),
     }
 
 
@@ -125,33 +131,31 @@ def _reached(samples: Mapping[int, Mass]) -> list[list[int]]:
     return [[name for name, mass in samples.items() if len(mass) > step] for step in range(longest)]
 
 
-def _units(column: Mapping[int, float]) -> Units:
-    return Units(
+def _mean(column: Mapping[int, float], seed: int) -> Estimate:
+    units, draws = _bootstrapped(column, seed)
+    return _estimate(units, score_interval(units, draws))
+
+
+def _percentage(column: Mapping[int, float], seed: int) -> Estimate:
+    units, draws = _bootstrapped(column, seed)
+    return _estimate(units, score_interval(units, 100 * draws, units.columns["value"]), 100)
+
+
+def _difference(column: Mapping[int, float], seed: int) -> Estimate:
+    units, draws = _bootstrapped(column, seed)
+    return _estimate(units, difference_interval(units, draws))
+
+
+def _bootstrapped(column: Mapping[int, float], seed: int) -> tuple[Units, Array]:
+    """A number per sample as units, and the means of their resamples."""
+    units = Units(
         names=tuple(map(str, column)),
         columns={"value": np.array(list(column.values()))},
         stratum=np.zeros(len(column), np.int64),
         strata=("",),
     )
+    return units, bootstrap(units, {"mean": lambda means: means["value"][..., 0]}, seed)["mean"]
 
 
-def _draws(units: Units, seed: int) -> Array:
-    return bootstrap(units, {"mean": lambda means: means["value"][..., 0]}, seed)["mean"]
-
-
-def _mean(column: Mapping[int, float], seed: int) -> Estimate:
-    units = _units(column)
-    low, high = score_interval(units, _draws(units, seed))
-    return {"value": float(units.columns["value"].mean()), "low": low, "high": high}
-
-
-def _percentage(column: Mapping[int, float], seed: int) -> Estimate:
-    units = _units(column)
-    share = units.columns["value"]
-    low, high = score_interval(units, 100 * _draws(units, seed), share)
-    return {"value": float(100 * share.mean()), "low": low, "high": high}
-
-
-def _difference(column: Mapping[int, float], seed: int) -> Estimate:
-    units = _units(column)
-    low, high = difference_interval(units, _draws(units, seed))
-    return {"value": float(units.columns["value"].mean()), "low": low, "high": high}
+def _estimate(units: Units, interval: Interval, scale: float = 1) -> Estimate:
+    return {"value": float(scale * units.columns["value"].mean()), "low": interval[0], "high": interval[1]}

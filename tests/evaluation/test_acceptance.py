@@ -131,5 +131,5 @@ def test_a_missing_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path)
 def test_a_damaged_oracle_is_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     shutil.copy(data / "gqa.parquet", tmp_path)
     (tmp_path / "gqa.oracle.parquet").write_bytes(b"PAR1, or so it says")
-    with pytest.raises(DyrateError, match=r"gqa.oracle.parquet: cannot be read as parquet .*testbed build"):
+    with pytest.raises(DyrateError, match=r"gqa.oracle.parquet: cannot be read as parquet: .*testbed build"):
         acceptance.accept([checkpoint], 4, tmp_path, tmp_path, ("gqa",))

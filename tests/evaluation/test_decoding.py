@@ -42,18 +42,21 @@ def test_a_spec_is_filled_in(spec: object, full: dict) -> None:
         ({"name": "greedy", "top_p": 0.9}, "'greedy' has no setting 'top_p'; it has no settings"),
         ({"name": "beam-2", "num_beams": 3}, "means num_beams=2, not 3"),
         ({"name": "top_p", "p": 0.9}, "no setting 'p'; its settings are top_p, temperature, seed"),
-        ({"name": "top_p", "top_p": 0}, "top_p is 0; it should be in"),
-        ({"name": "top_p", "temperature": -1}, "temperature is -1"),
-        ({"name": "top_p", "seed": 0.5}, "seed is 0.5"),
-        ({"name": "top_p", "seed": -1}, r"seed is -1; it should be a whole number from 0 to 2\*\*63 - 1"),
-        ({"name": "top_p", "seed": 2**63}, "seed is 9223372036854775808"),
-        ({"name": "top_p", "seed": True}, "seed is True"),
+        ({"name": "top_p", "top_p": 0}, r"decoding top_p: top_p: 0 is not a number from 0\.001 on"),
+        ({"name": "top_p", "temperature": -1}, "decoding top_p: temperature: -1 is not a number from"),
+        ({"name": "top_p", "seed": 0.5}, "seed: 0.5 is not a whole number"),
+        ({"name": "top_p", "seed": -1}, "seed: -1 is not a whole number from 0 on"),
+        ({"name": "top_p", "seed": 2**63}, "seed: 9223372036854775808 is not below 9223372036854775808"),
+        ({"name": "top_p", "seed": True}, "seed: True is not a whole number"),
         *(
-            ({"name": "top_p", "temperature": value}, r"temperature is .*; it should be in \[0.001, 1000\]")
+            (
+                {"name": "top_p", "temperature": value},
+                "decoding top_p: temperature: .* is not (a |at most 1000)",
+            )
             for value in (1e-300, 5e-324, 1e300, float("inf"), float("nan"), 0, "1", None, True, [1])
         ),
         *(
-            ({"name": "top_p", "top_p": value}, r"top_p is .*; it should be in \[0.001, 1\]")
+            ({"name": "top_p", "top_p": value}, "decoding top_p: top_p: .* is not (a |at most 1)")
             for value in (1e-300, 1.5, float("nan"), float("-inf"), "0.9", None)
         ),
         ("beam-101", "unknown decoding 'beam-101'; known: .*up to 100"),

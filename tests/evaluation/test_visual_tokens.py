@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums, true_means
+from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, means_and_work, token_sums
 from tests.runtime.probes import EvictSome, SelectSome
 from tests.tiny import row_of, tiny_inputs, tiny_llava
 
@@ -61,4 +61,4 @@ def test_a_batch_sums_to_what_its_rows_have_alone(method: Any) -> None:
     for one in alone:
         total = add(total, one)
     assert batch == total
-    assert true_means([batch]) == true_means(alone)
+    assert means_and_work([batch]) == means_and_work(alone)

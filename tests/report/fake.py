@@ -16,8 +16,9 @@ from dyrate.bench import study_jobs as jobs
 from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.results import ResultFiles, write, write_run
+from dyrate.evaluation.results import ResultFiles, write
 from dyrate.evaluation.scoring import Sample
+from dyrate.files import write_json
 from dyrate.study import Study, StudyJob, StudyPredictor
 from tests.report.speed import fake as speed
 
@@ -246,7 +247,7 @@ def sample_scores(kind: str, right: bool) -> dict[str, float]:
 def write_job(job: StudyJob, study: Study, root: Path, **changes: Any) -> ResultFiles:
     files = ResultFiles.beside(root / job.result)
     write(files.result, {**result(job, study), **changes})
-    write_run(files.run, run())
+    write_json(files.run, run())
     write_answers(files.answers, answers(job, study))
     return files
 
