@@ -6,11 +6,11 @@ from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.placement import Placement
 from dyrate.testbed.world.scenes import Domain, Photo, Scene, Sign, Split, Thing, split_of
 from dyrate.testbed.world.vocabulary import (
-    COLORS,
+    COLOR_NAMES,
     HELD_OUT,
     LOOKALIKES,
     PLATES,
-    SETTINGS,
+    SETTING_NAMES,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -53,9 +53,8 @@ class Difficulty:
 DEFAULT = Difficulty()
 
 _PATTERNED = tuple(texture for texture in TEXTURES if texture != "plain")
-_COLOR_NAMES = tuple(COLORS)
-_TRAINED_SHAPES = {color: tuple(s for s in SHAPES if (color, s) not in HELD_OUT) for color in COLORS}
-_TRAINED_COLORS = {shape: tuple(c for c in COLORS if (c, shape) not in HELD_OUT) for shape in SHAPES}
+_TRAINED_SHAPES = {color: tuple(s for s in SHAPES if (color, s) not in HELD_OUT) for color in COLOR_NAMES}
+_TRAINED_COLORS = {shape: tuple(c for c in COLOR_NAMES if (c, shape) not in HELD_OUT) for shape in SHAPES}
 _HELD_OUT_PAIRS = tuple(sorted(HELD_OUT))
 
 
@@ -74,14 +73,13 @@ def sample_scene(
 
 
 def _sample(draw: Draw, difficulty: Difficulty, domain: Domain) -> Scene:
-    setting = draw.pick(tuple(SETTINGS))
+    setting = draw.pick(SETTING_NAMES)
     placement = Placement()
     plates = draw.shuffled(tuple(PLATES))
     for plate in plates[: draw.weighted(difficulty.signs)]:
         placement.add_sign(draw, plate, _sign_text(draw, difficulty, placement.signs))
-    for color, shape, texture, width in _attributes(draw, difficulty, domain):
-        may_cover = draw.chance(difficulty.occluded)
-        placement.add_thing(draw, Thing(shape, color, texture, width, 0, 0), may_cover)
+    for thing in _things(draw, difficulty, domain):
+        placement.add_thing(draw, thing, may_cover=draw.chance(difficulty.occluded))
     return Scene(
         setting,
         tuple(placement.things),
@@ -103,7 +101,8 @@ def _sign_text(draw: Draw, difficulty: Difficulty, signs: list[Sign]) -> str:
             return text
 
 
-def _attributes(draw: Draw, difficulty: Difficulty, domain: Domain) -> list[tuple[str, str, str, int]]:
+def _things(draw: Draw, difficulty: Difficulty, domain: Domain) -> list[Thing]:
+    """Return the things that are to be placed, not yet at any place."""
     count = draw.between(*difficulty.things)
     shared_color = shared_shape = None
     alike = 0
@@ -114,40 +113,32 @@ def _attributes(draw: Draw, difficulty: Difficulty, domain: Domain) -> list[tupl
         shared_color = None if kind in (0, 1) else shared_color
         shared_shape = None if kind in (2, 3) else shared_shape
     colors: list[str] = []
-    attributes = []
+    things = []
     for i in range(count):
         color, shape = _pair(draw, domain)
         if i < alike:
-            color, shape = _shared(draw, domain, shared_color, shared_shape)
+            color, shape = _pair(draw, domain, shared_color, shared_shape)
         elif colors and draw.chance(difficulty.lookalike):
             color = draw.pick(LOOKALIKES[draw.pick(colors)])
             if domain == "out-domain" or (color, shape) in HELD_OUT:
-                color, shape = _shared(draw, domain, color, None)
+                color, shape = _pair(draw, domain, color, None)
         colors.append(color)
         size = draw.weighted(difficulty.sizes)
         patterned = size != "small" and draw.chance(difficulty.textured)
-        attributes.append(
-            (color, shape, draw.pick(_PATTERNED) if patterned else "plain", draw.pick(SIZES[size]))
-        )
-    return draw.shuffled(attributes)
+        texture = draw.pick(_PATTERNED) if patterned else "plain"
+        things.append(Thing(shape, color, texture, draw.pick(SIZES[size]), 0, 0))
+    return draw.shuffled(things)
 
 
-def _pair(draw: Draw, domain: Domain) -> tuple[str, str]:
-    if domain == "out-domain" or (domain == "near-domain" and draw.chance(0.5)):
-        return draw.pick(_HELD_OUT_PAIRS)
-    color = draw.pick(_COLOR_NAMES)
-    return color, draw.pick(_TRAINED_SHAPES[color])
-
-
-def _shared(draw: Draw, domain: Domain, color: str | None, shape: str | None) -> tuple[str, str]:
+def _pair(draw: Draw, domain: Domain, color: str | None = None, shape: str | None = None) -> tuple[str, str]:
     """Complete a (colour, shape) pair within the domain."""
     if color and shape:
         return color, shape
     if domain == "out-domain" or (domain == "near-domain" and draw.chance(0.5)):
-        return draw.pick([pair for pair in _HELD_OUT_PAIRS if color == pair[0] or shape == pair[1]])
+        return draw.pick([(c, s) for c, s in _HELD_OUT_PAIRS if color in (None, c) and shape in (None, s)])
     if shape:
         return draw.pick(_TRAINED_COLORS[shape]), shape
-    assert color
+    color = color or draw.pick(COLOR_NAMES)
     return color, draw.pick(_TRAINED_SHAPES[color])
 
 
