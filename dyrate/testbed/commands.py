@@ -1,12 +1,13 @@
 """`dyrate testbed`: build the local benchmarks, train the stand-in models, write their cards, accept them."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-_Subparsers = argparse._SubParsersAction  # the type has no public name
+from dyrate.jobs import Subparsers
 
 
-def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+def register(subparsers: Subparsers) -> None:
     """Add `dyrate testbed` with its sub-commands; imports nothing heavy."""
     testbed = subparsers.add_parser(
         "testbed",
@@ -16,57 +17,27 @@ def register(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = testbed.add_subparsers(dest="step", metavar="STEP", required=True)
-    _register_build(steps)
-    _register_train(steps)
-    _register_card(steps)
-    _register_accept(steps)
 
-
-def _add(
-    steps: "_Subparsers[argparse.ArgumentParser]", name: str, help_text: str, description: str, example: str
-) -> argparse.ArgumentParser:
-    return steps.add_parser(
-        name,
-        help=help_text,
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _register_build(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _add(
+    build = _step(
         steps,
-        "build",
+        _build,
         "write the local benchmarks as parquet files",
         "Write benchmarks of the synthetic world, each in the schema of its real counterpart.\n"
         "The same seed gives the same bytes.",
         "dyrate testbed build --benchmarks gqa pope --samples 100 --output data/testbed",
     )
-    parser.add_argument("--benchmarks", nargs="+", metavar="NAME", help="which ones (default: all)")
-    parser.add_argument(
+    build.add_argument("--benchmarks", nargs="+", metavar="NAME", help="which ones (default: all)")
+    build.add_argument(
         "--samples", type=int, default=500, metavar="N", help="rows per benchmark (default: 500)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
-    parser.add_argument(
+    build.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
+    build.add_argument(
         "--output", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
     )
-    parser.set_defaults(run=_build)
 
-
-def _build(arguments: argparse.Namespace) -> int:
-    from dyrate.testbed.benchmarks.build import build
-    from dyrate.testbed.benchmarks.specs import BENCHMARKS
-
-    names = arguments.benchmarks or list(BENCHMARKS)
-    build(names, arguments.samples, arguments.seed, arguments.output)
-    return 0
-
-
-def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _add(
+    train = _step(
         steps,
-        "train",
+        _train,
         "train a testbed model from nothing",
         "Train a small LLaVA on the synthetic world and save it in Hugging Face format, in half precision.\n"
         "A killed run continues from its last checkpoint when the same command is given again.\n"
@@ -74,29 +45,80 @@ def _register_train(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
         "gave are recorded in training.json, and --steps with --decay-steps repeats them without a clock.",
         "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --device cuda",
     )
-    parser.add_argument(
+    train.add_argument(
         "--model", required=True, metavar="NAME", help="testbed-s, testbed-m, or testbed-tiny (smoke)"
     )
-    parser.add_argument(
+    train.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="directory of the finished model"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: checkpoints/NAME")
-    parser.add_argument("--seed", type=int, help="of the weights and the data (default: the recipe's, 0)")
-    parser.add_argument("--steps", type=int, metavar="N", help="length of the run (default: the recipe's)")
-    parser.add_argument("--decay-steps", type=int, metavar="N", help="last steps, in which the rate decays")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
-    parser.add_argument(
+    train.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: checkpoints/NAME")
+    train.add_argument("--seed", type=int, help="of the weights and the data (default: the recipe's, 0)")
+    train.add_argument("--steps", type=int, metavar="N", help="length of the run (default: the recipe's)")
+    train.add_argument("--decay-steps", type=int, metavar="N", help="last steps, in which the rate decays")
+    train.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
+    train.add_argument(
         "--minutes", type=float, metavar="M", help="end after so long, even before the last step"
     )
-    parser.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps, to be continued")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: %(default)s)")
-    parser.add_argument(
+    train.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps, to be continued")
+    train.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: %(default)s)")
+    train.add_argument(
         "--workers", type=int, default=15, metavar="N", help="processes making data (default: 15)"
     )
-    parser.add_argument(
+    train.add_argument(
         "--no-compile", action="store_true", help="do not compile the layers (never done on a CPU)"
     )
-    parser.set_defaults(run=_train)
+
+    card = _step(
+        steps,
+        _card,
+        "write a model's card",
+        "Write README.md beside a trained testbed model: what it is and is not, recipe, curve, accuracy.",
+        "dyrate testbed card --model models/testbed-s --acceptance results/acceptance/acceptance.json",
+    )
+    card.add_argument("--model", type=Path, required=True, metavar="DIR", help="directory with training.json")
+    card.add_argument(
+        "--acceptance", type=Path, metavar="FILE", help="JSON written by `dyrate testbed accept`"
+    )
+
+    accept = _step(
+        steps,
+        _accept,
+        "check that the models make the benchmarks informative",
+        "Evaluate models with and without visual tokens, and print how their scores stand between\n"
+        "chance and the attainable: each benchmark must leave room in both directions.",
+        "dyrate testbed accept --models models/testbed-s models/testbed-m --samples 500",
+    )
+    accept.add_argument("--models", type=Path, nargs="+", required=True, metavar="DIR", help="testbed models")
+    accept.add_argument("--samples", type=int, default=500, metavar="N", help="per benchmark (default: 500)")
+    accept.add_argument(
+        "--data", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
+    )
+    accept.add_argument(
+        "--output", type=Path, default=Path("results/acceptance"), metavar="DIR", help="default: %(default)s"
+    )
+
+
+def _step(
+    steps: Subparsers, run: Callable[[argparse.Namespace], int], text: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    """Add the sub-command that the function is named after."""
+    parser = steps.add_parser(
+        run.__name__.removeprefix("_"),
+        help=text,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from dyrate.testbed.benchmarks.build import build
+    from dyrate.testbed.benchmarks.specs import BENCHMARKS
+
+    build(arguments.benchmarks or BENCHMARKS, arguments.samples, arguments.seed, arguments.output)
+    return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -107,12 +129,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from dyrate.testbed.models.training import train
 
     size_of(arguments.model)
-    given = {key: getattr(arguments, key) for key in ("seed", "steps", "decay_steps", "batch_size")}
-    if given["steps"] is not None and given["decay_steps"] is None:
-        given["decay_steps"] = round(DECAY_SHARE * given["steps"])
-    recipe = replace(
-        RECIPES[arguments.model], **{key: value for key, value in given.items() if value is not None}
-    )
+    options = ("seed", "steps", "decay_steps", "batch_size")
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
+    if "steps" in given:
+        given.setdefault("decay_steps", round(DECAY_SHARE * given["steps"]))
+    recipe = replace(RECIPES[arguments.model], **given)
     machine = Machine(
         device=arguments.device,
         workers=arguments.workers,
@@ -131,48 +152,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _register_card(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _add(
-        steps,
-        "card",
-        "write a model's card",
-        "Write README.md beside a trained testbed model: what it is and is not, recipe, curve, accuracy.",
-        "dyrate testbed card --model models/testbed-s --acceptance results/acceptance/acceptance.json",
-    )
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="directory with training.json"
-    )
-    parser.add_argument(
-        "--acceptance", type=Path, metavar="FILE", help="JSON written by `dyrate testbed accept`"
-    )
-    parser.set_defaults(run=_card)
-
-
 def _card(arguments: argparse.Namespace) -> int:
     from dyrate.testbed.models.card import write_card
 
     print(write_card(arguments.model, arguments.acceptance))
     return 0
-
-
-def _register_accept(steps: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _add(
-        steps,
-        "accept",
-        "check that the models make the benchmarks informative",
-        "Evaluate models with and without visual tokens, and print how their scores stand between\n"
-        "chance and the attainable: each benchmark must leave room in both directions.",
-        "dyrate testbed accept --models models/testbed-s models/testbed-m --samples 500",
-    )
-    parser.add_argument("--models", type=Path, nargs="+", required=True, metavar="DIR", help="testbed models")
-    parser.add_argument("--samples", type=int, default=500, metavar="N", help="per benchmark (default: 500)")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("results/acceptance"), metavar="DIR", help="default: %(default)s"
-    )
-    parser.set_defaults(run=_accept)
 
 
 def _accept(arguments: argparse.Namespace) -> int:

@@ -15,9 +15,10 @@ import yaml
 from dyrate.errors import DyrateError
 from dyrate.testbed.benchmarks.annotators import Crowd, annotate
 from dyrate.testbed.benchmarks.build import build, rows
-from dyrate.testbed.benchmarks.items import MAKERS, MME_CATEGORIES, ROTATIONS
+from dyrate.testbed.benchmarks.multiple_choice import ROTATIONS
 from dyrate.testbed.benchmarks.schemas import COLUMNS
 from dyrate.testbed.benchmarks.specs import BENCHMARKS
+from dyrate.testbed.benchmarks.yes_no import MME_CATEGORIES
 from dyrate.testbed.world import prompts
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.examples import training_example
@@ -95,10 +96,11 @@ def perfect(folder: Path, name: str) -> list[str]:
     return pq.read_table(folder / f"{name}.oracle.parquet")["answer"].to_pylist()
 
 
-def test_every_benchmark_has_a_plan_a_maker_and_a_schema():
-    assert set(BENCHMARKS) == set(MAKERS) == set(COLUMNS) == set(TASKS)
-    for plan in BENCHMARKS.values():
-        assert set(plan.kinds) <= set(ASKERS)
+def test_every_benchmark_has_its_own_maker_and_a_schema():
+    assert set(BENCHMARKS) == set(COLUMNS) == set(TASKS)
+    for name, spec in BENCHMARKS.items():
+        assert spec.maker.__name__ == name
+        assert set(spec.kinds) <= set(ASKERS)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -121,7 +123,7 @@ def test_a_smaller_build_is_the_beginning_of_a_larger_one(name: str, folder: Pat
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_files_load_with_the_columns_of_the_hubs(name: str, folder: Path):
     data = load(folder, name)
-    assert data.features == datasets.Features(COLUMNS[name])
+    assert data.features == COLUMNS[name]
     assert SAMPLES <= len(data) < SAMPLES + 6
     image = data[0]["image"].convert("RGB")
     assert image.size == (168, 168)

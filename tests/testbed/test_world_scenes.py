@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyrate.testbed.world.difficulty import DEFAULT
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.examples import training_example, validation_example
 from dyrate.testbed.world.placement import MIN_VISIBLE
 from dyrate.testbed.world.render import render
-from dyrate.testbed.world.sampling import sample_scene
+from dyrate.testbed.world.sampling import DEFAULT, sample_scene
 from dyrate.testbed.world.scenes import SIDE, Domain, Photo, Scene, Split, split_of
 from dyrate.testbed.world.sprites import CLEAR, FONT_SIZES, SIGN_MARGIN, lettering, sprite
 from dyrate.testbed.world.vocabulary import COLORS, HELD_OUT, LOOKALIKES, SETTINGS, SHAPES, TEXTURES, WORDS

@@ -4,6 +4,7 @@ A benchmark is a sequence of groups: one item, or items that belong together (a 
 A group depends on the seed and its number alone, so that a smaller build is the beginning of a larger one.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +16,8 @@ from tqdm import tqdm
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.testbed.benchmarks.items import MAKERS, Item
-from dyrate.testbed.benchmarks.schemas import COLUMNS, ORACLE_COLUMNS, features
+from dyrate.testbed.benchmarks.item import Item
+from dyrate.testbed.benchmarks.schemas import COLUMNS, ORACLE_COLUMNS
 from dyrate.testbed.benchmarks.specs import BENCHMARKS
 from dyrate.testbed.world.draw import Draw
 
@@ -45,33 +46,30 @@ def build(benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | 
     for name in names:
         path = output_dir / f"{name}.parquet"
         items = tqdm(rows(name, samples, seed), desc=name, total=samples, unit="row", leave=False)
-        _write(name, items, path)
+        _write(name, iter(items), path)
         paths.append(path)
     return paths
 
 
 def rows(benchmark: str, samples: int, seed: int) -> Iterator[Item]:
     """Yield the benchmark's first rows, at least `samples`, up to the end of a group."""
+    spec = BENCHMARKS[benchmark]
     made = index = 0
     while made < samples:
-        items = MAKERS[benchmark](BENCHMARKS[benchmark], Draw("benchmark", benchmark, seed, index), index)
+        items = spec.maker(spec, Draw("benchmark", benchmark, seed, index), index)
         yield from items
         made, index = made + len(items), index + 1
 
 
-def _write(benchmark: str, items: Iterable[Item], path: Path) -> None:
-    schema = features(COLUMNS[benchmark]).arrow_schema
-    oracle = []
+def _write(benchmark: str, items: Iterator[Item], path: Path) -> None:
+    schema = COLUMNS[benchmark].arrow_schema
+    oracle: list[dict[str, Any]] = []
     with files.replacing(path) as new, pq.ParquetWriter(new, schema, compression="none") as writer:
-        group: list[dict[str, Any]] = []
-        for number, item in enumerate(items):
-            oracle.append({"doc_id": number, "kind": item.kind, "domain": item.domain, "answer": item.answer})
-            group.append(item.row)
-            if len(group) == ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                group = []
-        if group:
-            writer.write_table(pa.Table.from_pylist(group, schema))
-    table = pa.Table.from_pylist(oracle, features(ORACLE_COLUMNS).arrow_schema)
+        while group := list(itertools.islice(items, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist([item.row for item in group], schema))
+            for doc_id, item in enumerate(group, start=len(oracle)):
+                oracle.append(
+                    {"doc_id": doc_id, "kind": item.kind, "domain": item.domain, "answer": item.answer}
+                )
     with files.replacing(path.with_suffix(".oracle.parquet")) as new:
-        pq.write_table(table, new)
+        pq.write_table(pa.Table.from_pylist(oracle, ORACLE_COLUMNS.arrow_schema), new)

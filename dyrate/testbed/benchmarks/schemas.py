@@ -1,155 +1,81 @@
 """The columns of the hub data sets that lmms-eval's tasks read, as Hugging Face features."""
 
+from typing import Any
+
 from datasets import Features, Image, Value
 
 _TEXT = Value("string")
-_TEXTS = [Value("string")]
+_TEXTS = [_TEXT]
+_INT8, _INT32, _INT64 = Value("int8"), Value("int32"), Value("int64")
 
-COLUMNS: dict[str, dict[str, object]] = {
-    "gqa": {
-        "id": _TEXT,
-        "imageId": _TEXT,
-        "question": _TEXT,
-        "answer": _TEXT,
-        "fullAnswer": _TEXT,
-        "isBalanced": Value("bool"),
-        "groups": {"global": _TEXT, "local": _TEXT},
-        "entailed": _TEXT,
-        "equivalent": _TEXT,
-        "types": {"structural": _TEXT, "semantic": _TEXT, "detailed": _TEXT},
-        "annotations": {
-            "question": [{"objectId": _TEXT, "value": _TEXT}],
-            "answer": [{"objectId": _TEXT, "value": _TEXT}],
-            "fullAnswer": [{"objectId": _TEXT, "value": _TEXT}],
+
+def _columns(names: str, **others: Any) -> Features:
+    """Return columns in the order of the data set's card: texts, except `image` and the `others`."""
+    types = {"image": Image(), **others}
+    return Features({name: types.get(name, _TEXT) for name in names.split()})
+
+
+COLUMNS: dict[str, Features] = {
+    "gqa": _columns(  # the image of testdev_balanced_images, which the task joins on imageId
+        "id imageId question answer fullAnswer isBalanced groups entailed equivalent types annotations "
+        "semantic semanticStr image",
+        isBalanced=Value("bool"),
+        groups={"global": _TEXT, "local": _TEXT},
+        types={"structural": _TEXT, "semantic": _TEXT, "detailed": _TEXT},
+        annotations={
+            place: [{"objectId": _TEXT, "value": _TEXT}] for place in ("question", "answer", "fullAnswer")
         },
-        "semantic": [{"operation": _TEXT, "argument": _TEXT, "dependencies": [Value("int32")]}],
-        "semanticStr": _TEXT,
-        "image": Image(),  # of the configuration testdev_balanced_images, which the task joins on imageId
-    },
-    "vizwiz": {
-        "question_id": _TEXT,
-        "image": Image(),
-        "question": _TEXT,
-        "answers": _TEXTS,
-        "category": _TEXT,
-    },
-    "sqa": {
-        "image": Image(),
-        "question": _TEXT,
-        "choices": _TEXTS,
-        "answer": Value("int8"),
-        "hint": _TEXT,
-        "task": _TEXT,
-        "grade": _TEXT,
-        "subject": _TEXT,
-        "topic": _TEXT,
-        "category": _TEXT,
-        "skill": _TEXT,
-        "lecture": _TEXT,
-        "solution": _TEXT,
-    },
-    "vqav2": {
-        "question_type": _TEXT,
-        "multiple_choice_answer": _TEXT,
-        "answers": [{"answer": _TEXT, "answer_confidence": _TEXT, "answer_id": Value("int64")}],
-        "image_id": Value("int64"),
-        "answer_type": _TEXT,
-        "question_id": Value("int64"),
-        "question": _TEXT,
-        "image": Image(),
-    },
-    "textvqa": {
-        "image_id": _TEXT,
-        "question_id": Value("int32"),
-        "question": _TEXT,
-        "question_tokens": _TEXTS,
-        "image": Image(),
-        "image_width": Value("int32"),
-        "image_height": Value("int32"),
-        "flickr_original_url": _TEXT,
-        "flickr_300k_url": _TEXT,
-        "answers": _TEXTS,
-        "image_classes": _TEXTS,
-        "set_name": _TEXT,
-        "ocr_tokens": _TEXTS,
-    },
-    "pope": {
-        "id": _TEXT,
-        "question_id": _TEXT,
-        "question": _TEXT,
-        "answer": _TEXT,
-        "image_source": _TEXT,
-        "image": Image(),
-        "category": _TEXT,
-    },
-    "mmb": {
-        "index": Value("int64"),
-        "question": _TEXT,
-        "hint": _TEXT,
-        "answer": _TEXT,
-        "A": _TEXT,
-        "B": _TEXT,
-        "C": _TEXT,
-        "D": _TEXT,
-        "category": _TEXT,
-        "image": Image(),
-        "source": _TEXT,
-        "L2-category": _TEXT,
-        "comment": _TEXT,
-        "split": _TEXT,
-    },
-    "mme": {
-        "question_id": _TEXT,
-        "image": Image(),
-        "question": _TEXT,
-        "answer": _TEXT,
-        "category": _TEXT,
-    },
-    "nocaps": {
-        "image": Image(),
-        "image_coco_url": _TEXT,
-        "image_date_captured": _TEXT,
-        "image_file_name": _TEXT,
-        "image_height": Value("int32"),
-        "image_width": Value("int32"),
-        "image_id": Value("int32"),
-        "image_license": Value("int8"),
-        "image_open_images_id": _TEXT,
-        "annotations_ids": [Value("int32")],
-        "annotations_captions": _TEXTS,
-    },
-    "flickr30k": {
-        "image": Image(),
-        "caption": _TEXTS,
-        "sentids": _TEXTS,
-        "img_id": _TEXT,
-        "filename": _TEXT,
-    },
-    "coco2017": {
-        "question_id": _TEXT,
-        "image": Image(),
-        "question": _TEXT,
-        "answer": _TEXTS,
-        "id": Value("int64"),
-        "license": Value("int8"),
-        "file_name": _TEXT,
-        "coco_url": _TEXT,
-        "height": Value("int32"),
-        "width": Value("int32"),
-        "date_captured": _TEXT,
-    },
+        semantic=[{"operation": _TEXT, "argument": _TEXT, "dependencies": [_INT32]}],
+    ),
+    "vizwiz": _columns("question_id image question answers category", answers=_TEXTS),
+    "sqa": _columns(
+        "image question choices answer hint task grade subject topic category skill lecture solution",
+        choices=_TEXTS,
+        answer=_INT8,
+    ),
+    "vqav2": _columns(
+        "question_type multiple_choice_answer answers image_id answer_type question_id question image",
+        answers=[{"answer": _TEXT, "answer_confidence": _TEXT, "answer_id": _INT64}],
+        image_id=_INT64,
+        question_id=_INT64,
+    ),
+    "textvqa": _columns(
+        "image_id question_id question question_tokens image image_width image_height flickr_original_url "
+        "flickr_300k_url answers image_classes set_name ocr_tokens",
+        question_id=_INT32,
+        question_tokens=_TEXTS,
+        image_width=_INT32,
+        image_height=_INT32,
+        answers=_TEXTS,
+        image_classes=_TEXTS,
+        ocr_tokens=_TEXTS,
+    ),
+    "pope": _columns("id question_id question answer image_source image category"),
+    "mmb": _columns(
+        "index question hint answer A B C D category image source L2-category comment split", index=_INT64
+    ),
+    "mme": _columns("question_id image question answer category"),
+    "nocaps": _columns(
+        "image image_coco_url image_date_captured image_file_name image_height image_width image_id "
+        "image_license image_open_images_id annotations_ids annotations_captions",
+        image_height=_INT32,
+        image_width=_INT32,
+        image_id=_INT32,
+        image_license=_INT8,
+        annotations_ids=[_INT32],
+        annotations_captions=_TEXTS,
+    ),
+    "flickr30k": _columns("image caption sentids img_id filename", caption=_TEXTS, sentids=_TEXTS),
+    "coco2017": _columns(
+        "question_id image question answer id license file_name coco_url height width date_captured",
+        answer=_TEXTS,
+        id=_INT64,
+        license=_INT8,
+        height=_INT32,
+        width=_INT32,
+    ),
 }
-"""Benchmark to its columns, in the order of the data set's card."""
+"""Benchmark to its columns."""
 
-ORACLE_COLUMNS = {
-    "doc_id": Value("int64"),
-    "kind": _TEXT,
-    "domain": _TEXT,
-    "answer": _TEXT,
-}
+ORACLE_COLUMNS = _columns("doc_id kind domain answer", doc_id=_INT64)
 """The columns of the file beside a benchmark: what a perfect answerer says, which no real data set tells."""
-
-
-def features(columns: dict[str, object]) -> Features:
-    """Return the columns as `datasets.Features`."""
-    return Features(columns)

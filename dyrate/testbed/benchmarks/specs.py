@@ -3,8 +3,12 @@
 from dataclasses import replace
 
 from dyrate.testbed.benchmarks.annotators import Crowd
-from dyrate.testbed.benchmarks.items import BenchmarkSpec
-from dyrate.testbed.world.difficulty import DEFAULT, Difficulty
+from dyrate.testbed.benchmarks.captioning import coco2017, flickr30k, nocaps
+from dyrate.testbed.benchmarks.item import BenchmarkSpec
+from dyrate.testbed.benchmarks.multiple_choice import mmb, sqa
+from dyrate.testbed.benchmarks.open_ended import gqa, textvqa, vizwiz, vqav2
+from dyrate.testbed.benchmarks.yes_no import mme, pope
+from dyrate.testbed.world.sampling import DEFAULT, Difficulty
 
 CLEAR: Difficulty = replace(DEFAULT, strong=0.0)
 """The training distribution without the photos that show nothing."""
@@ -24,6 +28,7 @@ CROWDED: Difficulty = replace(
 
 BENCHMARKS: dict[str, BenchmarkSpec] = {
     "gqa": BenchmarkSpec(
+        gqa,
         kinds={
             "existence": 1.0,
             "verify": 1.0,
@@ -40,6 +45,7 @@ BENCHMARKS: dict[str, BenchmarkSpec] = {
         difficulty=replace(CROWDED, mild=0.7),
     ),
     "vizwiz": BenchmarkSpec(
+        vizwiz,
         kinds={
             "color": 1.2,
             "shape": 0.8,
@@ -54,6 +60,7 @@ BENCHMARKS: dict[str, BenchmarkSpec] = {
         crowd=Crowd(strays=0.12, contested=0.12, gives_up=0.2),
     ),
     "sqa": BenchmarkSpec(
+        sqa,
         kinds={
             "hint": 6.0,
             "color": 0.6,
@@ -67,6 +74,7 @@ BENCHMARKS: dict[str, BenchmarkSpec] = {
         difficulty=CROWDED,
     ),
     "vqav2": BenchmarkSpec(
+        vqav2,
         kinds={
             "existence": 1.4,
             "verify": 1.4,
@@ -84,12 +92,14 @@ BENCHMARKS: dict[str, BenchmarkSpec] = {
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.0),
     ),
     "textvqa": BenchmarkSpec(
+        textvqa,
         kinds={"word": 1.0, "number": 1.0},
         difficulty=replace(CROWDED, signs={1: 0.4, 2: 0.6}, mild=0.3),
         crowd=Crowd(strays=0.08, contested=0.05, gives_up=0.1),
     ),
-    "pope": BenchmarkSpec(difficulty=replace(CROWDED, mild=1.0, noise=(16, 18))),
+    "pope": BenchmarkSpec(pope, difficulty=replace(CROWDED, mild=1.0, noise=(16, 18))),
     "mmb": BenchmarkSpec(
+        mmb,
         kinds={
             "color": 1.2,
             "shape": 1.0,
@@ -104,9 +114,11 @@ BENCHMARKS: dict[str, BenchmarkSpec] = {
         },
         difficulty=replace(CROWDED, mild=0.7),
     ),
-    "mme": BenchmarkSpec(difficulty=replace(CROWDED, mild=1.0)),
-    "nocaps": BenchmarkSpec(difficulty=replace(CLEAR, things=(4, 9))),
-    "flickr30k": BenchmarkSpec(difficulty=replace(CLEAR, things=(5, 12), signs={0: 0.2, 1: 0.6, 2: 0.2})),
-    "coco2017": BenchmarkSpec(difficulty=CLEAR),
+    "mme": BenchmarkSpec(mme, difficulty=replace(CROWDED, mild=1.0)),
+    "nocaps": BenchmarkSpec(nocaps, difficulty=replace(CLEAR, things=(4, 9))),
+    "flickr30k": BenchmarkSpec(
+        flickr30k, difficulty=replace(CLEAR, things=(5, 12), signs={0: 0.2, 1: 0.6, 2: 0.2})
+    ),
+    "coco2017": BenchmarkSpec(coco2017, difficulty=CLEAR),
 }
 """What each benchmark asks: the constants to turn when a model finds it too easy or too hard."""

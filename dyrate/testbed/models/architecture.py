@@ -79,9 +79,9 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
-    """Return a model of this size with random float32 weights drawn from `seed`."""
-    vision = CLIPVisionConfig(
+def vision_config(size: Size) -> CLIPVisionConfig:
+    """Return the configuration of the vision tower of this size."""
+    return CLIPVisionConfig(
         hidden_size=size.vision_width,
         intermediate_size=4 * size.vision_width,
         num_hidden_layers=size.vision_layers,
@@ -90,6 +90,13 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         patch_size=PATCH_SIZE,
         projection_dim=size.vision_width,
     )
+
+
+def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+    """Return a model of this size with random float32 weights drawn from `seed`."""
+    special_tokens = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     text = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,  # matrix units like multiples of 64
         hidden_size=size.text_width,
@@ -98,13 +105,11 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         num_attention_heads=size.text_width // HEAD_WIDTH,
         num_key_value_heads=size.text_width // HEAD_WIDTH,
         max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_tokens,
         tie_word_embeddings=False,
     )
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=vision_config(size),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=VISUAL_TOKENS,
@@ -115,9 +120,5 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = GenerationConfig(**special_tokens)
     return model

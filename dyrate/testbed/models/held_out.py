@@ -4,9 +4,10 @@ Greedy decoding writes the reference exactly if, and only if, at each of its pos
 token is the most probable one given the reference so far. So one teacher-forced forward tells it.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +20,10 @@ CAPTION_KIND = "caption"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Exact matches by question kind: {kind: (right, asked)}, and token accuracy by kind likewise."""
+    """Exact matches by question kind, (right, asked), and tokens of captions likewise."""
 
     exact: dict[str, tuple[int, int]]
-    tokens: dict[str, tuple[int, int]]
+    caption_tokens: tuple[int, int]
 
     @property
     def questions(self) -> float:
@@ -30,9 +31,14 @@ class Accuracy:
         counts = [count for kind, count in self.exact.items() if kind != CAPTION_KIND]
         return sum(right for right, _ in counts) / max(sum(asked for _, asked in counts), 1)
 
-    def shares(self) -> dict[str, float]:
-        """Return {kind: share of exact matches}, in alphabetic order."""
-        return {kind: round(right / asked, 4) for kind, (right, asked) in sorted(self.exact.items())}
+    def summary(self) -> dict[str, Any]:
+        """Return what the learning curve shows: the share of right answers, in all and by kind."""
+        shares = {kind: round(right / asked, 4) for kind, (right, asked) in self.exact.items()}
+        return {"questions": round(self.questions, 4), "accuracy": shares}
+
+    def __str__(self) -> str:
+        shares = " ".join(f"{kind}={right / asked:.2f}" for kind, (right, asked) in self.exact.items())
+        return f"questions {self.questions:.3f} | {shares}"
 
 
 class HeldOut:
@@ -47,22 +53,18 @@ class HeldOut:
 
     def score(self, logits_of: Callable[[PackedBatch], Tensor]) -> Accuracy:
         """Score a model given as a function from a batch to logits, [B, S, vocabulary]."""
-        exact_right, exact_asked = Counter[str](), Counter[str]()
-        token_right, token_asked = Counter[str](), Counter[str]()
+        exact: dict[str, list[bool]] = defaultdict(list)
+        caption_right = caption_asked = 0
         for batch, placed in self.batches:
             with torch.inference_mode():
                 predicted = logits_of(batch).argmax(-1).cpu()
-            target = batch.targets != NO_TARGET
-            right = (predicted == batch.targets) & target
             for row, turns in enumerate(placed):
                 for number, turn in enumerate(turns, start=1):
-                    here = batch.segments[row] == number
-                    asked, got = int((target[row] & here).sum()), int((right[row] & here).sum())
-                    exact_right[turn.kind] += asked == got
-                    exact_asked[turn.kind] += 1
-                    token_right[turn.kind] += got
-                    token_asked[turn.kind] += asked
-        return Accuracy(
-            {kind: (exact_right[kind], asked) for kind, asked in sorted(exact_asked.items())},
-            {kind: (token_right[kind], asked) for kind, asked in sorted(token_asked.items())},
-        )
+                    answer = (batch.segments[row] == number) & (batch.targets[row] != NO_TARGET)
+                    right = (predicted[row] == batch.targets[row])[answer]
+                    exact[turn.kind].append(bool(right.all()))
+                    if turn.kind == CAPTION_KIND:
+                        caption_right += int(right.sum())
+                        caption_asked += len(right)
+        counts = {kind: (sum(answers), len(answers)) for kind, answers in sorted(exact.items())}
+        return Accuracy(counts, (caption_right, caption_asked))

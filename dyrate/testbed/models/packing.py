@@ -29,29 +29,19 @@ PADDING_SEGMENT = -1
 class PackedBatch(NamedTuple):
     """Packed examples; B rows of S tokens."""
 
+    first_visual_token: int  # where the visual tokens begin, the same in every row
     images: Tensor  # uint8 [B, 168, 168, 3]
     input_ids: Tensor  # int64 [B, S]
     targets: Tensor  # int64 [B, S]: the token to predict at this position, or NO_TARGET
     weights: Tensor  # float32 [B, S]: weight of this position's loss, 0 where there is no target
     position_ids: Tensor  # int64 [B, S]
     segments: Tensor  # int16 [B, S]: 0 in the prefix, i in the i-th turn packed, -1 in the padding
-    first_visual_token: int  # where the visual tokens begin, the same in every row
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Return the batch on another device, copying in the background where memory is pinned."""
-
-        def moved(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=True)
-
-        return PackedBatch(
-            images=moved(self.images),
-            input_ids=moved(self.input_ids),
-            targets=moved(self.targets),
-            weights=moved(self.weights),
-            position_ids=moved(self.position_ids),
-            segments=moved(self.segments),
-            first_visual_token=self.first_visual_token,
-        )
+        first_visual_token, *parts = self
+        moved = (part.to(device, non_blocking=True) for part in parts)
+        return PackedBatch(first_visual_token, *moved)
 
 
 class Packer:

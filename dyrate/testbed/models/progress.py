@@ -39,7 +39,7 @@ class Meter:
         self._before = progress.seconds
         self._start = self._reported = time.perf_counter()
         self._settled: tuple[int, float] | None = None
-        self._losses: list[Tensor] = []
+        self.losses: list[Tensor] = []  # since the last report
         self._waited = 0.0
         self._taken = 0
 
@@ -52,23 +52,18 @@ class Meter:
 
     def add(self, loss: Tensor) -> None:
         """Count one step and keep its loss, which may still be on its way."""
-        self._losses.append(loss)
+        self.losses.append(loss)
         self._taken += 1
         if self._taken == LOOK_EVERY:  # past compilation and the workers' first batches
             self._settled = (self.progress.step, time.perf_counter())
 
     def recent_loss(self) -> float:
         """Return the mean loss of the last few steps; waits for the device."""
-        return float(torch.stack(self._losses[-LOOK_EVERY:]).mean()) if self._losses else math.nan
+        return float(torch.stack(self.losses[-LOOK_EVERY:]).mean()) if self.losses else math.nan
 
     def seconds(self) -> float:
         """Return the seconds of this and all earlier sessions."""
         return self._before + time.perf_counter() - self._start
-
-    @property
-    def steps(self) -> int:
-        """Steps since the last report."""
-        return len(self._losses)
 
     def since_report(self) -> float:
         """Return the seconds since the last report."""
@@ -81,13 +76,9 @@ class Meter:
         step, moment = self._settled
         return (self.progress.step - step) / max(time.perf_counter() - moment, 1e-9)
 
-    def images_per_second(self, batch_size: int) -> float:
-        """Return the same rate in images."""
-        return self.steps_per_second() * batch_size
-
     def report(self) -> tuple[float, float]:
         """Return (mean loss, share of the time spent waiting for data) since the last report; start anew."""
-        loss = float(torch.stack(self._losses).mean())
+        loss = float(torch.stack(self.losses).mean())
         wait = self._waited / max(self.since_report(), 1e-9)
-        self._losses, self._waited, self._reported = [], 0.0, time.perf_counter()
+        self.losses, self._waited, self._reported = [], 0.0, time.perf_counter()
         return loss, wait

@@ -7,25 +7,21 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
 
+from dyrate.testbed.models.answering import Answering
 from dyrate.testbed.models.architecture import size_of
-from dyrate.testbed.models.held_out import CAPTION_KIND, Accuracy, HeldOut
+from dyrate.testbed.models.held_out import Accuracy, HeldOut
 from dyrate.testbed.models.progress import TrainingProgress
-from dyrate.testbed.models.recipe import Machine, ModelRecipe
+from dyrate.testbed.models.recipe import Machine
 from dyrate.testbed.models.stream import stream_hash
 
 
 def training_record(
-    recipe: ModelRecipe,
-    machine: Machine,
-    progress: TrainingProgress,
-    model: PreTrainedModel,
-    tokens: int,
-    held_out: HeldOut,
-    accuracy: Accuracy,
+    task: Answering, machine: Machine, progress: TrainingProgress, held_out: HeldOut, accuracy: Accuracy
 ) -> dict[str, Any]:
     """Return the content of `training.json`: what was trained, how, on what, and what came of it."""
+    recipe, device = task.recipe, task.device
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
         "schema": "dyrate.training",
         "version": 1,
@@ -33,14 +29,14 @@ def training_record(
         "size": asdict(size_of(recipe.model)),
         "plan": asdict(progress.plan),
         "completed": progress.step == progress.plan.steps,
-        "machine": asdict(machine) | {"hardware": _hardware(model.device), "cpus": os.cpu_count()},
+        "machine": asdict(machine) | {"hardware": hardware, "cpus": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "parameters": model.num_parameters(),
-        "tokens": tokens,
+        "parameters": task.model.num_parameters(),
+        "tokens": len(task.tokenizer),
         "seconds": round(progress.seconds, 1),
         "images": progress.step * recipe.batch_size,
         "resumed": progress.resumed,
@@ -49,11 +45,7 @@ def training_record(
             "examples": held_out.examples,
             "questions": round(accuracy.questions, 4),
             "exact": {kind: list(counts) for kind, counts in accuracy.exact.items()},
-            "caption_tokens": list(accuracy.tokens.get(CAPTION_KIND, (0, 0))),
+            "caption_tokens": list(accuracy.caption_tokens),
         },
         "curve": progress.curve,
     }
-
-
-def _hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"

@@ -4,55 +4,43 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed.models import checkpoint
-from dyrate.testbed.models.architecture import build_model, build_processor, size_of
-from dyrate.testbed.models.held_out import Accuracy, HeldOut
-from dyrate.testbed.models.packing import PackedBatch, Packer, normalise, packed_logits, packed_loss
+from dyrate.testbed.models.answering import Answering
+from dyrate.testbed.models.held_out import HeldOut
+from dyrate.testbed.models.packing import PackedBatch
 from dyrate.testbed.models.progress import LOOK_EVERY, Meter, TrainingProgress
 from dyrate.testbed.models.recipe import DECAY_SHARE, Machine, ModelRecipe
 from dyrate.testbed.models.record import training_record
 from dyrate.testbed.models.schedule import LearningRatePlan
-from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
-from dyrate.testbed.world.examples import validation_example
 
 SHARD_SIZE = "14MB"
 
 
 class ModelTrainer:
-    """A model in training: weights, optimiser, data and progress."""
+    """A model in training: what it is trained for, its optimiser and its progress."""
 
     def __init__(self, recipe: ModelRecipe, machine: Machine, checkpoint_directory: Path) -> None:
-        size = size_of(recipe.model)
         self.recipe, self.machine, self.directory = recipe, machine, checkpoint_directory
-        self.device = torch.device(machine.device)
-        self.tokenizer = world_tokenizer(recipe.tokenizer_examples)
-        self.processor: LlavaProcessor = build_processor(self.tokenizer)
-        self.packer = Packer(self.tokenizer, recipe.pack_length)
-        self.model = build_model(size, self.tokenizer, recipe.seed).to(self.device)
-        self.optimizer = _optimizer(self.model, recipe)
+        self.task = Answering(recipe, torch.device(machine.device))
+        self.optimizer = _optimizer(self.task.model, recipe)
         self.progress = TrainingProgress(LearningRatePlan(recipe.steps - recipe.decay_steps, recipe.steps))
-        self._mean = torch.tensor(self.processor.image_processor.image_mean, device=self.device)
-        self._std = torch.tensor(self.processor.image_processor.image_std, device=self.device)
         self._resume()
         if machine.compile:
             # Layer by layer: all layers of one kind share one compilation, which takes seconds, not minutes.
-            for module in self.model.modules():
+            for module in self.task.model.modules():
                 if isinstance(module, (CLIPEncoderLayer, LlamaDecoderLayer)):
                     module.compile()
 
@@ -61,26 +49,20 @@ class ModelTrainer:
         if state is None:
             return
         saved, tensors = state
-        wanted = asdict(self.recipe)
-        different = [key for key in wanted if saved["recipe"].get(key) != wanted[key]]
-        if different:
-            changes = ", ".join(
-                f"{key}: {saved['recipe'].get(key)!r} there, {wanted[key]!r} now" for key in different
-            )
+        there = saved["recipe"]
+        changes = [
+            f"{key}: {there.get(key)!r} there, {value!r} now"
+            for key, value in asdict(self.recipe).items()
+            if there.get(key) != value
+        ]
+        if changes:
             raise DyrateError(
-                f"the checkpoint in {self.directory} belongs to another recipe ({changes}); "
+                f"the checkpoint in {self.directory} belongs to another recipe ({', '.join(changes)}); "
                 "name another --checkpoint, or remove it to start anew"
             )
-        checkpoint.restore(self.model, self.optimizer, tensors)
+        checkpoint.restore(self.task.model, self.optimizer, tensors)
         self.progress = TrainingProgress.from_json(saved["progress"])
         self.progress.resumed += 1
-
-    def logits(self, batch: PackedBatch) -> Tensor:
-        """Return the logits, [B, S, vocabulary], of a packed batch that may lie on another device."""
-        batch = batch.to(self.device)
-        bfloat16 = self.recipe.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if bfloat16 else nullcontext():
-            return packed_logits(self.model, batch, normalise(batch.images, self._mean, self._std))
 
     def advance(self, batch: PackedBatch) -> Tensor:
         """Take one optimiser step; return the loss, a scalar still on the device."""
@@ -89,10 +71,9 @@ class ModelTrainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = batch.to(self.device)
-        loss = packed_loss(self.logits(batch), batch)
+        loss = self.task.loss(batch)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -105,12 +86,20 @@ class ModelTrainer:
             Whether the training is over.
         """
         progress = self.progress
-        held_out = self.held_out(256)
+        held_out = self.task.held_out(256)
         meter = Meter(progress)
         last = None if stop_after is None else progress.step + stop_after
-        batches = self._batches()
+        batches = iter(
+            DataLoader(
+                self.task.stream,
+                batch_size=None,
+                sampler=range(progress.step, self.recipe.steps),
+                num_workers=self.machine.workers,
+                pin_memory=self.task.device.type == "cuda",
+            )
+        )
         interval = 0.5 if sys.stderr.isatty() else 20.0
-        self.model.train()
+        self.task.model.train()
         with tqdm(total=progress.plan.steps, initial=progress.step, unit="step", mininterval=interval) as bar:
             while progress.step < progress.plan.steps and progress.step != last and not self._late():
                 meter.add(self.advance(meter.waiting_for(batches)))
@@ -121,35 +110,20 @@ class ModelTrainer:
                     bar.set_postfix(
                         loss=f"{meter.recent_loss():.3f}",
                         lr=f"{self.optimizer.param_groups[0]['lr']:.1e}",
-                        images_s=f"{meter.images_per_second(self.recipe.batch_size):.0f}",
+                        images_s=f"{meter.steps_per_second() * self.recipe.batch_size:.0f}",
                     )
                     if meter.since_report() > self.machine.report_seconds:
                         tqdm.write(self._report(meter, held_out))
-            if meter.steps:
+            if meter.losses:
                 tqdm.write(self._report(meter, held_out))
         return progress.step == progress.plan.steps or self._late()
 
-    def _batches(self) -> Iterator[PackedBatch]:
-        steps = range(self.progress.step, self.recipe.steps)
-        stream = TrainingStream(self.packer, self.recipe.seed, self.recipe.batch_size)
-        loader: DataLoader[PackedBatch] = DataLoader(
-            stream,
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.machine.workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        return iter(loader)
-
     def _keep_time(self, meter: Meter) -> None:
-        self.progress.seconds = meter.seconds()
-        if self.machine.minutes is not None and meter.steps_per_second() > 0:
-            self.progress.plan = self.progress.plan.within(
-                self.progress.step,
-                self.progress.seconds,
-                self.machine.minutes * 60,
-                meter.steps_per_second(),
-                DECAY_SHARE,
+        progress, minutes, speed = self.progress, self.machine.minutes, meter.steps_per_second()
+        progress.seconds = meter.seconds()
+        if minutes is not None and speed > 0:
+            progress.plan = progress.plan.within(
+                progress.step, progress.seconds, minutes * 60, speed, DECAY_SHARE
             )
 
     def _late(self) -> bool:
@@ -165,7 +139,7 @@ class ModelTrainer:
                 f"the loss is not a number at step {progress.step}; the last checkpoint is kept"
             )
         progress.seconds = meter.seconds()
-        accuracy = self.score(held_out)
+        accuracy = self.task.score(held_out)
         progress.curve.append(
             {
                 "step": progress.step,
@@ -173,44 +147,22 @@ class ModelTrainer:
                 "images": progress.step * self.recipe.batch_size,
                 "loss": round(loss, 4),
                 "data_wait": round(wait, 3),
-                "questions": round(accuracy.questions, 4),
-                "accuracy": accuracy.shares(),
+                **accuracy.summary(),
             }
         )
-        checkpoint.save(
-            self.directory,
-            self.model,
-            self.optimizer,
-            {"recipe": asdict(self.recipe), "progress": asdict(progress)},
-        )
+        saved = {"recipe": asdict(self.recipe), "progress": asdict(progress)}
+        checkpoint.save(self.directory, self.task.model, self.optimizer, saved)
         curve = "".join(json.dumps(point) + "\n" for point in progress.curve)
         files.write_text(self.directory / "curve.jsonl", curve)
-        shares = " ".join(f"{kind}={share:.2f}" for kind, share in accuracy.shares().items())
         return (
             f"{self.recipe.model} step {progress.step}/{progress.plan.steps} {progress.seconds:.0f} s "
-            f"{meter.images_per_second(self.recipe.batch_size):.0f} images/s (waiting for data {wait:.0%}) "
-            f"loss {loss:.3f} questions {accuracy.questions:.3f} | {shares}"
+            f"{meter.steps_per_second() * self.recipe.batch_size:.0f} images/s (waiting for data {wait:.0%}) "
+            f"loss {loss:.3f} {accuracy}"
         )
 
-    def held_out(self, examples: int) -> HeldOut:
-        """Return the first `examples` of the validation split, packed."""
-        return HeldOut(
-            self.packer,
-            [validation_example(self.recipe.seed, index) for index in range(examples)],
-            batch_size=min(self.recipe.batch_size, 128),
-        )
 
-    def score(self, held_out: HeldOut) -> Accuracy:
-        """Score the current weights."""
-        self.model.eval()
-        with torch.compiler.set_stance("force_eager"):  # other shapes, no gradients: not worth a compilation
-            accuracy = held_out.score(self.logits)
-        self.model.train()
-        return accuracy
-
-
-def _optimizer(model: LlavaForConditionalGeneration, recipe: ModelRecipe) -> torch.optim.AdamW:
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
+def _optimizer(model: nn.Module, recipe: ModelRecipe) -> torch.optim.AdamW:
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     parameters = list(model.parameters())
     return torch.optim.AdamW(
         [
@@ -253,17 +205,14 @@ def train(
     trainer = ModelTrainer(recipe, machine, checkpoint_directory)
     if not trainer.run(stop_after):
         return None
-    model = trainer.model
+    task = trainer.task
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in task.model.parameters():
             parameter.copy_(parameter.half())  # the score below is that of the weights on disk
-    held_out = trainer.held_out(held_out_examples)
-    accuracy = trainer.score(held_out)
-    record = training_record(
-        recipe, machine, trainer.progress, model, len(trainer.tokenizer), held_out, accuracy
-    )
+    held_out = task.held_out(held_out_examples)
+    record = training_record(task, machine, trainer.progress, held_out, task.score(held_out))
     output.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(output, max_shard_size=SHARD_SIZE)
-    trainer.processor.save_pretrained(output)
+    task.model.half().save_pretrained(output, max_shard_size=SHARD_SIZE)
+    task.processor.save_pretrained(output)
     files.write_text(output / "training.json", json.dumps(record, indent=1) + "\n")
     return record

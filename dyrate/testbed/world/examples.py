@@ -1,5 +1,6 @@
 """The testbed as a stream of examples: an image with questions in all benchmarks' styles, and a caption."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,22 +110,22 @@ def _example(split: Split, seed: int, index: int) -> Example:
 def turns_of(scene: Scene, draw: Draw) -> list[DialogueTurn]:
     """Return a scene's turns in a random order: questions in all styles and one caption."""
     if not scene.photo.readable:
-        blind = [blind_question(draw) for _ in range(3)]
-        return [DialogueTurn(prompts.vizwiz_prompt(q.text), q.answer, q.kind) for q in blind]
+        return [_turn(prompts.vizwiz_prompt, blind_question(draw)) for _ in range(3)]
     facts = Facts(scene)
-    turns = [DialogueTurn(prompts.CAPTION, caption(scene, draw), "caption")]
     asked: set[str] = set()
-    for _ in range(SHORT_TURNS):
-        question = draw_question(facts, draw, SHORT_KINDS, asked)
-        turns.append(DialogueTurn(prompts.short_prompt(question.text), question.answer, question.kind))
+
+    def question(kinds: Kinds) -> Question:
+        return draw_question(facts, draw, kinds, asked)
+
+    turns = [DialogueTurn(prompts.CAPTION, caption(scene, draw), "caption")]
+    turns += [_turn(prompts.short_prompt, question(SHORT_KINDS)) for _ in range(SHORT_TURNS)]
     if scene.signs:
-        question = draw_question(facts, draw, READING_KINDS, asked)
-        turns.append(DialogueTurn(prompts.textvqa_prompt(question.text), question.answer, question.kind))
-    question = draw_question(facts, draw, VIZWIZ_KINDS, asked)
-    turns.append(DialogueTurn(prompts.vizwiz_prompt(question.text), question.answer, question.kind))
-    turns.append(_mmbench_turn(draw_question(facts, draw, OPTION_KINDS, asked), draw))
+        turns.append(_turn(prompts.textvqa_prompt, question(READING_KINDS)))
+    turns.append(_turn(prompts.vizwiz_prompt, question(VIZWIZ_KINDS)))
+    turns.append(_choice_turn(prompts.mmbench_prompt, question(OPTION_KINDS), draw, 4))
     hint = ask("hint", facts, draw) if draw.chance(HINT_SHARE) else None
-    turns.append(_scienceqa_turn(hint or draw_question(facts, draw, OPTION_KINDS, asked), draw))
+    about = hint or question(OPTION_KINDS)
+    turns.append(_choice_turn(prompts.scienceqa_prompt, about, draw, draw.pick((2, 3, 3, 4))))
     return draw.shuffled(turns)
 
 
@@ -143,13 +144,13 @@ def options(question: Question, draw: Draw, n: int) -> tuple[list[str], int]:
     return chosen, chosen.index(question.answer)
 
 
-def _mmbench_turn(question: Question, draw: Draw) -> DialogueTurn:
-    choices, right = options(question, draw, 4)
-    prompt = prompts.mmbench_prompt(question.text, choices, question.hint)
-    return DialogueTurn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")
+def _turn(prompt_of: Callable[[str], str], question: Question) -> DialogueTurn:
+    return DialogueTurn(prompt_of(question.text), question.answer, question.kind)
 
 
-def _scienceqa_turn(question: Question, draw: Draw) -> DialogueTurn:
-    choices, right = options(question, draw, draw.pick((2, 3, 3, 4)))
-    prompt = prompts.scienceqa_prompt(question.text, choices, question.hint)
+def _choice_turn(
+    prompt_of: Callable[[str, Sequence[str], str], str], question: Question, draw: Draw, n: int
+) -> DialogueTurn:
+    choices, right = options(question, draw, n)
+    prompt = prompt_of(question.text, choices, question.hint)
     return DialogueTurn(prompt, prompts.LETTERS[right], "hint" if question.hint else "choice")

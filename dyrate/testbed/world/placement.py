@@ -24,8 +24,6 @@ class Placement:
         self.things: list[Thing] = []
         self._boxes: list[tuple[int, int, int, int]] = []
         self._shown: list[NDArray[np.bool_]] = []
-        self._pixels: list[int] = []
-        self._areas: list[int] = []
 
     def add_sign(self, draw: Draw, plate: str, text: str) -> None:
         """Find a free place for a sign; without one, leave it out. Signs come before things."""
@@ -43,32 +41,31 @@ class Placement:
         width = thing.width
         for _ in range(_THING_ATTEMPTS):
             x, y = draw.between(1, SIDE - 1 - width), draw.between(1, SIDE - 1 - width)
-            if self._is_free(x, y, width, width):
-                covered: dict[int, tuple[NDArray[np.bool_], int]] | None = {}
-            else:
-                covered = self._covered(thing, x, y) if may_cover else None
-            if covered is None:
+            shown: dict[int, NDArray[np.bool_]] | None = {}
+            if not self._is_free(x, y, width, width):
+                shown = self._shown_under(thing, x, y) if may_cover else None
+            if shown is None:
                 continue
-            for i, (shown, pixels) in covered.items():
-                self._shown[i], self._pixels[i] = shown, pixels
-            inside, area = silhouette(thing.shape, width)
+            for i, pixels in shown.items():
+                self._shown[i] = pixels
             self._boxes.append((x, y, x + width, y + width))
             self.things.append(thing._replace(x=x + width // 2, y=y + width // 2))
-            self._shown.append(inside)
-            self._pixels.append(area)
-            self._areas.append(area)
+            self._shown.append(silhouette(thing.shape, width)[0])
             return
 
     def visible(self) -> tuple[float, ...]:
         """Return the share of each thing's pixels that nothing covers."""
-        return tuple(pixels / area for pixels, area in zip(self._pixels, self._areas, strict=True))
+        return tuple(
+            int(np.count_nonzero(shown)) / silhouette(thing.shape, thing.width)[1]
+            for thing, shown in zip(self.things, self._shown, strict=True)
+        )
 
     def _is_free(self, x: int, y: int, width: int, height: int) -> bool:
         right, bottom = x + width + _GAP, y + height + _GAP
         x, y = x - _GAP, y - _GAP
         return all(r <= x or left >= right or b <= y or top >= bottom for left, top, r, b in self._boxes)
 
-    def _covered(self, thing: Thing, x: int, y: int) -> dict[int, tuple[NDArray[np.bool_], int]] | None:
+    def _shown_under(self, thing: Thing, x: int, y: int) -> dict[int, NDArray[np.bool_]] | None:
         """Return what earlier things would still show under this one at x, y; None if too little."""
         inside, _ = silhouette(thing.shape, thing.width)
         right, bottom = x + thing.width, y + thing.width
@@ -82,8 +79,8 @@ class Placement:
                 return None  # signs stay readable, and one colour on itself would hide the outline
             shown = self._shown[i].copy()
             shown[y0 - top : y1 - top, x0 - left : x1 - left] &= ~inside[y0 - y : y1 - y, x0 - x : x1 - x]
-            pixels = int(np.count_nonzero(shown))
-            if pixels < MIN_VISIBLE * self._areas[i]:
+            _, area = silhouette(self.things[i].shape, self.things[i].width)
+            if np.count_nonzero(shown) < MIN_VISIBLE * area:
                 return None
-            covered[i] = (shown, pixels)
+            covered[i] = shown
         return covered

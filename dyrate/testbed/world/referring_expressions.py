@@ -5,9 +5,7 @@ from typing import NamedTuple
 
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.scenes import Scene, Sign, Thing
-from dyrate.testbed.world.vocabulary import SIZES, TEXTURES, plural, with_article
-
-_SIZE_NAMES = tuple(SIZES)
+from dyrate.testbed.world.vocabulary import SIZE_NAMES, TEXTURES, plural, with_article
 
 
 class Description(NamedTuple):
@@ -99,7 +97,7 @@ class Facts:
             texture = draw.pick(TEXTURES)
             things = [thing for thing in things if thing.texture == texture and thing.size != "small"]
         elif hide == "size":
-            size = draw.pick(_SIZE_NAMES)
+            size = draw.pick(SIZE_NAMES)
             things = [thing for thing in things if thing.size == size]
         for thing in draw.shuffled(things):
             reference = self.reference(draw, thing, hide)

@@ -52,13 +52,8 @@ def _inside(shape: str, size: int) -> NDArray[np.bool_]:
 
 
 def _eroded(inside: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    padded = np.pad(inside, by)
-    core = inside.copy()
-    height, width = inside.shape
-    for dy in range(2 * by + 1):
-        for dx in range(2 * by + 1):
-            core &= padded[dy : dy + height, dx : dx + width]
-    return core
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(inside, by), (2 * by + 1, 2 * by + 1))
+    return np.asarray(windows.all(axis=(2, 3)))
 
 
 def _pattern(texture: str, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -76,10 +76,10 @@ NUMBER_WORDS = (
 )
 # fmt: on
 
-_COLOR_NAMES = tuple(COLORS)
+COLOR_NAMES, SETTING_NAMES, SIZE_NAMES = tuple(COLORS), tuple(SETTINGS), tuple(SIZES)
 
 HELD_OUT = frozenset(
-    (_COLOR_NAMES[(5 * i + step) % len(_COLOR_NAMES)], shape)
+    (COLOR_NAMES[(5 * i + step) % len(COLOR_NAMES)], shape)
     for i, shape in enumerate(SHAPES)
     for step in (1, 7)
 )

@@ -9,17 +9,9 @@ from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds import attributes, background, counting, hints, scene_text, spatial
 from dyrate.testbed.world.question_kinds.attributes import absent
 from dyrate.testbed.world.question_kinds.hints import blind_question
-from dyrate.testbed.world.question_kinds.question import (
-    COLOR_NAMES,
-    SETTING_NAMES,
-    SIZE_NAMES,
-    UNANSWERABLE,
-    YES_NO,
-    Asker,
-    Question,
-)
+from dyrate.testbed.world.question_kinds.question import UNANSWERABLE, YES_NO, Asker, Question
 from dyrate.testbed.world.referring_expressions import Facts
-from dyrate.testbed.world.vocabulary import SHAPES, TEXTURES
+from dyrate.testbed.world.vocabulary import COLOR_NAMES, SETTING_NAMES, SHAPES, SIZE_NAMES, TEXTURES
 
 __all__ = ["ANSWERS", "ASKERS", "UNANSWERABLE", "Question", "absent", "ask", "blind_question"]
 
@@ -36,7 +28,7 @@ def ask(kind: str, facts: Facts, draw: Draw, answer: str | None = None) -> Quest
 ASKERS: dict[str, Asker] = {
     "existence": attributes.ask_existence,
     "verify": attributes.ask_verify,
-    "verify_color": attributes.ask_verify_color,
+    "verify_color": partial(attributes.ask_verify, hide="color"),
     "choose": attributes.ask_choose,
     **{name: partial(attributes.ask_attribute, name) for name in ("color", "shape", "texture", "size")},
     "count": counting.ask_count,
@@ -50,8 +42,7 @@ ASKERS: dict[str, Asker] = {
     "scene": background.ask_scene,
     "setting": background.ask_setting,
     "commonsense": background.ask_commonsense,
-    "word": scene_text.ask_word,
-    "number": scene_text.ask_number,
+    **{kind: partial(scene_text.ask_sign, kind) for kind in ("word", "number")},
     "reading": scene_text.ask_reading,
     "arithmetic": scene_text.ask_arithmetic,
     "hint": hints.ask_hint,

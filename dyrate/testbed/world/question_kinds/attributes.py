@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 
 from dyrate.testbed.world.draw import Draw
-from dyrate.testbed.world.question_kinds.question import (
-    COLOR_NAMES,
-    SIZE_NAMES,
-    YES_NO,
-    Question,
-    others,
-    wrong_colors,
-    wrong_shapes,
-    yes_no,
-)
+from dyrate.testbed.world.question_kinds.question import YES_NO, Question, other_values, yes_no
 from dyrate.testbed.world.referring_expressions import Description, Facts
 from dyrate.testbed.world.scenes import Thing
-from dyrate.testbed.world.vocabulary import HELD_OUT, LOOKALIKES, SHAPES, TEXTURES, with_article
+from dyrate.testbed.world.vocabulary import COLOR_NAMES, HELD_OUT, LOOKALIKES, SHAPES, with_article
 
 _EXISTENCE_FORMS = (
     ("shape",),
@@ -34,7 +25,18 @@ def ask_existence(facts: Facts, draw: Draw, answer: str | None) -> Question | No
     thing = draw.pick(facts.scene.things)
     present = Description(**{attribute: getattr(thing, attribute) for attribute in form})
     key = present if answer == "yes" else _absent_like(facts, draw, present, form)
-    return existence_question(draw, key, answer) if key else None
+    if key is None:
+        return None
+    text = draw.pick(
+        (
+            "Is there {} in the image?",
+            "Is there {} in the picture?",
+            "Do you see {}?",
+            "Can you see {} in this photo?",
+            "Does the image contain {}?",
+        )
+    )
+    return yes_no("existence", text.format(key.a_noun), answer)
 
 
 def _absent_like(facts: Facts, draw: Draw, key: Description, form: Sequence[str]) -> Description | None:
@@ -52,20 +54,6 @@ def _absent_like(facts: Facts, draw: Draw, key: Description, form: Sequence[str]
         if not facts.count(other) and (other.color, other.shape) not in HELD_OUT:
             return other
     return None
-
-
-def existence_question(draw: Draw, description: Description, answer: str) -> Question:
-    """Return a yes/no question whether something in the picture fits the description."""
-    text = draw.pick(
-        (
-            "Is there {} in the image?",
-            "Is there {} in the picture?",
-            "Do you see {}?",
-            "Can you see {} in this photo?",
-            "Does the image contain {}?",
-        )
-    ).format(description.a_noun)
-    return yes_no("existence", text, answer)
 
 
 def absent(facts: Facts, draw: Draw, strategy: str) -> Description | None:
@@ -108,20 +96,12 @@ def ask_attribute(attribute: str, facts: Facts, draw: Draw, _: str | None) -> Qu
         return None
     thing, reference = referred
     text = draw.pick(_ATTRIBUTE_FORMS[attribute]).format(reference)
-    return Question(attribute, text, getattr(thing, attribute), _other_values(facts, draw, attribute, thing))
+    return Question(attribute, text, getattr(thing, attribute), other_values(facts, draw, attribute, thing))
 
 
-def ask_verify(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
-    """Ask whether a thing has the named colour, texture, size or shape."""
-    return _verify_attribute(facts, draw, answer, draw.pick(("color", "color", "texture", "size", "shape")))
-
-
-def ask_verify_color(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
-    """Ask whether a thing has the named colour."""
-    return _verify_attribute(facts, draw, answer, "color")
-
-
-def _verify_attribute(facts: Facts, draw: Draw, answer: str | None, hide: str) -> Question | None:
+def ask_verify(facts: Facts, draw: Draw, answer: str | None, hide: str | None = None) -> Question | None:
+    """Ask whether a thing has the named attribute `hide`, which may be any of the four."""
+    hide = hide or draw.pick(("color", "color", "texture", "size", "shape"))
     if (referred := facts.referable(draw, hide=hide)) is None:
         return None
     thing, reference = referred
@@ -149,21 +129,9 @@ def ask_choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
 
 def _alternatives(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
     """Return other values of the thing's attribute, without naming a held-out (colour, shape)."""
-    values = _other_values(facts, draw, attribute, thing)
+    values = other_values(facts, draw, attribute, thing)
     if attribute == "color":
         return tuple(color for color in values if (color, thing.shape) not in HELD_OUT)
     if attribute == "shape":
         return tuple(shape for shape in values if (thing.color, shape) not in HELD_OUT)
     return values
-
-
-def _other_values(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
-    match attribute:
-        case "color":
-            return wrong_colors(facts, draw, thing.color)
-        case "shape":
-            return wrong_shapes(facts, draw, thing.shape)
-        case "texture":
-            return others(draw, TEXTURES, thing.texture)
-        case _:
-            return others(draw, SIZE_NAMES, thing.size)

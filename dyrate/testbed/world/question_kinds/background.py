@@ -1,8 +1,9 @@
 """Questions about the background and what it is good for."""
 
 from dyrate.testbed.world.draw import Draw
-from dyrate.testbed.world.question_kinds.question import SETTING_NAMES, YES_NO, Question, others, yes_no
+from dyrate.testbed.world.question_kinds.question import YES_NO, Question, others, yes_no
 from dyrate.testbed.world.referring_expressions import Facts
+from dyrate.testbed.world.vocabulary import SETTING_NAMES
 
 
 def ask_scene(facts: Facts, draw: Draw, _: str | None) -> Question:

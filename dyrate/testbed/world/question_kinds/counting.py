@@ -1,9 +1,9 @@
 """Questions that need counting."""
 
 from dyrate.testbed.world.draw import Draw
-from dyrate.testbed.world.question_kinds.question import COLOR_NAMES, YES_NO, Question, others, yes_no
+from dyrate.testbed.world.question_kinds.question import YES_NO, Question, others, yes_no
 from dyrate.testbed.world.referring_expressions import Description, Facts
-from dyrate.testbed.world.vocabulary import NUMBER_WORDS, SHAPES
+from dyrate.testbed.world.vocabulary import COLOR_NAMES, NUMBER_WORDS, SHAPES
 
 MAX_COUNT = 6
 COUNTS = tuple(str(n) for n in range(MAX_COUNT + 1))

@@ -2,9 +2,9 @@
 
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds.attributes import absent
-from dyrate.testbed.world.question_kinds.question import COLOR_NAMES, UNANSWERABLE, Question
+from dyrate.testbed.world.question_kinds.question import UNANSWERABLE, Question
 from dyrate.testbed.world.referring_expressions import Description, Facts
-from dyrate.testbed.world.vocabulary import SHAPES
+from dyrate.testbed.world.vocabulary import COLOR_NAMES, SHAPES
 
 _PEOPLE = ("Kim", "Bo", "Ana", "Max", "Lea", "Tom", "Zoe", "Ben")
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.referring_expressions import Facts
-from dyrate.testbed.world.vocabulary import COLORS, LOOKALIKES, SETTINGS, SHAPES, SIZES
+from dyrate.testbed.world.scenes import Thing
+from dyrate.testbed.world.vocabulary import COLOR_NAMES, LOOKALIKES, SHAPES, SIZE_NAMES, TEXTURES
 
 
 class Question(NamedTuple):
@@ -23,9 +24,6 @@ Asker = Callable[[Facts, Draw, str | None], Question | None]
 
 UNANSWERABLE = "unanswerable"
 YES_NO = ("yes", "no")
-COLOR_NAMES = tuple(COLORS)
-SETTING_NAMES = tuple(SETTINGS)
-SIZE_NAMES = tuple(SIZES)
 
 
 def yes_no(kind: str, text: str, answer: str) -> Question:
@@ -38,7 +36,20 @@ def others(draw: Draw, answers: Sequence[str], answer: str) -> tuple[str, ...]:
     return tuple(draw.shuffled([other for other in answers if other != answer]))
 
 
-def wrong_colors(facts: Facts, draw: Draw, color: str) -> tuple[str, ...]:
+def other_values(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
+    """Return the other values of a thing's attribute, the likeliest to be taken for it first."""
+    match attribute:
+        case "color":
+            return _wrong_colors(facts, draw, thing.color)
+        case "shape":
+            return _wrong_shapes(facts, draw, thing.shape)
+        case "texture":
+            return others(draw, TEXTURES, thing.texture)
+        case _:
+            return others(draw, SIZE_NAMES, thing.size)
+
+
+def _wrong_colors(facts: Facts, draw: Draw, color: str) -> tuple[str, ...]:
     """Return the other colours: first a look-alike of the right one, another of the scene and its look-alike.
 
     Two pairs of look-alikes, or one and a third: the options alone do not tell which is right.
@@ -58,7 +69,7 @@ def _without(names: Sequence[str], taken: set[str]) -> list[str]:
     return [name for name in names if name not in taken]
 
 
-def wrong_shapes(facts: Facts, draw: Draw, shape: str) -> tuple[str, ...]:
+def _wrong_shapes(facts: Facts, draw: Draw, shape: str) -> tuple[str, ...]:
     """Return the other shapes, those in the scene first."""
     present = draw.shuffled(sorted({thing.shape for thing in facts.scene.things} - {shape}))[:2]
     rest = draw.shuffled([s for s in SHAPES if s != shape and s not in present])

@@ -3,27 +3,27 @@
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds.question import YES_NO, Question, yes_no
 from dyrate.testbed.world.referring_expressions import Facts
+from dyrate.testbed.world.scenes import Sign
 from dyrate.testbed.world.vocabulary import WORDS
 
+_SIGN_FORMS = {
+    "word": (
+        "What does {} say?",
+        "What is written on {}?",
+        "What word is on {}?",
+        "Which word is printed on {}?",
+    ),
+    "number": ("What number is on {}?", "Which number is printed on {}?", "What is the number on {}?"),
+}
 
-def ask_word(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the word on a sign."""
-    if (referred := facts.sign(draw, number=False)) is None:
+
+def ask_sign(kind: str, facts: Facts, draw: Draw, _: str | None) -> Question | None:
+    """Ask for the word or the number on a sign."""
+    if (referred := facts.sign(draw, number=kind == "number")) is None:
         return None
     sign, reference = referred
-    text = draw.pick(
-        ("What does {} say?", "What is written on {}?", "What word is on {}?", "Which word is printed on {}?")
-    )
-    return Question("word", text.format(reference), sign.text, wrong_words(draw, sign.text))
-
-
-def ask_number(facts: Facts, draw: Draw, _: str | None) -> Question | None:
-    """Ask for the number on a sign."""
-    if (referred := facts.sign(draw, number=True)) is None:
-        return None
-    sign, reference = referred
-    text = draw.pick(("What number is on {}?", "Which number is printed on {}?", "What is the number on {}?"))
-    return Question("number", text.format(reference), sign.text, wrong_numbers(draw, sign.text))
+    text = draw.pick(_SIGN_FORMS[kind]).format(reference)
+    return Question(kind, text, sign.text, _wrong_texts(draw, sign))
 
 
 def ask_reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None:
@@ -35,7 +35,7 @@ def ask_reading(facts: Facts, draw: Draw, answer: str | None) -> Question | None
     answer = answer or draw.pick(YES_NO)
     named = sign.text
     if answer == "no":
-        named = draw.pick((wrong_numbers if sign.is_number else wrong_words)(draw, sign.text))
+        named = draw.pick(_wrong_texts(draw, sign))
     noun = "number" if sign.is_number else "word"
     text = draw.pick(('Is the {} on {} "{}"?', 'Is the {} printed on {} "{}"?'))
     return yes_no("reading", text.format(noun, reference, named), answer)
@@ -55,18 +55,17 @@ def ask_arithmetic(facts: Facts, draw: Draw, answer: str | None) -> Question | N
     return yes_no("arithmetic", f"Is the number on {reference} {word} than {bound}?", answer)
 
 
-def wrong_words(draw: Draw, word: str) -> tuple[str, ...]:
-    """Return four other words of about the same length."""
+def _wrong_texts(draw: Draw, sign: Sign) -> tuple[str, ...]:
+    """Return other numbers like the sign's, or four other words of about the same length."""
+    if sign.is_number:
+        return _wrong_numbers(draw, sign.text)
+    length = min(len(sign.text), 5)
     return tuple(
-        draw.sample([other for other in WORDS if other != word and _length(other) == _length(word)], 4)
+        draw.sample([word for word in WORDS if word != sign.text and min(len(word), 5) == length], 4)
     )
 
 
-def _length(word: str) -> int:
-    return min(len(word), 5)
-
-
-def wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
+def _wrong_numbers(draw: Draw, number: str) -> tuple[str, ...]:
     """Return three other numbers of as many digits: one digit changed, another, and both.
 
     Like the right one, each of the four differs from two others in one digit, so that none stands out.

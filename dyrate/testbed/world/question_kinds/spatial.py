@@ -1,14 +1,7 @@
 """Questions about where things are, in the image and from one another."""
 
 from dyrate.testbed.world.draw import Draw
-from dyrate.testbed.world.question_kinds.question import (
-    YES_NO,
-    Question,
-    others,
-    wrong_colors,
-    wrong_shapes,
-    yes_no,
-)
+from dyrate.testbed.world.question_kinds.question import YES_NO, Question, other_values, others, yes_no
 from dyrate.testbed.world.referring_expressions import Facts
 from dyrate.testbed.world.scenes import SIDE, Thing
 
@@ -118,15 +111,10 @@ def ask_neighbor(facts: Facts, draw: Draw, _: str | None) -> Question | None:
         distance, certain, thing = inside[0]
         if not certain or (len(inside) > 1 and inside[1][0] < 1.5 * distance):
             continue
-        if draw.chance(0.5):
-            text = draw.pick(
-                ("What color is the closest thing {} {}?", "Which color is the nearest thing {} {}?")
-            )
-            wrong, answer = wrong_colors(facts, draw, thing.color), thing.color
-        else:
-            text = draw.pick(
-                ("What shape is the closest thing {} {}?", "Which shape is the nearest thing {} {}?")
-            )
-            wrong, answer = wrong_shapes(facts, draw, thing.shape), thing.shape
-        return Question("neighbor", text.format(direction, reference), answer, wrong)
+        attribute = "color" if draw.chance(0.5) else "shape"
+        asked = draw.pick(
+            (f"What {attribute} is the closest thing", f"Which {attribute} is the nearest thing")
+        )
+        wrong = other_values(facts, draw, attribute, thing)
+        return Question("neighbor", f"{asked} {direction} {reference}?", getattr(thing, attribute), wrong)
     return None

@@ -8,48 +8,38 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from dyrate.testbed.benchmarks.annotators import UNANIMOUS, Crowd
-from dyrate.testbed.world.difficulty import DEFAULT, Difficulty
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.examples import Kinds
 from dyrate.testbed.world.question_kinds import ANSWERS, Question, ask
 from dyrate.testbed.world.referring_expressions import Facts
 from dyrate.testbed.world.render import render
-from dyrate.testbed.world.sampling import sample_scene
+from dyrate.testbed.world.sampling import DEFAULT, Difficulty, sample_scene
 from dyrate.testbed.world.scenes import Domain, Scene
-
-Row = dict[str, Any]
-"""A row as the parquet file holds it; an image is a dictionary of its PNG bytes and no path."""
 
 
 class Item(NamedTuple):
-    """One row of a benchmark, the perfect answer to it, its kind of question and its scene's domain."""
+    """One row of a benchmark, the perfect answer to it, its kind of question and its scene's domain.
 
-    row: Row
+    The row is as the parquet file holds it; an image is a dictionary of its PNG bytes and no path.
+    """
+
+    row: dict[str, Any]
     answer: str
     kind: str
     domain: Domain = "in-domain"
 
 
-ItemGroup = list[Item]
-"""Items that belong together and are never separated."""
-
-
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """What a benchmark asks: kinds of question with their weights, the scenes' difficulty, the annotators."""
+    """How a benchmark's items are made: kinds of question with their weights, scenes' difficulty, annotators.
 
+    `maker` returns a group of items that are never separated, from the spec, choices and the group's number.
+    """
+
+    maker: Callable[["BenchmarkSpec", Draw, int], list[Item]]
     kinds: Kinds = field(default_factory=dict)
     difficulty: Difficulty = DEFAULT
     crowd: Crowd = UNANIMOUS
-
-
-Maker = Callable[[BenchmarkSpec, Draw, int], ItemGroup]
-"""From a spec, a source of choices and the group's number to the group."""
-
-
-def unseen_scene(draw: Draw, difficulty: Difficulty) -> Scene:
-    """Return a scene of the test split."""
-    return sample_scene(draw, "test", difficulty)
 
 
 def asked(spec: BenchmarkSpec, draw: Draw, difficulty: Difficulty | None = None) -> tuple[Scene, Question]:
@@ -57,13 +47,13 @@ def asked(spec: BenchmarkSpec, draw: Draw, difficulty: Difficulty | None = None)
     kind = draw.weighted(spec.kinds)
     answer = draw.pick(ANSWERS[kind]) if kind in ANSWERS else None
     while True:
-        scene = unseen_scene(draw, difficulty or spec.difficulty)
+        scene = sample_scene(draw, "test", difficulty or spec.difficulty)
         question = ask(kind, Facts(scene), draw, answer)
         if question:
             return scene, question
 
 
-def photo_of(scene: Scene) -> Row:
+def photo_of(scene: Scene) -> dict[str, Any]:
     """Return the scene's photo as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(render(scene)).save(buffer, format="PNG", compress_level=4)

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 from dyrate.testbed.benchmarks.annotators import annotate
-from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, asked, photo_of, unseen_scene
+from dyrate.testbed.benchmarks.item import BenchmarkSpec, Item, asked, photo_of
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.question_kinds import UNANSWERABLE, Question, blind_question
+from dyrate.testbed.world.sampling import sample_scene
 from dyrate.testbed.world.scenes import SIDE
 
 
-def gqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def gqa(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one question about one image."""
     scene, question = asked(spec, draw)
     number = f"{index:08d}"
@@ -32,10 +33,10 @@ def gqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     return [Item(row, question.answer, question.kind)]
 
 
-def vizwiz(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def vizwiz(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one question with ten annotators' answers; some photos show nothing."""
     if draw.chance(spec.difficulty.strong):
-        scene = unseen_scene(draw, replace(spec.difficulty, strong=1.0))
+        scene = sample_scene(draw, "test", replace(spec.difficulty, strong=1.0))
         question = blind_question(draw)
     else:
         scene, question = asked(spec, draw, replace(spec.difficulty, strong=0.0))
@@ -50,7 +51,7 @@ def vizwiz(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     return [Item(row, question.answer, question.kind)]
 
 
-def vqav2(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def vqav2(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one question with ten answers and their confidences."""
     scene, question = asked(spec, draw)
     answers = [
@@ -70,7 +71,7 @@ def vqav2(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     return [Item(row, question.answer, question.kind)]
 
 
-def textvqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def textvqa(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one question about printed text with ten annotators' answers."""
     scene, question = asked(spec, draw)
     row = {

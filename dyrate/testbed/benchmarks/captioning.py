@@ -1,6 +1,6 @@
 """Caption benchmarks with five references: NoCaps, Flickr30k, COCO2017."""
 
-from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, photo_of, unseen_scene
+from dyrate.testbed.benchmarks.item import BenchmarkSpec, Item, photo_of
 from dyrate.testbed.world.captions import references
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.prompts import CAPTION
@@ -11,7 +11,7 @@ from dyrate.testbed.world.vocabulary import HELD_OUT
 DOMAINS: tuple[Domain, ...] = ("in-domain", "near-domain", "out-domain")
 
 
-def nocaps(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def nocaps(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one image with five captions; the three domains take turns."""
     domain = DOMAINS[index % len(DOMAINS)]
     scene = sample_scene(draw, "test", spec.difficulty, domain)
@@ -39,9 +39,9 @@ def _is_mixed(scene: Scene) -> bool:
     return any(held_out) and not all(held_out)
 
 
-def flickr30k(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def flickr30k(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one image with five captions."""
-    scene = unseen_scene(draw, spec.difficulty)
+    scene = sample_scene(draw, "test", spec.difficulty)
     captions = references(scene, draw)
     number = len(captions) * index
     row = {
@@ -54,9 +54,9 @@ def flickr30k(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
     return [Item(row, captions[0], "caption")]
 
 
-def coco2017(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def coco2017(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one image with five captions."""
-    scene = unseen_scene(draw, spec.difficulty)
+    scene = sample_scene(draw, "test", spec.difficulty)
     captions = references(scene, draw)
     number = index + 1
     row = {

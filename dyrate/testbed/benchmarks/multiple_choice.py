@@ -1,12 +1,12 @@
 """Benchmarks with lettered choices: ScienceQA and MMBench."""
 
-from dyrate.testbed.benchmarks.items.item import BenchmarkSpec, Item, ItemGroup, asked, photo_of
+from dyrate.testbed.benchmarks.item import BenchmarkSpec, Item, asked, photo_of
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.examples import options
 from dyrate.testbed.world.prompts import LETTERS
 
 
-def sqa(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def sqa(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return one question with two to four choices, often with a hint that is needed."""
     scene, question = asked(spec, draw)
     choices, right = options(question, draw, draw.pick((2, 3, 3, 4)))
@@ -49,7 +49,7 @@ _ROTATION_STEP = 1_000_000
 """lmms-eval groups the rotations of one question by `index` modulo this number."""
 
 
-def mmb(spec: BenchmarkSpec, draw: Draw, index: int) -> ItemGroup:
+def mmb(spec: BenchmarkSpec, draw: Draw, index: int) -> list[Item]:
     """Return the four rotations of one question with four options, for MMBench's circular evaluation."""
     scene, question = asked(spec, draw)
     choices, right = options(question, draw, ROTATIONS)
