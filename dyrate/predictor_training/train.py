@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,7 +32,7 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
     import torch
 
     started = perf_counter()
-    recipe = Recipe.of(job.recipe, "--recipe")
+    recipe = Recipe.read(job.recipe, "--recipe")
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = checkpoint.choose_device(job.device)
@@ -59,9 +58,9 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
         finished = trainer.run(stop_after)
         if not finished:
             return None
-        validation = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
+        validation = validate(frozen, trainer.predictor, recipe, trainer.held_out())
         record = {
-            "recipe": asdict(recipe),
+            "recipe": recipe.model_dump(mode="json"),
             **facts,
             **validation,
             "parameters": trainer.predictor.parameters_count,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.examples import Answered, Examples
-from dyrate.predictor_training.objective import ranking_loss, run_pruned
+from dyrate.predictor_training.objective import ranked_by, ranking_loss, run_pruned
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.teacher_forcing import FrozenModel
 from dyrate.predictor_training.token_gates import Relaxation, gumbel
@@ -53,7 +53,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.frozen, self.folder = recipe, frozen, folder
         self.examples, self.encode = examples, encode
-        self._facts = {"recipe": asdict(recipe) | {"lagged": list(recipe.lagged)}, **belongs_to}
+        self._facts = {"recipe": recipe.model_dump(mode="json"), **belongs_to}
         self._check_layers()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -138,7 +138,7 @@ class Trainer:
             gumbel(shape, noise).to(self.frozen.device), recipe.temperature(step), recipe.estimator
         )
         distils = recipe.loss == "distillation"
-        pruned = run_pruned(self.frozen, self.predictor, recipe.pruning, batch, relax, unpruned=distils)
+        pruned = run_pruned(self.frozen, self.predictor, recipe, batch, relax, unpruned=distils)
         task = pruned.task_loss(recipe.loss)
         loss = task + recipe.budget_weight * pruned.budget()
         prefill, decode = pruned.retained()
@@ -190,11 +190,9 @@ class Trainer:
             _, statistics = self.frozen.observe(batch, {*range(config.layer), *config.lagged})
             masses.append(self.predictor.rate.inputs(statistics[config.layer - 1].class_mass)[batch.asked])
             if self.recipe.learns_ranking:
-                shallow = [statistics[layer].head_scores for layer in range(config.layer)]
-                lagged = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
-                prefills.append(TokenRanker.inputs([scores[:, 0] for scores in shallow]).flatten(0, 1))
-                later = TokenRanker.inputs([scores[:, 1:] for scores in shallow] + lagged)
-                decodes.append(later[batch.asked[:, 1:]].flatten(0, 1))
+                prefill, decode = map(TokenRanker.inputs, ranked_by(config, statistics, statistics))
+                prefills.append(prefill.flatten(0, 2))
+                decodes.append(decode[batch.asked[:, 1:]].flatten(0, 1))
         self.predictor.rate.standardise.fit(torch.cat(masses))
         if self.predictor.prefill_ranker is not None and self.predictor.decode_ranker is not None:
             self.predictor.prefill_ranker.standardise.fit(torch.cat(prefills))

@@ -45,9 +45,7 @@ def _recipes(plan: Plan) -> dict[str, Any]:
     """The recipes by name, checked."""
     # By name, as methods are: the report reads studies, and the training's code is none of its own.
     recipe = import_module("dyrate.predictor_training.recipe").Recipe
-    return {
-        entry.name: recipe.of(dict(entry.recipe), f"predictors: {entry.name}") for entry in plan.predictors
-    }
+    return {entry.name: recipe.read(entry.recipe, f"predictors: {entry.name}") for entry in plan.predictors}
 
 
 def _size(model: Model) -> Size | None:
