@@ -85,8 +85,7 @@ def run_pruned(
 
     def decide(statistics: Statistics) -> Gates:
         rate_logits.append(predictor.rate(statistics[config.layer - 1].class_mass))
-        with torch.no_grad():
-            scores = token_scores(predictor, statistics, lagged)
+        scores = token_scores(predictor, statistics, lagged)
         valid = batch.prompt.layout.valid
         decided = gates(relax(rate_logits[0]), scores, valid, recipe)
         if isinstance(relax, Relaxation) and relax.estimator == "soft_gradient":
@@ -112,6 +111,7 @@ def ranked_by(
     return [scores[:, :1] for scores in shallow], [*(scores[:, 1:] for scores in shallow), *before]
 
 
+@torch.no_grad()
 def token_scores(predictor: Predictor, statistics: Statistics, lagged: Statistics) -> Tensor:
     """Return FloatTensor [batch, T, V]: the ranking of every step, higher is better."""
     prefill, decode = ranked_by(predictor.config, statistics, lagged)
@@ -130,14 +130,18 @@ def ranking_loss(frozen: FrozenModel, predictor: Predictor, batch: Batch) -> Ten
     Each step's target is the attention of its query on the visual tokens, mean over heads and layers >= K;
     the prefill's is the mean over all steps, since what it drops is gone for all of them.
     """
+    assert predictor.prefill_ranker is not None
+    assert predictor.decode_ranker is not None
     _, statistics = frozen.observe(batch, range(frozen.layers))
-    scores = token_scores(predictor, statistics, statistics)
+    of_prefill, of_decode = ranked_by(predictor.config, statistics, statistics)
     deep = range(predictor.config.layer, frozen.layers)
     wanted = torch.stack([statistics[layer].head_scores.mean(dim=2) for layer in deep]).mean(dim=0)
     valid, asked = batch.prompt.layout.valid, batch.asked
-    prefill = _divergence(scores[:, 0], (wanted * asked[..., None]).sum(dim=1), valid).mean()
-    later = _divergence(scores[:, 1:], wanted[:, 1:], valid[:, None])
-    return prefill + weighted_mean(later, batch.weights[:, 1:])
+    first = predictor.prefill_ranker([scores[:, 0] for scores in of_prefill])
+    later = predictor.decode_ranker(of_decode)
+    prefill = _divergence(first, (wanted * asked[..., None]).sum(dim=1), valid).mean()
+    decode = weighted_mean(_divergence(later, wanted[:, 1:], valid[:, None]), batch.weights[:, 1:])
+    return prefill + decode
 
 
 def _divergence(scores: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
