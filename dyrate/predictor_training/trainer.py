@@ -103,10 +103,6 @@ class Trainer:
         entries = self.examples.validation(self.recipe.validation_examples)
         return [self.encode(entries[first : first + size]) for first in range(0, len(entries), size)]
 
-    def remove_checkpoint(self) -> None:
-        """Remove the checkpoint of a finished run."""
-        (self.folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
-
     def _advance(self, step: int) -> dict[str, float]:
         """Take one optimiser step; return what the curve shows of it."""
         recipe, rate_step = self.recipe, step - self.before
@@ -163,18 +159,17 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Go on from the folder's checkpoint if there is one; a `DyrateError` if it is another run's."""
-        path = self.folder / checkpoint.FILE_NAME
         state = checkpoint.load(self.folder)
         if state is None:
             return False
         saved, tensors = state
-        different = [what for what, facts in self._facts.items() if saved.get(what) != facts]
-        if different:
-            what = different[0]
-            raise DyrateError(
-                f"{path} belongs to another {what}: {_differences(saved.get(what), self._facts[what])}; "
-                "name another --output, or remove it to start anew"
-            )
+        for what, facts in self._facts.items():
+            if saved.get(what) != facts:
+                raise DyrateError(
+                    f"{self.folder / checkpoint.FILE_NAME} belongs to another {what}: "
+                    f"{_differences(saved.get(what), facts)}; "
+                    "name another --output, or remove it to start anew"
+                )
         checkpoint.restore(self.predictor, self.optimizer, tensors)
         self.progress = Progress(**saved["progress"])
         self.progress.resumed += 1
