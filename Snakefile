@@ -12,6 +12,7 @@ from snakemake.settings.types import DeploymentMethod
 from dyrate.errors import DyrateError
 from dyrate.fingerprint import fingerprint
 from dyrate.study import Study, read_config
+from dyrate.study.fit import check_jobs
 
 # A config file named on the command line replaces the default one instead of being merged into it; values given
 # without a study (`--config samples=20`) change the default.
@@ -25,7 +26,7 @@ try:
     for path in workflow.configfiles:
         read_config(path)
     study = Study.of(config)
-    study.check_jobs()
+    check_jobs(study)
 except DyrateError as error:
     raise WorkflowError(str(error)) from None
 # Jobs run the Python that runs Snakemake, also where its environment is not activated; with `--sdm conda` each

@@ -1,7 +1,7 @@
 """The ablations as tables: pruning strategies, decoding strategies, and the parts of DyRate."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from dyrate.analysis import cost
@@ -45,7 +45,7 @@ DECODING_NOTES = {
 }
 # A recipe's keys as the paper writes them; `rates` would be taken for the method's field of that name.
 SYMBOLS = {"budget_weight": "lambda", "rates": "K_r"}
-DEFAULTS = {SYMBOLS.get(entry.name, entry.name): entry.default for entry in fields(Recipe)}
+DEFAULTS = {SYMBOLS.get(name, name): field.default for name, field in Recipe.model_fields.items()}
 
 
 def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:

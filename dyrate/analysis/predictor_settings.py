@@ -1,7 +1,7 @@
 """What the paper leaves open and this study settled: the recipes of its predictors, with our reasons."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def without_effect(recipe: Mapping[str, Any]) -> frozenset[str]:
 
     A recipe may leave fields out; these have the defaults of `Recipe`.
     """
-    has = {entry.name: entry.default for entry in fields(Recipe)} | dict(recipe)
+    has = {name: field.default for name, field in Recipe.model_fields.items()} | dict(recipe)
     idle = {
         "history": has["kind"] != "window",
         "hidden": has["kind"] == "linear",

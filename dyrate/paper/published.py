@@ -2,7 +2,8 @@
 
 import csv
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -35,57 +36,54 @@ class PublishedRow:
     llm: str = ""
     resolution: str = ""
 
+    def number(self, column: str) -> float:
+        """Return the figure of a column; NaN for a dash."""
+        return float(self.values[column] or "nan")
+
 
 @cache
 def table1() -> tuple[PublishedRow, ...]:
     """Table I, visual question answering and short answers, in print order."""
-    bold: set[tuple[str, ...]] = {(line["model"], line["column"]) for line in _lines("table1_bold.csv")}
-    group = 0
-    rows = []
-    for line in _lines("table1_vqa_short.csv"):
-        name, llm, resolution = line.pop("model"), line.pop("llm"), line.pop("resolution")
-        printed_bold = _bold(bold, (name,), line)
-        rows.append(PublishedRow(TABLE1_GROUPS[group], name, _values(line), printed_bold, llm, resolution))
-        group += name in LAST_ROWS
+    group, rows = 0, []
+    for row in _rows("table1_vqa_short.csv", "model", bold="table1_bold.csv"):
+        llm, resolution = (row.values.pop(column) or "" for column in ("llm", "resolution"))
+        rows.append(replace(row, group=TABLE1_GROUPS[group], llm=llm, resolution=resolution))
+        group += row.name in LAST_ROWS
     return tuple(rows)
 
 
 @cache
 def table2() -> tuple[PublishedRow, ...]:
     """Table II, captioning CIDEr, in print order; `group` is the model."""
-    bold: set[tuple[str, ...]] = {
-        (line["model"], line["method"], line["column"]) for line in _lines("table2_bold.csv")
-    }
-    rows = []
-    for line in _lines("table2_captioning.csv"):
-        model, method = line.pop("model"), line.pop("method")
-        rows.append(PublishedRow(model, method, _values(line), _bold(bold, (model, method), line)))
-    return tuple(rows)
+    return tuple(_rows("table2_captioning.csv", "method", "model", bold="table2_bold.csv"))
 
 
 @cache
 def table3() -> tuple[PublishedRow, ...]:
     """Table III, FLOPs, latency and NoCaps CIDEr, in print order; `group` is the model."""
-    return tuple(
-        PublishedRow(line.pop("model"), line.pop("method"), _values(line), frozenset())
-        for line in _lines("table3_efficiency.csv")
-    )
+    return tuple(_rows("table3_efficiency.csv", "method", "model"))
 
 
 @cache
 def strategy() -> tuple[PublishedRow, ...]:
     """The ablation of pruning strategies: NoCaps CIDEr and FLOPs; the paper names no model."""
-    return _ablation("ablation_strategy.csv")
+    return tuple(_rows("ablation_strategy.csv", "strategy"))
 
 
 @cache
 def decoding() -> tuple[PublishedRow, ...]:
     """The ablation of decoding strategies, DyRate alone: NoCaps CIDEr; the paper names no model."""
-    return _ablation("ablation_decoding.csv")
+    return tuple(_rows("ablation_decoding.csv", "strategy"))
 
 
-def _ablation(name: str) -> tuple[PublishedRow, ...]:
-    return tuple(PublishedRow("", line.pop("strategy"), _values(line), frozenset()) for line in _lines(name))
+def _rows(file: str, *keys: str, bold: str | None = None) -> Iterator[PublishedRow]:
+    """Yield the rows of a file whose columns `keys` are the row's name and, where there is one, its group."""
+    printed_bold = {tuple(line.values()) for line in _lines(bold)} if bold else set()
+    for line in _lines(file):
+        name, *group = (line.pop(key) for key in keys)
+        in_bold = frozenset(column for column in line if (*group, name, column) in printed_bold)
+        values = {column: text or None for column, text in line.items()}
+        yield PublishedRow("".join(group), name, values, in_bold)
 
 
 def _lines(name: str) -> list[dict[str, str]]:
@@ -102,11 +100,3 @@ def _lines(name: str) -> list[dict[str, str]]:
             if column.endswith(_NUMBERS) and text and not _NUMBER.fullmatch(text):
                 raise DyrateError(f"{path}: line {number}: {column}: {text!r} is no number")
     return [dict(zip(header, line, strict=True)) for line in lines]
-
-
-def _values(line: dict[str, str]) -> dict[str, str | None]:
-    return {column: text or None for column, text in line.items()}
-
-
-def _bold(bold: set[tuple[str, ...]], row: tuple[str, ...], line: dict[str, str]) -> frozenset[str]:
-    return frozenset(column for column in line if (*row, column) in bold)

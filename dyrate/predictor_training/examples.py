@@ -1,9 +1,8 @@
 """What predictors are trained and validated on: the testbed's own splits, or a file of answered questions."""
 
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -22,32 +21,18 @@ _CAPTION = "caption"
 _HELD_OUT = 0.2
 
 
-class Examples(Protocol):
-    """An endless stream to train on, and a few examples apart from it."""
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What the data are, for the record; no machine's paths."""
-
-    def training(self, index: int) -> Answered:
-        """Return example `index` of the stream; a pure function of it."""
-
-    def validation(self, count: int) -> Sequence[Answered]:
-        """Return up to `count` examples that the stream does not have."""
-
-
 class TestbedExamples:
     """One turn of each scene of the training split; of the validation split to validate. No benchmark's."""
 
     __test__ = False  # not one of pytest's
+    description: ClassVar[dict[str, Any]] = {
+        "source": "testbed",
+        "training": "train split",
+        "validation": "validation split",
+    }
 
     def __init__(self, seed: int, caption_share: float) -> None:
         self.seed, self.caption_share = seed, caption_share
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What the data are."""
-        return {"source": "testbed", "training": "train split", "validation": "validation split"}
 
     def training(self, index: int) -> Answered:
         """Return a turn of scene `index` of the training split."""
@@ -99,3 +84,9 @@ class FileExamples:
     def validation(self, count: int) -> list[Answered]:
         """Return the entries that are not trained on."""
         return [self.entries[index] for index in self._validation[:count]]
+
+
+Examples = TestbedExamples | FileExamples
+"""A stream to train on, whose example i is a function of i, and some apart from it to validate on; their
+`description` goes into the record, and has no machine's paths.
+"""

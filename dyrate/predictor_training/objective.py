@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from dyrate.predictor_training.batch import NO_TARGET, Batch
-from dyrate.predictor_training.recipe import Loss
+from dyrate.predictor_training.recipe import Loss, Recipe
 from dyrate.predictor_training.teacher_forcing import FrozenModel, Pass, Statistics
-from dyrate.predictor_training.token_gates import Gates, Pruning, Relaxation, gates, retained
-from dyrate.predictors import Predictor
+from dyrate.predictor_training.token_gates import Gates, Relaxation, gates, retained
+from dyrate.predictors import Predictor, PredictorConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class PrunedPass:
 def run_pruned(
     frozen: FrozenModel,
     predictor: Predictor,
-    pruning: Pruning,
+    recipe: Recipe,
     batch: Batch,
     relax: Callable[[Tensor], Tensor],
     *,
@@ -87,31 +87,40 @@ def run_pruned(
         rate_logits.append(predictor.rate(statistics[config.layer - 1].class_mass))
         scores = token_scores(predictor, statistics, lagged)
         valid = batch.prompt.layout.valid
-        decided = gates(relax(rate_logits[0]), scores, valid, pruning)
+        decided = gates(relax(rate_logits[0]), scores, valid, recipe)
         if isinstance(relax, Relaxation) and relax.estimator == "soft_gradient":
-            mixed = gates(relax.mixture(rate_logits[0]), scores, valid, pruning)
+            mixed = gates(relax.mixture(rate_logits[0]), scores, valid, recipe)
             decided = replace(decided, relaxed=mixed)
         return decided
 
     made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
-    logits = frozen.prune(made)
+    logits = frozen.logits(made)
     assert made.gates is not None
     lagging = len(config.lagged) / (frozen.layers - config.layer)
     return PrunedPass(batch, logits, rate_logits[0], made.gates, reference if unpruned else None, lagging)
 
 
+def ranked_by(
+    config: PredictorConfig, statistics: Statistics, lagged: Statistics
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the attention that visual tokens are ranked by, layer by layer: at prefill [batch, 1, heads, V],
+    and at decode [batch, T - 1, heads, V].
+    """
+    shallow = [statistics[layer].head_scores for layer in range(config.layer)]
+    before = [lagged[layer].head_scores[:, :-1] for layer in config.lagged]
+    return [scores[:, :1] for scores in shallow], [*(scores[:, 1:] for scores in shallow), *before]
+
+
 @torch.no_grad()
 def token_scores(predictor: Predictor, statistics: Statistics, lagged: Statistics) -> Tensor:
     """Return FloatTensor [batch, T, V]: the ranking of every step, higher is better."""
-    config = predictor.config
-    shallow = [statistics[layer].head_scores for layer in range(config.layer)]
-    before = [lagged[layer].head_scores[:, :-1] for layer in config.lagged]
-    if predictor.prefill_ranker is None or predictor.decode_ranker is None:
-        first = shallow[-1][:, :1].mean(dim=2)
-        deepest = lagged[max(config.lagged)].head_scores[:, :-1] if config.lagged else shallow[-1][:, 1:]
-        return torch.cat([first, deepest.mean(dim=2)], dim=1)
-    first = predictor.prefill_ranker([scores[:, :1] for scores in shallow])
-    later = predictor.decode_ranker([scores[:, 1:] for scores in shallow] + before)
+    prefill, decode = ranked_by(predictor.config, statistics, lagged)
+    if predictor.prefill_ranker is not None and predictor.decode_ranker is not None:
+        first, later = predictor.prefill_ranker(prefill), predictor.decode_ranker(decode)
+    else:
+        layer = max(predictor.config.lagged, default=None)
+        deepest = decode[-1] if layer is None else lagged[layer].head_scores[:, :-1]
+        first, later = prefill[-1].mean(dim=2), deepest.mean(dim=2)
     return torch.cat([first, later], dim=1)
 
 
@@ -123,15 +132,13 @@ def ranking_loss(frozen: FrozenModel, predictor: Predictor, batch: Batch) -> Ten
     """
     assert predictor.prefill_ranker is not None
     assert predictor.decode_ranker is not None
-    config = predictor.config
     _, statistics = frozen.observe(batch, range(frozen.layers))
-    shallow = [statistics[layer].head_scores for layer in range(config.layer)]
-    before = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
-    deep = range(config.layer, frozen.layers)
+    of_prefill, of_decode = ranked_by(predictor.config, statistics, statistics)
+    deep = range(predictor.config.layer, frozen.layers)
     wanted = torch.stack([statistics[layer].head_scores.mean(dim=2) for layer in deep]).mean(dim=0)
     valid, asked = batch.prompt.layout.valid, batch.asked
-    first = predictor.prefill_ranker([scores[:, 0] for scores in shallow])
-    later = predictor.decode_ranker([scores[:, 1:] for scores in shallow] + before)
+    first = predictor.prefill_ranker([scores[:, 0] for scores in of_prefill])
+    later = predictor.decode_ranker(of_decode)
     prefill = _divergence(first, (wanted * asked[..., None]).sum(dim=1), valid).mean()
     decode = weighted_mean(_divergence(later, wanted[:, 1:], valid[:, None]), batch.weights[:, 1:])
     return prefill + decode

@@ -15,7 +15,7 @@ LLaVA-1.5-7B in bfloat16 (d = 4096, m = 11008, 30 layers, 700 tokens) it is 0.13
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,35 +48,29 @@ Statistics = Mapping[int, StepStatistics]
 """Statistics by layer."""
 
 
+@dataclass(eq=False)
 class Pass:
     """One forward over a batch: the statistics it leaves behind, and the gates it runs under."""
 
-    def __init__(
-        self,
-        batch: Batch,
-        observed: Collection[int],
-        prune_layer: int | None = None,
-        decide: Callable[[Statistics], Gates] | None = None,
-        ungated: Collection[int] = (),
-    ) -> None:
-        self.batch = batch
-        self.observed = frozenset(observed)
-        self.prune_layer = prune_layer
-        self.decide = decide
-        """Makes the gates, on entering the prune layer, of the statistics of the layers before."""
-        self.ungated = frozenset(ungated)
-        """Layers from the prune layer on that see at every step all that the prefill has left."""
-        self.statistics: dict[int, StepStatistics] = {}
-        self.gates: Gates | None = None
-        self._biases: dict[str, Tensor] = {}
+    batch: Batch
+    observed: Collection[int]
+    """Layers whose statistics are left behind."""
+    prune_layer: int = 0
+    decide: Callable[[Statistics], Gates] | None = None
+    """Makes the gates, on entering the prune layer, of the statistics of the layers before."""
+    ungated: Collection[int] = ()
+    """Layers from the prune layer on that see at every step all that the prefill has left."""
+    statistics: dict[int, StepStatistics] = field(default_factory=dict)
+    gates: Gates | None = None
+    _biases: dict[tuple[bool, bool], Tensor] = field(default_factory=dict)
 
     def mask(self, layer: int, dtype: torch.dtype) -> Tensor:
         """Return what the layer's attention adds to its logits, or a mask where that is 0 and -inf."""
-        if self.decide is None or self.prune_layer is None or layer < self.prune_layer:
+        if self.decide is None or layer < self.prune_layer:
             return self.batch.attended
         if self.gates is None:
             self.gates = self.decide(self.statistics)
-        mask = self._mask("", layer, self.gates, dtype)
+        mask = self._mask(layer, self.gates, dtype)
         return mask if self.gates.relaxed is None else mask.detach()
 
     def relaxed_mask(self, layer: int, dtype: torch.dtype) -> Tensor | None:
@@ -85,28 +79,27 @@ class Pass:
         """
         if self.gates is None or self.gates.relaxed is None:
             return None
-        mask = self._mask("relaxed ", layer, self.gates.relaxed, dtype)
+        mask = self._mask(layer, self.gates.relaxed, dtype)
         return mask if mask.requires_grad else None
 
-    def _mask(self, name: str, layer: int, gates: Gates, dtype: torch.dtype) -> Tensor:
-        if layer not in self.ungated:
-            return self._bias(f"{name}gated", gates, dtype)
-        if gates.prefill is None:
+    def _mask(self, layer: int, gates: Gates, dtype: torch.dtype) -> Tensor:
+        ungated = layer in self.ungated
+        if ungated and gates.prefill is None:
             return self.batch.attended
-        stay = gates.prefill[:, None].expand_as(gates.steps)
-        return self._bias(f"{name}ungated", Gates(stay, gates.prefill), dtype)
-
-    def _bias(self, name: str, gates: Gates, dtype: torch.dtype) -> Tensor:
-        if name not in self._biases:
-            self._biases[name] = _bias(self.batch, gates).to(dtype)
-        return self._biases[name]
+        key = gates is self.gates, ungated
+        if key not in self._biases:
+            self._biases[key] = _bias(self.batch, gates, ungated).to(dtype)
+        return self._biases[key]
 
 
-def _bias(batch: Batch, gates: Gates) -> Tensor:
-    """Return FloatTensor [batch, 1, S, S]: log gates on the visual keys, -inf where nobody may look."""
+def _bias(batch: Batch, gates: Gates, ungated: bool) -> Tensor:
+    """Return FloatTensor [batch, 1, S, S]: log gates on the visual keys, of the prefill alone if `ungated`;
+    -inf where nobody may look.
+    """
     width = batch.input_ids.shape[1]
     before = torch.ones_like(gates.steps[:, 0]) if gates.prefill is None else gates.prefill
-    everyone = torch.cat([before[:, None].expand(-1, width - batch.steps, -1), gates.steps], dim=1)
+    steps = before[:, None].expand_as(gates.steps) if ungated else gates.steps
+    everyone = torch.cat([before[:, None].expand(-1, width - batch.steps, -1), steps], dim=1)
     # Rows with fewer visual tokens than others write theirs into a spare column.
     slots = batch.prompt.visual_slots
     columns = torch.where(slots < 0, width, slots)[:, None].expand(-1, width, -1)
@@ -185,13 +178,10 @@ class FrozenModel:
     def observe(self, batch: Batch, layers: Collection[int]) -> tuple[Tensor, Statistics]:
         """Return the unpruned model's logits [batch, T, vocabulary], and the statistics of some layers."""
         made = Pass(batch, layers)
-        return self._logits(made), made.statistics
+        return self.logits(made), made.statistics
 
-    def prune(self, made: Pass) -> Tensor:
+    def logits(self, made: Pass) -> Tensor:
         """Return the logits [batch, T, vocabulary] under a pass's gates; gradients flow into these."""
-        return self._logits(made)
-
-    def _logits(self, made: Pass) -> Tensor:
         batch = made.batch
         logits: Tensor = self._model(
             input_ids=batch.input_ids,

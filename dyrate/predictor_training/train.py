@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,6 +17,7 @@ from dyrate.predictor_training.teacher_forcing import teacher_forced
 from dyrate.predictor_training.trainer import Trainer
 from dyrate.predictor_training.validation import validate
 from dyrate.predictors import save_predictor
+from dyrate.testbed.models.checkpoint import FILE_NAME as CHECKPOINT
 
 RUN_FILE = "predictor.run.json"
 
@@ -33,7 +33,7 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
     import torch
 
     started = perf_counter()
-    recipe = Recipe.of(job.recipe, "--recipe")
+    recipe = Recipe.read(job.recipe, "--recipe")
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = checkpoint.choose_device(job.device)
@@ -56,12 +56,11 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
     with files.only_one(job.output, "training there"), teacher_forced(model) as frozen:
         encode = Encoder(processor, model, recipe.longest_answer)
         trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
-        finished = trainer.run(stop_after)
-        if not finished:
+        if not trainer.run(stop_after):
             return None
-        validation = validate(frozen, trainer.predictor, recipe.pruning, trainer.held_out())
+        validation = validate(frozen, trainer.predictor, recipe, trainer.held_out())
         record = {
-            "recipe": asdict(recipe),
+            "recipe": recipe.model_dump(mode="json"),
             **facts,
             **validation,
             "parameters": trainer.predictor.parameters_count,
@@ -80,5 +79,5 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
             "threads": torch.get_num_threads(),
         }
         files.write_text(job.output / RUN_FILE, json.dumps(run, indent=1) + "\n")
-        trainer.remove_checkpoint()
+        (job.output / CHECKPOINT).unlink(missing_ok=True)
     return record

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dyrate.errors import DyrateError
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.examples import Answered, Examples
-from dyrate.predictor_training.objective import ranking_loss, run_pruned
+from dyrate.predictor_training.objective import ranked_by, ranking_loss, run_pruned
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.teacher_forcing import FrozenModel
 from dyrate.predictor_training.token_gates import Relaxation, gumbel
@@ -53,7 +53,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.frozen, self.folder = recipe, frozen, folder
         self.examples, self.encode = examples, encode
-        self._facts = {"recipe": asdict(recipe) | {"lagged": list(recipe.lagged)}, **belongs_to}
+        self._facts = {"recipe": recipe.model_dump(mode="json"), **belongs_to}
         self._check_layers()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -103,10 +103,6 @@ class Trainer:
         entries = self.examples.validation(self.recipe.validation_examples)
         return [self.encode(entries[first : first + size]) for first in range(0, len(entries), size)]
 
-    def remove_checkpoint(self) -> None:
-        """Remove the checkpoint of a finished run."""
-        (self.folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
-
     def _advance(self, step: int) -> dict[str, float]:
         """Take one optimiser step; return what the curve shows of it."""
         recipe, rate_step = self.recipe, step - self.before
@@ -138,7 +134,7 @@ class Trainer:
             gumbel(shape, noise).to(self.frozen.device), recipe.temperature(step), recipe.estimator
         )
         distils = recipe.loss == "distillation"
-        pruned = run_pruned(self.frozen, self.predictor, recipe.pruning, batch, relax, unpruned=distils)
+        pruned = run_pruned(self.frozen, self.predictor, recipe, batch, relax, unpruned=distils)
         task = pruned.task_loss(recipe.loss)
         loss = task + recipe.budget_weight * pruned.budget()
         prefill, decode = pruned.retained()
@@ -163,18 +159,17 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Go on from the folder's checkpoint if there is one; a `DyrateError` if it is another run's."""
-        path = self.folder / checkpoint.FILE_NAME
         state = checkpoint.load(self.folder)
         if state is None:
             return False
         saved, tensors = state
-        different = [what for what, facts in self._facts.items() if saved.get(what) != facts]
-        if different:
-            what = different[0]
-            raise DyrateError(
-                f"{path} belongs to another {what}: {_differences(saved.get(what), self._facts[what])}; "
-                "name another --output, or remove it to start anew"
-            )
+        for what, facts in self._facts.items():
+            if saved.get(what) != facts:
+                raise DyrateError(
+                    f"{self.folder / checkpoint.FILE_NAME} belongs to another {what}: "
+                    f"{_differences(saved.get(what), facts)}; "
+                    "name another --output, or remove it to start anew"
+                )
         checkpoint.restore(self.predictor, self.optimizer, tensors)
         self.progress = Progress(**saved["progress"])
         self.progress.resumed += 1
@@ -190,11 +185,9 @@ class Trainer:
             _, statistics = self.frozen.observe(batch, {*range(config.layer), *config.lagged})
             masses.append(self.predictor.rate.inputs(statistics[config.layer - 1].class_mass)[batch.asked])
             if self.recipe.learns_ranking:
-                shallow = [statistics[layer].head_scores for layer in range(config.layer)]
-                lagged = [statistics[layer].head_scores[:, :-1] for layer in config.lagged]
-                prefills.append(TokenRanker.inputs([scores[:, 0] for scores in shallow]).flatten(0, 1))
-                later = TokenRanker.inputs([scores[:, 1:] for scores in shallow] + lagged)
-                decodes.append(later[batch.asked[:, 1:]].flatten(0, 1))
+                prefill, decode = map(TokenRanker.inputs, ranked_by(config, statistics, statistics))
+                prefills.append(prefill.flatten(0, 2))
+                decodes.append(decode[batch.asked[:, 1:]].flatten(0, 1))
         self.predictor.rate.standardise.fit(torch.cat(masses))
         if self.predictor.prefill_ranker is not None and self.predictor.decode_ranker is not None:
             self.predictor.prefill_ranker.standardise.fit(torch.cat(prefills))

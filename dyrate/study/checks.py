@@ -1,7 +1,7 @@
 """What a config of the right shape may still get wrong: unknown names, and results that would clash."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +23,11 @@ PLACES = ("latency", "logs", "predictors", "study.json", "tables", "timings", "t
 def problems(plan: Plan) -> Iterator[str]:
     """Yield a line, with its key, for each name that is unknown, given twice, or without a counterpart."""
     yield from _places(plan)
-    yield from _benchmarks(plan)
+    yield from _unknown_names(plan)
+    yield from _unpublished(plan)
     yield from _models(plan)
     yield from _decodings(plan)
     yield from _methods(plan)
-    yield from _predictors(plan)
-    yield from _unprinted(plan)
     if plan.tasks not in SOURCES and not Path(plan.tasks).is_dir():
         yield f"tasks: {plan.tasks!r} is no folder and none of {', '.join(SOURCES)}"
     if plan.tasks == "testbed" and plan.typed.samples is None:
@@ -43,22 +42,44 @@ def _places(plan: Plan) -> Iterator[str]:
         if folder.exists() and not folder.is_dir():
             yield f"study: {plan.name!r} is taken: {folder} is a file"
     made = {os.path.normpath(job.result) for job in plan.jobs}
-    for path in plan.external:
+    for path in plan.typed.external:
         if os.path.relpath(path) in made:
             yield f"external: {path} is a result of this study's own, which is in its tables already"
     if plan.typed.device == "cpu" and plan.typed.resources.gpu:
         yield "resources.gpu: the device is the CPU, which needs no GPU to wait for"
 
 
-def _benchmarks(plan: Plan) -> Iterator[str]:
-    for name in plan.benchmarks:
-        if name not in BENCHMARKS:
-            yield f"benchmarks: {name!r} is unknown{meant(name, BENCHMARKS)}"
+def _unknown_names(plan: Plan) -> Iterator[str]:
+    models = [model.name for model in plan.models]
+    yield from _unknown("benchmarks", plan.benchmarks, BENCHMARKS, "unknown")
+    for key in ("methods", "predictors"):
+        for entry in plan.config[key]:
+            yield from _unknown(f"{key}: {entry}", entry.get("models", ()), models, "no model of the study")
     for entry in plan.config["methods"]:
-        for name in entry.get("benchmarks", ()):
-            if name not in plan.benchmarks:
-                hint = meant(name, plan.benchmarks)
-                yield f"methods: {entry}: {name!r} is no benchmark of the study{hint}"
+        named = entry.get("benchmarks", ())
+        yield from _unknown(f"methods: {entry}", named, plan.benchmarks, "no benchmark of the study")
+    for method in plan.methods:
+        for model in method.models if method.predictor is not None else ():
+            trained = dict.fromkeys(entry.name for entry in plan.predictors if entry.model.name == model)
+            where = f"methods: {method.slug}"
+            yield from _unknown(where, [str(method.predictor)], trained, f"no predictor on {model!r}")
+
+
+def _unpublished(plan: Plan) -> Iterator[str]:
+    """What stands under `published`, but not in the paper's tables."""
+    tables = {"table1": published.table1(), "table2": published.table2(), "strategy": published.strategy()}
+    models = dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in tables["table2"])])
+    for model in plan.models:
+        named = () if model.published is None else (model.published,)
+        yield from _unknown(f"models: {model.name}: published", named, models, "no model of the paper's")
+    for method in plan.methods:
+        for table, row in method.published.items():
+            rows = dict.fromkeys(printed.name for printed in tables[table])
+            yield from _unknown(f"methods: {method.slug}: published.{table}", [row], rows, "no row of it")
+
+
+def _unknown(where: str, names: Iterable[str], known: Collection[str], what: str) -> Iterator[str]:
+    return (f"{where}: {name!r} is {what}{meant(name, known)}" for name in names if name not in known)
 
 
 def _models(plan: Plan) -> Iterator[str]:
@@ -71,11 +92,8 @@ def _models(plan: Plan) -> Iterator[str]:
     for model in plan.models:
         if (first := paths.setdefault(os.path.normpath(model.path), model.name)) != model.name:
             yield f"models: {model.name!r} has the path of {first!r}: {model.path}"
-    for key in ("methods", "predictors"):
-        for entry in plan.config[key]:
-            for name in entry.get("models", ()):
-                if name not in names:
-                    yield f"{key}: {entry}: {name!r} is no model of the study{meant(name, names)}"
+    on_models = _repeated((entry.name, entry.model.name) for entry in plan.predictors)
+    yield from (f"predictors: {name!r} is given twice for {model!r}" for name, model in on_models)
 
 
 def _decodings(plan: Plan) -> Iterator[str]:
@@ -106,38 +124,11 @@ def _without_baseline(plan: Plan) -> Iterator[str]:
     for job in plan.jobs:
         base, model = plan.unpruned(job), job.model.name
         if base is None:
-            under = "" if job.decoding in plan.decodings else f" under {job.decoding['name']}"
-            yield f"methods: no 'none' on {model!r}{under}: its differences are taken from the unpruned model"
+            under = f"under {job.decoding['name']}"
+            yield f"methods: no 'none' on {model!r} {under}: differences are taken from the unpruned model"
         elif missing := [name for name in job.method.benchmarks if name not in base.method.benchmarks]:
             slug = job.method.slug
             yield f"methods: 'none' on {model!r} lacks the benchmark {missing[0]!r}, which {slug} has"
-
-
-def _predictors(plan: Plan) -> Iterator[str]:
-    keys = [(entry.name, entry.model.name) for entry in plan.predictors]
-    yield from (f"predictors: {name!r} is given twice for {model!r}" for name, model in _repeated(keys))
-    for method in plan.methods:
-        for model in method.models:
-            if method.predictor is not None and (method.predictor, model) not in keys:
-                known = dict.fromkeys(name for name, on in keys if on == model)
-                where = f"methods: {method.slug}: no predictor {method.predictor!r} on {model!r}"
-                yield f"{where}{meant(str(method.predictor), known)}"
-
-
-def _unprinted(plan: Plan) -> Iterator[str]:
-    """What stands under `published`, but not in the paper's tables."""
-    printed = {"table1": published.table1(), "table2": published.table2(), "strategy": published.strategy()}
-    rows = {table: list(dict.fromkeys(row.name for row in found)) for table, found in printed.items()}
-    models = list(dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in published.table2())]))
-    for method in plan.methods:
-        for table, row in method.published.items():
-            if row not in rows[table]:
-                where = f"methods: {method.slug}: published.{table}"
-                yield f"{where}: no row {row!r}{meant(row, rows[table])}"
-    for model in plan.models:
-        if model.published is not None and model.published not in models:
-            where = f"models: {model.name}: published"
-            yield f"{where}: no model {model.published!r}{meant(model.published, models)}"
 
 
 def _repeated(names: Iterable[Name]) -> list[Name]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
@@ -20,7 +20,6 @@ from dyrate.typed import (
     Record,
     Text,
     Value,
-    complaints,
     once,
 )
 
@@ -56,8 +55,8 @@ class Model(Record):
     def files(self) -> tuple[str, ...]:
         """Weights and settings of a local checkpoint, as paths; none for a hub id."""
         folder = Path(self.path)
-        found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]
-        return tuple(sorted(str(path) for path in found))
+        endings = ("safetensors", "json", "jinja")
+        return tuple(sorted(str(path) for ending in endings for path in folder.glob(f"*.{ending}")))
 
     @property
     def content(self) -> str:
@@ -201,9 +200,9 @@ def check(config: Mapping[str, Any], source: str) -> StudyConfig:
     """Return a config with its defaults typed; a `StudyError` has a line per mistake, with its key."""
     refuse(source, plain_problems(config))
     try:
-        return StudyConfig.model_validate({**DEFAULTS, **config})
-    except ValidationError as error:
-        refuse(source, complaints(StudyConfig, error, str))
+        return StudyConfig.of({**DEFAULTS, **config})
+    except DyrateError as error:
+        refuse(source, str(error).splitlines())
         raise
 
 

@@ -25,21 +25,21 @@ class StudyPredictor:
     model: Model
     name: str
     recipe: Mapping[str, Any]
-    trained: str
-    """The folder where the study finds trained ones, by model and name."""
+    prepared: str
+    """The folder of a trained one, which the study uses if it is there."""
     data: str | None = None
     retrain: bool = False
 
     @cached_property
     def shipped(self) -> bool:
         """Whether a trained one is used: there is one, and the study does not ask to train it again."""
-        return not self.retrain and Path(self._shipped_folder).is_dir()
+        return not self.retrain and Path(self.prepared).is_dir()
 
     @property
     def folder(self) -> str:
         """Where its two files stand, or will."""
         trained = f"results/{self.study}/predictors/{self.model.name}/{self.name}"
-        return self._shipped_folder if self.shipped else trained
+        return self.prepared if self.shipped else trained
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -67,27 +67,23 @@ class StudyPredictor:
         path, again = Path(self.files[0]), "train it again with --config retrain=1"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            found = {key: record["recipe"].get(key) for key in self.recipe}
+            trained_with = {key: record["recipe"].get(key) for key in self.recipe}
             weights = record["model"]["weights"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise StudyError(
                 f"predictors: {self.name}: {path} does not record its recipe and model; {again}"
             ) from None
         for key, value in self.recipe.items():
-            if found[key] != value:
+            if trained_with[key] != value:
                 raise StudyError(
-                    f"predictors: {self.name}: {self.folder} was trained with {key}={found[key]!r}, but the "
-                    f"study says {value!r}; {again}, or give the recipe another name"
+                    f"predictors: {self.name}: {self.folder} was trained with {key}={trained_with[key]!r}, "
+                    f"but the study says {value!r}; {again}, or give the recipe another name"
                 )
         if self.model.files and weights != _weights(self.model.path, self.model.content):
             raise StudyError(
                 f"predictors: {self.name}: {self.folder} was trained on other weights than those in "
                 f"{self.model.path}; {again}"
             )
-
-    @property
-    def _shipped_folder(self) -> str:
-        return f"{self.trained}/{self.model.name}/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dyrate.study.entries import StudyJob
 from dyrate.study.plan import Plan
 
 if TYPE_CHECKING:
-    from dyrate.predictors import PredictorConfig
     from dyrate.reduction import ReductionMethod
 
 Size = tuple[int, int]
@@ -30,7 +29,9 @@ def check_jobs(plan: Plan) -> None:
     waiting = [job for job in plan.jobs if not Path(job.result).exists()]
     if not waiting and all(Path(entry.folder).exists() for entry in plan.trainings):
         return
-    recipes = _recipes(plan)
+    # By name, as methods are: the report reads studies, and the training's code is none of its own.
+    read = import_module("dyrate.predictor_training.recipe").Recipe.read
+    recipes = {entry.name: read(entry.recipe, f"predictors: {entry.name}") for entry in plan.predictors}
     sizes = {model: _size(model) for model in dict.fromkeys(job.model for job in waiting)}
     for job in waiting:
         try:
@@ -39,15 +40,6 @@ def check_jobs(plan: Plan) -> None:
         except DyrateError as error:
             raise StudyError(f"methods: {job.method.slug} on {job.model.name}: {error}") from error
     _check_once(plan.jobs)
-
-
-def _recipes(plan: Plan) -> dict[str, Any]:
-    """The recipes by name, checked."""
-    # By name, as methods are: the report reads studies, and the training's code is none of its own.
-    recipe = import_module("dyrate.predictor_training.recipe").Recipe
-    return {
-        entry.name: recipe.of(dict(entry.recipe), f"predictors: {entry.name}") for entry in plan.predictors
-    }
 
 
 def _size(model: Model) -> Size | None:
@@ -74,7 +66,13 @@ def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes:
     layers, heads = size or (None, None)
     trained = job.predictor is None or Path(job.predictor.files[0]).is_file()
     if job.predictor is not None and hasattr(method, "check_predictor"):
-        config = _config(job, trained, recipes, heads)
+        from dyrate.predictors import PredictorConfig, read_record
+
+        config = (
+            PredictorConfig(**read_record(Path(job.predictor.folder))["config"])
+            if trained
+            else recipes[job.predictor.name].config(heads or 1)
+        )
         method.check_predictor(config, heads or config.heads)
         deepest = max((config.layer, *config.lagged))
         if layers is not None and deepest >= layers:
@@ -85,22 +83,12 @@ def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes:
         method.check(layers, heads)
 
 
-def _config(job: StudyJob, trained: bool, recipes: dict[str, Any], heads: int | None) -> "PredictorConfig":
-    from dyrate.predictors import PredictorConfig, read_record
-
-    assert job.predictor is not None
-    if trained:
-        return PredictorConfig(**read_record(Path(job.predictor.folder))["config"])
-    found: PredictorConfig = recipes[job.predictor.name].config(heads or 1)
-    return found
-
-
 def _check_once(jobs: Iterable[StudyJob]) -> None:
     """Refuse two entries that are one method, as with and without a default: two rows of one result."""
-    found: dict[Any, StudyJob] = {}
+    entries: dict[Any, StudyJob] = {}
     for job in jobs:
         key = job.model.name, job.key[2], registry.load_method(job.spec)
-        first = found.setdefault(key, job)
+        first = entries.setdefault(key, job)
         if first.method.slug != job.method.slug:
             raise StudyError(
                 f"methods: {first.method.slug} and {job.method.slug} are one method on {job.model.name}: its "

@@ -69,16 +69,6 @@ class Plan:
         """Names of the benchmarks, in the config's order."""
         return self.typed.benchmarks
 
-    @property
-    def decodings(self) -> tuple[Mapping[str, Any], ...]:
-        """The strategies of the methods that name none of their own."""
-        return _decodings(self.config["decodings"], None, self.typed.seed)
-
-    @property
-    def external(self) -> tuple[str, ...]:
-        """Result files that other producers write."""
-        return self.typed.external
-
     @cached_property
     def jobs(self) -> tuple[StudyJob, ...]:
         """Every job, in the order of models, methods and decodings."""
@@ -94,7 +84,7 @@ class Plan:
     @property
     def results(self) -> tuple[str, ...]:
         """Every result file of the study: its jobs', then the external ones."""
-        return tuple(job.result for job in self.jobs) + self.external
+        return tuple(job.result for job in self.jobs) + self.typed.external
 
     @property
     def tasks_content(self) -> str:
@@ -102,8 +92,9 @@ class Plan:
         if self.tasks in SOURCES:
             return self.tasks
         folder = Path(self.tasks)
-        found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-        return content(sorted(str(path) for path in found))
+        return content(
+            sorted(str(path) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+        )
 
     @property
     def data_files(self) -> tuple[str, ...]:
@@ -112,22 +103,14 @@ class Plan:
 
     def data_of(self, benchmarks: Iterable[str]) -> tuple[str, ...]:
         """Those of some benchmarks."""
-        found = (f"{self.typed.data}/{name}.parquet" for name in benchmarks)
-        return tuple(found) if self.tasks == "testbed" else ()
+        read = benchmarks if self.tasks == "testbed" else ()
+        return tuple(f"{self.typed.data}/{name}.parquet" for name in read)
 
     @property
     def trainings(self) -> tuple[StudyPredictor, ...]:
         """The predictors that a rule trains: those that some job runs with and that are not shipped."""
         used = (job.predictor for job in self.jobs if job.predictor and not job.predictor.shipped)
         return tuple({entry.folder: entry for entry in used}.values())
-
-    def job(self, model: str, slug: str, decoding: str) -> StudyJob:
-        """The job of results/<study>/<model>/<slug>/<decoding>.json; `StudyError` if there is none."""
-        key = (model, slug, decoding)
-        for job in self.jobs:
-            if job.key == key:
-                return job
-        raise StudyError(f"study {self.name!r} has no job {'/'.join(key)}")
 
     def training(self, model: str, name: str) -> StudyPredictor:
         """The predictor of a name on a model; `StudyError` if there is none."""
@@ -167,7 +150,7 @@ def _predictor(
         model=model,
         name=entry.name,
         recipe={key: value for key, value in given.items() if key not in PredictorEntry.model_fields},
-        trained=typed.trained or f"predictors/{typed.study}",
+        prepared=f"{typed.trained or f'predictors/{typed.study}'}/{model.name}/{entry.name}",
         data=entry.data,
         retrain=bool(typed.retrain),
     )

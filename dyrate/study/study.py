@@ -14,7 +14,6 @@ from dyrate.predictor_training.job import Training
 from dyrate.study.checks import problems
 from dyrate.study.config import read_config, refuse
 from dyrate.study.entries import StudyJob, StudyPredictor
-from dyrate.study.fit import check_jobs
 from dyrate.study.plan import Plan
 from dyrate.study.sweeps import Sweep, share_out
 from dyrate.typed import Record
@@ -68,8 +67,9 @@ class Study(Plan):
 
     def shared(self, kind: type[Record]) -> dict[str, Any]:
         """What the config says of the fields of a kind of job; CPU threads are the workflow's to add."""
-        found = {name: self.config[name] for name in kind.model_fields if name in self.config}
-        return {**found, "data": self.config["data"] if self.tasks == "testbed" else None, "threads": None}
+        data = self.config["data"] if self.tasks == "testbed" else None
+        given = {name: self.config[name] for name in kind.model_fields if name in self.config}
+        return {**given, "data": data, "threads": None}
 
     def evaluation(self, job: StudyJob) -> Evaluation:
         """What `dyrate evaluate` is asked for a job."""
@@ -109,10 +109,6 @@ class Study(Plan):
     def code(self, job: StudyJob) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
         return f"{fingerprint(['dyrate.evaluation.commands'])}-{result_code(job.method.spec)}"
-
-    def check_jobs(self) -> None:
-        """Check what has results to make, before any job runs; see `dyrate.study.fit`."""
-        check_jobs(self)
 
     def to_json(self) -> str:
         """The checked config, defaults filled in, as one line of JSON."""

@@ -1,5 +1,6 @@
 """Which evaluations share a process: the imports and the model are then loaded once."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,10 +42,10 @@ def share_out(jobs: Iterable[StudyJob], size: int) -> tuple[Sweep, ...]:
     for job in jobs:
         unpruned, waiting = job.method.name == NONE, bool(job.predictor_files(shipped=False))
         alike.setdefault((job.model.name, job.method.group, unpruned, waiting), []).append(job)
-    found: list[Sweep] = []
-    numbers: dict[tuple[str, str], int] = {}
+    sweeps: list[Sweep] = []
+    numbers: Counter[tuple[str, str]] = Counter()
     for (model, group, *_), members in alike.items():
         for start in range(0, len(members), size):
-            numbers[model, group] = numbers.get((model, group), 0) + 1
-            found.append(Sweep(tuple(members[start : start + size]), numbers[model, group]))
-    return tuple(found)
+            numbers[model, group] += 1
+            sweeps.append(Sweep(tuple(members[start : start + size]), numbers[model, group]))
+    return tuple(sweeps)

@@ -12,6 +12,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import content_hash
 from dyrate.predictors import save_predictor
 from dyrate.study import Study
+from dyrate.study.fit import check_jobs
 from tests.evaluation.stand_ins import make_benchmark, make_checkpoint
 from tests.faults import matrix
 from tests.faults.damage import Place
@@ -59,7 +60,7 @@ def run(command: list[str]) -> int:
     try:
         if command[0] != "plan":
             return main(command)
-        Study.read(command[1]).check_jobs()
+        check_jobs(Study.read(command[1]))
     except SystemExit as refusal:  # of the argument parser
         return int(refusal.code or 0)
     except DyrateError as error:

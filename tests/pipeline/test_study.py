@@ -8,6 +8,7 @@ import yaml
 
 from dyrate.errors import DyrateError
 from dyrate.study import Study, StudyError, read_config
+from dyrate.study.fit import check_jobs
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = {
@@ -21,6 +22,10 @@ CONFIG = {
     "decodings": [{"name": "greedy"}, {"name": "beam-2"}],
     "benchmarks": ["gqa", "pope"],
 }
+
+
+def job(study, *key):
+    return {job.key: job for job in study.jobs}[key]
 
 
 def nested(value, depth):
@@ -51,16 +56,16 @@ def test_a_baseline_has_the_same_model_and_decoding():
     study = Study.of(CONFIG)
 
     assert (
-        study.baseline(study.job("b", "fastv-layer=2-rate=0.5", "beam-2"))
+        study.baseline(job(study, "b", "fastv-layer=2-rate=0.5", "beam-2"))
         == "results/small/b/none/beam-2.json"
     )
-    assert study.baseline(study.job("b", "none", "beam-2")) is None
+    assert study.baseline(job(study, "b", "none", "beam-2")) is None
 
 
 def test_arguments_say_everything_that_the_config_says():
     study = Study.of({**CONFIG, "samples": 7, "seed": 3, "device": "cpu", "batch_size": 4})
 
-    line = " ".join(study.evaluation(study.job("a", "vtw-layer=4", "greedy")).arguments())
+    line = " ".join(study.evaluation(job(study, "a", "vtw-layer=4", "greedy")).arguments())
 
     assert line == (
         "--benchmarks gqa pope --study small --model models/a --model-name a "
@@ -122,12 +127,12 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"methods": [{"name": "none", "models": ["a"]}, {"name": "vtw"}]}, "methods: no 'none' on 'b'"),
         (
             {"methods": [{"name": "none", "published": {"table1": "FastVV"}}]},
-            "x.yaml: methods: none: published.table1: no row 'FastVV'; did you mean 'FastV'?",
+            "x.yaml: methods: none: published.table1: 'FastVV' is no row of it; did you mean 'FastV'?",
         ),
         ({"methods": [{"name": "none", "published": {"table2": "Orignal"}}]}, "did you mean 'Original'?"),
         (
             {"models": [{"name": "a", "path": "x", "published": "LLaVA-1.5-7b"}]},
-            "x.yaml: models: a: published: no model 'LLaVA-1.5-7b'; did you mean 'LLaVA-1.5-7B'?",
+            "models: a: published: 'LLaVA-1.5-7b' is no model of the paper's; did you mean 'LLaVA-1.5-7B'?",
         ),
         ({"samples": 2.0}, "samples: 2.0 is not a whole number"),
         ({"samples": True}, "samples: True is not a whole number"),
@@ -187,7 +192,7 @@ def test_a_wrong_hyperparameter_is_refused_before_a_job_runs(tmp_path, monkeypat
     study = Study.of({**CONFIG, "methods": [{"name": "none"}, {"name": "fastv", "layr": 2}]})
 
     with pytest.raises(ValueError, match="layr"):
-        study.check_jobs()
+        check_jobs(study)
 
 
 PREDICTOR = {"name": "p", "layer": 2, "steps": 1}
@@ -226,7 +231,7 @@ def test_what_a_job_would_refuse_is_refused_before_one_runs(method, predictor, c
     study = Study.of({**CONFIG, "models": models, "methods": methods, "predictors": [predictor]})
 
     with pytest.raises(DyrateError) as refused:
-        study.check_jobs()
+        check_jobs(study)
 
     assert complaint in str(refused.value)
 
@@ -240,7 +245,7 @@ def test_a_shipped_predictor_of_another_layer_is_refused_before_a_job_runs():
     with pytest.raises(
         DyrateError, match=r"layer=3, but the predictor in .*learned-ranking was made for layer=2"
     ):
-        study.check_jobs()
+        check_jobs(study)
 
 
 @pytest.mark.parametrize("path", ["./a", "models/aa", "some/where/else", "/no/such/folder", "~/models"])
@@ -248,20 +253,20 @@ def test_a_model_that_can_only_be_a_folder_must_be_there_before_a_job_runs(tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models/a").mkdir(parents=True)
     models = [{"name": "good", "path": "models/a"}, {"name": "hub", "path": "owner/name"}]
-    Study.of({**CONFIG, "models": models, "methods": [{"name": "none"}]}).check_jobs()
+    check_jobs(Study.of({**CONFIG, "models": models, "methods": [{"name": "none"}]}))
     study = Study.of({**CONFIG, "models": [{"name": "a", "path": path}]})
 
     with pytest.raises(StudyError, match=f"models: a: there is no folder {path}"):
-        study.check_jobs()
+        check_jobs(study)
 
 
 def test_settings_of_one_decoding_are_jobs_of_their_own():
     sampling = [{"name": "top_p"}, {"name": "top_p", "top_p": 0.7}]
     study = Study.of({**CONFIG, "decodings": sampling})
 
-    job = study.job("a", "vtw-layer=4", "top_p-top_p=0.7")
+    sampled = job(study, "a", "vtw-layer=4", "top_p-top_p=0.7")
 
-    assert study.baseline(job) == "results/small/a/none/top_p-top_p=0.7.json"
+    assert study.baseline(sampled) == "results/small/a/none/top_p-top_p=0.7.json"
     assert len({job.result for job in study.jobs}) == 10
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dyrate.study import Study, StudyError
+from dyrate.study.fit import check_jobs
 
 CONFIG = {
     "study": "small",
@@ -36,7 +37,7 @@ def ship(recipe, folder=SHIPPED, weights="of the model"):
 
 
 def job(study, model="a", slug="dyrate-layer=2-predictor=default"):
-    return study.job(model, slug, "greedy")
+    return {job.key: job for job in study.jobs}[model, slug, "greedy"]
 
 
 def method_of(study, found):
@@ -130,7 +131,7 @@ def test_a_shipped_predictor_of_another_recipe_is_refused(recipe, complaint):
     ship(recipe)
 
     with pytest.raises(StudyError) as refused:
-        Study.of(CONFIG).check_jobs()
+        check_jobs(Study.of(CONFIG))
 
     assert str(refused.value).startswith("predictors: default: predictors/small/a/default")
     assert complaint in str(refused.value)
@@ -143,7 +144,7 @@ def test_a_shipped_predictor_without_a_record_is_refused(damage):
     getattr(Path(SHIPPED, "predictor.json"), damage)(*(["{"] if damage == "write_text" else []))
 
     with pytest.raises(StudyError, match="does not record its recipe and model"):
-        Study.of(CONFIG).check_jobs()
+        check_jobs(Study.of(CONFIG))
 
 
 def test_a_shipped_predictor_of_other_weights_is_refused():
@@ -173,10 +174,10 @@ NONE, DYRATE, DEEP = CONFIG["methods"]
     [
         (
             {"methods": [NONE, {**DYRATE, "predictor": "defaut"}]},
-            "methods: dyrate-layer=2-predictor=defaut: no predictor 'defaut' on 'a'; did you mean 'default'?",
+            "dyrate-layer=2-predictor=defaut: 'defaut' is no predictor on 'a'; did you mean 'default'?",
         ),
-        ({"methods": [NONE, {**DEEP, "models": ["a"]}]}, "no predictor 'deep' on 'a'; known: default"),
-        ({"predictors": [], "methods": [NONE, DYRATE]}, "no predictor 'default' on 'a'; known: none"),
+        ({"methods": [NONE, {**DEEP, "models": ["a"]}]}, "'deep' is no predictor on 'a'; known: default"),
+        ({"predictors": [], "methods": [NONE, DYRATE]}, "'default' is no predictor on 'a'; known: none"),
         ({"predictors": [*CONFIG["predictors"]] * 2}, "predictors: 'deep' is given twice for 'b'"),
         ({"predictors": [{"name": "p", "models": ["c"]}]}, "'c' is no model of the study"),
         ({"predictors": [{"layer": 2}]}, "predictors.0.name is missing"),
@@ -189,7 +190,7 @@ NONE, DYRATE, DEEP = CONFIG["methods"]
         ({"methods": [NONE, {**DYRATE, "decodings": ["beem-2"]}]}, "decodings: unknown decoding 'beem-2'"),
         (
             {"methods": [NONE, {**DYRATE, "decodings": ["beam-2"]}]},
-            "methods: no 'none' on 'a' under beam-2: its differences are taken from the unpruned model",
+            "methods: no 'none' on 'a' under beam-2: differences are taken from the unpruned model",
         ),
         (
             {"methods": [{**NONE, "benchmarks": ["gqa"]}, DYRATE]},
@@ -197,7 +198,7 @@ NONE, DYRATE, DEEP = CONFIG["methods"]
         ),
         (
             {"methods": [{**NONE, "published": {"strategy": "LLaVa"}}]},
-            "published.strategy: no row 'LLaVa'; did you mean 'LLaVA'?",
+            "published.strategy: 'LLaVa' is no row of it; did you mean 'LLaVA'?",
         ),
     ],
 )

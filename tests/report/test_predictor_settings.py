@@ -1,6 +1,6 @@
 """What the paper leaves open stands in the report, with values from the records and a reason for each."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +19,7 @@ def found(compared, monkeypatch):
 def test_every_field_of_the_recipe_that_matters_has_its_reason(found):
     idle = without_effect({})
 
-    assert list(found) == [field.name for field in fields(Recipe) if field.name not in idle]
+    assert list(found) == [name for name in Recipe.model_fields if name not in idle]
     assert all(choice.why for choice in found.values())
 
 
@@ -40,7 +40,7 @@ def test_what_a_recipe_does_not_use_has_no_effect(recipe, matters, idle):
 
     assert idle <= found
     assert not matters & found
-    assert found <= {field.name for field in fields(Recipe)}
+    assert found <= set(Recipe.model_fields)
 
 
 def test_a_setting_is_that_of_the_predictors_that_use_it(compared, tmp_path, monkeypatch):

@@ -19,8 +19,9 @@ from dyrate.predictor_training.objective import (
     run_pruned,
     token_scores,
 )
+from dyrate.predictor_training.recipe import Estimator, Recipe
 from dyrate.predictor_training.teacher_forcing import attention_forward, teacher_forced
-from dyrate.predictor_training.token_gates import Estimator, Gates, Pruning, Relaxation, gumbel, hard
+from dyrate.predictor_training.token_gates import Gates, Relaxation, gumbel, hard
 from dyrate.predictors import save_predictor
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_inputs, tiny_llava
 from tests.training.classroom import answers_of, forced, tiny_batch, wild_predictor
@@ -78,7 +79,9 @@ def test_hard_rates_in_training_equal_inference(config, mode, prune_prefill, tmp
         expected, _ = generated_logits(model, method)
         batch = tiny_batch(ROWS, LENGTHS)
         with teacher_forced(model) as frozen, torch.no_grad():
-            pruned = run_pruned(frozen, predictor, Pruning(mode, prune_prefill), batch, hard)
+            pruned = run_pruned(
+                frozen, predictor, Recipe(mode=mode, prune_prefill=prune_prefill), batch, hard
+            )
         assert (pruned.logits - expected)[batch.asked].abs().max() < 1e-4
         rates = pruned.rate_logits.argmax(-1)[batch.asked]
         assert len(rates.unique()) > 1, "the claim is about rates that differ"
@@ -91,7 +94,7 @@ def test_minimum_and_monotone_equal_inference(tmp_path) -> None:
     expected, _ = generated_logits(model, method)
     batch = tiny_batch(ROWS, LENGTHS)
     with teacher_forced(model) as frozen, torch.no_grad():
-        pruned = run_pruned(frozen, predictor, Pruning("select", minimum=0.3, monotone=True), batch, hard)
+        pruned = run_pruned(frozen, predictor, Recipe(minimum=0.3, monotone=True), batch, hard)
     assert (pruned.logits - expected)[batch.asked].abs().max() < 1e-4
 
 
@@ -103,7 +106,7 @@ def test_lagged_layers_see_what_the_prefill_left_and_rank_one_step_later() -> No
     batch = tiny_batch(ROWS, LENGTHS)
     with teacher_forced(model) as frozen, torch.no_grad():
         unpruned, statistics = frozen.observe(batch, range(6))
-        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+        pruned = run_pruned(frozen, predictor, Recipe(), batch, hard)
         assert (pruned.logits - unpruned)[batch.asked].abs().max() < 1e-4
         plain = wild_predictor(0, lagged=(4,))
         scores = token_scores(plain, statistics, statistics)
@@ -120,7 +123,7 @@ def test_gradients_reach_the_predictor_and_nothing_else(kind: str, estimator: st
     batch = tiny_batch(ROWS, LENGTHS)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
     with teacher_forced(model) as frozen:
-        pruned = run_pruned(frozen, predictor, Pruning(mode), batch, Relaxation(noise, 5.0, estimator))
+        pruned = run_pruned(frozen, predictor, Recipe(mode=mode), batch, Relaxation(noise, 5.0, estimator))
         answer_loss(pruned.logits, batch).backward()
     gradients = [parameter.grad for parameter in predictor.rate.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
@@ -137,7 +140,7 @@ def test_a_soft_gradient_leaves_the_values_to_whole_masks(lagged: tuple[int, ...
     with teacher_forced(tiny_llava()) as frozen:
         for estimator in ("straight_through", "soft_gradient"):
             predictor.zero_grad()
-            pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
+            pruned = run_pruned(frozen, predictor, Recipe(), batch, Relaxation(noise, 5.0, estimator))
             answer_loss(pruned.logits, batch).backward()
             logits.append(pruned.logits)
             gradients.append(torch.cat([p.grad.flatten() for p in predictor.rate.parameters()]))
@@ -177,7 +180,7 @@ def test_the_gradient_of_a_soft_gate_is_right() -> None:
     bias = predictor.rate.head.bias
 
     def loss() -> torch.Tensor:
-        pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 3.0, "soft"))
+        pruned = run_pruned(frozen, predictor, Recipe(), batch, Relaxation(noise, 3.0, "soft"))
         return answer_loss(pruned.logits, batch)
 
     with teacher_forced(model) as frozen:
@@ -241,7 +244,7 @@ def test_lagged_layers_count_with_all_that_they_see() -> None:
     model, predictor = tiny_llava(), wild_predictor(ranking="mlp", lagged=(4,))
     batch = tiny_batch(ROWS, LENGTHS)
     with teacher_forced(model) as frozen, torch.no_grad():
-        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+        pruned = run_pruned(frozen, predictor, Recipe(), batch, hard)
     assert pruned.unpruned_at_decode == 1 / 4, "one of layers 2 to 5"
     prefill, decode = pruned.retained()
     chosen = replace(pruned, unpruned_at_decode=0.0).retained()[1]
@@ -262,7 +265,7 @@ def test_two_images_in_a_row_have_gates_of_their_own() -> None:
     model, predictor = tiny_llava(), wild_predictor()
     batch = Batch.of(tiny_inputs([4, 6], images=[2, 1]), answers_of([3, 2]), IMAGE)
     with teacher_forced(model) as frozen, torch.no_grad():
-        pruned = run_pruned(frozen, predictor, Pruning(), batch, hard)
+        pruned = run_pruned(frozen, predictor, Recipe(), batch, hard)
     assert pruned.gates.steps.shape == (2, 3, 2 * VISUAL_TOKENS)
     assert (pruned.gates.steps[1, :, VISUAL_TOKENS:] == 0).all()
     assert pruned.logits.isfinite().all()
@@ -275,7 +278,7 @@ def gradient_of(device: str, dtype: torch.dtype, estimator: Estimator = "soft") 
     batch = Batch.of(prompts, answers_of(LENGTHS), IMAGE)
     noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0)).to(device)
     with teacher_forced(model) as frozen:
-        pruned = run_pruned(frozen, predictor, Pruning(), batch, Relaxation(noise, 5.0, estimator))
+        pruned = run_pruned(frozen, predictor, Recipe(), batch, Relaxation(noise, 5.0, estimator))
         answer_loss(pruned.logits, batch).backward()
     return predictor.rate.head.bias.grad.cpu()
 

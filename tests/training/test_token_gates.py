@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate.errors import DyrateError
-from dyrate.predictor_training.token_gates import Pruning, Relaxation, gates, gumbel, hard, retained
+from dyrate.predictor_training.recipe import Recipe
+from dyrate.predictor_training.token_gates import Relaxation, gates, gumbel, hard, retained
 
 BATCH, STEPS, VISUAL, RATES = 3, 4, 10, 5
 VALID = torch.tensor([[True] * 10, [True] * 7 + [False] * 3, [True] * 10])
@@ -32,7 +32,7 @@ def mask(ranking: Tensor, rate: float, visual: int) -> Tensor:
 def test_a_gate_is_the_sum_of_masks_times_probabilities() -> None:
     """M = sum_i p_i M_i, at every step on its own where prefill drops nothing."""
     p, s = probabilities(), scores()
-    found = gates(p, s, VALID, Pruning(prune_prefill=False))
+    found = gates(p, s, VALID, Recipe(prune_prefill=False))
     assert found.prefill is None
     for row, step in itertools.product(range(BATCH), range(1, STEPS)):
         visual = int(VALID[row].sum())
@@ -43,7 +43,7 @@ def test_a_gate_is_the_sum_of_masks_times_probabilities() -> None:
 
 def test_what_prefill_drops_is_gone_for_all_later_steps() -> None:
     p, s = probabilities(), scores()
-    found = gates(p, s, VALID, Pruning())
+    found = gates(p, s, VALID, Recipe())
     assert found.prefill is not None
     assert torch.equal(found.prefill, found.steps[:, 0])
     for row in range(BATCH):
@@ -53,20 +53,20 @@ def test_what_prefill_drops_is_gone_for_all_later_steps() -> None:
         assert (found.steps[row] <= found.prefill[row] + 1e-6).all()
 
 
-def expected_sets(choice: Tensor, s: Tensor, row: int, pruning: Pruning) -> list[set[int]]:
+def expected_sets(choice: Tensor, s: Tensor, row: int, recipe: Recipe) -> list[set[int]]:
     """Stepwise pruning of one row in plain Python."""
     visual = int(VALID[row].sum())
     held, wanted, seen = set(range(visual)), visual, []
     for step in range(STEPS):
-        count = max(round(visual * (1 - int(choice[row, step]) / RATES)), round(pruning.minimum * visual))
-        if step == 0 and not pruning.prune_prefill:
+        count = max(round(visual * (1 - int(choice[row, step]) / RATES)), round(recipe.minimum * visual))
+        if step == 0 and not recipe.prune_prefill:
             count = visual
-        if step and (pruning.monotone or pruning.mode == "evict"):
+        if step and (recipe.monotone or recipe.mode == "evict"):
             count = min(count, wanted)
         wanted = count
         best = set(sorted(held, key=lambda v: (-float(s[row, step, v]), v))[:count])
         seen.append(best)
-        if step == 0 or pruning.mode == "evict":
+        if step == 0 or recipe.mode == "evict":
             held = best
     return seen
 
@@ -78,12 +78,12 @@ def expected_sets(choice: Tensor, s: Tensor, row: int, pruning: Pruning) -> list
 def test_hard_rates_keep_what_stepwise_pruning_keeps(
     mode: str, monotone: bool, prune_prefill: bool, minimum: float
 ) -> None:
-    pruning = Pruning(mode, prune_prefill, minimum, monotone)
+    recipe = Recipe(mode=mode, prune_prefill=prune_prefill, minimum=minimum, monotone=monotone)
     for seed in range(5):
         p, s = hard(probabilities(seed)), scores(seed).mul(4).round()  # with ties
-        found = gates(p, s, VALID, pruning)
+        found = gates(p, s, VALID, recipe)
         for row in range(BATCH):
-            sets = expected_sets(p.argmax(-1), s, row, pruning)
+            sets = expected_sets(p.argmax(-1), s, row, recipe)
             assert [set(g.nonzero().flatten().tolist()) for g in found.steps[row]] == sets
         assert set(found.steps.unique().tolist()) <= {0.0, 1.0}
 
@@ -95,13 +95,13 @@ def test_gradients_of_every_step_reach_the_logits(mode: str, estimator: str) -> 
     noise = gumbel((BATCH, STEPS, RATES), torch.Generator().manual_seed(3))
     p = Relaxation(noise, 0.7, estimator)(logits)
     # More is kept where low rates are likely: the kept share falls along the gradient of high rates.
-    kept = retained(gates(p, scores(), VALID, Pruning(mode)).steps, VALID)
+    kept = retained(gates(p, scores(), VALID, Recipe(mode=mode)).steps, VALID)
     kept[:, 0].sum().backward()
     assert (logits.grad[:, 0, 0] > logits.grad[:, 0, -1]).all()
     assert (logits.grad[:, 1:] == 0).all()
     logits.grad = None
     p = Relaxation(noise, 0.7, estimator)(logits)
-    retained(gates(p, scores(), VALID, Pruning(mode, prune_prefill=False)).steps, VALID).sum().backward()
+    retained(gates(p, scores(), VALID, Recipe(mode=mode, prune_prefill=False)).steps, VALID).sum().backward()
     assert (logits.grad[:, 0] == 0).all()
     assert (logits.grad[:, 1].abs().sum(-1) > 0).all()
 
@@ -124,11 +124,3 @@ def test_a_high_temperature_mixes_and_a_low_one_chooses() -> None:
     for temperature, largest in ((100.0, 0.51), (0.01, 1.0)):
         p = Relaxation(torch.zeros(1, 1, 2), temperature, "soft")(logits)
         assert p.max().item() == pytest.approx(largest, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"), [({"mode": "drop"}, "mode='drop'.*evict"), ({"minimum": 2.0}, "minimum=2.0")]
-)
-def test_unfit_prunings_are_explained(fields: dict, message: str) -> None:
-    with pytest.raises(DyrateError, match=message):
-        Pruning(**fields)

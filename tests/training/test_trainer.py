@@ -1,8 +1,8 @@
 """Claims: training prunes as much as it is paid for, resumes to the byte, and refuses what is not its own."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +27,10 @@ RECIPE = Recipe(
     hidden=8,
     validation_examples=10,
 )
+
+
+def changed(**fields: Any) -> Recipe:
+    return Recipe(**{**dict(RECIPE), **fields})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights_and_curve(
 
 def test_the_seed_decides_the_weights(frozen, finished, tmp_path):
     again = trainer(RECIPE, frozen, tmp_path / "again")
-    other = trainer(replace(RECIPE, seed=1), frozen, tmp_path / "other")
+    other = trainer(changed(seed=1), frozen, tmp_path / "other")
     torch.manual_seed(123)  # nothing depends on the global state
     assert again.run()
     assert other.run(stop_after=1) is False
@@ -100,8 +104,7 @@ def test_the_curve_tells_both_parts(finished):
 def test_a_high_price_prunes_and_no_price_does_not(kind, mode, frozen, tmp_path):
     kept = {}
     for weight in (20.0, 0.0):
-        recipe = replace(
-            RECIPE,
+        recipe = changed(
             kind=kind,
             mode=mode,
             ranking="attention",
@@ -112,7 +115,7 @@ def test_a_high_price_prunes_and_no_price_does_not(kind, mode, frozen, tmp_path)
         )
         found = trainer(recipe, frozen, tmp_path / str(weight))
         found.run()
-        result = validate(frozen, found.predictor, recipe.pruning, found.held_out())
+        result = validate(frozen, found.predictor, recipe, found.held_out())
         kept[weight] = result["validation"]["retained_prefill"], result["validation"]["retained_decode"]
     # Of 8 rates the highest keeps an eighth.
     assert max(kept[20.0]) < 0.3
@@ -120,10 +123,10 @@ def test_a_high_price_prunes_and_no_price_does_not(kind, mode, frozen, tmp_path)
 
 
 def test_validation_agrees_with_a_predictor_that_keeps_everything(frozen, tmp_path):
-    found = trainer(replace(RECIPE, ranking="attention"), frozen, tmp_path)
+    found = trainer(changed(ranking="attention"), frozen, tmp_path)
     with torch.no_grad():
         found.predictor.rate.head[-1].bias.copy_(torch.tensor([1e4] + [0.0] * 7))
-    result = validate(frozen, found.predictor, RECIPE.pruning, found.held_out())
+    result = validate(frozen, found.predictor, RECIPE, found.held_out())
     scores = result["validation"]
     assert scores["pruned"] == pytest.approx(scores["unpruned"], abs=1e-5)
     assert (scores["retained_prefill"], scores["retained_decode"]) == (1.0, 1.0)
@@ -135,10 +138,10 @@ def test_validation_agrees_with_a_predictor_that_keeps_everything(frozen, tmp_pa
 
 
 def test_the_schedule_is_the_mean_rate_of_each_step(frozen, tmp_path):
-    found = trainer(replace(RECIPE, ranking="attention"), frozen, tmp_path)
+    found = trainer(changed(ranking="attention"), frozen, tmp_path)
     with torch.no_grad():
         found.predictor.rate.head[-1].bias.copy_(torch.tensor([0.0] * 6 + [1e4, 0.0]))
-    result = validate(frozen, found.predictor, RECIPE.pruning, found.held_out())
+    result = validate(frozen, found.predictor, RECIPE, found.held_out())
     assert set(result["schedule"]) == {6 / 8}
     assert result["validation"]["retained_prefill"] == pytest.approx(1 / 4)
 
@@ -164,7 +167,7 @@ def test_inputs_are_standardised_on_the_training_data(frozen, tmp_path):
 )
 def test_a_checkpoint_of_another_run_is_refused(changes, facts, message, frozen, finished, tmp_path):
     with pytest.raises(DyrateError, match=message):
-        trainer(replace(RECIPE, **changes), frozen, finished.folder, **facts)
+        trainer(changed(**changes), frozen, finished.folder, **facts)
 
 
 def test_a_damaged_checkpoint_is_explained(frozen, finished, tmp_path):
@@ -189,13 +192,13 @@ def test_a_changed_checkpoint_is_not_gone_on_from(part, frozen, finished, tmp_pa
 @pytest.mark.parametrize(("changes", "name"), [({"layer": 4}, "layer"), ({"lagged": (2, 9)}, "lagged")])
 def test_layers_that_the_model_does_not_have_are_explained(changes, name, frozen, tmp_path):
     with pytest.raises(DyrateError, match=rf"{name}: there is no layer \d; the model has layers 0\.\.3"):
-        trainer(replace(RECIPE, **changes), frozen, tmp_path)
+        trainer(changed(**changes), frozen, tmp_path)
 
 
 def read(text):
     """The recipe that `--recipe` gives."""
     job = Training.of({"model": "m", "output": "o", "recipe": text}, flag)
-    return Recipe.of(job.recipe, "--recipe")
+    return Recipe.read(job.recipe, "--recipe")
 
 
 def test_recipes_are_read_from_text_and_file(tmp_path):
@@ -225,7 +228,8 @@ def test_recipes_are_read_from_text_and_file(tmp_path):
         ('{"temperature_end": 0}', "temperature_end: 0 is not above 0"),
         ('{"temperature_end": 2}', "temperature_start: 1.0 is not at least temperature_end, 2.0"),
         ('{"caption_share": 1.5}', "caption_share: 1.5 is not at most 1"),
-        ('{"minimum": -1}', "minimum=-1.0"),
+        ('{"minimum": 2}', "minimum: 2 is not at most 1"),
+        ('{"minimum": -1}', "minimum: -1 is not a number from 0 on"),
         ('{"layer": 0}', "layer=0: expected at least 1"),
         ("{", "not JSON"),
         ("none.json", "--recipe: none.json: expected JSON text or a readable file"),

@@ -3,6 +3,7 @@
 
 
 for sweep in study.sweeps:
+    first = "/".join(sweep.jobs[0].key)
 
     rule:
         name:
@@ -24,10 +25,10 @@ for sweep in study.sweeps:
             runs=[f"{job.stem}.run.json" for job in sweep.jobs],
             answers=[f"{job.stem}.answers.parquet" for job in sweep.jobs],
         log:
-            f"results/{study.name}/logs/{'/'.join(sweep.jobs[0].key)}.log",
-            jobs=f"results/{study.name}/logs/{'/'.join(sweep.jobs[0].key)}.jobs.json",
+            f"results/{study.name}/logs/{first}.log",
+            jobs=f"results/{study.name}/logs/{first}.jobs.json",
         benchmark:
-            f"results/{study.name}/timings/{'/'.join(sweep.jobs[0].key)}.tsv"
+            f"results/{study.name}/timings/{first}.tsv"
         # The longest first, so that no core waits for a last one; below a training's, whom more may wait for.
         priority: study.share(sweep)
         conda:

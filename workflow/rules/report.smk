@@ -19,14 +19,17 @@ rule study:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
 
-# Key of a table's files, which is also that of its caption, and how Snakemake's own report labels it.
+# Key of a table's files, which is also that of its caption; how Snakemake's own report labels it; its formats.
 TABLES = {
-    "table1": "I: questions and short answers",
-    "table2": "II: captioning",
-    "table3": "III: efficiency",
-    "ablation_strategy": "ablation: pruning strategy",
-    "ablation_decoding": "ablation: decoding",
-    "ablation_predictor": "ablation: predictor",
+    "table1": ("I: questions and short answers", "csv", "html"),
+    "table2": ("II: captioning", "csv", "html"),
+    "table3": ("III: efficiency", "csv", "html"),
+    "ablation_strategy": ("ablation: pruning strategy", "csv", "html"),
+    "ablation_decoding": ("ablation: decoding", "csv", "html"),
+    "ablation_predictor": ("ablation: predictor", "csv", "html"),
+    "equal_budget": ("DyRate at equal budget", "csv"),
+    "cost": ("FLOPs by convention", "csv"),
+    "audit": ("audit of the printed tables", "csv"),
 }
 
 
@@ -43,27 +46,9 @@ rule tables:
                 category="Tables",
                 labels={"table": label, "format": kind},
             )
-            for key, label in TABLES.items()
-            for kind in ("csv", "html")
+            for key, (label, *kinds) in TABLES.items()
+            for kind in kinds
         },
-        equal_budget=report(
-            f"results/{study.name}/tables/equal_budget.csv",
-            caption="../report/equal_budget.rst",
-            category="Tables",
-            labels={"table": "DyRate at equal budget", "format": "csv"},
-        ),
-        cost=report(
-            f"results/{study.name}/tables/cost.csv",
-            caption="../report/cost.rst",
-            category="Tables",
-            labels={"table": "FLOPs by convention", "format": "csv"},
-        ),
-        audit=report(
-            f"results/{study.name}/tables/audit.csv",
-            caption="../report/audit.rst",
-            category="Tables",
-            labels={"table": "audit of the printed tables", "format": "csv"},
-        ),
     log:
         f"results/{study.name}/logs/tables.log",
     benchmark:

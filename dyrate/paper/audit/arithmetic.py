@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -17,6 +18,7 @@ TEXT = np.arange(1.0, 257.0)
 """Values of t that are searched: LLaVA-1.5's prompts have some 40 to 110 tokens beside the image."""
 NEW = np.arange(1.0, 513.0)
 """Values of N: answers of one token up to long descriptions."""
+CASES = tuple(product(CONVENTIONS, SCOPES))
 # K is read as in FastV's code: so many layers see every token.
 DROPS = {
     "FastV(K=3,R=0.5)": Drop(3, 0.5),
@@ -41,18 +43,17 @@ class Search:
     def __str__(self) -> str:
         if not self.settings:
             return (
-                f"none of {len(CONVENTIONS) * len(SCOPES)} conventions and scopes gives it, with t up to "
+                f"none of {len(CASES)} conventions and scopes gives it, with t up to "
                 f"{len(TEXT)} and N up to {len(NEW)}; the nearest is {self.deviation:.2f} points off: "
                 f"{self.nearest}"
             )
         ways = []
-        for convention, scope in _cases():
+        for convention, scope in CASES:
             fitting = [s for s in self.settings if (s.convention, s.scope) == (convention, scope)]
             if fitting:
                 new = [s.new_tokens for s in fitting if s.new_tokens is not None]
-                spans = f"t = {_span([s.text_tokens for s in fitting])}" + (
-                    f", N = {_span(new)}" if new else ""
-                )
+                spans = f"t = {_span([s.text_tokens for s in fitting])}"
+                spans += f", N = {_span(new)}" if new else ""
                 ways.append(f"{convention}, {scope.replace('_', '-')} ({spans})")
         return f"given by {'; '.join(ways)}"
 
@@ -61,7 +62,7 @@ def search(printed: Sequence[tuple[str, Drop, str]]) -> Search:
     """Look for settings under which all (model, drop, percentage as printed) hold at once."""
     settings: list[CountingSetting] = []
     nearest, best = None, np.inf
-    for convention, scope in _cases():
+    for convention, scope in CASES:
         off = [np.abs(_grid(model, drop, convention, scope) - float(text)) for model, drop, text in printed]
         worst: Array = np.max(off, axis=0)
         # A printed value means anything within half a unit of its last decimal.
@@ -79,20 +80,16 @@ def rates_for(model: str, layer: int, printed: str) -> tuple[float, float] | Non
     """Return the smallest and the largest share R that gives a percentage at prune layer K, over a coarse
     grid of t and N and all conventions and scopes; None if none does.
     """
-    rates = [
-        rate
-        for rate in np.linspace(0, 1, 101)
-        for case in _cases()
-        if _reaches(
-            percentages(LLAVA[model], Drop(layer, float(rate)), *case, TEXT[15::16], NEW[::32]), printed
-        )
-    ]
-    return (float(min(rates)), float(max(rates))) if rates else None
-
-
-def _reaches(values: Array, printed: str) -> bool:
     # Between neighbouring rates of the coarse grid the percentage moves by about half a point.
-    return bool((np.abs(values - float(printed)) <= max(half_unit(printed), 0.5)).any())
+    near = max(half_unit(printed), 0.5)
+    rates = []
+    for rate in np.linspace(0, 1, 101).tolist():
+        grids = (
+            percentages(LLAVA[model], Drop(layer, rate), *case, TEXT[15::16], NEW[::32]) for case in CASES
+        )
+        if any((np.abs(grid - float(printed)) <= near).any() for grid in grids):
+            rates.append(rate)
+    return (min(rates), max(rates)) if rates else None
 
 
 def half_unit(text: str) -> float:
@@ -102,32 +99,31 @@ def half_unit(text: str) -> float:
 
 def percentages_of_methods() -> Iterator[Finding]:
     """Each percentage by itself, then all of a model's, then each for both models at once."""
-    rows = {(row.group, row.name): row for row in published.table3() if row.name in DROPS}
-    for (model, _), row in rows.items():
-        matches = search([_printed(model, row)])
-        yield _finding("A convention, prompt and answer length give this percentage", [row], matches)
+    rows = [row for row in published.table3() if row.name in DROPS]
+    for row in rows:
+        yield _given("A convention, prompt and answer length give this percentage", [row])
     for model in LLAVA:
-        own = [row for (group, _), row in rows.items() if group == model]
-        matches = search([_printed(model, row) for row in own])
-        yield _finding(f"One setting gives all percentages of {model}", own, matches)
+        own = [row for row in rows if row.group == model]
+        yield _given(f"One setting gives all percentages of {model}", own)
     for name in DROPS:
-        pair = [row for (_, found_name), row in rows.items() if found_name == name]
-        matches = search([_printed(row.group, row) for row in pair])
-        yield _finding("One setting gives the percentage that both models have", pair, matches)
+        pair = [row for row in rows if row.name == name]
+        yield _given("One setting gives the percentage that both models have", pair)
 
 
-def _printed(model: str, row: PublishedRow) -> tuple[str, Drop, str]:
-    return model, DROPS[row.name], str(row.values[PERCENT])
+def _given(check: str, rows: Sequence[PublishedRow]) -> Finding:
+    cells = tuple(cell(row, PERCENT) for row in rows)
+    return _searched(check, "Table III", cells, [_printed(row, DROPS[row.name]) for row in rows])
 
 
-def _finding(check: str, rows: Sequence[PublishedRow], matches: Search) -> Finding:
-    return Finding(
-        check,
-        "Table III",
-        tuple(cell(row, PERCENT) for row in rows),
-        "consistent" if matches.settings else "inconsistent",
-        str(matches),
-    )
+def _printed(row: PublishedRow, drop: Drop) -> tuple[str, Drop, str]:
+    return row.group, drop, str(row.values[PERCENT])
+
+
+def _searched(
+    check: str, where: str, cells: tuple[str, ...], printed: Sequence[tuple[str, Drop, str]]
+) -> Finding:
+    matches = search(printed)
+    return Finding(check, where, cells, "consistent" if matches.settings else "inconsistent", str(matches))
 
 
 def same_for_different_models() -> Iterator[Finding]:
@@ -138,17 +134,13 @@ def same_for_different_models() -> Iterator[Finding]:
         pair = [rows[model, name] for model in (one, other)]
         if pair[0].values[PERCENT] != pair[1].values[PERCENT]:
             continue
-        gap = min(
-            float(np.abs(_grid(one, drop, *case) - _grid(other, drop, *case)).min()) for case in _cases()
-        )
+        gap = min(float(np.abs(_grid(one, drop, *case) - _grid(other, drop, *case)).min()) for case in CASES)
         allowed = 2 * half_unit(str(pair[0].values[PERCENT]))
         depths = LLAVA[one].text.layers, LLAVA[other].text.layers
         instead = [
             layer
             for layer in range(1, depths[1])
-            if search(
-                [_printed(one, pair[0]), (other, Drop(layer, drop.rate), str(pair[1].values[PERCENT]))]
-            ).settings
+            if search([_printed(pair[0], drop), _printed(pair[1], Drop(layer, drop.rate))]).settings
         ]
         yield Finding(
             "Two models of different depth have different percentages",
@@ -193,17 +185,15 @@ def strategies() -> Iterator[Finding]:
     rows = {row.name: row for row in published.strategy()}
     column = "flops_percent"
     fastv, fixed, depth = (rows[name] for name in ("FastV", "Ours(FP)", "Ours(DP)"))
-    value = {row.name: float(row.values[column] or "nan") for row in (fastv, fixed, depth)}
     model = next(iter(LLAVA))
-    matches = search([(model, STRATEGY_DROP, str(fastv.values[column]))])
-    yield Finding(
+    yield _searched(
         "A convention, prompt and answer length give FastV's percentage",
         "Strategy ablation",
         (cell(fastv, column),),
-        "consistent" if matches.settings else "inconsistent",
-        str(matches),
+        [(model, STRATEGY_DROP, str(fastv.values[column]))],
     )
-    nearer = abs(value[depth.name] - value[fastv.name]) < abs(value[fixed.name] - value[fastv.name])
+    fixed_off, depth_off = (abs(row.number(column) - fastv.number(column)) for row in (fixed, depth))
+    nearer = depth_off < fixed_off
     span = rates_for(model, STRATEGY_DROP.layer, str(fixed.values[column]))
     needed = f"a rate of {span[0]:.0%} to {span[1]:.0%}" if span else "no rate at all"
     yield Finding(
@@ -212,8 +202,7 @@ def strategies() -> Iterator[Finding]:
         (cell(fastv, column), cell(fixed, column), cell(depth, column)),
         "inconsistent" if nearer else "consistent",
         f"with FastV's K = {STRATEGY_DROP.layer} and its R = {STRATEGY_DROP.rate} both drop the same tokens, "
-        f"but FP is printed {abs(value[fixed.name] - value[fastv.name]):.1f} points from FastV and DP "
-        f"{abs(value[depth.name] - value[fastv.name]):.1f}"
+        f"but FP is printed {fixed_off:.1f} points from FastV and DP {depth_off:.1f}"
         + (": as if FP and DP were exchanged" if nearer else "")
         + f". As printed, FP would need {needed} from layer {STRATEGY_DROP.layer} of {model}",
     )
@@ -223,10 +212,6 @@ def strategies() -> Iterator[Finding]:
 def _grid(model: str, drop: Drop, convention: str, scope: str) -> Array:
     """The percentage for every t and N, [t, N]; one column where only the prompt counts."""
     return percentages(LLAVA[model], drop, convention, scope, TEXT, NEW[:1] if scope == "prefill" else NEW)
-
-
-def _cases() -> Iterator[tuple[str, str]]:
-    return ((convention, scope) for convention in CONVENTIONS for scope in SCOPES)
 
 
 def _setting(convention: str, scope: str, t: int, n: int) -> CountingSetting:

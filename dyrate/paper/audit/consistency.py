@@ -1,7 +1,7 @@
 """Checks of the printed tables against themselves."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from math import log
 
 from dyrate.paper import published
@@ -19,36 +19,28 @@ CLOSE = 0.1
 
 def bold() -> Iterator[Finding]:
     """Bold stands for the best figure: of the column in Table I, of each model's block in Table II."""
-    for where, blocks in (
-        ("Table I", {"": published.table1()}),
-        ("Table II", _by_group(published.table2())),
-    ):
-        for rows in blocks.values():
-            for column in rows[0].values:
-                for row in rows:
-                    if column in row.bold:
-                        yield _best(where, rows, row, column)
+    of_models = [("Table II", rows) for rows in _by_group(published.table2()).values()]
+    for where, rows in (("Table I", published.table1()), *of_models):
+        for column in rows[0].values:
+            for row in rows:
+                if column in row.bold:
+                    yield _best(where, rows, row, column)
 
 
 def _best(where: str, rows: Sequence[PublishedRow], row: PublishedRow, column: str) -> Finding:
-    own = float(row.values[column] or "nan")
-    better = [(other, value) for other, value in numbers(rows, column) if value > own]
-    group = [other for other, _ in better if other.group == row.group and where == "Table I"]
+    better = [other for other in rows if other.number(column) > row.number(column)]
     if not better:
         evidence = "no other figure of the column is higher"
     else:
-        named = ", ".join(f"{other.name} {other.values[column]}" for other, _ in better)
-        evidence = f"higher: {named}"
+        evidence = "higher: " + ", ".join(f"{other.name} {other.values[column]}" for other in better)
         if where == "Table I":
-            evidence += "; " + (
-                f"{len(group)} of them in its own group, “{row.group}”"
-                if group
-                else f"none of them in its own group, “{row.group}”, where it is the best"
-            )
+            group = sum(other.group == row.group for other in better)
+            evidence += f"; {group or 'none'} of them in its own group, “{row.group}”"
+            evidence += "" if group else ", where it is the best"
     return Finding(
         "Bold marks the best of its column",
         where,
-        (cell(row, column), *(cell(other, column) for other, _ in better)),
+        tuple(cell(each, column) for each in (row, *better)),
         "inconsistent" if better else "consistent",
         evidence,
     )
@@ -143,7 +135,7 @@ def _distance(
 ) -> float:
     """Mean absolute log ratio; without VTW, whose loss depends on the model's depth."""
     distances = [
-        abs(log(float(row.values[a] or "nan") / float(other.values[b] or "nan")))
+        abs(log(row.number(a) / other.number(b)))
         for row, other in zip(first, second, strict=True)
         if not row.name.startswith("VTW")
         for a, b in pairs
@@ -158,17 +150,18 @@ def magnitudes() -> Iterator[Finding]:
         metric = PRINTED_METRIC.get(column, column.rpartition("_")[2])
         if not metric.lower().startswith(SHARE_METRICS):
             continue
-        above = [(row, value) for row, value in numbers(rows, column) if value > 100]
+        printed = numbers(rows, column)
+        above = [row for row in printed if row.number(column) > 100]
         yield Finding(
             "A share of right answers is at most 100",
             "Table I",
-            tuple(cell(row, column) for row, _ in above),
+            tuple(cell(row, column) for row in above),
             "inconsistent" if above else "consistent",
-            f"{len(above)} of {len(numbers(rows, column))} figures under the heading “{metric}” are above 100"
+            f"{len(above)} of {len(printed)} figures under the heading “{metric}” are above 100"
             + (": they are points of a sum of accuracies" if above else ""),
         )
     column = "tflops_percent"
-    wholes = [row for row in published.table3() if float(row.values[column] or "nan") == 100]
+    wholes = [row for row in published.table3() if row.number(column) == 100]
     yield Finding(
         "The unit of a heading is that of its figures",
         "Table III",
@@ -186,12 +179,9 @@ def resolutions() -> Iterator[Finding]:
     for row in rows:
         side = int(row.resolution)
         if side % PATCH:
-            near = [
-                other.resolution
-                for other in rows
-                if other.resolution.startswith(row.resolution) and other != row
-            ]
-            hint = f"; with a digit more it would be {near[0]}, as in other rows" if near else ""
+            longer = (r.resolution for r in rows if r.resolution.startswith(row.resolution) and r != row)
+            near = next(longer, None)
+            hint = f"; with a digit more it would be {near}, as in other rows" if near else ""
             yield Finding(
                 f"A resolution is a multiple of the encoder's patch of {PATCH} pixels",
                 "Table I",
@@ -206,9 +196,9 @@ def scales() -> Iterator[Finding]:
     rows = published.table1()
     for column in rows[0].values:
         printed = numbers(rows, column)
-        digits = [len((row.values[column] or "").partition(".")[2]) for row, _ in printed]
+        digits = [len(str(row.values[column]).partition(".")[2]) for row in printed]
         usual = max(set(digits), key=digits.count)
-        odd = [row for (row, _), places in zip(printed, digits, strict=True) if places != usual]
+        odd = [row for row, places in zip(printed, digits, strict=True) if places != usual]
         if odd:
             yield Finding(
                 "All figures of a column are rounded alike",
@@ -220,8 +210,5 @@ def scales() -> Iterator[Finding]:
             )
 
 
-def _by_group(rows: Sequence[PublishedRow]) -> dict[str, list[PublishedRow]]:
-    groups: dict[str, list[PublishedRow]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return groups
+def _by_group(rows: Sequence[PublishedRow]) -> dict[str, tuple[PublishedRow, ...]]:
+    return {group: tuple(members) for group, members in groupby(rows, lambda row: row.group)}

@@ -34,6 +34,6 @@ def cell(row: PublishedRow, column: str) -> str:
     return f"{row.name}{group}, {HEADINGS[column]}: {row.values[column]}"
 
 
-def numbers(rows: Iterable[PublishedRow], column: str) -> list[tuple[PublishedRow, float]]:
-    """Return the rows that print a number in a column, with it."""
-    return [(row, float(text)) for row in rows if (text := row.values.get(column)) is not None]
+def numbers(rows: Iterable[PublishedRow], column: str) -> list[PublishedRow]:
+    """Return the rows that print a number in a column."""
+    return [row for row in rows if row.values[column] is not None]
