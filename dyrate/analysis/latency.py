@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dyrate.analysis.measurements import Measurement
 from dyrate.bench import study_jobs as jobs
-from dyrate.speed.documents import BenchDocument, SpeedError, read
+from dyrate.errors import DyrateError
+from dyrate.speed.documents import BenchDocument, read
 from dyrate.study import Study
 
 UNMEASURED = (
@@ -24,16 +25,15 @@ class Latencies:
 
     @classmethod
     def of(cls, study: Study) -> "Latencies":
-        """Read those that are there; raises `SpeedError` for damaged ones and for one of another model."""
+        """Read those that are there; raises `DyrateError` for damaged ones and for one of another model."""
         documents: dict[str, BenchDocument] = {}
         for name, timed in jobs.timed(study).items():
             path = Path(jobs.document(study, name))
             if path.exists():
                 documents[name] = bench = _only(path)
-                if bench.made.model != timed[0].model.path:
-                    raise SpeedError(
-                        f"{path}: model: is {bench.made.model!r}, should be {timed[0].model.path!r}"
-                    )
+                if bench.model != timed[0].model.path:
+                    wanted = timed[0].model.path
+                    raise DyrateError(f"{path}: model: is {bench.model!r}, should be {wanted!r}")
         return cls(documents)
 
     def per_token(self, m: Measurement | None) -> str | None:
@@ -41,18 +41,18 @@ class Latencies:
         bench = self.documents.get(m.model) if m else None
         if m is None or bench is None:
             return None
-        for timing in bench.timings:
-            if timing.method == m.result["method"]:
-                return f"{timing.whole.median / timing.load.new_tokens:.2f}"
+        for timing in bench.rows:
+            if timing.method and timing.method.settings == m.result["method"]:
+                return f"{timing.whole_ms.median / timing.new_tokens:.2f}"
         return None
 
     def note(self) -> str:
         """Where the times come from."""
         if not self.documents:
             return UNMEASURED
-        loads = {timing.load.new_tokens for bench in self.documents.values() for timing in bench.timings}
-        devices = sorted({bench.made.device for bench in self.documents.values()})
-        paths = " and ".join(bench.made.path.as_posix() for bench in self.documents.values())
+        loads = {timing.new_tokens for bench in self.documents.values() for timing in bench.rows}
+        devices = sorted({bench.device for bench in self.documents.values()})
+        paths = " and ".join(bench.path.as_posix() for bench in self.documents.values())
         return (
             f"Milliseconds per token, end to end, {' or '.join(map(str, sorted(loads)))} tokens to each "
             "prompt, one prompt at a time, medians over prompts; on this study’s own models and machine "
@@ -64,5 +64,5 @@ class Latencies:
 def _only(path: Path) -> BenchDocument:
     benches = read([str(path)]).benches
     if not benches:
-        raise SpeedError(f"{path}: is a document of `dyrate bench-harness`, should be one of `dyrate bench`")
+        raise DyrateError(f"{path}: is a document of `dyrate bench-harness`, should be one of `dyrate bench`")
     return benches[0]

@@ -10,14 +10,12 @@ from dyrate.bench.document import publish
 from dyrate.bench.job import PROMPT, Bench
 from dyrate.errors import DyrateError
 from dyrate.jobs import Subparsers, asked
+from dyrate.speed.documents import BenchDocument, Load, Timing
 
 if TYPE_CHECKING:
     import torch
 
     from dyrate.bench.contenders import Contender
-    from dyrate.bench.measure import Load
-
-SCHEMA, VERSION = "dyrate.bench", 1
 
 
 def register(subparsers: Subparsers) -> None:
@@ -70,7 +68,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if job.overhead:
         contenders += keeping_all(shape.text.heads, job.engine)
     limits = measure_limits(device, dtype)
-    found: list[dict[str, Any]] = []
+    found: list[Timing] = []
     total = len(loads) * len(contenders) * (job.rounds + job.warmups)
     with tqdm(total=total, unit="round", mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
         for load, prompts in loads:
@@ -88,11 +86,10 @@ def _bench(arguments: argparse.Namespace) -> int:
             found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
     print(table(found))
     for row in found:
-        if row["decode_step"]:
-            print(listing(row))
+        if row.decode_step:
+            print(listing(row, row.decode_step))
     publish(
-        SCHEMA,
-        VERSION,
+        BenchDocument,
         job,
         device,
         {
@@ -101,7 +98,7 @@ def _bench(arguments: argparse.Namespace) -> int:
             "threads": torch.get_num_threads(),
             "seed": job.seed,
             "shape": asdict(shape),
-            "limits": asdict(limits),
+            "limits": limits,
             "rows": found,
         },
     )
@@ -115,7 +112,6 @@ def _loads(
     import torch
 
     from dyrate.bench import models
-    from dyrate.bench.measure import Load
 
     loads = [(batch, new) for new in job.new_tokens for batch in job.batch]
     if job.benchmark is None:

@@ -1,12 +1,12 @@
 """What the benches have in common: which model on which machine, and the JSON document that says so."""
 
-import json
 import shlex
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dyrate import files
+from dyrate.speed.documents import Document
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def publish(
-    schema: str, version: int, job: "Bench | HarnessBench", device: "torch.device", parts: dict[str, Any]
+    kind: type[Document], job: "Bench | HarnessBench", device: "torch.device", parts: dict[str, Any]
 ) -> None:
     """Print the document as one line, and write it to `--output`: where it comes from, and `parts`."""
     import platform
@@ -25,19 +25,19 @@ def publish(
 
     from dyrate.evaluation import provenance
 
-    document = {
-        "schema": schema,
-        "version": version,
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["dyrate", *sys.argv[1:]]),
-        "model": job.model or job.shape,
-        "weights": "checkpoint" if job.model else "random",
-        "dtype": job.dtype,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        **parts,
-    }
+    document = kind.of(
+        {
+            "date": datetime.now(UTC).date().isoformat(),
+            "command": shlex.join(["dyrate", *sys.argv[1:]]),
+            "model": job.model or job.shape,
+            "weights": "checkpoint" if job.model else "random",
+            "dtype": job.dtype,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            **parts,
+        }
+    )
     if job.output is not None:
-        files.write_text(job.output, json.dumps(document, indent=1, sort_keys=True) + "\n")
-    sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
+        files.write_text(job.output, document.to_json(indent=1) + "\n")
+    sys.stdout.write(document.to_json() + "\n")

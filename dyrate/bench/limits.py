@@ -1,26 +1,17 @@
 """What the device can do at best, measured beside everything else: memory bandwidth and matrix products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 
 import torch
 
+from dyrate.speed.documents import Limits
+
 _ROUNDS = 7
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The best of a few rounds."""
-
-    bytes_per_second: float
-    """Of reading one large tensor and writing another: both counted."""
-    flops_per_second: float
-    """Of a large square matrix product, two per multiply-accumulate."""
-
-
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
-    """Copy a large tensor, multiply large matrices."""
+    """Copy a large tensor, multiply large matrices; the best of a few rounds."""
     large = device.type == "cuda"
     numbers = (1 << 30 if large else 1 << 26) // dtype.itemsize
     source = torch.ones(numbers, device=device, dtype=dtype)
@@ -30,7 +21,9 @@ def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(one)
     multiplying = _best(lambda: torch.mm(one, other, out=product), device)
-    return Limits(2 * numbers * dtype.itemsize / copying, 2 * side**3 / multiplying)
+    return Limits(
+        bytes_per_second=2 * numbers * dtype.itemsize / copying, flops_per_second=2 * side**3 / multiplying
+    )
 
 
 def synchronise(device: torch.device) -> None:

@@ -12,20 +12,12 @@ import torch
 from dyrate.bench.contenders import Contender, Generated
 from dyrate.bench.limits import synchronise
 from dyrate.bench.models import inputs as make_inputs
-from dyrate.bench.profile import DecodeStep, profile_step
+from dyrate.bench.profile import profile_step
 from dyrate.cost.shapes import ModelShape
+from dyrate.speed.documents import DecodeStep, Load
 
 _SHARE = 0.3
 """Contenders keep their memory between rounds while together they take no more than this share of it."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What each contender has to do."""
-
-    batch: int
-    prompt: int
-    new_tokens: int
 
 
 @dataclass

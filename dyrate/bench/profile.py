@@ -2,8 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -13,28 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from dyrate.bench.contenders import Contender
 from dyrate.bench.limits import synchronise
 from dyrate.errors import DyrateError
+from dyrate.speed.documents import DecodeStep, KernelTime, Timing
 
 _SHOWN = 10
 _INNERMOST = re.compile("<[^<>]*>")
-
-
-@dataclass(frozen=True)
-class Part:
-    """All calls of one kernel, or operation, whatever its template arguments."""
-
-    name: str
-    calls: int
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class DecodeStep:
-    """The last decode step of a generation."""
-
-    milliseconds: float
-    """From its beginning to its end, with what the profiler itself takes."""
-    parts: tuple[Part, ...]
-    """The longest first."""
 
 
 def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new_tokens: int) -> DecodeStep:
@@ -68,8 +48,11 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
             microseconds[short(event.key)] += taken
     if not calls:
         raise DyrateError(f"--profile: torch's profiler has seen nothing of a decode step on {device}")
-    parts = [Part(name, calls[name], taken / 1e3) for name, taken in microseconds.most_common()]
-    return DecodeStep(1e3 * (marks[-1] - marks[-2]), tuple(parts))
+    parts = (
+        KernelTime(name=name, calls=calls[name], milliseconds=taken / 1e3)
+        for name, taken in microseconds.most_common()
+    )
+    return DecodeStep(milliseconds=1e3 * (marks[-1] - marks[-2]), parts=tuple(parts))
 
 
 def short(name: str) -> str:
@@ -84,16 +67,14 @@ def short(name: str) -> str:
     return plain.split("(")[0].split("::")[-1].split(" ")[-1] or name
 
 
-def listing(row: dict[str, Any]) -> str:
+def listing(row: Timing, step: DecodeStep) -> str:
     """A row's step for people: its longest parts."""
-    step = row["decode_step"]
-    parts: Sequence[dict[str, Any]] = step["parts"]
-    total = sum(part["milliseconds"] for part in parts)
+    total = sum(part.milliseconds for part in step.parts)
     lines = [
-        f"one decode step of {row['label']}, batch {row['batch']}: {step['milliseconds']:.3f} ms, of them "
-        f"{total:.3f} in {sum(part['calls'] for part in parts)} calls"
+        f"one decode step of {row.label}, batch {row.batch}: {step.milliseconds:.3f} ms, of them "
+        f"{total:.3f} in {sum(part.calls for part in step.parts)} calls"
     ]
-    for part in parts[:_SHOWN]:
-        share = part["milliseconds"] / total
-        lines.append(f"{part['milliseconds']:9.3f} ms {share:6.1%} {part['calls']:5}x {part['name']}")
+    for part in step.parts[:_SHOWN]:
+        share = part.milliseconds / total
+        lines.append(f"{part.milliseconds:9.3f} ms {share:6.1%} {part.calls:5}x {part.name}")
     return "\n".join(lines)

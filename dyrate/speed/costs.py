@@ -1,35 +1,34 @@
 """What a contender's generation costs, worked out from its method's settings: tokens, FLOPs, bytes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from dyrate.cost.flops import CONVENTIONS, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases, Work
-from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
-
-_WHOLE = ("none", None)
+from dyrate.speed.documents import BenchDocument, CountedMethod, Load, Method, Spread, Timing
 
 
-def attended(method: dict[str, Any] | None, visual: int, steps: int) -> tuple[int, list[int]] | None:
+def attended(method: Method | None, visual: int, steps: int) -> tuple[int, list[int]] | None:
     """Return the prune layer K, and how many visual tokens the layers from K on attend to: at prefill, then
     at each of `steps` decode steps.
 
     Only for methods whose settings say it (those of transformers itself, FastV, VTW, text only, replayed
     rates); None for others, whose counts depend on the input.
     """
-    name = method["name"] if method else None
-    if method is None or name in _WHOLE:
+    if method is None or method.name == "none":
         return 0, [visual] * (steps + 1)
-    if name == "text_only":
+    if method.name == "text_only":
         return 0, [0] * (steps + 1)
-    if name == "vtw" and "layer" in method:
-        return method["layer"], [0] * (steps + 1)
-    if name == "fastv" and {"layer", "rate"} <= method.keys():
-        return method["layer"], [_kept(method["rate"], visual)] * (steps + 1)
-    if name == "replay" and "layer" in method and isinstance(method.get("rates"), list):
-        return method["layer"], _replayed(method, visual, steps)
+    if not isinstance(method, CountedMethod) or method.layer is None:
+        return None
+    if method.name == "vtw":
+        return method.layer, [0] * (steps + 1)
+    if method.name == "fastv" and method.rate is not None:
+        return method.layer, [_kept(method.rate, visual)] * (steps + 1)
+    if method.name == "replay" and method.rates is not None:
+        return method.layer, _replayed(method, method.rates, visual, steps)
     return None
 
 
@@ -37,67 +36,52 @@ def _kept(rate: float, visual: int) -> int:
     return round((1 - rate) * visual)
 
 
-def _replayed(method: dict[str, Any], visual: int, steps: int) -> list[int]:
+def _replayed(method: CountedMethod, rates: Sequence[float], visual: int, steps: int) -> list[int]:
     """As `StepwisePruning` does it: what is selected is a choice for one step, what is evicted is gone."""
-    rates, mode = method["rates"], method.get("mode", "select")
-    least = round(method.get("minimum", 0.0) * visual)
+    least = round(method.minimum * visual)
     held = before = visual
     kept = []
     for step in range(steps + 1):
         wanted = max(_kept(rates[min(step, len(rates) - 1)], visual), least)
-        if step and method.get("monotone", False):
+        if step and method.monotone:
             wanted = min(wanted, before)
         before = wanted
         if step == 0:
-            prunes = method.get("prune_prefill", True)
-            held = wanted if prunes else visual
-            before = wanted if prunes else visual
-        elif mode == "evict" and held - wanted >= method.get("evict_at_least", 1):
+            held = before = wanted if method.prune_prefill else visual
+        elif method.mode == "evict" and held - wanted >= method.evict_at_least:
             held = wanted
-        kept.append(min(held, wanted) if step and mode == "select" else held)
+        kept.append(min(held, wanted) if step and method.mode == "select" else held)
     return kept
 
 
-def phases(method: dict[str, Any] | None, shape: ModelShape, load: TimedLoad) -> Phases | None:
+def phases(method: Method | None, shape: ModelShape, load: Load) -> Phases | None:
     """Return the work of one row of a batch; None where the method's settings do not say it."""
     visual, layers, steps = shape.vision.patches, shape.text.layers, load.new_tokens - 1
     counts = attended(method, visual, steps)
     if counts is None:
         return None
-    first, seen = min(counts[0], layers), counts[1]
-    text = load.prompt - visual
-    lengths = [[text + visual + step for step in range(steps + 1)]] * first
-    lengths += [[text + count + step for step, count in enumerate(seen)]] * (layers - first)
-    prompt, later = [row[0] for row in lengths], [row[1:] for row in lengths]
-    statistics = method is not None and method["name"] in ("fastv", "replay") and first > 0
-    keys = sum(lengths[first - 1]) if statistics else 0  # layer K-1's last query, once more at every step
-    whole = prompt[first - 1] if statistics else 0
-    answer = sum(range(1, steps + 1)) if statistics else 0
-    nothing = (0,) * layers
+    first, text = min(counts[0], layers), load.prompt - visual
+    lengths = [
+        [load.prompt + step] * first + [text + count + step] * (layers - first)
+        for step, count in enumerate(counts[1])
+    ]
+    nothing = Work.none(layers)
+    at_prefill = later = nothing
+    if method is not None and method.name in ("fastv", "replay") and first > 0:
+        # Layer K-1's last query, once more at every step.
+        at_prefill = replace(nothing, scored=load.prompt, scored_prompt=load.prompt)
+        keys = sum(row[first - 1] for row in lengths[1:])
+        later = replace(nothing, scored=keys, scored_prompt=keys - sum(range(1, steps + 1)))
     return Phases(
-        Work.encoder(layers, 1, visual)
-        + Work.prefill(prompt)
-        + Work(nothing, nothing, scored=whole, scored_prompt=whole),
-        Work(
-            (steps,) * layers,
-            tuple(map(sum, later)),
-            logits=steps,
-            scored=keys - whole,
-            scored_prompt=keys - whole - answer,
-        ),
-        Work(
-            tuple(map(sum, later)),
-            tuple(sum(n * n for n in row) for row in later),
-            logits=steps,
-            scored=keys - whole,
-            scored_prompt=keys - whole - answer,
-        ),
+        Work.encoder(layers, 1, visual) + Work.prefill(lengths[0]) + at_prefill,
+        later.plus(map(Work.step, lengths[1:])),
+        later.plus(map(Work.prefill, lengths[1:])),
         steps,
     )
 
 
 def percent(
-    method: dict[str, Any] | None, shape: ModelShape, load: TimedLoad, convention: str, where: str
+    method: Method | None, shape: ModelShape, load: Load, convention: str, where: str
 ) -> float | None:
     """Return a generation's FLOPs in percent of the unpruned model's; None as `phases`."""
     mine, whole = phases(method, shape, load), phases(None, shape, load)
@@ -123,9 +107,9 @@ def step_bytes(bench: BenchDocument, timing: Timing) -> float | None:
     """Return what a decode step of a batch must read, weights once and every row's keys and values: the
     share of the bandwidth, taken back to bytes.
     """
-    if timing.per_token is None or timing.bandwidth_share is None:
+    if timing.per_token_ms is None or timing.bandwidth_share is None:
         return None
-    return timing.bandwidth_share * bench.bytes_per_second * timing.per_token.median / 1000
+    return timing.bandwidth_share * bench.limits.bytes_per_second * timing.per_token_ms.median / 1000
 
 
 def step_flops(bench: BenchDocument, timing: Timing) -> float | None:
@@ -133,21 +117,25 @@ def step_flops(bench: BenchDocument, timing: Timing) -> float | None:
     read = step_bytes(bench, timing)
     if read is None:
         return None
-    text, batch = bench.shape.text, timing.load.batch
-    keys = max(read - weight_bytes(bench.shape, bench.bytes_per_number), 0) / bench.bytes_per_number
+    text, batch = bench.sizes.text, timing.batch
+    keys = max(read - weight_bytes(bench.sizes, bench.bytes_per_number), 0) / bench.bytes_per_number
     per_layer = round(keys / text.kv_width / text.layers)
     work = Work((batch,) * text.layers, (per_layer,) * text.layers, logits=batch)
-    return float(count(work, bench.shape, CONVENTIONS["flops"]).total)
+    return float(count(work, bench.sizes, CONVENTIONS["flops"]).total)
 
 
 def prefill_flops(bench: BenchDocument, timing: Timing) -> float:
     """Return the FLOPs of a batch's prefill: the share of the matrix peak, taken back to FLOPs."""
-    return timing.matrix_share * bench.flops_per_second * timing.first_token.median / 1000
+    return timing.matrix_share * bench.limits.flops_per_second * timing.first_token_ms.median / 1000
 
 
-def same(timings: Sequence[Timing], timing: Timing) -> Timing | None:
+def same(bench: BenchDocument, timing: Timing) -> Timing | None:
     """Return the unpruned contender on the same engine; where there is none, transformers' own generate()."""
-    mine = [t for t in timings if t.load == timing.load and t.engine == timing.engine]
-    unpruned = [t for t in mine if t.method is not None and t.method["name"] == "none"]
-    peers = [t for t in mine if t.method is None and t.contender == "generate"]
-    return next(iter([*unpruned, *peers]), None)
+    mine = [row for row in bench.under(timing.load) if row.engine == timing.engine]
+    peers = [row for row in mine if row.method is None and row.contender == "generate"]
+    return next(iter([*(row for row in mine if row.unpruned), *peers]), None)
+
+
+def ratio(mine: Spread | None, theirs: Spread | None) -> float | None:
+    """Return a median over another; None where one token was made."""
+    return mine.median / theirs.median if mine and theirs else None

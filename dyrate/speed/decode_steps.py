@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.speed import costs
-from dyrate.speed.documents import BenchDocument, KernelTime, Timing
+from dyrate.speed.documents import BenchDocument, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
 """Of kernels, in the order of the curves' colours."""
@@ -30,8 +30,8 @@ class ProfiledStep:
     @property
     def label(self) -> str:
         """Of its bar, two lines."""
-        total, load = sum(self.groups), self.timing.load
-        return f"batch {load.batch}: {total:.2f} ms in {self.calls} kernels\n{self.timing.name}"
+        total = sum(self.groups)
+        return f"batch {self.timing.batch}: {total:.2f} ms in {self.calls} kernels\n{self.timing.name}"
 
 
 def group(name: str) -> int:
@@ -41,21 +41,14 @@ def group(name: str) -> int:
 
 def profiled(benches: Sequence[BenchDocument]) -> list[ProfiledStep]:
     """The engine's steps that somebody looked into, by batch."""
-    steps = [
-        _step(timing)
-        for bench in benches
-        for timing in bench.timings
-        if timing.step and timing.engine == "graph" and not timing.overhead
-    ]
-    return sorted(steps, key=lambda step: step.timing.load.batch)
-
-
-def _step(timing: Timing) -> ProfiledStep:
-    def spent(parts: Sequence[KernelTime], number: int) -> float:
-        return sum(part.milliseconds for part in parts if group(part.name) == number)
-
-    groups = tuple(spent(timing.step, number) for number in range(len(GROUPS)))
-    return ProfiledStep(timing, groups, sum(part.calls for part in timing.step))
+    steps = []
+    for timing in (timing for bench in benches for timing in bench.rows):
+        if timing.decode_step and timing.engine == "graph" and not timing.overhead:
+            groups, parts = [0.0] * len(GROUPS), timing.decode_step.parts
+            for part in parts:
+                groups[group(part.name)] += part.milliseconds
+            steps.append(ProfiledStep(timing, tuple(groups), sum(part.calls for part in parts)))
+    return sorted(steps, key=lambda step: step.timing.batch)
 
 
 @dataclass(frozen=True)
@@ -77,16 +70,16 @@ class Saving:
 
 def savings(benches: Sequence[BenchDocument]) -> list[Saving]:
     """The engine's, where the unpruned model was timed under the same load and bytes are a tenth fewer."""
-    known = (_saving(bench, timing) for bench in benches for timing in bench.timings)
+    known = (_saving(bench, timing) for bench in benches for timing in bench.rows)
     return [saving for saving in known if saving and saving.of_bytes >= 0.1]
 
 
 def _saving(bench: BenchDocument, timing: Timing) -> Saving | None:
-    whole = costs.same(bench.timings, timing)
+    whole = costs.same(bench, timing)
     if not timing.reduces or timing.engine != "graph" or whole is None or whole.method is None:
         return None
     fewer, every = costs.step_bytes(bench, timing), costs.step_bytes(bench, whole)
-    if not fewer or not every or not timing.per_token or not whole.per_token:
+    share = costs.ratio(timing.per_token_ms, whole.per_token_ms)
+    if not fewer or not every or share is None:
         return None
-    faster = 1 - timing.per_token.median / whole.per_token.median
-    return Saving(bench, timing, whole, 1 - fewer / every, faster)
+    return Saving(bench, timing, whole, 1 - fewer / every, 1 - share)

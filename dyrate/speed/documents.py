@@ -1,42 +1,139 @@
-"""The documents of `dyrate bench` and `dyrate bench-harness` that come with the checkout: read and checked.
+"""The documents of `dyrate bench` and `dyrate bench-harness`: what is in one, read, checked and written.
 
 Imports neither torch nor the benchmarks themselves: their code may change without a new page.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from dyrate.cost.shapes import LLAVA, ModelShape
+from pydantic import (
+    AfterValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    Strict,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from dyrate.cost.shapes import LLAVA, ModelShape, TextShape, VisionShape
 from dyrate.errors import DyrateError
 from dyrate.files import read_json
+from dyrate.typed import File, Natural, OrAbsent, Positive, Record
 
 FOLDER = Path("results", "h200")
 """Where they lie, from the working folder; their names do not matter."""
-BENCH, HARNESS, VERSION = "dyrate.bench", "dyrate.bench_harness", 1
+VERSION = 1
+COUNTED = ("fastv", "vtw", "replay")
+"""Methods that drop as many tokens as their settings say, whatever the input."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class SpeedError(DyrateError):
-    """A document of measured times that is not one: a line per problem, each naming file and key."""
+def _kept(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a value and leave it as it is: a 1 is written as 1 again, and not as 1.0."""
+    check(value)
+    return value
 
 
-@dataclass(frozen=True)
-class Spread:
+def _sizes_of(kind: type[TextShape | VisionShape]) -> AfterValidator:
+    names = [field.name for field in fields(kind)]
+
+    def check(sizes: dict[str, int]) -> dict[str, int]:
+        if sorted(sizes) != sorted(names):
+            raise ValueError(f"{', '.join(sizes) or 'nothing'}: should be {', '.join(names)}")
+        if sizes["layers"] > 1000:
+            raise ValueError(f"{sizes['layers']} layers: should be at most 1000")
+        return sizes
+
+    return AfterValidator(check)
+
+
+AboveZero = Annotated[float, Field(gt=0), WrapValidator(_kept)]
+FromZero = Annotated[float, Field(ge=0), WrapValidator(_kept)]
+Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_kept)]
+Size = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class Shape(Record):
+    """The sizes of a model."""
+
+    text: Annotated[dict[str, Size], _sizes_of(TextShape)]
+    vision: Annotated[dict[str, Size], _sizes_of(VisionShape)]
+
+
+class Limits(Record):
+    """What the device did at best in the same run."""
+
+    bytes_per_second: AboveZero
+    """Of reading one large tensor and writing another: both counted."""
+    flops_per_second: AboveZero
+    """Of a large square matrix product, two per multiply-accumulate."""
+
+
+class Method(Record, extra="allow"):
+    """A method's settings as in config files."""
+
+    name: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _counted(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> "Method":
+        counted = cls is Method and isinstance(value, dict) and value.get("name") in COUNTED
+        return CountedMethod.model_validate(value) if counted else check(value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is written of it."""
+        return self.model_dump(exclude_unset=True)
+
+
+class CountedMethod(Method, extra="allow"):
+    """One of `COUNTED`, of which the settings say how many tokens are dropped."""
+
+    layer: OrAbsent[Natural] = None
+    rate: OrAbsent[Share] = None
+    rates: OrAbsent[Annotated[list[Share], Strict(False), Field(min_length=1)]] = None
+    """By step."""
+    mode: str = "select"
+    prune_prefill: bool = True
+    minimum: Share = 0.0
+    monotone: bool = False
+    evict_at_least: Positive = 1
+
+
+class Spread(Record):
     """Milliseconds over a few rounds."""
 
-    median: float
-    low: float
-    high: float
+    median: AboveZero
+    low: AboveZero
+    high: AboveZero
+    rounds: Positive
+
+
+class KernelTime(Record):
+    """All calls of one kernel, or operation, whatever its template arguments."""
+
+    name: str
+    calls: Positive
+    milliseconds: AboveZero
+
+
+class DecodeStep(Record):
+    """The last decode step of a generation."""
+
+    milliseconds: AboveZero
+    """From its beginning to its end, with what the profiler itself takes."""
+    parts: Annotated[tuple[KernelTime, ...], Strict(False), Field(min_length=1)]
+    """The longest first."""
 
 
 @dataclass(frozen=True)
-class TimedLoad:
-    """What each contender had to do."""
+class Load:
+    """What each contender has to do."""
 
     batch: int
     prompt: int
@@ -44,39 +141,36 @@ class TimedLoad:
     new_tokens: int
 
 
-@dataclass(frozen=True)
-class KernelTime:
-    """All calls of one kernel in a decode step."""
-
-    name: str
-    calls: int
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class Timing:
+class Timing(Record):
     """A contender under a load."""
 
     contender: str
     label: str
     engine: str
-    method: dict[str, Any] | None
-    """As in config files; None for a peer, which is transformers without this package."""
-    load: TimedLoad
-    first_token: Spread
-    per_token: Spread | None
+    method: SerializeAsAny[Method] | None
+    """None for a peer, which is transformers without this package."""
+    batch: Size
+    prompt: Size
+    new_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    first_token_ms: Spread
+    per_token_ms: Spread | None
     """None where one token was made."""
-    whole: Spread
-    tokens_per_second: float
-    speedup: float
+    whole_ms: Spread
+    tokens_per_second: AboveZero
+    speedup: AboveZero
     """The first contender's time end to end over this one's."""
-    kv_bytes: int
-    peak_bytes: int | None
+    kv_bytes: Natural
+    peak_bytes: Natural | None
     """Weights included; None where the device does not say."""
-    bandwidth_share: float | None
-    matrix_share: float
-    step: tuple[KernelTime, ...]
-    """What a decode step consists of; empty where nobody looked."""
+    bandwidth_share: FromZero | None
+    matrix_share: AboveZero
+    decode_step: DecodeStep | None = None
+    """None where nobody looked."""
+
+    @property
+    def load(self) -> Load:
+        """What it had to do."""
+        return Load(self.batch, self.prompt, self.new_tokens)
 
     @property
     def name(self) -> str:
@@ -84,9 +178,14 @@ class Timing:
         return self.label.removesuffix(", graph")
 
     @property
+    def unpruned(self) -> bool:
+        """Whether this package runs the whole model in it."""
+        return self.method is not None and self.method.name == "none"
+
+    @property
     def reduces(self) -> bool:
         """Whether a method of this package drops tokens in it."""
-        return self.method is not None and self.method["name"] != "none" and not self.overhead
+        return self.method is not None and not self.unpruned and not self.overhead
 
     @property
     def overhead(self) -> bool:
@@ -94,75 +193,99 @@ class Timing:
         return self.contender.startswith("overhead")
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Document(Record):
     """Where a document comes from."""
 
-    path: Path
+    schema_name: ClassVar[str]
+    path: Annotated[File, Field(exclude=True)] = Path()
     command: str
     model: str
     weights: Literal["random", "checkpoint"]
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     device: str
     commit: str | None
-    date: str | None
+    date: str | None = None
+    versions: dict[str, str]
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the document as it is written; one that was read, as it was."""
+        content = self.model_dump(exclude_unset=True)
+        return json.dumps(
+            {"schema": self.schema_name, "version": VERSION, **content}, indent=indent, sort_keys=True
+        )
 
 
-@dataclass(frozen=True)
-class BenchDocument:
+class BenchDocument(Document):
     """A document of `dyrate bench`."""
 
-    made: Provenance
+    schema_name = "dyrate.bench"
+    benchmark: str | None = None
     replayed: str | None
     """The predictor whose mean rates were replayed."""
-    shape: ModelShape
-    bytes_per_second: float
-    """What the device's memory did at best in the same run."""
-    flops_per_second: float
-    """The same of its matrix products."""
-    timings: tuple[Timing, ...]
+    threads: Positive
+    seed: int
+    shape: Shape
+    limits: Limits
+    rows: Annotated[tuple[Timing, ...], Strict(False), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "BenchDocument":
+        visual = self.sizes.vision.patches
+        wrong = [
+            f"{self.path}: rows.{i}.prompt: {row.prompt} tokens; the image alone has {visual}: should be more"
+            for i, row in enumerate(self.rows)
+            if row.prompt <= visual
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
 
     @property
-    def model(self) -> str:
+    def sizes(self) -> ModelShape:
+        """Its shape, to count with."""
+        return ModelShape.read(self.shape.model_dump())
+
+    @property
+    def shape_name(self) -> str:
         """The paper's name of the model that has this shape, else the document's."""
-        return next((name for name, shape in LLAVA.items() if shape == self.shape), self.made.model)
+        return next((name for name, shape in LLAVA.items() if shape == self.sizes), self.model)
 
     @property
     def bytes_per_number(self) -> int:
         """Of weights, keys and values."""
-        return _BYTES[self.made.dtype]
+        return _BYTES[self.dtype]
 
     @property
-    def loads(self) -> tuple[TimedLoad, ...]:
+    def loads(self) -> tuple[Load, ...]:
         """Every load, in the document's order."""
-        return tuple(dict.fromkeys(timing.load for timing in self.timings))
+        return tuple(dict.fromkeys(row.load for row in self.rows))
 
-    def under(self, load: TimedLoad) -> tuple[Timing, ...]:
+    def under(self, load: Load) -> tuple[Timing, ...]:
         """The contenders of a load, in the document's order."""
-        return tuple(timing for timing in self.timings if timing.load == load)
+        return tuple(row for row in self.rows if row.load == load)
 
 
-@dataclass(frozen=True)
-class ThroughputRow:
+class ThroughputRow(Record):
     """One way to answer through the whole harness."""
 
     name: str
-    samples: int
-    seconds: tuple[float, ...]
-    tokens: int
-    captions_per_second: float
-    speedup: float
+    samples: Size
+    seconds: Annotated[tuple[AboveZero, ...], Strict(False), Field(min_length=1)]
+    """By round."""
+    tokens: Natural
+    """Of the last round's answers, as the tokenizer reads them back."""
+    captions_per_second: AboveZero
+    speedup: AboveZero
     """Over the first entry, which is lmms-eval's own adapter."""
 
 
-@dataclass(frozen=True)
-class Harness:
+class HarnessDocument(Document):
     """A document of `dyrate bench-harness`."""
 
-    made: Provenance
-    batch_size: int
-    new_tokens: int
-    rows: tuple[ThroughputRow, ...]
+    schema_name = "dyrate.bench_harness"
+    batch_size: Size
+    new_tokens: Size
+    rows: Annotated[tuple[ThroughputRow, ...], Strict(False), Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -170,7 +293,7 @@ class Documents:
     """All that were found."""
 
     benches: tuple[BenchDocument, ...] = ()
-    harnesses: tuple[Harness, ...] = ()
+    harnesses: tuple[HarnessDocument, ...] = ()
 
 
 def paths(folder: Path = FOLDER) -> tuple[str, ...]:
@@ -181,96 +304,31 @@ def paths(folder: Path = FOLDER) -> tuple[str, ...]:
 def read(chosen: Sequence[str] | None = None) -> Documents:
     """Read the documents; by default all in `FOLDER`.
 
-    They are ordered by model, device and load, so that names do not matter. Raises `SpeedError` with a line
-    per problem.
+    They are ordered by model, device and load, so that names do not matter. Raises `DyrateError` with a line
+    per problem, each naming file and key.
     """
     documents = [_read(Path(path)) for path in (paths() if chosen is None else chosen)]
-    benches = [document for document in documents if isinstance(document, BenchDocument)]
-    harnesses = [document for document in documents if isinstance(document, Harness)]
-    return Documents(
-        tuple(sorted(benches, key=_order)), tuple(sorted(harnesses, key=lambda h: _named(h.made)))
-    )
+    documents.sort(key=lambda document: (document.command, document.path.as_posix()))
+    benches = (document for document in documents if isinstance(document, BenchDocument))
+    harnesses = (document for document in documents if isinstance(document, HarnessDocument))
+    return Documents(tuple(sorted(benches, key=_order)), tuple(harnesses))
 
 
-def _order(bench: BenchDocument) -> tuple[Any, ...]:
-    loads = [(load.prompt, load.new_tokens, load.batch) for load in bench.loads]
-    return bench.shape.text.parameters, bench.made.device, bench.made.dtype, min(loads), _named(bench.made)
+def _order(bench: BenchDocument) -> tuple[object, ...]:
+    loads = min((row.prompt, row.new_tokens, row.batch) for row in bench.rows)
+    return bench.sizes.text.parameters, bench.device, bench.dtype, loads
 
 
-def _named(made: Provenance) -> tuple[str, str]:
-    return made.command, made.path.as_posix()
-
-
-def _read(path: Path) -> BenchDocument | Harness:
-    document = read_json(path, SpeedError)
-    if lines := [f"{path}: {line}" for line in _problems(document)]:
-        raise SpeedError("\n".join(lines))
-    made = Provenance(
-        path, **{key: document.get(key) for key in Provenance.__dataclass_fields__ if key != "path"}
-    )
-    if document["schema"] == HARNESS:
-        rows = (
-            ThroughputRow(**{**_fields(row, ThroughputRow), "seconds": tuple(row["seconds"])})
-            for row in document["rows"]
-        )
-        return Harness(made, document["batch_size"], document["new_tokens"], tuple(rows))
-    limits = document["limits"]
-    return BenchDocument(
-        made,
-        document["replayed"],
-        ModelShape.read(document["shape"]),
-        limits["bytes_per_second"],
-        limits["flops_per_second"],
-        tuple(_timing(row) for row in document["rows"]),
-    )
-
-
-def _timing(row: dict[str, Any]) -> Timing:
-    times: dict[str, Any] = {key: row[f"{key}_ms"] for key in ("first_token", "per_token", "whole")}
-    spreads: dict[str, Any] = {
-        key: Spread(**_fields(spread, Spread)) if spread else None for key, spread in times.items()
-    }
-    profiled = row.get("decode_step") or {"parts": []}
-    return Timing(
-        load=TimedLoad(**_fields(row, TimedLoad)),
-        step=tuple(KernelTime(**_fields(part, KernelTime)) for part in profiled["parts"]),
-        **spreads,
-        **{key: row[key] for key in Timing.__dataclass_fields__ if key in row},
-    )
-
-
-def _fields(values: dict[str, Any], of: Any) -> dict[str, Any]:
-    return {key: values[key] for key in of.__dataclass_fields__}
-
-
-def _problems(document: object) -> Iterator[str]:
-    """Yield `key: what is wrong`, one per problem."""
-    import jsonschema
-
+def _read(path: Path) -> BenchDocument | HarnessDocument:
+    document = read_json(path)
     if not isinstance(document, dict):
-        yield f"is a {type(document).__name__}, should be an object as `dyrate bench` writes it"
-        return
-    name = document.get("schema")
-    if name not in (BENCH, HARNESS):
-        yield f"schema: is {name!r}, should be {BENCH!r} or {HARNESS!r}"
-        return
-    if document.get("version") != VERSION:
-        yield f"version: is {document.get('version')!r}; this dyrate reads version {VERSION}"
-        return
-    validator = jsonschema.Draft202012Validator({**_schema(), "$ref": f"#/$defs/{name}"})
-    errors = sorted(validator.iter_errors(document), key=lambda error: [str(key) for key in error.path])
-    for error in errors:
-        yield f"{'.'.join(map(str, error.path)) or '(top level)'}: {error.message:.300}"
-    if errors or name == HARNESS:
-        return
-    visual = document["shape"]["vision"]["patches"]
-    for i, row in enumerate(document["rows"]):
-        if row["prompt"] <= visual:
-            yield f"rows.{i}.prompt: {row['prompt']} tokens; the image alone has {visual}: should be more"
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("speed.schema.json").read_text("utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+        kind = type(document).__name__
+        raise DyrateError(f"{path}: is a {kind}, should be an object as `dyrate bench` writes it")
+    name, version = document.pop("schema", None), document.pop("version", None)
+    if name not in (BenchDocument.schema_name, HarnessDocument.schema_name):
+        known = f"{BenchDocument.schema_name!r} or {HarnessDocument.schema_name!r}"
+        raise DyrateError(f"{path}: schema: is {name!r}, should be {known}")
+    if version != VERSION:
+        raise DyrateError(f"{path}: version: is {version!r}; this dyrate reads version {VERSION}")
+    found = BenchDocument if name == BenchDocument.schema_name else HarnessDocument
+    return found.of({**document, "path": path}, lambda key: f"{path}: {key}")

@@ -65,13 +65,12 @@ def by_batch(benches: Sequence[BenchDocument]) -> dict[TimingSetting, tuple[Seri
     """
     settings: dict[TimingSetting, dict[tuple[str, str], dict[int, list[Timing]]]] = {}
     for bench in benches:
-        made = bench.made
-        for timing in bench.timings:
+        for timing in bench.rows:
             if not timing.overhead:
-                load = timing.load
-                setting = TimingSetting(bench.model, made.device, made.dtype, load.prompt, load.new_tokens)
+                machine = bench.shape_name, bench.device, bench.dtype
+                setting = TimingSetting(*machine, timing.prompt, timing.new_tokens)
                 batches = settings.setdefault(setting, {}).setdefault((timing.label, timing.engine), {})
-                batches.setdefault(load.batch, []).append(timing)
+                batches.setdefault(timing.batch, []).append(timing)
     drawn = {
         setting: contenders
         for setting, contenders in settings.items()
@@ -99,11 +98,11 @@ class RooflinePoint:
 
 def roofline_points(bench: BenchDocument) -> Iterator[RooflinePoint]:
     """Yield what a document's timings are in both phases, but for predictors that drop nothing."""
-    for timing in (timing for timing in bench.timings if not timing.overhead):
+    for timing in (timing for timing in bench.rows if not timing.overhead):
         flops = costs.prefill_flops(bench, timing)
-        weights = costs.weight_bytes(bench.shape, bench.bytes_per_number, prefill=True)
-        yield RooflinePoint(timing, "prefill", flops / weights, 1000 * flops / timing.first_token.median)
+        weights = costs.weight_bytes(bench.sizes, bench.bytes_per_number, prefill=True)
+        yield RooflinePoint(timing, "prefill", flops / weights, 1000 * flops / timing.first_token_ms.median)
         read, flops_of_step = costs.step_bytes(bench, timing), costs.step_flops(bench, timing)
-        if read and flops_of_step and timing.per_token:
-            per_second = 1000 * flops_of_step / timing.per_token.median
+        if read and flops_of_step and timing.per_token_ms:
+            per_second = 1000 * flops_of_step / timing.per_token_ms.median
             yield RooflinePoint(timing, "decode", flops_of_step / read, per_second)

@@ -7,7 +7,7 @@ from dyrate.cost.shapes import LLAVA
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
 from dyrate.speed import costs
-from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
+from dyrate.speed.documents import BenchDocument, Load, Timing
 
 ORIGINAL, DYRATE = "Original", "DyRate"
 CONVENTION, SCOPE = "flops", "cached"
@@ -19,12 +19,12 @@ class Table3Row:
     """A printed row, a measured one, or both; of several measured ones, the first has the printed one."""
 
     printed: PublishedRow | None
-    timing: Timing | None
-    flops: float | None
+    timing: Timing | None = None
+    flops: float | None = None
     """In percent of the unpruned model's."""
-    per_token: float | None
+    per_token: float | None = None
     """Milliseconds per token in percent of the unpruned model's on the same engine."""
-    whole: float | None
+    whole: float | None = None
     """The same of the time end to end."""
 
     @property
@@ -42,13 +42,13 @@ class Table3Group:
     """A document's contenders under one load, beside the printed rows of the model that has its shape."""
 
     bench: BenchDocument
-    load: TimedLoad
+    load: Load
     lines: tuple[Table3Row, ...]
 
     @property
     def text_tokens(self) -> int:
         """t: tokens of the prompt that are not visual."""
-        return self.load.prompt - self.bench.shape.vision.patches
+        return self.load.prompt - self.bench.sizes.vision.patches
 
 
 def row_name(bench: BenchDocument, timing: Timing) -> str | None:
@@ -57,7 +57,7 @@ def row_name(bench: BenchDocument, timing: Timing) -> str | None:
     DyRate's row has a trained predictor's own rates, or those that one chose on average and that are
     replayed; rates given by hand, and predictors that drop nothing, are none of it.
     """
-    method = timing.method or {"name": "none"}
+    method = timing.method.settings if timing.method else {"name": "none"}
     name = {
         "none": ORIGINAL,
         "fastv": "FastV(K={layer},R={rate})",
@@ -87,34 +87,38 @@ def groups(benches: Sequence[BenchDocument]) -> tuple[tuple[Table3Group, ...], t
 
 def missing(groups: Sequence[Table3Group]) -> tuple[str, ...]:
     """Return the models of the paper's Table III that no group is about."""
-    return tuple(model for model in LLAVA if all(group.bench.model != model for group in groups))
+    return tuple(model for model in LLAVA if all(group.bench.shape_name != model for group in groups))
 
 
-def _reduced(bench: BenchDocument, load: TimedLoad) -> bool:
+def _reduced(bench: BenchDocument, load: Load) -> bool:
     return any(row_name(bench, timing) not in (None, ORIGINAL) for timing in bench.under(load))
 
 
-def _group(bench: BenchDocument, load: TimedLoad) -> Table3Group:
+def _group(bench: BenchDocument, load: Load) -> Table3Group:
     timings = bench.under(load)
     lines: list[Table3Row] = []
     for row in _rows(bench):
         mine = [timing for timing in timings if row_name(bench, timing) == row.name]
         lines += [_line(bench, row if i == 0 else None, timing) for i, timing in enumerate(mine)]
         if not mine:
-            lines.append(Table3Row(row, None, None, None, None))
+            lines.append(Table3Row(row))
     return Table3Group(bench, load, tuple(lines))
 
 
 def _rows(bench: BenchDocument) -> Iterator[PublishedRow]:
-    return (row for row in published.table3() if row.group == bench.model)
+    return (row for row in published.table3() if row.group == bench.shape_name)
 
 
 def _line(bench: BenchDocument, row: PublishedRow | None, timing: Timing) -> Table3Row:
-    whole = costs.same(bench.timings, timing)
-    per_token = end = None
-    if whole is not None:
-        end = 100 * timing.whole.median / whole.whole.median
-        if timing.per_token and whole.per_token:
-            per_token = 100 * timing.per_token.median / whole.per_token.median
-    share = costs.percent(timing.method, bench.shape, timing.load, CONVENTION, SCOPE)
-    return Table3Row(row, timing, share, per_token, end)
+    flops = costs.percent(timing.method, bench.sizes, timing.load, CONVENTION, SCOPE)
+    whole = costs.same(bench, timing)
+    if whole is None:
+        return Table3Row(row, timing, flops)
+    share = costs.ratio(timing.per_token_ms, whole.per_token_ms)
+    return Table3Row(
+        row,
+        timing,
+        flops,
+        None if share is None else 100 * share,
+        100 * timing.whole_ms.median / whole.whole_ms.median,
+    )

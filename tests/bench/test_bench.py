@@ -8,8 +8,8 @@ import torch
 
 from dyrate.bench import measure as measuring
 from dyrate.bench.contenders import Contender, keeping_all
-from dyrate.bench.limits import Limits, measure_limits
-from dyrate.bench.measure import Load, measure
+from dyrate.bench.limits import measure_limits
+from dyrate.bench.measure import measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
 from dyrate.bench.profile import listing, short
 from dyrate.bench.rows import rows, table
@@ -18,6 +18,7 @@ from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
 from dyrate.errors import DyrateError
 from dyrate.predictors import Predictor, PredictorConfig, save_predictor
 from dyrate.registry import load_method
+from dyrate.speed.documents import Limits, Load
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_llava
 
 LOAD = Load(batch=2, prompt=24, new_tokens=5)
@@ -119,8 +120,8 @@ def test_a_profile_is_of_one_decode_step(model, fast):
     (attentions,) = (part.calls for part in found.step.parts if part.name == attention)
     assert attentions == 3, "one for each layer"
 
-    (row,) = rows([contender], [found], load, TINY, Limits(1e9, 1e9), 4)
-    lines = listing(row).splitlines()
+    (row,) = rows([contender], [found], load, TINY, Limits(bytes_per_second=1e9, flops_per_second=1e9), 4)
+    lines = listing(row, found.step).splitlines()
     assert lines[0].startswith(f"one decode step of {contender.label}, batch 2: ")
     assert lines[1].endswith(found.step.parts[0].name)
     (found,) = measure(model, [contender], Load(batch=1, prompt=24, new_tokens=1), profiled=True, **asked)
@@ -152,14 +153,16 @@ def test_rows_compare_with_the_first_and_with_the_devices_limits(model):
         timings.first_token, timings.per_token, timings.whole = [seconds], [seconds], [seconds, seconds]
     shape = ModelShape.of(model.config)
 
-    first, second = rows(entries, timed, LOAD, shape, Limits(1e6, 1e9), bytes_per_number=4)
+    first, second = rows(
+        entries, timed, LOAD, shape, Limits(bytes_per_second=1e6, flops_per_second=1e9), bytes_per_number=4
+    )
 
-    assert (first["speedup"], second["speedup"]) == (1.0, 4.0)
-    assert second["tokens_per_second"] == 10
+    assert (first.speedup, second.speedup) == (1.0, 4.0)
+    assert second.tokens_per_second == 10
     weights = shape.text.parameters - shape.text.vocabulary * shape.text.hidden
     read = 4 * (weights + 2 * 3 * sum(24 + step for step in (1, 2, 3, 4)) / 4 * shape.text.kv_width)
-    assert first["bandwidth_share"] == pytest.approx(read / 4.0 / 1e6)
-    assert second["method"] == {"name": "fastv", "layer": 1, "rate": 0.5}
+    assert first.bandwidth_share == pytest.approx(read / 4.0 / 1e6)
+    assert second.method.settings == {"name": "fastv", "layer": 1, "rate": 0.5}
     text = table([first, second])
     assert "FastV (K=1, R=0.5)" in text
     assert "4.00" in text
@@ -169,9 +172,11 @@ def test_one_new_token_has_no_time_per_token(model):
     entries, load = contenders({"name": "none"}), Load(1, 24, 1)
     timed = measure(model, entries, load, rounds=1, warmups=0, seed=0, done=int)
 
-    (row,) = rows(entries, timed, load, ModelShape.of(model.config), Limits(1, 1), 4)
+    (row,) = rows(
+        entries, timed, load, ModelShape.of(model.config), Limits(bytes_per_second=1, flops_per_second=1), 4
+    )
 
-    assert (row["per_token_ms"], row["bandwidth_share"]) == (None, None)
+    assert (row.per_token_ms, row.bandwidth_share) == (None, None)
     assert " – " in table([row])
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyrate.bench.measure import Load, measure
+from dyrate.bench.measure import measure
 from dyrate.bench.prompts import Reader
 from dyrate.cli import main
 from dyrate.errors import DyrateError
+from dyrate.speed.documents import Load
 from tests.bench.test_bench import contenders
 from tests.evaluation.stand_ins import make_benchmark, make_checkpoint
 

@@ -9,7 +9,7 @@ from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table3
 from dyrate.bench import study_jobs as jobs
-from dyrate.speed.documents import SpeedError
+from dyrate.errors import DyrateError
 from dyrate.study import Study
 from tests.report import fake
 from tests.report.speed.fake import bench, row, spread
@@ -69,5 +69,5 @@ def test_a_document_of_another_model_is_refused(timed):
     write(study, model, [row({"name": "none"})])
     path = Path(jobs.document(study, model.name))
     path.write_text(path.read_text("utf-8").replace(model.path, "models/other"), encoding="utf-8")
-    with pytest.raises(SpeedError, match="model: is 'models/other', should be 'models/testbed-s'"):
+    with pytest.raises(DyrateError, match="model: is 'models/other', should be 'models/testbed-s'"):
         Latencies.of(study)

@@ -12,7 +12,7 @@ from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
 from dyrate.speed import costs, table3
-from dyrate.speed.documents import TimedLoad, paths, read
+from dyrate.speed.documents import Load, Method, paths, read
 from dyrate.speed.series import Series
 from tests.report.speed.fake import (
     FASTV,
@@ -40,12 +40,12 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def test_the_ledger_agrees_with_what_the_command_counted_from_the_run_itself():
     for found in read([FIXTURE.as_posix()]).benches:
-        for timing in found.timings:
-            phases = costs.phases(timing.method, found.shape, timing.load)
+        for timing in found.rows:
+            phases = costs.phases(timing.method, found.sizes, timing.load)
             batch = timing.load.batch
-            keys = sum(phases.decode.pairs) / phases.steps * batch * found.shape.text.kv_width
-            read_bytes = costs.weight_bytes(found.shape, 2) + keys * 2
-            prompt = costs.count(phases.prefill, found.shape, costs.CONVENTIONS["flops"]).total
+            keys = sum(phases.decode.pairs) / phases.steps * batch * found.sizes.text.kv_width
+            read_bytes = costs.weight_bytes(found.sizes, 2) + keys * 2
+            prompt = costs.count(phases.prefill, found.sizes, costs.CONVENTIONS["flops"]).total
 
             assert prompt * batch == pytest.approx(costs.prefill_flops(found, timing), rel=1e-9)
             assert read_bytes == pytest.approx(costs.step_bytes(found, timing), rel=1e-9)
@@ -58,15 +58,15 @@ def test_flops_of_fastv_are_those_of_the_formula():
 
     by_hand = (2 * layer(640) + 30 * layer(640 - 288)) / (32 * layer(640))
 
-    found = costs.percent(FASTV, SHAPE, TimedLoad(8, 640, 1), "fastv_2ndm", "cached")
+    found = costs.percent(Method.of(FASTV), SHAPE, Load(8, 640, 1), "fastv_2ndm", "cached")
 
     assert found == pytest.approx(100 * by_hand)
 
 
 def test_without_visual_tokens_the_encoder_remains():
-    load = TimedLoad(1, 640, 33)
-    layers = costs.percent({"name": "text_only"}, SHAPE, load, "gated_3ndm", "prefill")
-    everything = costs.percent({"name": "text_only"}, SHAPE, load, "flops", "prefill")
+    load = Load(1, 640, 33)
+    layers = costs.percent(Method(name="text_only"), SHAPE, load, "gated_3ndm", "prefill")
+    everything = costs.percent(Method(name="text_only"), SHAPE, load, "flops", "prefill")
 
     assert layers < 10 < everything
 
@@ -86,13 +86,15 @@ def test_without_visual_tokens_the_encoder_remains():
 def test_replayed_rates_select_for_a_step_and_evict_for_good(changes, seen):
     method = {"name": "replay", "layer": 2, "rates": [0.9, 0.5, 0.8, 0.2], **changes}
 
-    assert costs.attended(method, 100, 3) == (2, seen)
+    assert costs.attended(Method.of(method), 100, 3) == (2, seen)
 
 
 def test_of_rates_that_depend_on_the_input_nothing_is_counted():
-    load = TimedLoad(1, 640, 33)
+    load = Load(1, 640, 33)
 
-    assert costs.percent({"name": "dyrate", "predictor": "p"}, SHAPE, load, "flops", "cached") is None
+    assert (
+        costs.percent(Method.of({"name": "dyrate", "predictor": "p"}), SHAPE, load, "flops", "cached") is None
+    )
 
 
 # Beside what is printed.
@@ -117,7 +119,7 @@ def test_of_rates_that_depend_on_the_input_nothing_is_counted():
 def test_a_contender_stands_beside_the_row_of_its_settings(method, changes, name):
     (found,) = written(bench([row(method)], **changes)).benches
 
-    assert table3.row_name(found, found.timings[0]) == name
+    assert table3.row_name(found, found.rows[0]) == name
 
 
 def test_a_predictor_that_drops_nothing_is_no_dyrate():
@@ -125,7 +127,7 @@ def test_a_predictor_that_drops_nothing_is_no_dyrate():
         bench([row(NONE), row({"name": "dyrate"}, contender="overhead select, mlp", whole_ms=spread(200.0))])
     ).benches
 
-    assert table3.row_name(found, found.timings[1]) is None
+    assert table3.row_name(found, found.rows[1]) is None
     assert overheads(found)[0].startswith("LLaVA-1.5-7B, batch 1, prompt 640, N = 33: −50.0%")
 
 
@@ -134,8 +136,8 @@ def test_another_shape_stands_beside_nothing():
     document["shape"]["text"]["layers"] = 8
     (found,) = written(document).benches
 
-    assert found.model == "llava-1.5-7b"
-    assert table3.row_name(found, found.timings[0]) is None
+    assert found.shape_name == "llava-1.5-7b"
+    assert table3.row_name(found, found.rows[0]) is None
     assert table3.groups([found]) == ((), ())
 
 
@@ -144,7 +146,7 @@ def test_each_latency_is_set_against_the_unpruned_model_on_its_engine():
 
     (group,) = first
     assert [other.load.batch for other in others] == [32]
-    fastv = [line for line in group.lines if line.timing and line.timing.method == FASTV]
+    fastv = [line for line in group.lines if line.timing and line.timing.name.startswith("fastv")]
     assert [(line.printed.name if line.printed else None, line.timing.engine) for line in fastv] == [
         ("FastV(K=2,R=0.5)", "transformers"),
         (None, "graph"),

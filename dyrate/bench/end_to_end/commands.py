@@ -8,8 +8,7 @@ from statistics import median
 from dyrate.bench.document import publish
 from dyrate.bench.end_to_end.job import HarnessBench
 from dyrate.jobs import Subparsers, asked
-
-SCHEMA, VERSION = "dyrate.bench_harness", 1
+from dyrate.speed.documents import HarnessDocument
 
 
 def register(subparsers: Subparsers) -> None:
@@ -54,8 +53,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     for entry, rate in zip(found, rates, strict=True):
         print(f"{entry.name}: {rate:.2f} captions/s, {rate / rates[0]:.1f} times llava_hf")
     publish(
-        SCHEMA,
-        VERSION,
+        HarnessDocument,
         job,
         device,
         {

@@ -12,7 +12,7 @@ from dyrate.cost.flops import CONVENTIONS, SCOPES, count
 from dyrate.cost.grid import Drop, percentages
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.speed import costs
-from dyrate.speed.documents import BenchDocument, TimedLoad, Timing
+from dyrate.speed.documents import BenchDocument, Load, Method, Timing
 from dyrate.speed.series import TimingSetting, by_batch
 
 MODEL = "LLaVA-1.5-7B"
@@ -54,14 +54,14 @@ class Case:
         return tuple(
             (bench, timing)
             for bench in self.benches
-            for timing in bench.timings
-            if (timing.load.prompt, timing.load.new_tokens) == wanted
+            for timing in bench.rows
+            if (timing.prompt, timing.new_tokens) == wanted
         )
 
     @property
     def ends(self) -> tuple[int, int]:
         """The lowest and the highest batch."""
-        batches = {timing.load.batch for _, timing in self.timings}
+        batches = {timing.batch for _, timing in self.timings}
         return min(batches), max(batches)
 
     @property
@@ -81,19 +81,15 @@ def _beside(timings: Iterable[tuple[BenchDocument, Timing]], fits: Callable[[Tim
     """Return the contenders that fit, beside the unpruned model in this package's engine, by batch."""
     by_label: dict[str, Pairs] = {}
     for bench, timing in timings:
-        theirs = [
-            other
-            for other in bench.under(timing.load)
-            if other.engine == "graph" and other.method == {"name": "none"}
-        ]
+        theirs = [other for other in bench.under(timing.load) if other.engine == "graph" and other.unpruned]
         if theirs and fits(timing):
-            by_label.setdefault(timing.label, {}).setdefault(timing.load.batch, (timing, theirs[0]))
+            by_label.setdefault(timing.label, {}).setdefault(timing.batch, (timing, theirs[0]))
     return list(by_label.values())
 
 
 def case_of(benches: Sequence[BenchDocument]) -> Case | None:
     """Return the setting of the 7B shape with the most batches and contenders; None without measurements."""
-    mine = [bench for bench in benches if bench.model == MODEL]
+    mine = [bench for bench in benches if bench.shape_name == MODEL]
     settings = by_batch(mine)
     if not settings:
         return None
@@ -102,10 +98,7 @@ def case_of(benches: Sequence[BenchDocument]) -> Case | None:
     measured = [
         bench
         for bench in mine
-        if any(
-            (bench.made.device, bench.made.dtype, load.prompt, load.new_tokens) == wanted
-            for load in bench.loads
-        )
+        if any((bench.device, bench.dtype, load.prompt, load.new_tokens) == wanted for load in bench.loads)
     ]
     return Case(tuple(measured), setting)
 
@@ -114,7 +107,7 @@ def paragraphs(benches: Sequence[BenchDocument]) -> tuple[Paragraph, ...]:
     """Return the text; without measurements, what the ledger alone says, for a prompt of 640 tokens."""
     case = case_of(benches)
     shape = LLAVA[MODEL]
-    load = TimedLoad(1, case.setting.prompt, case.setting.new_tokens) if case else TimedLoad(1, 640, 33)
+    load = Load(1, case.setting.prompt, case.setting.new_tokens) if case else Load(1, 640, 33)
     return tuple(
         Paragraph(claim, " ".join(sentences))
         for claim, sentences in (
@@ -128,16 +121,16 @@ def paragraphs(benches: Sequence[BenchDocument]) -> tuple[Paragraph, ...]:
     )
 
 
-def _prefill(load: TimedLoad, case: Case | None) -> Iterator[str]:
+def _prefill(load: Load, case: Case | None) -> Iterator[str]:
     yield (
         f"All {load.prompt} tokens of a prompt go through each weight matrix together, so a weight that is "
         f"read is used {load.prompt} times."
     )
     if case is None:
         return
-    ridge = case.bench.flops_per_second / case.bench.bytes_per_second
+    ridge = case.bench.limits.flops_per_second / case.bench.limits.bytes_per_second
     yield (
-        f"The {case.bench.made.device} can do {ridge:.0f} FLOPs while it moves one byte; above that, its "
+        f"The {case.bench.device} can do {ridge:.0f} FLOPs while it moves one byte; above that, its "
         "matrix units set the pace."
     )
     pairs = case.leanest
@@ -145,15 +138,15 @@ def _prefill(load: TimedLoad, case: Case | None) -> Iterator[str]:
         return
     mine, theirs = pairs[top := max(pairs)]
     yield f"At batch {top}, unpruned prefill has {theirs.matrix_share:.0%} of their peak."
-    share = costs.percent(mine.method, case.bench.shape, mine.load, "flops", "prefill")
+    share = costs.percent(mine.method, case.bench.sizes, mine.load, "flops", "prefill")
     if share is not None:
         yield (
             f"Beside it, {mine.label} has {share:.0f}% of its FLOPs and takes "
-            f"{mine.first_token.median / theirs.first_token.median:.0%} of its time."
+            f"{mine.first_token_ms.median / theirs.first_token_ms.median:.0%} of its time."
         )
 
 
-def _decode(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[str]:
+def _decode(shape: ModelShape, load: Load, case: Case | None) -> Iterator[str]:
     size = _size(case)
     weights = costs.weight_bytes(shape, size)
     row = load.prompt * shape.text.layers * shape.text.kv_width * size
@@ -166,9 +159,10 @@ def _decode(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[s
     )
     pairs = (case.leanest if case else None) or {}
     measured = [
-        f"{mine.per_token.median / theirs.per_token.median:.0%} at batch {batch}"
+        f"{share:.0%} at batch {batch}"
         for batch, (mine, theirs) in sorted(pairs.items())
-        if batch in (min(pairs), max(pairs)) and mine.per_token and theirs.per_token
+        if batch in (min(pairs), max(pairs))
+        and (share := costs.ratio(mine.per_token_ms, theirs.per_token_ms)) is not None
     ]
     if measured:
         label = pairs[max(pairs)][0].label
@@ -180,28 +174,28 @@ def _eager(benches: Sequence[BenchDocument]) -> Iterator[str]:
         "Python starts hundreds of small kernels per step; at small batches each ends before the next one "
         "starts, and the GPU waits."
     )
-    timings = ((bench, timing) for bench in benches if bench.model == MODEL for timing in bench.timings)
+    timings = ((bench, timing) for bench in benches if bench.shape_name == MODEL for timing in bench.rows)
     pairs = _beside(timings, lambda timing: timing.method is None and timing.contender == "generate")
     if not pairs:
         return
     eager, graph = pairs[0][low := min(pairs[0])]
-    if eager.per_token and eager.bandwidth_share is not None:
-        taken = eager.per_token.median
+    if eager.per_token_ms and eager.bandwidth_share is not None:
+        taken = eager.per_token_ms.median
         waits = eager.bandwidth_share < 0.5
         yield (
             f"At batch {low}, a step of transformers’ generate() takes {taken:.1f} ms, and reading its bytes "
             f"alone {taken * eager.bandwidth_share:.1f} ms"
             + (": what a method saves of the latter hardly shows." if waits else ".")
         )
-    if graph.per_token and graph.bandwidth_share is not None:
+    if graph.per_token_ms and graph.bandwidth_share is not None:
         yield (
-            f"The same step as one CUDA graph takes {graph.per_token.median:.1f} ms, "
+            f"The same step as one CUDA graph takes {graph.per_token_ms.median:.1f} ms, "
             f"{graph.bandwidth_share:.0%} of the bandwidth."
         )
 
 
-def _text_only(shape: ModelShape, load: TimedLoad) -> Iterator[str]:
-    method = {"name": "text_only"}
+def _text_only(shape: ModelShape, load: Load) -> Iterator[str]:
+    method = Method(name="text_only")
     share = {where: costs.percent(method, shape, load, "flops", where) for where in ("prefill", "cached")}
     work = costs.phases(method, shape, load)
     assert work is not None
@@ -230,7 +224,7 @@ def _choices(shape: ModelShape) -> Iterator[str]:
     )
 
 
-def _bytes(shape: ModelShape, load: TimedLoad, case: Case | None) -> Iterator[str]:
+def _bytes(shape: ModelShape, load: Load, case: Case | None) -> Iterator[str]:
     visual, layers = shape.vision.patches, shape.text.layers
     text, kept = load.prompt - visual, round((1 - LEAN.rate) * visual)
     full, held = layers * load.prompt, LEAN.layer * load.prompt + (layers - LEAN.layer) * (text + kept)

@@ -12,7 +12,7 @@ from dyrate.speed.series import Series, Value, kind, roofline_points
 
 MARKERS = "oDs^vPX*"
 MEASURES: tuple[tuple[str, Value], ...] = (
-    ("milliseconds per token", lambda timing: timing.per_token.median if timing.per_token else None),
+    ("milliseconds per token", lambda timing: timing.per_token_ms.median if timing.per_token_ms else None),
     ("tokens per second, all rows, prefill included", lambda timing: timing.tokens_per_second),
     ("KV cache, GiB", lambda timing: timing.kv_bytes / 2**30),
     ("most memory at once, GiB", lambda timing: timing.peak_bytes / 2**30 if timing.peak_bytes else None),
@@ -62,8 +62,8 @@ def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
     device's measured limits, the best of the documents'. Bytes are those that must be read: weights, and at
     decode keys and values. Predictors that drop nothing are left out; None where nothing is left.
     """
-    memory = max(bench.bytes_per_second for bench in benches)
-    matrix = max(bench.flops_per_second for bench in benches)
+    memory = max(bench.limits.bytes_per_second for bench in benches)
+    matrix = max(bench.limits.flops_per_second for bench in benches)
     points = [point for bench in benches for point in roofline_points(bench)]
     if not points:
         return None
@@ -71,7 +71,7 @@ def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
     reached = [ridge, *(point.per_byte for point in points)]
     left, right = min(reached) / 2, max(reached) * 2
     decode = [p for p in points if p.phase == "decode" and kind(p.timing) == 3]
-    batches = sorted({point.timing.load.batch for point in decode})
+    batches = sorted({point.timing.batch for point in decode})
     with canvas(5.6, 3.6) as (figure, axes):
         roof = [left * memory, matrix, matrix]
         axes.plot([left, ridge, right], [y / 1e12 for y in roof], color=MUTED, linewidth=1.2)
@@ -89,7 +89,7 @@ def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
                 markerfacecolor=colour if point.timing.reduces else PAPER,
             )
         for batch in dict.fromkeys(batches[:1] + batches[-1:]):
-            point = next(point for point in decode if point.timing.load.batch == batch)
+            point = next(point for point in decode if point.timing.batch == batch)
             _note(axes, f"batch {batch}", point.per_byte, point.per_second, (-7, 4))
         axes.set_xscale("log")
         axes.set_xlim(left, right)

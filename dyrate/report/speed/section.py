@@ -11,7 +11,7 @@ from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import Paragraph, paragraphs
 from dyrate.speed import costs, series, table3
 from dyrate.speed.decode_steps import GROUPS, Saving, profiled, savings
-from dyrate.speed.documents import FOLDER, BenchDocument, Documents, Provenance, read
+from dyrate.speed.documents import FOLDER, BenchDocument, Document, Documents, read
 
 COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 """What the percentages of FLOPs count."""
@@ -45,7 +45,7 @@ class Speed:
     """By model."""
     overheads: tuple[str, ...]
     words: tuple[Paragraph, ...]
-    made: tuple[Provenance, ...]
+    made: tuple[Document, ...]
     replayed: tuple[str, ...]
     counted: str = COUNTED
 
@@ -53,10 +53,10 @@ class Speed:
     def by_hand(self) -> bool:
         """Whether some replayed rates are no predictor's."""
         return any(
-            timing.method is not None and timing.method["name"] == "replay"
+            timing.method is not None and timing.method.name == "replay"
             for bench in self.documents.benches
             if bench.replayed is None
-            for timing in bench.timings
+            for timing in bench.rows
         )
 
     @property
@@ -66,7 +66,7 @@ class Speed:
 
 
 def speed(documents: Documents | None = None) -> Speed:
-    """Gather the section, by default from the checkout's documents; raises `SpeedError` for a damaged one."""
+    """Gather the section, by default from the checkout's documents; raises `DyrateError` for a bad one."""
     documents = read() if documents is None else documents
     benches = documents.benches
     first, others = table3.groups(benches)
@@ -83,20 +83,20 @@ def speed(documents: Documents | None = None) -> Speed:
         steps=tuple(_steps(benches)),
         savings=tuple(
             (model, tuple(group))
-            for model, group in groupby(savings(benches), lambda saving: saving.bench.model)
+            for model, group in groupby(savings(benches), lambda saving: saving.bench.shape_name)
         ),
         overheads=tuple(line for bench in benches for line in overheads(bench)),
         words=paragraphs(benches),
-        made=(*(bench.made for bench in benches), *(harness.made for harness in documents.harnesses)),
+        made=(*benches, *documents.harnesses),
         replayed=tuple(dict.fromkeys(bench.replayed for bench in benches if bench.replayed)),
     )
 
 
 def _by_machine(benches: Sequence[BenchDocument]) -> list[tuple[str, list[BenchDocument]]]:
-    """Table3Group documents, which `read` has put in this order, by model, device and dtype."""
+    """Group documents, which `read` has put in this order, by model, device and dtype."""
 
     def key(bench: BenchDocument) -> tuple[str, str, str]:
-        return bench.model, bench.made.device, bench.made.dtype
+        return bench.shape_name, bench.device, bench.dtype
 
     return [(", ".join(name), list(group)) for name, group in groupby(benches, key=key)]
 
@@ -133,19 +133,23 @@ def overheads(bench: BenchDocument) -> list[str]:
     """What predictors that drop nothing add to the unpruned model's times, a sentence per load."""
     sentences = []
     for load in bench.loads:
-        extra: dict[str, list[float]] = {"the first token": [], "each further one": []}
-        for timing in bench.under(load):
-            whole = costs.same(bench.timings, timing)
-            if timing.overhead and whole is not None:
-                extra["the first token"].append(timing.first_token.median / whole.first_token.median - 1)
-                if timing.per_token and whole.per_token:
-                    extra["each further one"].append(timing.per_token.median / whole.per_token.median - 1)
-        parts = [f"{_span(values)} to {name}" for name, values in extra.items() if values]
+        pairs = [
+            (timing, whole)
+            for timing in bench.under(load)
+            if timing.overhead and (whole := costs.same(bench, timing))
+        ]
+        first = [costs.ratio(mine.first_token_ms, whole.first_token_ms) for mine, whole in pairs]
+        later = [costs.ratio(mine.per_token_ms, whole.per_token_ms) for mine, whole in pairs]
+        parts = [
+            f"{_span([share - 1 for share in known])} to {name}"
+            for name, shares in (("the first token", first), ("each further one", later))
+            if (known := [share for share in shares if share is not None])
+        ]
         if parts:
             sentences.append(
-                f"{bench.model}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
+                f"{bench.shape_name}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
                 + " and ".join(parts)
-                + (f" (commit {bench.made.commit[:7]})" if bench.made.commit else "")
+                + (f" (commit {bench.commit[:7]})" if bench.commit else "")
             )
     return sentences
 
