@@ -40,14 +40,15 @@ def read_baseline(job: Evaluation, path: Path) -> tuple[results.Result, Mapping[
     for what, ours, theirs in settings:
         if ours != theirs:
             raise DyrateError(f"--baseline {path}: its {what} is {theirs!r}, should be {ours!r}")
+    _check_has(path, result["benchmarks"], job)
     samples = answers.read(ResultFiles.beside(path).answers, result)
-    known: Mapping[str, object]
-    for known in (result["benchmarks"], samples):
-        if missing := [name for name in job.benchmarks if name not in known]:
-            raise DyrateError(
-                f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(known)}"
-            )
+    _check_has(path, samples, job)
     return result, samples
+
+
+def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None:
+    if missing := [name for name in job.benchmarks if name not in known]:
+        raise DyrateError(f"--baseline {path}: has no benchmark {missing[0]!r}; it has {', '.join(known)}")
 
 
 def _check_inputs(
