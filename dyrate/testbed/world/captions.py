@@ -11,21 +11,13 @@ TEMPLATES = 5
 
 _SIZE_RANK = {size: rank for rank, size in enumerate(reversed(SIZES))}
 _COLUMNS = ("on the left", "in the middle", "on the right")
-_ON = {
-    "grass": "on the grass",
-    "sand": "on the sand",
-    "snow": "in the snow",
-    "water": "on the water",
-    "brick": "on a brick wall",
-    "wood": "on a wooden floor",
-}
-_A_SETTING = {
-    "grass": "a green meadow",
-    "sand": "a sandy beach",
-    "snow": "a snowy field",
-    "water": "a blue lake",
-    "brick": "a brick wall",
-    "wood": "a wooden floor",
+_SETTINGS = {
+    "grass": ("on the grass", "a green meadow"),
+    "sand": ("on the sand", "a sandy beach"),
+    "snow": ("in the snow", "a snowy field"),
+    "water": ("on the water", "a blue lake"),
+    "brick": ("on a brick wall", "a brick wall"),
+    "wood": ("on a wooden floor", "a wooden floor"),
 }
 
 
@@ -53,7 +45,7 @@ def caption(scene: Scene, draw: Draw, template: int | None = None) -> str:
     template = draw.below(TEMPLATES) if template is None else template
     groups = salient(scene)
     most = (3 if scene.signs else 4) - draw.chance(0.3)
-    on, setting = _ON[scene.setting], _A_SETTING[scene.setting]
+    on, setting = _SETTINGS[scene.setting]
     match template:
         case 0:
             lead = draw.pick(("a photo of", "a picture of", "an image of"))
