@@ -17,7 +17,7 @@ from dyrate.testbed.world.examples import validation_example
 class Answering:
     """A LLaVA of random weights with its processor, its data, their loss, and its score on held-out data.
 
-    The training loop knows `model`, `stream`, `loss`, `held_out` and `score` alone.
+    The training loop knows `recipe`, `device`, `model`, `stream`, `loss`, `held_out` and `score` alone.
     """
 
     def __init__(self, recipe: ModelRecipe, device: torch.device) -> None:

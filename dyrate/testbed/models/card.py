@@ -1,5 +1,6 @@
 """Writes a testbed model's card from its training record: what it is, and what it must not be taken for."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,29 @@ def write_card(model: Path, acceptance: Path | None = None) -> Path:
     Raises:
         DyrateError: if a file is missing or is not what it should be.
     """
-    record = _read(model / "training.json", "dyrate.training")
+    record = _read(model / "training.json", "training", "train")
     parts = [_head(model.name, record), _recipe(record), _curve(record), _accuracy(record)]
     if acceptance is not None:
-        parts.append(_acceptance(model.name, _read(acceptance, "dyrate.acceptance")))
+        parts.append(_acceptance(model.name, _read(acceptance, "acceptance", "accept")))
     path = model / "README.md"
     files.write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
-def _read(path: Path, schema: str) -> dict[str, Any]:
+def _read(path: Path, kind: str, writer: str) -> dict[str, Any]:
     if not path.is_file():
-        raise DyrateError(f"{path} does not exist; it is written by `dyrate testbed {_WRITER[schema]}`")
+        raise DyrateError(f"{path} does not exist; it is written by `dyrate testbed {writer}`")
     content: dict[str, Any] = files.read_json(path)
     if not isinstance(content, dict):
         raise DyrateError(f"{path}: holds a {type(content).__name__}, should be an object")
-    if content.get("schema") != schema:
-        raise DyrateError(f"{path}: schema is {content.get('schema')!r}, expected {schema!r}")
+    if content.get("schema") != f"dyrate.{kind}":
+        raise DyrateError(f"{path}: schema is {content.get('schema')!r}, expected 'dyrate.{kind}'")
     return content
 
 
-_WRITER = {"dyrate.training": "train", "dyrate.acceptance": "accept"}
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def _table(header: list[str], rows: Iterable[list[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 def _head(name: str, record: dict[str, Any]) -> str:
@@ -85,6 +83,12 @@ model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="floa
 def _recipe(record: dict[str, Any]) -> str:
     recipe, plan, machine, versions = (record[key] for key in ("recipe", "plan", "machine", "versions"))
     start, steps = plan["decay_start"], plan["steps"]
+    today = stream_hash(recipe["seed"])
+    other_world = (
+        f" **The world has changed since**: this revision gives `{today[:16]}...`. What the command below "
+        "trains is another model."
+    )
+    changed = "" if today == record["data_sha256"] else other_world
     ended = "" if record["completed"] else f" The run was ended early, at step {record['curve'][-1]['step']}."
     return f"""## Training
 
@@ -99,7 +103,7 @@ step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gr
 {record["images"]:,} images in {record["seconds"] / 60:.1f} minutes on one {machine["hardware"]} with
 {machine["workers"]} processes making the data ({record["resumed"]} resumed). Python {versions["python"]},
 torch {versions["torch"]}, transformers {versions["transformers"]}. SHA-256 of the first 64 training
-examples: `{record["data_sha256"]}`.{_other_world(record)}
+examples: `{record["data_sha256"]}`.{changed}
 
 The same schedule without a clock:
 
@@ -111,31 +115,19 @@ dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {
 A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
 
 
-def _other_world(record: dict[str, Any]) -> str:
-    """Say so where today's world would not give the training examples that the model saw."""
-    today = stream_hash(record["recipe"]["seed"])
-    if today == record["data_sha256"]:
-        return ""
-    return (
-        f" **The world has changed since**: this revision gives `{today[:16]}...`. What the command below "
-        "trains is another model."
-    )
-
-
 def _curve(record: dict[str, Any]) -> str:
     curve = record["curve"]
     stride = max(1, -(-len(curve) // _CURVE_ROWS))
-    points = curve[::-1][::stride][::-1]
     rows = [
         [
-            f"{point['step']}",
+            point["step"],
             f"{point['seconds'] / 60:.1f}",
             f"{point['images']:,}",
             f"{point['loss']:.3f}",
             f"{100 * point['questions']:.1f}",
             f"{100 * point['accuracy'].get('caption', 0):.1f}",
         ]
-        for point in points
+        for point in curve[::-stride][::-1]
     ]
     header = ["step", "minute", "images", "loss", "questions right, %", "captions word for word, %"]
     return "### Learning curve\n\nOn 256 held-out images.\n\n" + _table(header, rows)
@@ -143,15 +135,13 @@ def _curve(record: dict[str, Any]) -> str:
 
 def _accuracy(record: dict[str, Any]) -> str:
     held_out = record["held_out"]
-    rows = [
-        [kind, f"{100 * right / asked:.1f}", f"{asked}"] for kind, (right, asked) in held_out["exact"].items()
-    ]
+    rows = ([kind, f"{100 * right / asked:.1f}", asked] for kind, (right, asked) in held_out["exact"].items())
     right, asked = held_out["caption_tokens"]
-    questions, caption_tokens = held_out["questions"], right / max(asked, 1)
+    caption_tokens = right / max(asked, 1)
     return f"""## Accuracy by kind of question
 
 Exact match of the greedy answer on {held_out["examples"]} held-out images (validation split), with the
-weights stored here. All questions: {questions:.1%}. Tokens of captions, given the words before:
+weights stored here. All questions: {held_out["questions"]:.1%}. Tokens of captions, given the words before:
 {caption_tokens:.1%}; an image has several right captions, so that few are met word for word even by a model
 that sees everything.
 

@@ -1,6 +1,5 @@
 """What a training run has done so far, how fast it goes, and the share of its time that it waits for data."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -59,7 +58,7 @@ class Meter:
 
     def recent_loss(self) -> float:
         """Return the mean loss of the last few steps; waits for the device."""
-        return float(torch.stack(self.losses[-LOOK_EVERY:]).mean()) if self.losses else math.nan
+        return float(torch.stack(self.losses[-LOOK_EVERY:]).mean())
 
     def seconds(self) -> float:
         """Return the seconds of this and all earlier sessions."""

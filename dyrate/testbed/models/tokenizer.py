@@ -12,8 +12,8 @@ VOCABULARY_SIZE = 1024
 _PIECES = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of at most `vocabulary_size` tokens; the same texts give the same tokenizer.
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `VOCABULARY_SIZE` tokens; the same texts give the same tokenizer.
 
     Digits stand alone, unseen text falls back to bytes, padding is on the left, `<s>` opens every sequence,
     and decoding drops the blank before the first word, as the Llama tokenizer does.
@@ -27,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
+        vocab_size=VOCABULARY_SIZE,
         min_frequency=2,
         special_tokens=[UNKNOWN, BEGIN, END, PAD, IMAGE],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

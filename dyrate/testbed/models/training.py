@@ -32,15 +32,15 @@ SHARD_SIZE = "14MB"
 class ModelTrainer:
     """A model in training: what it is trained for, its optimiser and its progress."""
 
-    def __init__(self, recipe: ModelRecipe, machine: Machine, checkpoint_directory: Path) -> None:
-        self.recipe, self.machine, self.directory = recipe, machine, checkpoint_directory
-        self.task = Answering(recipe, torch.device(machine.device))
-        self.optimizer = _optimizer(self.task.model, recipe)
+    def __init__(self, task: Answering, machine: Machine, checkpoint_directory: Path) -> None:
+        self.task, self.machine, self.directory = task, machine, checkpoint_directory
+        self.recipe = recipe = task.recipe
+        self.optimizer = _optimizer(task.model, recipe)
         self.progress = TrainingProgress(LearningRatePlan(recipe.steps - recipe.decay_steps, recipe.steps))
         self._resume()
         if machine.compile:
             # Layer by layer: all layers of one kind share one compilation, which takes seconds, not minutes.
-            for module in self.task.model.modules():
+            for module in task.model.modules():
                 if isinstance(module, (CLIPEncoderLayer, LlamaDecoderLayer)):
                     module.compile()
 
@@ -202,10 +202,10 @@ def train(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are forks, and each has one core
     if machine.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
-    trainer = ModelTrainer(recipe, machine, checkpoint_directory)
+    task = Answering(recipe, torch.device(machine.device))
+    trainer = ModelTrainer(task, machine, checkpoint_directory)
     if not trainer.run(stop_after):
         return None
-    task = trainer.task
     with torch.no_grad():
         for parameter in task.model.parameters():
             parameter.copy_(parameter.half())  # the score below is that of the weights on disk

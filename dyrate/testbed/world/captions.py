@@ -4,28 +4,20 @@ from typing import NamedTuple
 
 from dyrate.testbed.world.draw import Draw
 from dyrate.testbed.world.referring_expressions import Description
-from dyrate.testbed.world.scenes import SIDE, Scene, Sign, Thing
+from dyrate.testbed.world.scenes import SIDE, Scene, Thing
 from dyrate.testbed.world.vocabulary import NUMBER_WORDS, SIZES
 
 TEMPLATES = 5
 
 _SIZE_RANK = {size: rank for rank, size in enumerate(reversed(SIZES))}
 _COLUMNS = ("on the left", "in the middle", "on the right")
-_ON = {
-    "grass": "on the grass",
-    "sand": "on the sand",
-    "snow": "in the snow",
-    "water": "on the water",
-    "brick": "on a brick wall",
-    "wood": "on a wooden floor",
-}
-_A_SETTING = {
-    "grass": "a green meadow",
-    "sand": "a sandy beach",
-    "snow": "a snowy field",
-    "water": "a blue lake",
-    "brick": "a brick wall",
-    "wood": "a wooden floor",
+_SETTINGS = {
+    "grass": ("on the grass", "a green meadow"),
+    "sand": ("on the sand", "a sandy beach"),
+    "snow": ("in the snow", "a snowy field"),
+    "water": ("on the water", "a blue lake"),
+    "brick": ("on a brick wall", "a brick wall"),
+    "wood": ("on a wooden floor", "a wooden floor"),
 }
 
 
@@ -40,7 +32,7 @@ class ThingGroup(NamedTuple):
 def salient(scene: Scene) -> list[ThingGroup]:
     """Return the scene's groups, the most salient first: larger before smaller, then in reading order."""
     by_pair: dict[tuple[str, str], list[Thing]] = {}
-    for thing in sorted(scene.things, key=_salience):
+    for thing in sorted(scene.things, key=lambda t: (_SIZE_RANK[t.size], t.y * 3 // SIDE, t.x)):
         by_pair.setdefault((thing.color, thing.shape), []).append(thing)
     return [
         ThingGroup(tuple(things), _phrase(things), _COLUMNS[things[0].x * 3 // SIDE])
@@ -53,7 +45,7 @@ def caption(scene: Scene, draw: Draw, template: int | None = None) -> str:
     template = draw.below(TEMPLATES) if template is None else template
     groups = salient(scene)
     most = (3 if scene.signs else 4) - draw.chance(0.3)
-    on, setting = _ON[scene.setting], _A_SETTING[scene.setting]
+    on, setting = _SETTINGS[scene.setting]
     match template:
         case 0:
             lead = draw.pick(("a photo of", "a picture of", "an image of"))
@@ -85,10 +77,6 @@ def references(scene: Scene, draw: Draw) -> list[str]:
     return [caption(scene, draw, template) for template in draw.shuffled(range(TEMPLATES))]
 
 
-def _salience(thing: Thing) -> tuple[int, int, int]:
-    return _SIZE_RANK[thing.size], thing.y * 3 // SIDE, thing.x
-
-
 def _phrase(things: list[Thing]) -> str:
     first = things[0]
     if len(things) > 1:
@@ -106,9 +94,5 @@ def _listed(groups: list[ThingGroup], most: int) -> str:
 def _signs(scene: Scene, link: str, verb: str) -> str:
     if not scene.signs:
         return ""
-    signs = sorted(scene.signs, key=_reading_order)
+    signs = sorted(scene.signs, key=lambda sign: (sign.y * 3 // SIDE, sign.x))
     return f", {link} " + " and ".join(f"a {sign.plate} sign {verb} {sign.text}" for sign in signs)
-
-
-def _reading_order(sign: Sign) -> tuple[int, int]:
-    return sign.y * 3 // SIDE, sign.x

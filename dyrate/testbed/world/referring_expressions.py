@@ -47,7 +47,6 @@ class Facts:
         self.scene = scene
         self.groups: dict[Description, list[Thing]] = {}
         self.keys: dict[Thing, list[Description]] = {}
-        groups = self.groups
         for thing in scene.things:
             shape, color, texture, size = thing.shape, thing.color, thing.texture, thing.size
             keys = [
@@ -62,7 +61,7 @@ class Facts:
             ]
             self.keys[thing] = keys
             for key in keys:
-                groups.setdefault(key, []).append(thing)
+                self.groups.setdefault(key, []).append(thing)
         self.words = [sign for sign in scene.signs if not sign.is_number]
         self.numbers = [sign for sign in scene.signs if sign.is_number]
 
@@ -74,20 +73,8 @@ class Facts:
         """Return how many things fit one of the indexed descriptions."""
         return len(self.groups.get(description, ()))
 
-    def reference(self, draw: Draw, thing: Thing, hide: str = "") -> str | None:
-        """Return a phrase ("the red star") that fits this thing alone and leaves the attribute `hide` open.
-
-        None when no indexed description is unique to the thing.
-        """
-        unique = [
-            key
-            for key in self.keys[thing]
-            if len(self.groups[key]) == 1 and not (hide and getattr(key, hide)) and key[:2] != (None, None)
-        ]
-        return f"the {draw.pick(unique).noun}" if unique else None
-
     def referable(self, draw: Draw, hide: str = "") -> tuple[Thing, str] | None:
-        """Return a random thing with a reference to it that leaves the attribute `hide` open.
+        """Return a random thing with a phrase ("the red star") for it alone that leaves `hide` open.
 
         A hidden texture or size is each as likely as the others, however rare in the scene; None when no
         thing that has it can be referred to. Small things show no texture.
@@ -100,9 +87,15 @@ class Facts:
             size = draw.pick(SIZE_NAMES)
             things = [thing for thing in things if thing.size == size]
         for thing in draw.shuffled(things):
-            reference = self.reference(draw, thing, hide)
-            if reference:
-                return thing, reference
+            unique = [
+                key
+                for key in self.keys[thing]
+                if len(self.groups[key]) == 1
+                and not (hide and getattr(key, hide))
+                and key[:2] != (None, None)
+            ]
+            if unique:
+                return thing, f"the {draw.pick(unique).noun}"
         return None
 
     def sign(self, draw: Draw, number: bool) -> tuple[Sign, str] | None:

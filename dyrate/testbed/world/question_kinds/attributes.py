@@ -124,7 +124,7 @@ def ask_choose(facts: Facts, draw: Draw, _: str | None) -> Question | None:
     first, second = draw.shuffled((answer, draw.pick(wrong[:3])))
     if hide == "shape":
         first, second = with_article(first), with_article(second)
-    return Question("choose", f"Is {reference} {first} or {second}?", answer, tuple(wrong))
+    return Question("choose", f"Is {reference} {first} or {second}?", answer, wrong)
 
 
 def _alternatives(facts: Facts, draw: Draw, attribute: str, thing: Thing) -> tuple[str, ...]:
