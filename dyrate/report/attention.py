@@ -55,10 +55,10 @@ def attention(study: Study) -> AttentionSection | None:
             for s in summaries
         },
         curves=tuple(
-            (heading(name), Markup(figures.curves(summaries, name, f"attention-{name}"))) for name in growing
+            (heading(name), figures.curves(summaries, name, f"attention-{name}")) for name in growing
         ),
         maps=tuple(
-            (f"{s['model']}, {heading(name)}", Markup(figures.layers(summaries, i, name, f"layers-{i}")))
+            (f"{s['model']}, {heading(name)}", figures.layers(summaries, i, name, f"layers-{i}"))
             for name in [name for name in growing if BENCHMARKS[name].group == "caption"][:1]
             for i, s in enumerate(summaries)
             if name in s["benchmarks"]

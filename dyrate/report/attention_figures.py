@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from markupsafe import escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dyrate.analysis.tables import heading
-from dyrate.report.drawing import LINE, MODELS, MUTED, as_svg, canvas
+from dyrate.report.drawing import MODELS, MUTED, as_svg, canvas, gridded
 from dyrate.trace.files import Band, Summary, TracedBenchmark
 
 SHADES = 20  # of a map: equal neighbours are one shape
@@ -20,7 +20,7 @@ def shown_steps(traced: TracedBenchmark) -> int:
     return sum(2 * samples >= traced["samples"] for samples in traced["curve"]["samples"])
 
 
-def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
+def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> Markup:
     """Image (solid) and response mass (dashed) over the steps of an answer, with 95% bands.
 
     A colour per model; `name` makes the SVG's ids unique on the page.
@@ -38,10 +38,9 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
         axes.set_ylim(0, 100)
         axes.set_xlim(left=0)
         axes.set_xlabel("step of the answer")
-        axes.set_title("attention, % of the step’s total", fontsize=8.5, color=MUTED)
-        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelcolor=MUTED)
+        axes.set_title("attention, % of the step’s total")
+        gridded(axes)
+        axes.tick_params(labelcolor=MUTED)
         svg = as_svg(figure, name)
     return _described(
         svg,
@@ -50,7 +49,7 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> str:
     )
 
 
-def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) -> str:
+def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) -> Markup:
     """Image mass of one model by layer and step, the deeper the colour the more; one scale for all models."""
     summary = summaries[index]
     traced = summary["benchmarks"][benchmark]
@@ -80,10 +79,10 @@ def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) 
         axes.set_xlim(-0.5, len(rows) - 0.5)
         axes.set_ylim(bottom + 1.8, -0.5)
         axes.set_yticks(range(0, summary["layers"], max(1, summary["layers"] // 6)))
-        axes.set_title("attention on the image: layer (down) by step (across)", fontsize=8.5, color=MUTED)
+        axes.set_title("attention on the image: layer (down) by step (across)")
         axes.xaxis.tick_top()
         axes.spines["bottom"].set_visible(False)
-        axes.tick_params(length=0, labelcolor=MUTED)
+        axes.tick_params(labelcolor=MUTED)
         svg = as_svg(figure, name)
     means = [sum(row[layer] for row in rows) / len(rows) for layer in range(summary["layers"])]
     return _described(
@@ -121,8 +120,8 @@ def _ends(traced: TracedBenchmark) -> str:
     )
 
 
-def _described(svg: str, title: str, description: str) -> str:
+def _described(svg: Markup, title: str, description: str) -> Markup:
     """The same <svg> with words for who does not see it."""
-    words = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
+    words = Markup("<title>{}</title><desc>{}</desc>").format(title, description)
     opening, rest = svg.split(">", 1)
-    return f'{opening} role="img" aria-label="{escape(title)}">{words}{rest}'
+    return opening + Markup(' role="img" aria-label="{}">').format(title) + words + rest

@@ -50,7 +50,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     study = Study.read(arguments.study)
     measurements = load(study)
     contents = gather(study, measurements)
-    _make_folder(arguments.output)
+    files.make_folder(arguments.output)
     csv_files.write_costs(measurements, arguments.output / "cost.csv")
     csv_files.write_findings(contents.findings, arguments.output / "audit.csv")
     csv_files.write_standings(contents.standings, arguments.output / "equal_budget.csv")
@@ -70,14 +70,7 @@ def _report(arguments: argparse.Namespace) -> int:
     study = Study.read(arguments.study)
     if arguments.output.is_dir():
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
-    _make_folder(arguments.output.parent)
+    files.make_folder(arguments.output.parent)
     files.write_text(arguments.output, report_page(study, load(study)))
     print(f"wrote {arguments.output}")
     return 0
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise DyrateError(f"--output: {path} cannot be a folder: a file is in its place") from None

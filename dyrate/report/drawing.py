@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -42,10 +43,12 @@ STYLE = {
     "axes.edgecolor": LINE,
     "xtick.color": MUTED,
     "ytick.color": INK,
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
-    "axes.titlesize": 10,
+    "axes.titlecolor": MUTED,
+    "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
 }
 
@@ -61,7 +64,13 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def as_svg(figure: Figure, name: str) -> str:
+def gridded(axes: Axes) -> None:
+    """Draw a faint grid behind everything."""
+    axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+def as_svg(figure: Figure, name: str) -> Markup:
     """The figure as an <svg> element, byte for byte the same each time, its ids prefixed with `name`."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -72,4 +81,4 @@ def as_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", text)
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
-    return text
+    return Markup(text)  # labels are escaped by matplotlib

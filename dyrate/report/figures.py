@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from markupsafe import Markup
+
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
 from dyrate.analysis.pareto import OURS, Curve, ours
 from dyrate.analysis.tables import heading
-from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas
+from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
 
 # Filled and hollow, by matplotlib's names for them.
 GLYPHS = {
@@ -34,7 +36,7 @@ def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
 
 def differences(
     shown: Sequence[Measurement], measurements: Sequence[Measurement], benchmarks: Sequence[str], name: str
-) -> str | None:
+) -> Markup | None:
     """Forest plot of the shown measurements: difference to the unpruned model, in percent of its score.
 
     One line per benchmark, one marker per model; a filled marker's 95% interval excludes zero. None if
@@ -69,7 +71,6 @@ def differences(
         axes.set_yticks(range(len(benchmarks)), [heading(name) for name in benchmarks])
         axes.set_ylim(len(benchmarks) - 0.5, -0.5)
         axes.set_xlim(*_limits([value for _, _, *rest in points for value in rest[:3]]))
-        axes.tick_params(length=0)
         axes.grid(axis="x", color=LINE, linewidth=0.5)
         axes.set_axisbelow(True)
         return as_svg(figure, name)
@@ -77,7 +78,7 @@ def differences(
 
 def tradeoff(
     model: str, measurements: Sequence[Measurement], benchmarks: Sequence[str], phase: str, name: str
-) -> str | None:
+) -> Markup | None:
     """Score kept, mean percentage of the unpruned model's, against visual tokens kept in a phase.
 
     `phase` is "prefill" or "decode". Marks are those of `legend`. None where no measurement of the model has
@@ -101,10 +102,8 @@ def tradeoff(
             face = PAPER if mark.hollow else colour
             axes.plot(x, y, mark.shape, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
         axes.set_xlabel(f"visual tokens per layer at {phase}, % of V")
-        axes.set_title("score kept, % of unpruned", fontsize=8.5, color=MUTED)
-        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
+        axes.set_title("score kept, % of unpruned")
+        gridded(axes)
         return as_svg(figure, name)
 
 
@@ -118,7 +117,7 @@ def colours(labels: Iterable[str]) -> dict[str, int]:
 
 def pareto(
     curves: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
-) -> str:
+) -> Markup:
     """Quality against retained tokens; `numbers` are those of `colours`. `name` makes ids unique."""
     with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (figure, axes):
         # DyRate last, on top of the others.
@@ -135,10 +134,9 @@ def pareto(
             )
         axes.set_xlim(-3, 104)
         axes.set_xlabel("visual tokens per layer, % of V")
-        axes.set_title(title, fontsize=8.5, color=INK)
-        axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelcolor=MUTED)
+        axes.set_title(title, color=INK)
+        gridded(axes)
+        axes.tick_params(labelcolor=MUTED)
         return as_svg(figure, name)
 
 

@@ -54,12 +54,12 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         curves=_curves(study, measurements),
         summary=lines(main, study.benchmarks),
         differences=[
-            (" / ".join(dict.fromkeys(m.label for m in shown)), Markup(svg))
+            (" / ".join(dict.fromkeys(m.label for m in shown)), svg)
             for i, shown in enumerate(figures.panels(main))
             if (svg := figures.differences(shown, main, study.benchmarks, f"d{i}"))
         ],
         tradeoffs=[
-            (f"{title}, {m}", Markup(svg))
+            (f"{title}, {m}", svg)
             for title, names, phase in (
                 ("Questions and short answers", questions, "prefill"),
                 ("Captions", captions, "decode"),
@@ -113,13 +113,13 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
             (
                 model,
                 len(pareto.averaged(model, measurements)),
-                Markup(_panel(panels[None], colours, None, f"p{i}")),
+                _panel(panels[None], colours, None, f"p{i}"),
             )
             for i, (model, panels) in enumerate(drawn.items())
         ],
         "panels": {
             model: [
-                Markup(_panel(curves, colours, name, f"p{i}-{name}"))
+                _panel(curves, colours, name, f"p{i}-{name}")
                 for name, curves in panels.items()
                 if name and curves
             ]
@@ -128,7 +128,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
     }
 
 
-def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> str:
+def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> Markup:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
     return figures.pareto(curves, colours, title, key, large=name is None)
 

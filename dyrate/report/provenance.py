@@ -1,22 +1,13 @@
 """Where the measured figures come from: the page's header, gathered from the results themselves."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from dyrate.analysis.measurements import Measurement, span
 from dyrate.study import Study
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One line of the header."""
-
-    name: str
-    value: str
-
-
-def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]:
+def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
     """Study, models, samples, seeds, device, versions, commit and dates; differing values are all named."""
     metas = [m.result["meta"] for m in measurements]
     counts = [b["samples"] for m in measurements for b in m.result["benchmarks"].values()]
@@ -36,7 +27,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> tuple[Fact, ...]
         "Commit": _each(_short(meta.get("commit") or "") for meta in metas),
         "Versions": ", ".join(versions),
     }
-    return tuple(Fact(name, value) for name, value in values.items() if value)
+    return {name: value for name, value in values.items() if value}
 
 
 def _each(values: Iterable[object]) -> str:

@@ -286,8 +286,8 @@ def test_the_way_to_reproduce_is_the_config_on_the_page(small):
 @pytest.mark.parametrize(
     ("command", "output", "complaint"),
     [
-        ("tables", "file", "file cannot be a folder"),
-        ("report", "file/index.html", "file cannot be a folder"),
+        ("tables", "file", "--output file: cannot be made a folder: File exists"),
+        ("report", "file/index.html", "--output file: cannot be made a folder: File exists"),
         ("report", "folder", "folder is a folder; name the page"),
     ],
 )

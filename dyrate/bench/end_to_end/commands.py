@@ -1,9 +1,6 @@
 """`dyrate bench-harness`: how many captions per second the whole evaluation makes."""
 
 import argparse
-import sys
-from dataclasses import asdict
-from statistics import median
 
 from dyrate.bench.document import publish
 from dyrate.bench.end_to_end.job import HarnessBench
@@ -29,40 +26,15 @@ def register(subparsers: Subparsers) -> None:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.end_to_end.throughput import throughput
-    from dyrate.bench.models import named_shape
     from dyrate.evaluation.checkpoint import choose_device
     from dyrate.evaluation.commands import quiet_libraries
 
     [job] = asked(HarnessBench, arguments)
     quiet_libraries()
     device = choose_device(job.device)
-    found = throughput(
-        job.model or named_shape(job.shape or ""),
-        job.processor,
-        job.methods,
-        samples=job.samples,
-        peer_samples=job.peer_samples,
-        batch_size=job.batch_size,
-        new_tokens=job.new_tokens,
-        rounds=job.rounds,
-        device=device,
-        dtype=job.dtype,
-        say=lambda line: print(line, file=sys.stderr),
-    )
-    rates = [entry.samples / median(entry.seconds) for entry in found]
-    for entry, rate in zip(found, rates, strict=True):
-        print(f"{entry.name}: {rate:.2f} captions/s, {rate / rates[0]:.1f} times llava_hf")
-    publish(
-        HarnessDocument,
-        job,
-        device,
-        {
-            "batch_size": job.batch_size,
-            "new_tokens": job.new_tokens,
-            "rows": [
-                {**asdict(entry), "captions_per_second": rate, "speedup": rate / rates[0]}
-                for entry, rate in zip(found, rates, strict=True)
-            ],
-        },
-    )
+    rows = throughput(job, device)
+    for row in rows:
+        print(f"{row.name}: {row.captions_per_second:.2f} captions/s, {row.speedup:.1f} times llava_hf")
+    parts = {"batch_size": job.batch_size, "new_tokens": job.new_tokens, "rows": rows}
+    publish(HarnessDocument, job, device, parts)
     return 0

@@ -4,10 +4,10 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -16,29 +16,19 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import save_file
 
+from dyrate.bench.end_to_end.job import HarnessBench
 from dyrate.bench.limits import synchronise
-from dyrate.bench.models import loaded_model, random_model
-from dyrate.cost.shapes import ModelShape
+from dyrate.bench.models import loaded_model, named_shape, random_model
 from dyrate.evaluation import adapter, checkpoint
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.registry import load_method
+from dyrate.speed.documents import ThroughputRow
 from dyrate.testbed.benchmarks.build import build
 
 TASK = "nocaps"
-
-
-@dataclass
-class Throughput:
-    """One way to answer, and how long its rounds took."""
-
-    name: str
-    samples: int
-    seconds: list[float] = field(default_factory=list)
-    tokens: int = 0
-    """Of the last round's answers, as the tokenizer reads them back."""
 
 
 @contextmanager
@@ -60,66 +50,66 @@ def checkpoint_like(model: Any, processor: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def throughput(
-    model: str | ModelShape,
-    processor: Path,
-    methods: Sequence[dict[str, Any]],
-    *,
-    samples: int,
-    peer_samples: int,
-    batch_size: int,
-    new_tokens: int,
-    rounds: int,
-    device: torch.device,
-    dtype: str,
-    say: Callable[[str], None],
-) -> list[Throughput]:
+def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
     """Answer the testbed's captioning questions by `llava_hf` and by this package, in alternating rounds.
 
-    `model` is a checkpoint, or a shape, which gets random weights and `processor`'s tokenizer. The first
-    entry is `llava_hf`, on the first `peer_samples` of the questions.
+    The model is a checkpoint, or a shape, which gets random weights and the processor's tokenizer. The first
+    row is `llava_hf`, on the first `job.peer_samples` of the questions.
     """
     whole = (
-        loaded_model(model, device, dtype)
-        if isinstance(model, str)
-        else random_model(model, device, getattr(torch, dtype))
+        loaded_model(job.model, device, job.dtype)
+        if job.model
+        else random_model(named_shape(job.shape or ""), device, getattr(torch, job.dtype))
     )
+    names = ["llava_hf", *(load_method(method).label for method in job.methods)]
+    samples = [job.peer_samples, *[job.samples] * len(job.methods)]
+    seconds: list[list[float]] = [[] for _ in names]
+    tokens = [0] * len(names)
     with tempfile.TemporaryDirectory(prefix="dyrate-harness-") as data:
-        build((TASK,), samples, seed=0, output_dir=Path(data))
-        with checkpoint_like(whole, processor) as folder:
-            ours = _adapter(whole, folder, device, dtype, batch_size)
-            peer = _llava_hf(whole, folder, device, dtype)
-            peer_task, task = (_task(Path(data), count, new_tokens) for count in (peer_samples, samples))
-            found = [Throughput("llava_hf", peer_samples)]
-            found += [Throughput(load_method(method).label, samples) for method in methods]
-            for number in range(rounds + 1):  # the first one warms up
-                for index, entry in enumerate(found):
+        build((TASK,), job.samples, seed=0, output_dir=Path(data))
+        with checkpoint_like(whole, job.processor) as folder:
+            ours = _adapter(whole, folder, device, job)
+            peer = _llava_hf(whole, folder, device, job.dtype)
+            peer_task, task = (_task(Path(data), count, job) for count in (job.peer_samples, job.samples))
+            for number in range(job.rounds + 1):  # the first one warms up
+                for index, name in enumerate(names):
                     asked, by = (task, ours) if index else (peer_task, peer)
                     if index:
-                        ours.configure(methods[index - 1])
+                        ours.configure(job.methods[index - 1])
                     synchronise(device)
                     started = perf_counter()
                     answers = ask(by, asked)
                     synchronise(device)
                     took = perf_counter() - started
-                    say(f"{entry.name}: {entry.samples / took:.2f} captions/s")
+                    sys.stderr.write(f"{name}: {samples[index] / took:.2f} captions/s\n")
                     if number:
-                        entry.seconds.append(took)
-                    entry.tokens = sum(map(len, ours.tokenizer(answers)["input_ids"]))
-    return found
+                        seconds[index].append(took)
+                    tokens[index] = sum(map(len, ours.tokenizer(answers)["input_ids"]))
+    rates = [count / median(times) for count, times in zip(samples, seconds, strict=True)]
+    return [
+        ThroughputRow(
+            name=name,
+            samples=samples[i],
+            seconds=tuple(seconds[i]),
+            tokens=tokens[i],
+            captions_per_second=rates[i],
+            speedup=rates[i] / rates[0],
+        )
+        for i, name in enumerate(names)
+    ]
 
 
-def _task(data: Path, samples: int, new_tokens: int) -> LoadedTask:
+def _task(data: Path, samples: int, job: HarnessBench) -> LoadedTask:
     (loaded,) = load_tasks(select((TASK,)), "testbed", data, samples, primary_only=True)
-    loaded.task.set_config("generation_kwargs", {"max_new_tokens": new_tokens}, update=True)
+    loaded.task.set_config("generation_kwargs", {"max_new_tokens": job.new_tokens}, update=True)
     return loaded
 
 
-def _adapter(
-    model: Any, folder: Path, device: torch.device, dtype: str, batch_size: int
-) -> "adapter.DyrateModel":
+def _adapter(model: Any, folder: Path, device: torch.device, job: HarnessBench) -> "adapter.DyrateModel":
     with patch.object(checkpoint, "load_model", lambda *arguments: model):
-        return adapter.DyrateModel(str(folder), device=str(device), dtype=dtype, batch_size=batch_size)
+        return adapter.DyrateModel(
+            str(folder), device=str(device), dtype=job.dtype, batch_size=job.batch_size
+        )
 
 
 def _llava_hf(model: Any, folder: Path, device: torch.device, dtype: str) -> Any:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from dyrate.report.drawing import CURVES, LINE, MUTED, PAPER, as_svg, canvas
+from dyrate.report.drawing import CURVES, MUTED, PAPER, as_svg, canvas, gridded
 from dyrate.speed.decode_steps import ProfiledStep
 from dyrate.speed.documents import BenchDocument
 from dyrate.speed.series import Series, Value, kind, roofline_points
@@ -25,7 +26,7 @@ def look(series: Series) -> tuple[int, int]:
     return colour, (series.number + lap) % len(MARKERS)
 
 
-def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str | None:
+def curve(series: Sequence[Series], title: str, value: Value, name: str) -> Markup | None:
     """A quantity against the batch, both on logarithmic axes; None where nobody measured it.
 
     Dashes mean transformers. `name` makes ids unique.
@@ -51,11 +52,11 @@ def curve(series: Sequence[Series], title: str, value: Value, name: str) -> str 
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("batch, rows at once")
-        axes.set_title(title, fontsize=8.5, color=MUTED)
+        axes.set_title(title)
         return as_svg(figure, name)
 
 
-def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
+def roofline(benches: Sequence[BenchDocument], name: str) -> Markup | None:
     """FLOPs per second against FLOPs per byte, of documents with one device, dtype and shape.
 
     A circle is a decode step, a diamond a prefill; filled where a method drops tokens. The lines are the
@@ -97,11 +98,11 @@ def roofline(benches: Sequence[BenchDocument], name: str) -> str | None:
         axes.xaxis.set_major_formatter(FuncFormatter(_plain))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("FLOPs per byte that must be read")
-        axes.set_title("TFLOP/s attained", fontsize=8.5, color=MUTED)
+        axes.set_title("TFLOP/s attained")
         return as_svg(figure, name)
 
 
-def bars(steps: Sequence[ProfiledStep], name: str) -> str:
+def bars(steps: Sequence[ProfiledStep], name: str) -> Markup:
     """A bar for each step, as long as its kernels take; `name` makes ids unique."""
     with canvas(3.9, 0.5 + 0.56 * len(steps)) as (figure, axes):
         for row, step in enumerate(steps):
@@ -113,7 +114,7 @@ def bars(steps: Sequence[ProfiledStep], name: str) -> str:
             text.set_in_layout(False)  # a long label must not leave the bars no room
         axes.set_ylim(0.78 - len(steps), 0.8)
         axes.set_yticks([])
-        axes.tick_params(length=0, labelsize=8)
+        axes.tick_params(labelsize=8)
         axes.set_xlabel("milliseconds")
         return as_svg(figure, name)
 
@@ -137,9 +138,8 @@ def _logarithmic(axes: Axes) -> None:
     low, high = axes.get_ylim()
     # Less than two decades: the decades' own ticks would leave the axis almost bare.
     axes.yaxis.set_minor_formatter(FuncFormatter(_some) if high / low < 100 else NullFormatter())
-    axes.tick_params(length=0, which="both", labelsize=8)
-    axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
-    axes.set_axisbelow(True)
+    axes.tick_params(which="both", labelsize=8)
+    gridded(axes)
 
 
 def _plain(value: float, _: int | None = None) -> str:

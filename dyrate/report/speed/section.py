@@ -103,7 +103,7 @@ def _by_machine(benches: Sequence[BenchDocument]) -> list[tuple[str, list[BenchD
 
 def _roofs(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
     return [
-        (name, Markup(svg))
+        (name, svg)
         for i, (name, group) in enumerate(_by_machine(benches))
         if (svg := figures.roofline(group, f"roof{i}"))
     ]
@@ -111,7 +111,7 @@ def _roofs(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
 
 def _steps(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
     return [
-        (name, Markup(figures.bars(steps, f"step{i}")))
+        (name, figures.bars(steps, f"step{i}"))
         for i, (name, group) in enumerate(_by_machine(benches))
         if (steps := profiled(group))
     ]
@@ -125,7 +125,7 @@ def _curves(benches: Sequence[BenchDocument]) -> list[Curves]:
             for j, (title, value) in enumerate(figures.MEASURES)
         )
         legend = ((one.label, *figures.look(one), one.engine != "graph") for one in contenders)
-        curves.append(Curves(str(setting), tuple(legend), tuple(Markup(svg) for svg in drawn if svg)))
+        curves.append(Curves(str(setting), tuple(legend), tuple(svg for svg in drawn if svg)))
     return curves
 
 
