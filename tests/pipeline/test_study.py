@@ -121,7 +121,7 @@ def test_all_samples_are_asked_for_by_no_limit():
             {"decodings": [{"name": "beamm-2"}]},
             "x.yaml: decodings: unknown decoding 'beamm-2'; known: greedy",
         ),
-        ({"decodings": [{"name": "top_p", "top_p": 7}]}, "top_p is 7; it should be in [0.001, 1]"),
+        ({"decodings": [{"name": "top_p", "top_p": 7}]}, "decoding top_p: top_p: 7 is not at most 1.0"),
         ({"samples": None}, "x.yaml: samples: null takes all, but the testbed draws"),
         ({"methods": [{"name": "fastv", "layer": 2}]}, "x.yaml: methods: no 'none' on 'a'"),
         ({"methods": [{"name": "none", "models": ["a"]}, {"name": "vtw"}]}, "methods: no 'none' on 'b'"),

@@ -191,7 +191,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dyrate.testbed.models.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = train_tokenizer(["What color is the small star? Answer with one word."], 300)
+    tokenizer = train_tokenizer(["What color is the small star? Answer with one word."])
     build_model(size_of("testbed-tiny"), tokenizer, seed=0).save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
     return folder
