@@ -161,15 +161,14 @@ class TokenSet:
         held = self._held(keep)
         lengths = held.sum(dim=1)
         visual = (held & (self.visual_index >= 0)).sum(dim=1)
-        missing = (self.layout.visual_tokens - visual).max()
         # A stable sort puts what is dropped on the left and leaves the order of what is kept. Before the host
         # waits for the numbers, as all that it asks for after that keeps the device waiting.
         order = held.to(torch.uint8).argsort(dim=1, stable=True)
         slots = torch.where(held, self.slots, -1)
         in_order = slots.gather(1, order)
         any_dropped = (self.valid & ~held).any()
-        shortest, longest, most_visual, missing, any_dropped = torch.stack(
-            [lengths.min(), lengths.max(), visual.max(), missing, any_dropped]
+        shortest, longest, most_visual, any_dropped = torch.stack(
+            [lengths.min(), lengths.max(), visual.max(), any_dropped]
         ).tolist()
         if not any_dropped:
             return self, None
@@ -182,7 +181,7 @@ class TokenSet:
             slots,
             padded=shortest < longest,
             most_visual=most_visual,
-            complete=not missing,
+            complete=False,
             next_position=next_position,
         )
         return kept, columns

@@ -115,11 +115,11 @@ def test_a_monotone_run_never_wants_more_and_a_minimum_is_kept(model: Any, input
 def test_small_evictions_wait(model: Any, inputs: dict[str, Tensor]) -> None:
     """The schedule wants 13, 8 and 7 of 16 tokens; fewer than 4 at a time do not go."""
 
-    def held(evict_at_least: int) -> list[float]:
+    def held(evict_at_least: int, mode: str = "evict") -> list[float]:
         method = DyRate(
             predictor=tiny_predictor("slow", schedule=[0.0, 0.2, 0.5, 0.55]),
             rates="schedule",
-            mode="evict",
+            mode=mode,
             evict_at_least=evict_at_least,
         )
         output, run = generate(model, method, inputs, steps=5)
@@ -127,7 +127,24 @@ def test_small_evictions_wait(model: Any, inputs: dict[str, Tensor]) -> None:
         return (retained(run)[0] * 16).tolist()
 
     assert held(1) == [16, 13, 8, 7, 7]
+    assert held(2) == [16, 13, 8, 8, 8]
     assert held(4) == [16, 16, 8, 8, 8]
+    assert held(4, "select") == [16, 13, 8, 7, 7]
+
+
+def test_only_what_is_used_is_read(model: Any) -> None:
+    def needs(**config: Any) -> Needs:
+        return DyRate(predictor=tiny_predictor("read", **config)).needs(6)
+
+    assert set(needs().observed) == {1}
+    assert needs().decode == (2,)
+    assert set(needs(ranking="linear").observed) == {0, 1}
+    # The layer behind a lagged one goes back to the choice; behind the last one there is none.
+    assert (set(needs(lagged=(3,)).observed), set(needs(lagged=(3,)).decode)) == ({1, 3}, {2, 3, 4})
+    assert set(needs(lagged=(4,)).decode) == {2, 4, 5}
+    assert set(needs(lagged=(5,)).decode) == {2, 5}
+    assert needs().capturable
+    assert FixedPrune().needs(6).capturable
 
 
 def test_lagged_layers_see_every_token_held(model: Any, inputs: dict[str, Tensor]) -> None:
