@@ -106,12 +106,12 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
     return found
 
 
-def layers_from(found: Any, depth: int, what: str) -> tuple[int, ...]:
+def layers_from(given: Any, depth: int, what: str) -> tuple[int, ...]:
     """Return numbers of layers in order; a `DyrateError` for what a model of `depth` layers does not have."""
-    if not isinstance(found, Iterable) or isinstance(found, str | bytes):
-        raise DyrateError(f"{what}: expected a tuple of layers, not {found!r:.200}")
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise DyrateError(f"{what}: expected a tuple of layers, not {given!r:.200}")
     layers = set()
-    for layer in found:
+    for layer in given:
         if isinstance(layer, bool) or not hasattr(layer, "__index__"):
             raise DyrateError(f"{what}: {layer!r:.80} is no layer: expected a whole number")
         number = operator.index(layer)

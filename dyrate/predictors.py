@@ -190,20 +190,20 @@ class RatePredictor(nn.Module):
             hidden = state.get("predictor_hidden")
             values, last = self.recurrent(values, None if hidden is None else hidden[None].contiguous())
             state["predictor_hidden"] = last[0]
-        found: Tensor = self.head(values)
-        return found
+        outputs: Tensor = self.head(values)
+        return outputs
 
-    def logits(self, found: Tensor) -> Tensor:
+    def logits(self, outputs: Tensor) -> Tensor:
         """Logits [..., K_r] of the head's outputs; `ordinal`: a normal distribution, at least a rate wide."""
         if self.config.output == "classes":
-            return found
+            return outputs
         rates = self.config.rates
-        width = 1 + rates / 8 * softplus(found[..., 1:])
-        return -(((torch.arange(rates, device=found.device) - self._centre(found)) / width) ** 2) / 2
+        width = 1 + rates / 8 * softplus(outputs[..., 1:])
+        return -(((torch.arange(rates, device=outputs.device) - self._centre(outputs)) / width) ** 2) / 2
 
-    def _centre(self, found: Tensor) -> Tensor:
+    def _centre(self, outputs: Tensor) -> Tensor:
         """Where among the rates 0 .. K_r - 1 the distribution's middle is, [..., 1]."""
-        return found[..., :1].sigmoid() * (self.config.rates - 1)
+        return outputs[..., :1].sigmoid() * (self.config.rates - 1)
 
 
 class TokenRanker(nn.Module):
@@ -327,9 +327,9 @@ def _tensors(folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Tenso
         what = "is missing" if different[0] in wanted else "should not be there"
         raise DyrateError(f"{path} does not fit {RECORD_FILE}: the tensor {different[0]} {what}")
     for name, tensor in tensors.items():
-        found, should = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, wanted[name]))
-        if found != should:
-            raise DyrateError(f"{path} does not fit {RECORD_FILE}: {name} is {found}, should be {should}")
+        there, should = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, wanted[name]))
+        if there != should:
+            raise DyrateError(f"{path} does not fit {RECORD_FILE}: {name} is {there}, should be {should}")
         if not tensor.isfinite().all():
             raise DyrateError(f"{path}: {name} has numbers that are not finite; train the predictor again")
     if (hashed := files.digest(weights)) != record.get("sha256"):

@@ -22,7 +22,7 @@ class Claim:
     """A claim, what was found on each model, and whether it holds in each case in which that can be told."""
 
     claim: str
-    found: tuple[str, ...]
+    cases: tuple[str, ...]
     holds: tuple[bool, ...]
     note: str = ""
     untold: int = 0
@@ -33,8 +33,8 @@ class Claim:
         """The finding in a few words."""
         if not self.holds:
             return "cannot be told here"
-        held, cases = sum(self.holds), len(self.holds)
-        text = f"holds here in {held} of {cases} cases" if 0 < held < cases else "holds here"
+        held, told = sum(self.holds), len(self.holds)
+        text = f"holds here in {held} of {told} cases" if 0 < held < told else "holds here"
         text = text if held else "does not hold here"
         return f"{text}, and cannot be told in {self.untold} more" if self.untold else text
 

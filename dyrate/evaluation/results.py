@@ -52,11 +52,11 @@ class Difference(Estimate):
     """A metric minus the baseline's, paired: both evaluated on the same resampled units."""
 
 
-def _in_order(found: Estimate) -> Estimate:
-    low, high = found["low"], found["high"]
+def _in_order(estimate: Estimate) -> Estimate:
+    low, high = estimate["low"], estimate["high"]
     if (low is None) != (high is None) or (low is not None and high is not None and low > high):
         raise ValueError(f"[{low}, {high}] is not an interval")
-    return found
+    return estimate
 
 
 IN_ORDER = AfterValidator(_in_order)
@@ -108,12 +108,12 @@ class BenchmarkResult(TypedDict):
     work: NotRequired[Phases | None]
 
 
-def _has_primary(found: BenchmarkResult) -> BenchmarkResult:
-    if found["primary"] not in found["scores"]:
+def _has_primary(benchmark: BenchmarkResult) -> BenchmarkResult:
+    if benchmark["primary"] not in benchmark["scores"]:
         raise ValueError(
-            f"primary: {found['primary']!r} is not in scores, which has {', '.join(found['scores'])}"
+            f"primary: {benchmark['primary']!r} is not in scores, which has {', '.join(benchmark['scores'])}"
         )
-    return found
+    return benchmark
 
 
 @with_config(OPEN)

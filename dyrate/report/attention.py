@@ -18,7 +18,7 @@ class TraceRow:
 
     model: str
     benchmark: str
-    found: TracedBenchmark
+    traced: TracedBenchmark
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ def attention(study: Study) -> AttentionSection | None:
         return None
     order = [name for name in study.benchmarks if any(name in s["benchmarks"] for s in summaries)]
     rows = tuple(
-        TraceRow(summary["model"], name, found)
+        TraceRow(summary["model"], name, traced)
         for name in order
         for summary in summaries
-        if (found := summary["benchmarks"].get(name))
+        if (traced := summary["benchmarks"].get(name))
     )
-    growing = [name for name in order if any(row.benchmark == name and row.found["trends"] for row in rows)]
+    growing = [name for name in order if any(row.benchmark == name and row.traced["trends"] for row in rows)]
     return AttentionSection(
         rows=rows,
         words={
-            s["model"]: tuple(sentences([row.found for row in rows if row.model == s["model"]]))
+            s["model"]: tuple(sentences([row.traced for row in rows if row.model == s["model"]]))
             for s in summaries
         },
         curves=tuple(

@@ -52,9 +52,9 @@ def test_eight_wins_are_the_claim_and_seven_are_not(tell):
     assert beats.holds == (True,)
     assert (
         "on a at 50% of the tokens at prefill and 50% at decode: 8 wins, 0 ties and 0 losses"
-        in beats.found[0]
+        in beats.cases[0]
     )
-    assert "against FastV (K=2) on 8 benchmarks" in beats.found[0]
+    assert "against FastV (K=2) on 8 benchmarks" in beats.cases[0]
 
     _, (beats, *_) = tell(default=(0.9, 0.9))
     assert beats.holds == (False,)
@@ -66,7 +66,7 @@ def test_on_fewer_benchmarks_than_wins_are_claimed_nothing_can_be_told(tell):
 
     assert (beats.holds, beats.untold) == ((), 1)
     assert beats.verdict == "cannot be told here"
-    assert beats.found[0].endswith("cannot be told at this budget, only 7 comparisons")
+    assert beats.cases[0].endswith("cannot be told at this budget, only 7 comparisons")
 
 
 def test_too_few_wins_are_too_few_even_if_the_missing_benchmarks_were_won(tell):
@@ -97,14 +97,14 @@ def test_a_benchmark_beyond_the_papers_ten_is_no_win_of_eight(tell):
     _, (beats, *_) = tell([*BENCHMARKS[:7], "textvqa"], default=(0.5, 0.5))
 
     assert beats.holds == ()
-    assert "against FastV (K=2) on 7 benchmarks" in beats.found[0]
+    assert "against FastV (K=2) on 7 benchmarks" in beats.cases[0]
     assert "without TextVQA" in beats.note
 
 
 def test_a_sweep_is_told_from_the_most_tokens_to_the_fewest(tell):
     _, (beats, *_) = tell(default=(0.5, 0.5), lean=(0.45, 0.45), lavish=(0.9, 0.9))
 
-    assert [found.partition("% of")[0] for found in beats.found] == ["on a at 90", "on a at 50", "on a at 45"]
+    assert [case.partition("% of")[0] for case in beats.cases] == ["on a at 90", "on a at 50", "on a at 45"]
     # At 90% of the tokens FastV's mixture has 38 of 40 right, at 45% and 50% 22 and 24.
     assert beats.holds == (False, True, True)
     assert beats.verdict == "holds here in 2 of 3 cases"
@@ -120,8 +120,8 @@ def test_what_is_kept_is_the_mean_share_of_the_unpruned_score(tell):
     assert kept["value"] == pytest.approx((80 + 100 * (32 * 1.2 + 8 * 0.3) / (40 * 1.2)) / 2)
     assert kept["low"] < kept["value"] < kept["high"]
     assert third.holds == (False,)
-    assert f"keeps {kept['value']:.1f}%" in third.found[0]
-    assert "the only setting within it" in third.found[0]
+    assert f"keeps {kept['value']:.1f}%" in third.cases[0]
+    assert "the only setting within it" in third.cases[0]
 
 
 def test_a_setting_that_spends_more_does_not_count(tell):
@@ -130,7 +130,7 @@ def test_a_setting_that_spends_more_does_not_count(tell):
     assert third.holds == (False,)
     assert (
         "no setting spends so little: the leanest, DyRate (predictor=default, K=2), spends 50%"
-        in third.found[0]
+        in third.cases[0]
     )
 
 
@@ -157,7 +157,7 @@ def test_a_tenth_is_counted_from_the_prune_layer_on(tell, tmp_path):
     *_, tenth = gather(study, load(study)).claims
 
     assert tenth.holds == (True,)
-    assert "10% at decode from layer 2 on (55% over all layers)" in tenth.found[0]
+    assert "10% at decode from layer 2 on (55% over all layers)" in tenth.cases[0]
 
 
 def test_without_answers_nothing_is_claimed(tell, tmp_path):
