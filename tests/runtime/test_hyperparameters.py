@@ -1,4 +1,4 @@
-"""Defaults and bounds of every built-in method, written down a second time.
+"""Defaults and bounds of built-in methods, written down a second time; a new one may join them.
 
 A default that moves changes what a bare name means in every study, and a bound that moves lets a value in
 that means nothing. Both must be a decision, not a slip.

@@ -94,7 +94,7 @@ def test_a_method_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> No
 
 MISTAKES: dict[str, tuple[Any, str]] = {
     "name": ({"name": "fastvv"}, "did you mean 'fastv'?"),
-    "stranger": ({"name": "qqqqqq"}, "known: depth_prune, downsample, dyrate"),
+    "stranger": ({"name": "qqqqqq"}, f"known: {', '.join(registry.references())}, or path/to/file.py:Class"),
     "no name": ({"layer": 2}, "a mapping with a 'name'"),
     "field": ({"name": "fastv", "rat": 0.5}, "has no field 'rat'; did you mean 'rate'?"),
     "rate too high": ({"name": "fastv", "rate": 1.5}, "FastV(rate=1.5): expected from 0 to 1"),
