@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyrate.clip import FOLDER, text_tower
 from dyrate.errors import DyrateError
-
-FOLDER = "clip"
-"""Of a checkpoint: the text encoder, its projection and its tokenizer, in transformers' own layout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +25,9 @@ class QuestionReader:
     @classmethod
     def of(cls, tokenizer: Any, checkpoint: str | Path | None = None) -> "QuestionReader":
         """Return the reader for a tokenizer, with the text encoder of a checkpoint's folder if it has one."""
-        folder = Path(checkpoint or "") / FOLDER
-        if checkpoint is None or not folder.is_dir():
+        if checkpoint is None or not (Path(checkpoint) / FOLDER).is_dir():
             return cls(tokenizer)
-        return cls(tokenizer, _TextEncoder(folder))
+        return cls(tokenizer, _TextEncoder(Path(checkpoint)))
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
@@ -49,26 +46,11 @@ class QuestionReader:
 class _TextEncoder:
     """A CLIP text model; texts longer than it takes are cut into parts, whose features are averaged."""
 
-    folder: Path
+    checkpoint: Path
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoTokenizer, CLIPTextModelWithProjection
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            model, told = CLIPTextModelWithProjection.from_pretrained(
-                self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:
-            cause = " ".join(str(error).split())
-            raise DyrateError(f"{self.folder}: the text encoder cannot be loaded: {cause:.300}") from error
-        if told["missing_keys"] or told["mismatched_keys"]:
-            wrong = sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]}))
-            raise DyrateError(
-                f"{self.folder}: the text encoder has no fitting weights for {', '.join(wrong):.300}"
-            )
-        return tokenizer, model.eval()
+        return text_tower(self.checkpoint)
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:

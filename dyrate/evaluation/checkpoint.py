@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyrate.clip import FOLDER as TEXT_ENCODER
 from dyrate.errors import DyrateError
 from dyrate.files import write_text
-from dyrate.question_reader import FOLDER as TEXT_ENCODER
 
 if TYPE_CHECKING:
     import torch

@@ -54,7 +54,7 @@ def tiny_model(folder: Path) -> None:
 
     texts = [turn.prompt + turn.answer for i in range(20) for turn in training_example(0, i).turns]
     tokenizer = train_tokenizer(texts)
-    build_model(Size(1, 32, 4, 32, 64), tokenizer, 0).save_pretrained(folder)
+    build_model(Size(2, 32, 1, 4, 32, 64), tokenizer, 0).save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
 
 

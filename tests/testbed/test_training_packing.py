@@ -11,6 +11,7 @@ from dyrate.testbed.models.held_out import HeldOut
 from dyrate.testbed.models.packing import NO_TARGET, Packer, branch_mask, normalise, packed_logits
 from dyrate.testbed.models.recipe import RECIPES
 from dyrate.testbed.models.stream import world_tokenizer
+from dyrate.testbed.models.tokenizer import caption_tokenizer
 from dyrate.testbed.world.examples import training_example, validation_example
 
 
@@ -44,10 +45,16 @@ def pixels(processor, batch):
     return normalise(batch.images, torch.tensor(images.image_mean), torch.tensor(images.image_std))
 
 
+def seen(processor, model, batch):
+    """The states that LLaVA-1.5's projector reads: those of the tower's second-last layer."""
+    tower = model.model.vision_tower
+    return tower(pixel_values=pixels(processor, batch), output_hidden_states=True).hidden_states[-2]
+
+
 def test_packed_logits_are_those_of_each_turn_alone(tokenizer, processor, model, examples):
     batch, placed = Packer(tokenizer, 512).batch(examples)
     with torch.inference_mode():
-        packed = packed_logits(model, batch, pixels(processor, batch))
+        packed = packed_logits(model, batch, seen(processor, model, batch))
     compared = 0
     for row, (example, turns) in enumerate(zip(examples, placed, strict=True)):
         for number, turn in enumerate(turns, start=1):
@@ -68,6 +75,32 @@ def test_pixels_are_the_processors(tokenizer, processor, examples):
         [Image.fromarray(example.image) for example in examples], return_tensors="pt"
     )["pixel_values"]
     torch.testing.assert_close(pixels(processor, batch), expected, atol=1e-6, rtol=0)
+
+
+def test_spaced_positions_leave_inference_positions_to_the_rest(tokenizer, examples):
+    """Visual tokens stand closer together; what follows stands right behind them."""
+    packer = Packer(tokenizer, 512)
+    (whole, _), (close, _) = packer.batch(examples), packer.batch(examples, [0.25] * len(examples))
+    first, last = whole.first_visual_token, whole.first_visual_token + VISUAL_TOKENS
+    for row in range(len(examples)):
+        assert close.position_ids[row, first:last].tolist() == [first + i // 4 for i in range(VISUAL_TOKENS)]
+        behind = whole.segments[row] > 0
+        shift = VISUAL_TOKENS - VISUAL_TOKENS // 4
+        assert torch.equal(close.position_ids[row, behind], whole.position_ids[row, behind] - shift)
+    for name in ("input_ids", "targets", "weights", "segments", "captions"):
+        assert torch.equal(getattr(whole, name), getattr(close, name)), name
+
+
+def test_captions_end_where_the_text_tower_pools(tokenizer, examples):
+    batch, _ = Packer(tokenizer, 512).batch(examples)
+    reader = caption_tokenizer(tokenizer)
+    for ids, captioned, example in zip(batch.captions, batch.captioned, examples, strict=True):
+        captions = [turn.answer for turn in example.turns if turn.kind == "caption"]
+        assert bool(captioned) == bool(captions)
+        end = ids.tolist().index(reader.eos_token_id)
+        assert reader.eos_token_id == len(reader) - 1 == int(ids.max())
+        assert (ids[end:] == reader.eos_token_id).all()
+        assert reader.decode(ids[1:end]) == (captions or [""])[0]
 
 
 def test_targets_are_the_answers_and_nothing_else(tokenizer, examples):
@@ -135,7 +168,7 @@ def test_held_out_accuracy_is_the_exact_match_of_greedy_decoding(tokenizer, proc
         batch.input_ids[0, here + 1] = written
 
     def right_answers():
-        accuracy = held_out.score(lambda packed: packed_logits(model, packed, pixels(processor, packed)))
+        accuracy = held_out.score(lambda packed: packed_logits(model, packed, seen(processor, model, packed)))
         return sum(right for right, _ in accuracy.exact.values())
 
     assert right_answers() == len(placed[0])

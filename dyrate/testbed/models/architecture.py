@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from transformers import (
+    CLIPConfig,
     CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -36,19 +39,20 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """Depth and width of a testbed model: a CLIP vision tower and a Llama text model with 32-wide heads."""
+    """Depth and width of a testbed model: CLIP's two towers, equally wide, and a Llama with 32-wide heads."""
 
     vision_layers: int
     vision_width: int
+    caption_layers: int  # of CLIP's text tower
     text_layers: int
     text_width: int
     text_feed_forward: int
 
 
 SIZES = {
-    "testbed-tiny": Size(1, 32, 2, 32, 64),
-    "testbed-s": Size(5, 160, 8, 192, 512),
-    "testbed-m": Size(6, 192, 12, 256, 608),
+    "testbed-tiny": Size(2, 32, 1, 2, 32, 64),
+    "testbed-s": Size(6, 160, 4, 8, 192, 512),
+    "testbed-m": Size(7, 192, 4, 12, 256, 608),
 }
 HEAD_WIDTH = 32
 
@@ -113,7 +117,7 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=VISUAL_TOKENS,
-        vision_feature_layer=-1,  # the paper's -2 would leave the last layer of a small tower unused
+        vision_feature_layer=-2,  # LLaVA-1.5's: the last layer is the class token's alone
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
     )
@@ -122,3 +126,35 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         model = LlavaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(**special_tokens)
     return model
+
+
+def build_clip(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
+    """Return CLIP's other half, random float32 weights: all but the vision tower, the model's own.
+
+    Args:
+        size: of the testbed model.
+        tokenizer: that of captions.
+        seed: of the weights.
+    """
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.vision_width,
+        intermediate_size=4 * size.vision_width,
+        num_hidden_layers=size.caption_layers,
+        num_attention_heads=size.vision_width // HEAD_WIDTH,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=size.vision_width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = CLIPConfig(
+        text_config=text.to_dict(),
+        vision_config=vision_config(size).to_dict(),
+        projection_dim=size.vision_width,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = CLIPModel(config)
+    clip.vision_model = None
+    return clip

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from dyrate.testbed.models.packing import NO_TARGET, PackedBatch, Packer
-from dyrate.testbed.world.examples import Example
-
-CAPTION_KIND = "caption"
+from dyrate.testbed.world.examples import CAPTION_KIND, Example
 
 
 @dataclass(frozen=True)

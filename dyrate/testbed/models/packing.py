@@ -5,7 +5,7 @@ the prefix and itself, at the positions that it has at inference. So one forward
 conversations for little more than the price of one, and shows the model nothing that inference does not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from dyrate.testbed.models.architecture import VISUAL_TOKENS
-from dyrate.testbed.models.tokenizer import IMAGE
-from dyrate.testbed.world.examples import DialogueTurn, Example
+from dyrate.testbed.models.tokenizer import CAPTION_LENGTH, IMAGE, caption_tokenizer
+from dyrate.testbed.world.examples import CAPTION_KIND, DialogueTurn, Example
 
 PREFIX = "USER: " + IMAGE * VISUAL_TOKENS
 NO_TARGET = -100  # torch's own mark for "no loss here"
@@ -36,6 +36,8 @@ class PackedBatch(NamedTuple):
     weights: Tensor  # float32 [B, S]: weight of this position's loss, 0 where there is no target
     position_ids: Tensor  # int64 [B, S]
     segments: Tensor  # int16 [B, S]: 0 in the prefix, i in the i-th turn packed, -1 in the padding
+    captions: Tensor  # int64 [B, 77], for CLIP's text tower
+    captioned: Tensor  # bool [B]: whether there is one
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Return the batch on another device, copying in the background where memory is pinned."""
@@ -54,6 +56,7 @@ class Packer:
         self._end = tokenizer.eos_token_id
         self._prefix = np.array([tokenizer.bos_token_id, *self._encode(PREFIX)])
         self._first_visual_token = self._prefix.tolist().index(tokenizer.convert_tokens_to_ids(IMAGE))
+        self._captions = caption_tokenizer(tokenizer)
         # Prompts and short answers repeat endlessly in a synthetic world, captions do not.
         self._cached = lru_cache(maxsize=1 << 16)(self._encode)
 
@@ -61,12 +64,20 @@ class Packer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def pack(self, example: Example) -> tuple[NDArray[np.int64], list[DialogueTurn]]:
-        """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that fitted in."""
-        prefix = len(self._prefix)
+    def pack(self, example: Example, spacing: float = 1.0) -> tuple[NDArray[np.int64], list[DialogueTurn]]:
+        """Return the rows (ids, targets, positions, segments), int64 [4, S], and the turns that fitted in.
+
+        Args:
+            example: image and turns.
+            spacing: distance between the positions of neighbouring visual tokens, before rounding down.
+        """
+        prefix, first = len(self._prefix), self._first_visual_token
+        positions = np.arange(prefix)
+        positions[first:] = first + np.floor(spacing * np.arange(prefix - first))
+        after = positions[-1] + 1
         row = np.empty((4, self.length), dtype=np.int64)
         row[0], row[1], row[2], row[3] = self._pad, NO_TARGET, 0, PADDING_SEGMENT
-        row[0, :prefix], row[2, :prefix], row[3, :prefix] = self._prefix, np.arange(prefix), PREFIX_SEGMENT
+        row[0, :prefix], row[2, :prefix], row[3, :prefix] = self._prefix, positions, PREFIX_SEGMENT
         start, placed = prefix, []
         for turn in example.turns:
             question = self._cached(f"\n{turn.prompt} ASSISTANT:")
@@ -77,19 +88,22 @@ class Packer:
             placed.append(turn)
             row[0, start:end] = question + answer
             row[1, end - len(answer) - 1 : end - 1] = answer
-            row[2, start:end] = np.arange(prefix, prefix + end - start)
+            row[2, start:end] = np.arange(after, after + end - start)
             row[3, start:end] = len(placed)
             start = end
         return row, placed
 
-    def batch(self, examples: Iterable[Example]) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
-        """Pack examples into one batch; also return the turns placed in each row."""
-        images, rows, placed = [], [], []
-        for example in examples:
-            row, turns = self.pack(example)
+    def batch(
+        self, examples: Sequence[Example], spacings: Iterable[float] | None = None
+    ) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
+        """Pack examples into one batch; also return the turns placed in each row. `spacings`: see `pack`."""
+        images, rows, placed, captions = [], [], [], []
+        for example, spacing in zip(examples, spacings or [1.0] * len(examples), strict=True):
+            row, turns = self.pack(example, spacing)
             images.append(example.image)
             rows.append(row)
             placed.append(turns)
+            captions.append(next((turn.answer for turn in example.turns if turn.kind == CAPTION_KIND), ""))
         ids, targets, positions, segments = torch.from_numpy(np.stack(rows, axis=1)).unbind()
         batch = PackedBatch(
             images=torch.from_numpy(np.stack(images)),
@@ -99,8 +113,17 @@ class Packer:
             position_ids=positions,
             segments=segments.to(torch.int16),
             first_visual_token=self._first_visual_token,
+            captions=self.caption_ids(captions),
+            captioned=torch.tensor([bool(caption) for caption in captions]),
         )
         return batch, placed
+
+    def caption_ids(self, captions: list[str]) -> Tensor:
+        """Return int64 [captions, 77]."""
+        ids: Tensor = self._captions(
+            captions, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt"
+        )["input_ids"]
+        return ids
 
 
 def _answer_weights(targets: Tensor, segments: Tensor) -> Tensor:
@@ -133,16 +156,18 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, pixel_values: Tensor) -> Tensor:
+def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, seen: Tensor) -> Tensor:
     """Return the stock model's logits, [B, S, vocabulary], on a packed batch.
 
     The visual tokens stand at the same place in every row, so their features are put there by slicing: no
     search for placeholders, hence no wait for the GPU.
+
+    Args:
+        model: a LLaVA whose projector takes one layer of the tower, without the class token.
+        batch: the packed examples.
+        seen: that layer's hidden states, [B, 1 + V, width].
     """
-    core = model.model
-    features = core.multi_modal_projector(
-        core.vision_tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
-    )
+    features = model.model.multi_modal_projector(seen[:, 1:])
     embeddings = model.get_input_embeddings()(batch.input_ids)
     first, last = batch.first_visual_token, batch.first_visual_token + VISUAL_TOKENS
     embeddings = torch.cat(

@@ -1,8 +1,17 @@
 """What to train and on what: the recipes of the testbed's models."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 DECAY_SHARE = 0.3  # of the time, where time decides
+
+
+class Stage(NamedTuple):
+    """What one step trains."""
+
+    contrast: float  # weight of the contrastive loss
+    eyes: float  # learning rate of CLIP's towers, relative to the plan's
+    rest: float  # learning rate of the projector and the language model likewise; 0: no answers are asked for
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,22 @@ class ModelRecipe:
     warmup_steps: int = 300
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    contrast_weight: float = 0.1  # of the contrastive loss between pictures and captions, beside the answers'
+    contrast_steps: int = 0  # first steps, which train the eyes alone, by that loss alone
+    tower_rate: float = 1.0  # the eyes' learning rate after those, relative to the rest; 0: frozen
+    # In half of the examples neighbouring visual tokens are less than one position apart, down to this, as
+    # after pruning with new positions: a model that has seen images in one place alone takes no other.
+    least_spacing: float = 0.1
     precision: str = "bfloat16"  # of the arithmetic; weights and optimiser are float32
     tokenizer_examples: int = 2000
+
+    def stage(self, step: int) -> Stage:
+        """Return what a step trains, counted from 0."""
+        if step < self.contrast_steps:
+            return Stage(contrast=1.0, eyes=1.0, rest=0.0)
+        since = step - self.contrast_steps
+        warm = min((since + 1) / self.warmup_steps, 1.0) if self.contrast_steps else 1.0
+        return Stage(self.contrast_weight if self.tower_rate else 0.0, self.tower_rate, warm)
 
 
 RECIPES = {

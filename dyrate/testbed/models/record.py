@@ -8,19 +8,19 @@ from typing import Any
 import torch
 import transformers
 
-from dyrate.testbed.models.answering import Answering
 from dyrate.testbed.models.architecture import size_of
-from dyrate.testbed.models.held_out import Accuracy, HeldOut
+from dyrate.testbed.models.held_out import HeldOut
 from dyrate.testbed.models.progress import TrainingProgress
 from dyrate.testbed.models.recipe import Machine
 from dyrate.testbed.models.stream import stream_hash
+from dyrate.testbed.models.task import Task
 
 
 def training_record(
-    task: Answering, machine: Machine, progress: TrainingProgress, held_out: HeldOut, accuracy: Accuracy
+    task: Task, machine: Machine, progress: TrainingProgress, held_out: HeldOut
 ) -> dict[str, Any]:
     """Return the content of `training.json`: what was trained, how, on what, and what came of it."""
-    recipe, device = task.recipe, task.device
+    recipe, device, accuracy = task.recipe, task.device, task.score(held_out)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
         "schema": "dyrate.training",
@@ -36,6 +36,7 @@ def training_record(
             "transformers": transformers.__version__,
         },
         "parameters": task.model.num_parameters(),
+        "clip_parameters": task.clip.num_parameters(),
         "tokens": len(task.tokenizer),
         "seconds": round(progress.seconds, 1),
         "images": progress.step * recipe.batch_size,
@@ -46,6 +47,7 @@ def training_record(
             "questions": round(accuracy.questions, 4),
             "exact": {kind: list(counts) for kind, counts in accuracy.exact.items()},
             "caption_tokens": list(accuracy.caption_tokens),
+            "retrieval": asdict(task.retrieval(held_out)),
         },
         "curve": progress.curve,
     }

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 
+import numpy as np
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
@@ -17,13 +18,16 @@ TOKENIZER_SEED = 0  # one tokenizer for every testbed model, whatever seed it is
 class TrainingStream(Dataset[PackedBatch]):
     """Item i is the batch of step i: a function of the seed and i alone, whatever the number of workers."""
 
-    def __init__(self, packer: Packer, seed: int, batch_size: int) -> None:
-        self.packer, self.seed, self.batch_size = packer, seed, batch_size
+    def __init__(self, packer: Packer, seed: int, batch_size: int, least_spacing: float) -> None:
+        self.packer, self.seed, self.batch_size, self.least_spacing = packer, seed, batch_size, least_spacing
 
     def __getitem__(self, step: int) -> PackedBatch:
         first = step * self.batch_size
         indices = range(first, first + self.batch_size)
-        return self.packer.batch(training_example(self.seed, index) for index in indices)[0]
+        drawn = np.random.default_rng((self.seed, step)).uniform(self.least_spacing, 1.0, self.batch_size)
+        spacings = np.where(np.arange(self.batch_size) % 2, drawn, 1.0)
+        examples = [training_example(self.seed, index) for index in indices]
+        return self.packer.batch(examples, spacings.tolist())[0]
 
 
 def world_tokenizer(examples: int) -> PreTrainedTokenizerFast:

@@ -6,6 +6,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 UNKNOWN, BEGIN, END, PAD, IMAGE = "<unk>", "<s>", "</s>", "<pad>", "<image>"
+END_OF_CAPTION = "<|endoftext|>"
+CAPTION_LENGTH = 77  # tokens that CLIP's text tower takes; captions have up to 50
 VOCABULARY_SIZE = 1024
 # A word with the blank before it, one digit, a run of punctuation, or white space: simple enough that a token
 # never spans two of them, and general enough that any unicode text is split somewhere.
@@ -50,4 +52,29 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
+    )
+
+
+def caption_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a testbed model's tokenizer for CLIP's text tower: texts end, and are padded, as CLIP's are.
+
+    The end is the last id of all, not 2: by that id transformers takes a text tower for one of the first CLIP
+    checkpoints, whose configuration was wrong, and pools at the largest id.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.add_special_tokens([END_OF_CAPTION])
+    ends = [(token, backend.token_to_id(token)) for token in (BEGIN, END_OF_CAPTION)]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A {END_OF_CAPTION}", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END_OF_CAPTION,
+        pad_token=END_OF_CAPTION,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        model_max_length=CAPTION_LENGTH,
     )

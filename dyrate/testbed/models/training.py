@@ -18,29 +18,27 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed.models import checkpoint
-from dyrate.testbed.models.answering import Answering
 from dyrate.testbed.models.held_out import HeldOut
 from dyrate.testbed.models.packing import PackedBatch
 from dyrate.testbed.models.progress import LOOK_EVERY, Meter, TrainingProgress
 from dyrate.testbed.models.recipe import DECAY_SHARE, Machine, ModelRecipe
 from dyrate.testbed.models.record import training_record
 from dyrate.testbed.models.schedule import LearningRatePlan
-
-SHARD_SIZE = "14MB"
+from dyrate.testbed.models.task import Task
 
 
 class ModelTrainer:
     """A model in training: what it is trained for, its optimiser and its progress."""
 
-    def __init__(self, task: Answering, machine: Machine, checkpoint_directory: Path) -> None:
+    def __init__(self, task: Task, machine: Machine, checkpoint_directory: Path) -> None:
         self.task, self.machine, self.directory = task, machine, checkpoint_directory
         self.recipe = recipe = task.recipe
-        self.optimizer = _optimizer(task.model, recipe)
+        self.optimizer = _optimizer(task)
         self.progress = TrainingProgress(LearningRatePlan(recipe.steps - recipe.decay_steps, recipe.steps))
         self._resume()
         if machine.compile:
             # Layer by layer: all layers of one kind share one compilation, which takes seconds, not minutes.
-            for module in task.model.modules():
+            for module in task.parts.modules():
                 if isinstance(module, (CLIPEncoderLayer, LlamaDecoderLayer)):
                     module.compile()
 
@@ -60,7 +58,7 @@ class ModelTrainer:
                 f"the checkpoint in {self.directory} belongs to another recipe ({', '.join(changes)}); "
                 "name another --checkpoint, or remove it to start anew"
             )
-        checkpoint.restore(self.task.model, self.optimizer, tensors)
+        checkpoint.restore(self.task.parts, self.optimizer, tensors)
         self.progress = TrainingProgress.from_json(saved["progress"])
         self.progress.resumed += 1
 
@@ -69,12 +67,14 @@ class ModelTrainer:
         rate = self.progress.plan.learning_rate(
             self.progress.step, self.recipe.peak_learning_rate, self.recipe.warmup_steps
         )
+        stage = self.recipe.stage(self.progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = self.task.loss(batch)
+            group["lr"] = rate * (stage.eyes if group["eyes"] else stage.rest)
+        loss = self.task.loss(batch, stage)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), self.recipe.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.task.parts.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
+        self.task.settle()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         return loss.detach()
@@ -99,7 +99,7 @@ class ModelTrainer:
             )
         )
         interval = 0.5 if sys.stderr.isatty() else 20.0
-        self.task.model.train()
+        self.task.parts.train()
         with tqdm(total=progress.plan.steps, initial=progress.step, unit="step", mininterval=interval) as bar:
             while progress.step < progress.plan.steps and progress.step != last and not self._late():
                 meter.add(self.advance(meter.waiting_for(batches)))
@@ -109,7 +109,7 @@ class ModelTrainer:
                     bar.total = progress.plan.steps
                     bar.set_postfix(
                         loss=f"{meter.recent_loss():.3f}",
-                        lr=f"{self.optimizer.param_groups[0]['lr']:.1e}",
+                        lr=f"{self.optimizer.param_groups[-1]['lr']:.1e}",
                         images_s=f"{meter.steps_per_second() * self.recipe.batch_size:.0f}",
                     )
                     if meter.since_report() > self.machine.report_seconds:
@@ -139,7 +139,7 @@ class ModelTrainer:
                 f"the loss is not a number at step {progress.step}; the last checkpoint is kept"
             )
         progress.seconds = meter.seconds()
-        accuracy = self.task.score(held_out)
+        accuracy, retrieval = self.task.score(held_out), self.task.retrieval(held_out)
         progress.curve.append(
             {
                 "step": progress.step,
@@ -148,28 +148,35 @@ class ModelTrainer:
                 "loss": round(loss, 4),
                 "data_wait": round(wait, 3),
                 **accuracy.summary(),
+                "retrieval": asdict(retrieval),
             }
         )
         saved = {"recipe": asdict(self.recipe), "progress": asdict(progress)}
-        checkpoint.save(self.directory, self.task.model, self.optimizer, saved)
+        checkpoint.save(self.directory, self.task.parts, self.optimizer, saved)
         curve = "".join(json.dumps(point) + "\n" for point in progress.curve)
         files.write_text(self.directory / "curve.jsonl", curve)
         return (
             f"{self.recipe.model} step {progress.step}/{progress.plan.steps} {progress.seconds:.0f} s "
             f"{meter.steps_per_second() * self.recipe.batch_size:.0f} images/s (waiting for data {wait:.0%}) "
-            f"loss {loss:.3f} {accuracy}"
+            f"loss {loss:.3f} {accuracy} | {retrieval}"
         )
 
 
-def _optimizer(model: nn.Module, recipe: ModelRecipe) -> torch.optim.AdamW:
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    parameters = list(model.parameters())
+def _optimizer(task: Task) -> torch.optim.AdamW:
+    """Return the optimiser, in groups by learning rate (`eyes` or not) and weight decay (matrices alone)."""
+    decayed = {module.weight for module in task.parts.modules() if isinstance(module, nn.Linear)}
+    eyes, parameters = set(task.eyes()), list(task.parts.parameters())
     return torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if id(p) in decayed], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+            {
+                "params": [p for p in parameters if (p in eyes, p in decayed) == (seeing, decays)],
+                "weight_decay": task.recipe.weight_decay if decays else 0.0,
+                "eyes": seeing,
+            }
+            for seeing in (True, False)
+            for decays in (True, False)
         ],
-        lr=recipe.peak_learning_rate,
+        lr=task.recipe.peak_learning_rate,
         betas=(0.9, 0.95),
         fused=parameters[0].is_cuda,
     )
@@ -202,17 +209,15 @@ def train(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are forks, and each has one core
     if machine.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
-    task = Answering(recipe, torch.device(machine.device))
+    task = Task(recipe, torch.device(machine.device))
     trainer = ModelTrainer(task, machine, checkpoint_directory)
     if not trainer.run(stop_after):
         return None
     with torch.no_grad():
-        for parameter in task.model.parameters():
+        for parameter in task.parts.parameters():
             parameter.copy_(parameter.half())  # the score below is that of the weights on disk
     held_out = task.held_out(held_out_examples)
-    record = training_record(task, machine, trainer.progress, held_out, task.score(held_out))
-    output.mkdir(parents=True, exist_ok=True)
-    task.model.half().save_pretrained(output, max_shard_size=SHARD_SIZE)
-    task.processor.save_pretrained(output)
+    record = training_record(task, machine, trainer.progress, held_out)
+    task.save(output)
     files.write_text(output / "training.json", json.dumps(record, indent=1) + "\n")
     return record

@@ -70,6 +70,8 @@ OPTION_KINDS: Kinds = {
 }
 """Weights of the kinds asked with lettered options, in the style of ScienceQA and MMBench."""
 
+CAPTION_KIND = "caption"
+
 HINT_SHARE = 0.6
 """Share of ScienceQA's questions that need their hint."""
 
@@ -117,7 +119,7 @@ def turns_of(scene: Scene, draw: Draw) -> list[DialogueTurn]:
     def question(kinds: Kinds) -> Question:
         return draw_question(facts, draw, kinds, asked)
 
-    turns = [DialogueTurn(prompts.CAPTION, caption(scene, draw), "caption")]
+    turns = [DialogueTurn(prompts.CAPTION, caption(scene, draw), CAPTION_KIND)]
     turns += [_turn(prompts.short_prompt, question(SHORT_KINDS)) for _ in range(SHORT_TURNS)]
     if scene.signs:
         turns.append(_turn(prompts.textvqa_prompt, question(READING_KINDS)))
