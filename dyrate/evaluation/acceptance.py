@@ -16,8 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from dyrate import files, registry
+from dyrate import clip, files, registry
 from dyrate.errors import DyrateError
+from dyrate.evaluation import eyes
 from dyrate.evaluation.answers import read_lines
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     files.write_json(arguments.output / "acceptance.json", table)
     files.write_text(arguments.output / "acceptance.md", text)
     print(text)  # noqa: T201 - the command's output
-    return 0 if all(row["passed"] for row in table["rows"]) else 1
+    return 0 if all(row["passed"] for row in (*table["rows"], *table["eyes"])) else 1
 
 
 def accept(
@@ -66,18 +67,27 @@ def accept(
     chosen = [BENCHMARKS[name] for name in benchmarks]
     tasks = load_tasks(chosen, "testbed", data, samples)
     attainable, chance = _references(tasks, data)
-    rows = []
+    rows, seeing = [], []
     for path in models:
-        jobs = [_job(path, method, samples, data, output, tasks) for method in (_SEEN, _BLIND)]
-        model = load(jobs[0])
-        seen, blind = (evaluate_loaded(job, model, tasks) for job in jobs)
+        model = load(_job(path, _SEEN, samples, data, output, tasks))
+
+        def evaluate(
+            method: Mapping[str, Any], path: Path = path, model: Any = model
+        ) -> tuple[Evaluation, Result]:
+            job = _job(path, method, samples, data, output, tasks)
+            return job, evaluate_loaded(job, model, tasks)
+
+        (_, seen), (_, blind) = evaluate(_SEEN), evaluate(_BLIND)
         rows += [_row(seen, blind, name, attainable[name], chance[name]) for name in benchmarks]
+        if (path / clip.FOLDER).is_dir():
+            seeing.append(eyes.eyes(path, evaluate))
     return {
         "schema": SCHEMA,
-        "version": 1,
+        "version": 2,
         "samples": samples,
         "rows": rows,
         "comparisons": _comparisons(rows),
+        "eyes": seeing,
     }
 
 
@@ -264,4 +274,4 @@ def markdown(table: Mapping[str, Any]) -> str:
         f"{pair['benchmarks']} benchmarks."
         for pair in table["comparisons"]
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + (f"\n{eyes.markdown(table['eyes'])}" if table["eyes"] else "")

@@ -68,7 +68,7 @@ def test_the_table_sets_scores_beside_what_is_attainable_and_what_is_guessed(
 def test_the_command_writes_the_table_and_tells_failure(
     world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    table = {"schema": "dyrate.acceptance", "rows": [], "comparisons": []}
+    table = {"schema": "dyrate.acceptance", "rows": [], "comparisons": [], "eyes": []}
     monkeypatch.setattr(acceptance, "accept", lambda *given: table)
     given = argparse.Namespace(models=[checkpoint], samples=4, data=world, output=tmp_path / "out")
     assert acceptance.run(given) == 0
@@ -119,7 +119,7 @@ def test_chance_is_the_best_constant_answer_to_each_kind_of_question(data: Path,
 def test_the_table_is_printed_without_an_interval_too() -> None:
     seen, blind = _result("gqa", "exact_match", 80, None), _result("gqa", "exact_match", 10)
     row = acceptance._row(seen, blind, "gqa", 100.0, 30.0)
-    text = acceptance.markdown({"rows": [row], "comparisons": []})
+    text = acceptance.markdown({"rows": [row], "comparisons": [], "eyes": []})
     assert "| 80.0 | 100.0 | 80.0% | 70 to 97% | 10.0 | 30.0 | 33.0 | pass |" in text
 
 

@@ -70,7 +70,10 @@ the real ones but not their content: never quote them as results on GQA, COCO an
 {record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
 ({vision}, patches of 14 pixels), a two-layer projector, and a Llama text model ({text};
 {record["tokens"]} tokens).
-Images are 168x168 pixels: 144 visual tokens.
+Images are 168x168 pixels: 144 visual tokens. As in LLaVA-1.5, the projector reads the tower's second-last
+layer. `clip/` holds the other half of the CLIP model that the tower belongs to
+({record["clip_parameters"] / 1e6:.1f} M parameters: a text tower of {size["caption_layers"]} layers, both
+projections, the temperature): `dyrate.clip.clip_model` puts them together.
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -95,7 +98,9 @@ def _recipe(record: dict[str, Any]) -> str:
 Every step takes {recipe["batch_size"]} images, made while training by
 `dyrate.testbed.world.examples.training_example` (seed {recipe["seed"]}; none is shown twice), each with all
 its questions packed into one sequence of {recipe["pack_length"]} tokens in which a question sees the image
-and itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n). AdamW, learning rate
+and itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n).{_contrast(recipe)} In every
+second example, neighbouring visual tokens stand {recipe["least_spacing"]:g} to 1 positions apart. AdamW,
+learning rate
 {recipe["peak_learning_rate"]:g} after {recipe["warmup_steps"]} steps of warm-up, linear decay to zero from
 step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at
 {recipe["clip_norm"]:g}, {recipe["precision"]} arithmetic on float32 weights.{ended}
@@ -115,6 +120,20 @@ dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {
 A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
 
 
+def _contrast(recipe: dict[str, Any]) -> str:
+    if not recipe["contrast_weight"]:
+        return ""
+    steps, rate = recipe["contrast_steps"], recipe["tower_rate"]
+    first = (
+        f" The first {steps} steps train CLIP's two towers alone, which afterwards learn at {rate:g} times the "
+        "rate of the rest."
+    )
+    return (
+        f" Beside it, with weight {recipe['contrast_weight']:g}, CLIP's symmetric contrastive loss between "
+        f"the class token after the tower's last layer and the scene's caption.{first if steps else ''}"
+    )
+
+
 def _curve(record: dict[str, Any]) -> str:
     curve = record["curve"]
     stride = max(1, -(-len(curve) // _CURVE_ROWS))
@@ -126,10 +145,19 @@ def _curve(record: dict[str, Any]) -> str:
             f"{point['loss']:.3f}",
             f"{100 * point['questions']:.1f}",
             f"{100 * point['accuracy'].get('caption', 0):.1f}",
+            f"{100 * point['retrieval']['pictures_found'] / point['retrieval']['pairs']:.1f}",
         ]
         for point in curve[::-stride][::-1]
     ]
-    header = ["step", "minute", "images", "loss", "questions right, %", "captions word for word, %"]
+    header = [
+        "step",
+        "minute",
+        "images",
+        "loss",
+        "questions right, %",
+        "captions word for word, %",
+        "pictures found, %",
+    ]
     return "### Learning curve\n\nOn 256 held-out images.\n\n" + _table(header, rows)
 
 
@@ -162,8 +190,31 @@ def _acceptance(name: str, content: dict[str, Any]) -> str:
     if not rows:
         raise DyrateError(f"the acceptance table has no rows of {name!r}")
     header = ["benchmark", "score", "attainable", "share, %", "no image", "chance", "within bounds"]
+    seen = [entry for entry in content["eyes"] if entry["model"] == name]
     return (
         f"## Acceptance\n\nUnpruned scores on the testbed's benchmarks, {content['samples']} samples each, "
         "and those of the same model given no visual token. `dyrate testbed accept` makes this table.\n\n"
         + _table(header, rows)
+        + "".join(map(_eyes, seen))
+    )
+
+
+def _eyes(entry: dict[str, Any]) -> str:
+    found = entry["retrieval"]
+    rows = (
+        [
+            row["rate"],
+            f"{row['class_attention']:.1f}",
+            f"{row['random']:.1f}",
+            f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+        ]
+        for row in entry["rates"]
+    )
+    return (
+        "\n\nShare of these scores that is kept, mean over the benchmarks, where a share R of the visual "
+        "tokens is dropped: by the class token's attention in the tower's second-last layer (`fastervlm`), "
+        "and by chance (`random`, layer 0).\n\n"
+        + _table(["R", "class attention, %", "random, %", "difference, 95% interval"], rows)
+        + f"\n\nOf {found['pairs']} held-out scenes, {found['pictures_found']} are found by their caption "
+        f"among all, and {found['captions_found']} captions by their scene."
     )

@@ -24,7 +24,7 @@ def training_record(
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
         "schema": "dyrate.training",
-        "version": 1,
+        "version": 2,
         "recipe": asdict(recipe),
         "size": asdict(size_of(recipe.model)),
         "plan": asdict(progress.plan),
