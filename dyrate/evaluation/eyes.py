@@ -96,15 +96,15 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
         for row in entry["rates"]
     ]
     lines.append(
-        "\nShare of the unpruned score that is kept, mean over the benchmarks, where the tokens that the tower's "
-        "class token attends to most stay (`fastervlm`), and where as many stay by chance (`random`, layer "
-        "0).\n"
+        "\nShare of the unpruned score that is kept, mean over the benchmarks, where the tokens that the "
+        "tower's class token attends to most stay (`fastervlm`), and where as many stay by chance "
+        "(`random`, layer 0).\n"
     )
     for entry in table:
         found = entry["retrieval"]
         lines.append(
-            f"{entry['model']}: {found['pictures_found']} of {found['pairs']} captions of held-out scenes "
-            f"find their picture first, {found['captions_found']} pictures their caption (bound: "
+            f"{entry['model']}: {found['pictures_found']} of {found['pairs']} captions of held-out "
+            f"scenes find their picture first, {found['captions_found']} pictures their caption (bound: "
             f"{RETRIEVAL_BOUND:.0f}%)."
         )
     return "\n".join(lines) + "\n"

@@ -28,6 +28,8 @@ class PrunedPass:
     """FloatTensor [batch, T, vocabulary] without any pruning, where it was wanted."""
     unpruned_at_decode: float = 0.0
     """Share of the layers >= K that go on seeing, at decode, all that the prefill left: the lagged ones."""
+    drawn: Tensor | None = None
+    """LongTensor [batch]: of each row, the one step that is pruned and learns; None where all are."""
 
     def task_loss(self, loss: Loss) -> Tensor:
         """Return the weighted mean over the answers' tokens; `distillation` needs the unpruned logits."""
@@ -35,8 +37,14 @@ class PrunedPass:
             assert self.unpruned is not None
             wanted = self.unpruned.log_softmax(-1)
             losses = kl_div(self.logits.log_softmax(-1), wanted, reduction="none", log_target=True).sum(-1)
-            return weighted_mean(losses, self.batch.weights)
-        return answer_loss(self.logits, self.batch)
+        else:
+            losses = answer_losses(self.logits, self.batch)
+        weights = self.batch.weights
+        if self.drawn is not None:  # each stands for its whole answer
+            weights = torch.zeros_like(weights).scatter(
+                1, self.drawn[:, None], weights.sum(dim=1, keepdim=True)
+            )
+        return weighted_mean(losses, weights)
 
     def retained(self) -> tuple[Tensor, Tensor]:
         """Return the share of visual tokens that layers >= K see at prefill [batch], and at decode [batch],
@@ -93,11 +101,13 @@ def run_pruned(
             decided = replace(decided, relaxed=mixed)
         return decided
 
-    made = Pass(batch, range(config.layer), config.layer, decide, config.lagged)
+    drawn = relax.drawn if isinstance(relax, Relaxation) else None
+    made = Pass(batch, range(config.layer), config.layer, decide, config.lagged, drawn)
     logits = frozen.logits(made)
     assert made.gates is not None
     lagging = len(config.lagged) / (frozen.layers - config.layer)
-    return PrunedPass(batch, logits, rate_logits[0], made.gates, reference if unpruned else None, lagging)
+    wanted = reference if unpruned else None
+    return PrunedPass(batch, logits, rate_logits[0], made.gates, wanted, lagging, drawn)
 
 
 def ranked_by(
@@ -153,10 +163,15 @@ def _divergence(scores: Tensor, wanted: Tensor, valid: Tensor) -> Tensor:
 
 def answer_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Return the cross-entropy of logits [batch, T, vocabulary], weighted mean over the answers' tokens."""
+    return weighted_mean(answer_losses(logits, batch), batch.weights)
+
+
+def answer_losses(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy [batch, T] of logits [batch, T, vocabulary]; 0 where a row has no step."""
     losses = cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), ignore_index=NO_TARGET, reduction="none"
     )
-    return weighted_mean(losses.view_as(batch.weights), batch.weights)
+    return losses.view_as(batch.weights)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

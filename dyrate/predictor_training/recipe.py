@@ -16,9 +16,12 @@ _AboveZero = Annotated[float, Field(gt=0, lt=_BEYOND)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["cross_entropy", "distillation"]
 Mode = Literal["evict", "select"]
-Estimator = Literal["straight_through", "soft", "soft_gradient"]
+Estimator = Literal["straight_through", "soft", "soft_gradient", "scaled_features"]
 """`straight_through`: whole masks, with the gradients that small changes of them would have. `soft`: mixtures
-of masks. `soft_gradient`: whole masks, with the gradients of attention under their mixtures.
+of masks. `soft_gradient`: whole masks, with the gradients of attention under their mixtures. These act on
+attention. `scaled_features` is the paper's equation to the letter: mixtures multiply the features of the
+visual tokens on entering layer K. Features have one value for all steps, so of each answer one step, drawn anew for
+every batch, multiplies and learns.
 """
 
 
@@ -97,6 +100,10 @@ class Recipe(Record):
             raise DyrateError(f"temperature_start: {low} is not at least temperature_end, {high}")
         if self.lagged and self.mode == "evict":
             raise DyrateError(f'lagged: {self.lagged} does not go with mode="evict"; leave one out')
+        if self.lagged and self.estimator == "scaled_features":
+            raise DyrateError(
+                f"lagged: {self.lagged} does not go with estimator: scaled_features, which spares no layer"
+            )
         self.config(heads=1)
         return self
 

@@ -60,13 +60,17 @@ class Pass:
     """Makes the gates, on entering the prune layer, of the statistics of the layers before."""
     ungated: Collection[int] = ()
     """Layers from the prune layer on that see at every step all that the prefill has left."""
+    scaled: Tensor | None = None
+    """LongTensor [batch]: the step of each row whose gates multiply the features of visual tokens on entering
+    the prune layer, for every query; then gates close nothing.
+    """
     statistics: dict[int, StepStatistics] = field(default_factory=dict)
     gates: Gates | None = None
     _biases: dict[tuple[bool, bool], Tensor] = field(default_factory=dict)
 
     def mask(self, layer: int, dtype: torch.dtype) -> Tensor:
         """Return what the layer's attention adds to its logits, or a mask where that is 0 and -inf."""
-        if self.decide is None or layer < self.prune_layer:
+        if self.decide is None or layer < self.prune_layer or self.scaled is not None:
             return self.batch.attended
         if self.gates is None:
             self.gates = self.decide(self.statistics)
@@ -81,6 +85,19 @@ class Pass:
             return None
         mask = self._mask(layer, self.gates.relaxed, dtype)
         return mask if mask.requires_grad else None
+
+    def scale(self, hidden: Tensor) -> Tensor:
+        """Return the states [batch, S, hidden] that enter the prune layer, multiplied by the drawn gates."""
+        assert self.decide is not None
+        assert self.scaled is not None
+        self.gates = self.decide(self.statistics)
+        rows = torch.arange(len(self.scaled), device=hidden.device)
+        slots, width = self.batch.prompt.visual_slots, hidden.shape[1]
+        factors = hidden.new_ones(len(hidden), width + 1)  # the last is a spare, as in `_bias`
+        factors = factors.scatter(
+            1, torch.where(slots < 0, width, slots), self.gates.steps[rows, self.scaled].to(hidden.dtype)
+        )
+        return hidden * factors[:, :width, None]
 
     def _mask(self, layer: int, gates: Gates, dtype: torch.dtype) -> Tensor:
         ungated = layer in self.ungated
@@ -170,6 +187,7 @@ class FrozenModel:
     def __init__(self, model: Any) -> None:
         family = family_of(model)
         self._model = model
+        self._layers = family.layers
         self.layers = len(family.layers)
         self.heads: int = family.text_config.num_attention_heads
         self.device: torch.device = model.device
@@ -183,14 +201,21 @@ class FrozenModel:
     def logits(self, made: Pass) -> Tensor:
         """Return the logits [batch, T, vocabulary] under a pass's gates; gradients flow into these."""
         batch = made.batch
-        logits: Tensor = self._model(
-            input_ids=batch.input_ids,
-            pixel_values=batch.pixel_values,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=batch.steps,
-            **{PASS_KEYWORD: made},
-        ).logits
+        with ExitStack() as undo:
+            if made.scaled is not None:
+                undo.callback(
+                    self._layers[made.prune_layer]
+                    .register_forward_pre_hook(lambda _, given: (made.scale(given[0]), *given[1:]))
+                    .remove
+                )
+            logits: Tensor = self._model(
+                input_ids=batch.input_ids,
+                pixel_values=batch.pixel_values,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                logits_to_keep=batch.steps,
+                **{PASS_KEYWORD: made},
+            ).logits
         return logits.float()
 
 

@@ -34,11 +34,13 @@ class Relaxation:
     """FloatTensor [batch, T, K_r]: standard Gumbel noise."""
     temperature: float
     estimator: Estimator = "soft_gradient"
+    drawn: Tensor | None = None
+    """LongTensor [batch], for `scaled_features`: the step of each row that multiplies and learns."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return the probabilities [batch, T, K_r] of the rates; one-hot but for `soft`."""
+        """Return the probabilities [batch, T, K_r] of the rates; one-hot where masks are whole."""
         soft = self.mixture(logits)
-        if self.estimator == "soft":
+        if self.estimator in ("soft", "scaled_features"):
             return soft
         # The value is exactly one-hot: (soft - soft) is zero, and only it carries the gradient.
         return hard(soft) + (soft - soft.detach())

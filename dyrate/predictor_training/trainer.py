@@ -130,9 +130,12 @@ class Trainer:
         recipe = self.recipe
         noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         shape = (len(batch.targets), batch.steps, recipe.rates)
-        relax = Relaxation(
-            gumbel(shape, noise).to(self.frozen.device), recipe.temperature(step), recipe.estimator
-        )
+        rates = gumbel(shape, noise).to(self.frozen.device)
+        drawn = None
+        if recipe.estimator == "scaled_features":
+            ranked = gumbel(shape[:2], noise).to(self.frozen.device)
+            drawn = ranked.masked_fill(~batch.asked, float("-inf")).argmax(dim=1)
+        relax = Relaxation(rates, recipe.temperature(step), recipe.estimator, drawn)
         distils = recipe.loss == "distillation"
         pruned = run_pruned(self.frozen, self.predictor, recipe, batch, relax, unpruned=distils)
         task = pruned.task_loss(recipe.loss)

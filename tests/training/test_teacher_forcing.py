@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
@@ -169,6 +169,59 @@ def test_a_soft_gradient_is_that_of_attention_under_the_mixtures() -> None:
     torch.testing.assert_close(soft_bias.grad, other.grad)
     torch.testing.assert_close(query.grad, whole.grad)
     assert hard_bias.grad is None
+
+
+def test_scaled_features_are_multiplied_on_entering_the_prune_layer() -> None:
+    """Against the unpruned pass, with each visual token multiplied by hand."""
+    model, predictor = tiny_llava(), wild_predictor()
+    batch, drawn = tiny_batch(ROWS, LENGTHS), torch.tensor([0, 2, 1])
+    noise = gumbel((3, batch.steps, 8), torch.Generator().manual_seed(0))
+    relax = Relaxation(noise, 5.0, "scaled_features", drawn)
+
+    def multiply(_: object, given: tuple) -> tuple:
+        states = given[0].clone()
+        for row, step in enumerate(drawn.tolist()):
+            columns = (batch.input_ids[row] == IMAGE).nonzero().flatten()
+            for token, column in enumerate(columns):
+                states[row, column] *= opened[row, step, token]
+        return states, *given[1:]
+
+    with teacher_forced(model) as frozen:
+        pruned = run_pruned(frozen, predictor, Recipe(estimator="scaled_features"), batch, relax)
+        pruned.task_loss("cross_entropy").backward()
+        opened = pruned.gates.steps.detach()
+        layer = model.model.language_model.layers[predictor.config.layer]
+        hook = layer.register_forward_pre_hook(multiply)
+        expected, _ = frozen.observe(batch, ())
+        hook.remove()
+        unpruned, _ = frozen.observe(batch, ())
+    asked = batch.asked
+    torch.testing.assert_close(pruned.logits[asked].detach(), expected[asked], atol=1e-4, rtol=0)
+    assert (expected - unpruned)[asked].abs().max() > 0.01
+    assert ((opened > 0.01) & (opened < 0.99)).any(), "mixtures, not whole masks"
+    gradients = [parameter.grad for parameter in predictor.rate.parameters()]
+    assert sum(gradient.abs().sum() for gradient in gradients) > 1e-4
+
+
+def test_of_scaled_features_the_drawn_step_alone_learns_for_its_whole_answer() -> None:
+    batch, drawn = tiny_batch(ROWS, LENGTHS), torch.tensor([0, 2, 1])
+    logits = torch.randn(3, batch.steps, 64, requires_grad=True)
+    made = PrunedPass(
+        batch, logits, torch.zeros(0), Gates(torch.ones(3, batch.steps, 4), None), None, drawn=drawn
+    )
+    made.task_loss("cross_entropy").backward()
+    learning = logits.grad.abs().sum(-1) > 0
+    assert torch.equal(learning, torch.arange(batch.steps).expand(3, -1) == drawn[:, None])
+    rows = torch.arange(3)
+    losses = cross_entropy(logits[rows, drawn], batch.targets[rows, drawn], reduction="none")
+    answers = batch.weights.sum(dim=1)
+    expected = (losses * answers).sum() / answers.sum()
+    torch.testing.assert_close(made.task_loss("cross_entropy"), expected)
+
+
+def test_scaled_features_leave_no_layer_out() -> None:
+    with pytest.raises(DyrateError, match=r"lagged: .*does not go with estimator: scaled_features"):
+        Recipe.of({"estimator": "scaled_features", "lagged": [4]})
 
 
 def test_the_gradient_of_a_soft_gate_is_right() -> None:

@@ -125,8 +125,8 @@ def _contrast(recipe: dict[str, Any]) -> str:
         return ""
     steps, rate = recipe["contrast_steps"], recipe["tower_rate"]
     first = (
-        f" The first {steps} steps train CLIP's two towers alone, which afterwards learn at {rate:g} times the "
-        "rate of the rest."
+        f" The first {steps} steps train CLIP's two towers alone, which afterwards learn at {rate:g} times "
+        "the rate of the rest."
     )
     return (
         f" Beside it, with weight {recipe['contrast_weight']:g}, CLIP's symmetric contrastive loss between "
