@@ -19,6 +19,7 @@ from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.kernels.arguments import Layers
 from dyrate.kernels.perceptron import LOG_OFFSET, perceptron
+from dyrate.typed import Origin
 
 CLASSES = 4
 WEIGHTS_FILE, RECORD_FILE = "predictor.safetensors", "predictor.json"
@@ -61,6 +62,12 @@ class PredictorConfig:
     lagged: tuple[int, ...] = ()
     """Layers >= K whose attention at the step before also ranks tokens at decode; they see all that is held.
     """
+
+    @property
+    def origin(self) -> Origin:
+        """Whose predictor this is: the paper's reads class mass alone and ranks by layer K-1's attention."""
+        plain = self.ranking == "attention" and not self.per_head and not self.lagged
+        return "paper" if plain else "ours"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lagged", tuple(self.lagged))

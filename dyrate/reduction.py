@@ -16,6 +16,7 @@ from dyrate.method_class import check_class, check_needs
 from dyrate.needs import DecodeMode, Needs
 from dyrate.question_reader import QuestionReader
 from dyrate.run import Run
+from dyrate.typed import Origin
 from dyrate.views import DecodeView, PrefillView, View
 
 __all__ = [
@@ -102,6 +103,16 @@ class ReductionMethod(Contract):
         return {"name": self.name, **values, **lists}
 
     @property
+    def origin(self) -> Origin | None:
+        """Of DyRate, its ablations and extensions: whether the paper describes it; None for the others."""
+        return None
+
+    @property
+    def full_title(self) -> str:
+        """What the label begins with."""
+        return self.title or type(self).__name__
+
+    @property
     def label(self) -> str:
         """The method in a table: `FastV (K=2, R=0.5)`; other fields only where they are not the default, or
         where they are declared with `label`.
@@ -120,5 +131,5 @@ class ReductionMethod(Contract):
             or field.name in _SYMBOLS
             or "label" in field.metadata
         ]
-        title = self.title or type(self).__name__
+        title = self.full_title
         return f"{title} ({', '.join(shown)})" if shown else title

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -60,6 +60,8 @@ NotEmpty = Field(min_length=1)
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Origin = Literal["paper", "ours"]
+"""Whose a DyRate is: as the paper describes it, or with more than that, which is ours."""
 Text = Annotated[str, Field(pattern=r"\S")]
 File = Annotated[Path, Strict(False)]
 """Text, or a `Path`."""

@@ -101,7 +101,11 @@ def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         for column in _columns(study, rows, {"nocaps": "nocaps_cider"})
         if column.benchmark in names or column.published
     )
-    mine = [m for m in standing_for(study, published.TABLE1_MODEL, rows) if m.method == DYRATE]
+    mine = [
+        m
+        for m in standing_for(study, published.TABLE1_MODEL, rows)
+        if m.method == DYRATE and m.origin != "ours"
+    ]
     pairs: dict[str, Measurement] = {}
     for m in mine:
         if (name := m.result["decoding"]["name"]) in DECODINGS:

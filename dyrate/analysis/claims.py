@@ -1,6 +1,6 @@
 """Whether the paper's claims hold here, in sentences made from the results, whichever way they fall."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,11 +10,17 @@ from dyrate.analysis.measurements import Budget, Measurement, budget, unpruned
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import Difference
+from dyrate.typed import Origin
 
 WINS, KEPT, THIRD, TENTH = 8, 99.0, 1 / 3, 0.1
 EXTRA = "textvqa"  # measured because the paper's VQA column carries its figures; the ten have VQAv2 there
 TEN = tuple(name for name in BENCHMARKS if name != EXTRA)
 SLACK = 0.005  # a share that is printed as 33% is a third
+WHOSE: Mapping[Origin | None, str] = {
+    "paper": "DyRate",
+    "ours": "DyRate+, which is ours,",
+    None: "DyRate of unknown make",  # a producer's that does not say
+}
 
 
 @dataclass(frozen=True)
@@ -42,30 +48,49 @@ class Claim:
 def claims(
     measurements: Sequence[Measurement], standings: Sequence[Standing], answers: Answers
 ) -> tuple[Claim, ...]:
-    """The three claims, over all models that have a DyRate row; none without one."""
+    """The three claims for the paper's DyRate and again for ours, each over all models that have a row of it;
+    none without one.
+    """
     dyrate = [m for m in measurements if m.method == DYRATE and m.decoding == measurements[0].decoding]
-    models = list(dict.fromkeys(m.model for m in dyrate))
-    if not models:
+    return tuple(
+        claim
+        for whose, name in WHOSE.items()
+        for claim in _claims(name, [m for m in dyrate if m.origin == whose], measurements, standings, answers)
+    )
+
+
+def _claims(
+    name: str,
+    dyrate: Sequence[Measurement],
+    measurements: Sequence[Measurement],
+    standings: Sequence[Standing],
+    answers: Answers,
+) -> tuple[Claim, ...]:
+    by_model = {
+        model: [m for m in dyrate if m.model == model] for model in dict.fromkeys(m.model for m in dyrate)
+    }
+    if not by_model:
         return ()
-    by_model = {model: [m for m in dyrate if m.model == model] for model in models}
-    captions = [name for name in TEN if BENCHMARKS[name].group == "caption"]
+    mine = [s for s in standings if s.mine in dyrate]
+    captions = [benchmark for benchmark in TEN if BENCHMARKS[benchmark].group == "caption"]
     return (
         _claim(
-            f"At equal budget DyRate beats FastV on at least {WINS} of {len(TEN)} benchmarks",
-            [case for model in models for case in _against_fastv(model, standings, measurements)],
+            f"At equal budget {name} beats FastV on at least {WINS} of {len(TEN)} benchmarks",
+            [case for model in by_model for case in _against_fastv(model, mine, measurements)],
             f"Each at its own budget; without {BENCHMARKS[EXTRA].title}, which the paper's ten do not have. "
-            "Wins and losses are those whose intervals exclude zero."
-            f"{_uneven([s for model in models for _, s in _fastv_places(model, standings, measurements)])}",
+            "Wins and losses are those whose intervals exclude zero, as one in twenty would by chance where "
+            "nothing differs; Holm's correction is for the comparisons of its line."
+            f"{_uneven([s for model in by_model for _, s in _fastv_places(model, mine, measurements)])}",
         ),
         _claim(
-            "DyRate keeps 99% of the unpruned score at a third of the visual tokens",
+            f"{name} keeps 99% of the unpruned score at a third of the visual tokens",
             [
                 _kept(model, settings, measurements, answers, TEN, THIRD, _mean_share(measurements))
                 for model, settings in by_model.items()
             ],
         ),
         _claim(
-            "On captions it does so at a tenth of them at decode",
+            f"On captions {name} does so at a tenth of them at decode",
             [
                 _kept(model, settings, measurements, answers, captions, TENTH, _pruned_share(measurements))
                 for model, settings in by_model.items()
@@ -75,12 +100,18 @@ def claims(
 
 
 def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
-    """Per model the standings of its default DyRate, the first of Tables I and II."""
-    defaults: dict[str, Measurement] = {}
+    """Per model the standings of its default DyRates: the first of Tables I and II that is the paper's, and
+    the first that is ours.
+    """
+    defaults: dict[tuple[str, str | None], Measurement] = {}
     for standing in standings:
         if standing.mine.group == "main":
-            defaults.setdefault(standing.mine.model, standing.mine)
-    return {model: [s for s in standings if s.mine is mine] for model, mine in defaults.items()}
+            defaults.setdefault((standing.mine.model, standing.mine.origin), standing.mine)
+    grouped: dict[str, list[Standing]] = {}
+    for standing in standings:
+        if standing.mine in defaults.values():
+            grouped.setdefault(standing.mine.model, []).append(standing)
+    return grouped
 
 
 def _claim(claim: str, cases: Sequence[tuple[str, Sequence[bool]]], note: str = "") -> Claim:
@@ -107,9 +138,9 @@ def _against_fastv(
         text = (
             f"on {model} at {_share(at.prefill)} of the tokens at prefill and {_share(at.decode)} at decode: "
             f"{_counted(wins, 'win', 'wins')}, {_counted(s.count('tie'), 'tie', 'ties')} and "
-            f"{_counted(s.count('loss'), 'loss', 'losses')} against {s.competitor} on {len(s.comparisons)} "
-            f"benchmarks, mean difference {_percent(s.mean, sign=True)} of the unpruned score; "
-            f"{s.mine.label}"
+            f"{_counted(s.count('loss'), 'loss', 'losses')} ({s.holm('win')} and {s.holm('loss')} after "
+            f"Holm's correction) against {s.competitor} on {len(s.comparisons)} benchmarks, mean "
+            f"difference {_percent(s.mean, sign=True)} of the unpruned score; {s.mine.label}"
         )
         only = _counted(len(s.comparisons), "comparison", "comparisons")
         text += f": cannot be told at this budget, only {only}" if open_ else ""
@@ -146,7 +177,7 @@ def _counted(count: int, one: str, many: str) -> str:
 
 def _swept(model: str, standings: Sequence[Standing]) -> list[Measurement]:
     """The model's default DyRate, and its settings for the comparison at equal budget."""
-    first = default_standings(standings).get(model, [])[:1]
+    first = default_standings(standings).get(model, [])[:1]  # of one origin
     others = [s.mine for s in standings if s.mine.model == model and s.mine.group == "budget"]
     return list(dict.fromkeys([*(s.mine for s in first), *others]))
 

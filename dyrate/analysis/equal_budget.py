@@ -25,6 +25,7 @@ from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, unpruned
 from dyrate.analysis.paired import Answers, Gap, Resampled, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.intervals import LEVEL
 from dyrate.evaluation.results import Difference
 
 BLIND = "text_only"  # no competitor: it has nothing to choose
@@ -110,6 +111,17 @@ class Standing:
     def count(self, verdict: Literal["win", "tie", "loss"]) -> int:
         """On how many benchmarks."""
         return sum(comparison.verdict == verdict for comparison in self.comparisons)
+
+    def holm(self, verdict: Literal["win", "loss"]) -> int:
+        """On how many benchmarks, corrected for their number after Holm (1979)."""
+        left = sorted(
+            (c for c in self.comparisons if c.difference["low"] is not None), key=lambda c: c.gap.p_value
+        )
+        sure = [
+            c.gap.p_value * (len(left) - place) <= 1 - LEVEL for place, c in enumerate(left)
+        ]  # the first that fails ends it
+        ended = sure.index(False) if False in sure else len(sure)
+        return sum(c.verdict == verdict for c in left[:ended])
 
     @property
     def ahead(self) -> int:

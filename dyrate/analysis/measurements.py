@@ -24,6 +24,7 @@ from dyrate.evaluation.results import (
     read_run,
 )
 from dyrate.study import Study, StudyJob
+from dyrate.typed import Origin
 
 NONE = "none"
 CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
@@ -57,6 +58,11 @@ class Measurement:
     def label(self) -> str:
         """The method with its hyperparameters, as people write it."""
         return self.result["label"]
+
+    @property
+    def origin(self) -> Origin | None:
+        """Of DyRate, its ablations and its extensions: whether the paper describes it."""
+        return self.result.get("origin")
 
     @property
     def decoding(self) -> str:

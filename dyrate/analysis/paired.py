@@ -49,6 +49,12 @@ class Gap:
     difference: Difference
     draws: Array
 
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of no difference: twice the share of resamples on zero's other side."""
+        other = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
+        return min(1.0, 2 * (other + 1) / (len(self.draws) + 1))
+
 
 class Answers:
     """The answers of a study's measurements, read and resampled once each, all in the same resamples."""

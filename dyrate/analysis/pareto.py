@@ -14,7 +14,7 @@ from dyrate.analysis.predictor_settings import without_effect
 from dyrate.evaluation.benchmarks import BENCHMARKS
 
 Curve = tuple[tuple[float, float], ...]  # (share of V, score), by rising share
-OURS, SWEPT = "DyRate", "budget_weight"
+TITLE, SWEPT = "DyRate", "budget_weight"
 GROUPS = ("main", "budget")  # the ablations' settings would crowd the picture
 
 
@@ -39,7 +39,9 @@ def curves(model: str, measurements: Sequence[Measurement], benchmark: str | Non
 
 
 def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
-    """DyRate's families: that of its first setting as "DyRate", others by the first of their predictors."""
+    """DyRate's families: the first of the paper's as "DyRate", the first of ours as "DyRate+", others by the
+    first of their predictors as well.
+    """
     grouped: dict[str, list[Measurement]] = {}
     for m in measurements:
         if m.method == DYRATE:
@@ -48,14 +50,15 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
     for settings in grouped.values():
         first = settings[0]
         name = Path(str(first.result["method"].get("predictor", ""))).name
-        label = f"{OURS}, {name}" if named else OURS
+        whose = f"{TITLE}+" if first.origin == "ours" else TITLE
+        label = f"{whose}, {name}" if whose in named else whose
         named[first.label if label in named else label] = tuple(settings)
     return named
 
 
-def ours(label: str) -> bool:
+def dyrates(label: str) -> bool:
     """Whether a curve is one of DyRate's."""
-    return label.startswith(OURS)
+    return label.startswith(TITLE)
 
 
 def averaged(model: str, measurements: Sequence[Measurement]) -> tuple[str, ...]:

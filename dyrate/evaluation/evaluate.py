@@ -157,6 +157,7 @@ def _result(
         "model": job.name,
         "method": model.method.spec(),
         "label": model.method.label,
+        "origin": model.method.origin,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
         "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),

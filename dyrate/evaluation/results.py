@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from dyrate import files, typed
 from dyrate.errors import DyrateError
-from dyrate.typed import Amount, Natural, NotEmpty, Positive, Record, Text
+from dyrate.typed import Amount, Natural, NotEmpty, Origin, Positive, Record, Text
 
 SCHEMA: Final = "dyrate.result"
 VERSION: Final = 1
@@ -193,6 +193,7 @@ class Result(TypedDict):
     model: Text
     method: Spec  # {"name": ..., hyperparameters}
     label: Text  # "FastV (K=2, R=0.5)"
+    origin: NotRequired[Origin | None]  # of DyRate, its ablations and its extensions
     decoding: Spec  # {"name": ..., generation arguments}
     benchmarks: Annotated[dict[str, Annotated[BenchmarkResult, AfterValidator(_has_primary)]], NotEmpty]
     shape: NotRequired[Shape]

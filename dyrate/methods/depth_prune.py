@@ -9,6 +9,7 @@ from torch import Tensor
 from dyrate.errors import DyrateError
 from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import View, hyperparameter
+from dyrate.typed import Origin
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class DepthBasedPrune(StepwisePruning):
         "share P of the visual tokens that deeper layers drop", default=0.5, minimum=0, maximum=1
     )
     correction: float = hyperparameter("R', added to the rate", default=0.0, minimum=-1, maximum=1)
+
+    @property
+    def origin(self) -> Origin:
+        """The paper's."""
+        return "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import View, hyperparameter
+from dyrate.typed import Origin
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class FixedPrune(StepwisePruning):
     rate: float = hyperparameter(
         "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
     )
+
+    @property
+    def origin(self) -> Origin:
+        """The paper's."""
+        return "paper"
 
     def step_rates(self, view: View) -> Tensor:
         """R."""

@@ -20,8 +20,8 @@ Estimator = Literal["straight_through", "soft", "soft_gradient", "scaled_feature
 """`straight_through`: whole masks, with the gradients that small changes of them would have. `soft`: mixtures
 of masks. `soft_gradient`: whole masks, with the gradients of attention under their mixtures. These act on
 attention. `scaled_features` is the paper's equation to the letter: mixtures multiply the features of the
-visual tokens on entering layer K. Features have one value for all steps, so of each answer one step, drawn anew for
-every batch, multiplies and learns.
+visual tokens on entering layer K. Features have one value for all steps, so of each answer one step, drawn
+anew for every batch, multiplies and learns.
 """
 
 

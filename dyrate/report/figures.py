@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
-from dyrate.analysis.pareto import OURS, Curve, ours
+from dyrate.analysis.pareto import TITLE, Curve, dyrates
 from dyrate.analysis.tables import heading
 from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
 
@@ -111,7 +111,7 @@ def colours(labels: Iterable[str]) -> dict[str, int]:
     """A number for each label, for its colour: 0 for DyRate's, others in turn."""
     others, numbers = count(), {}
     for label in labels:
-        numbers[label] = 0 if ours(label) else 1 + next(others) % (len(CURVES) - 1)
+        numbers[label] = 0 if dyrates(label) else 1 + next(others) % (len(CURVES) - 1)
     return numbers
 
 
@@ -126,11 +126,11 @@ def pareto(
             axes.plot(
                 [100 * x for x, _ in curve],
                 [y for _, y in curve],
-                "D-" if ours(label) else "o-",
+                "D-" if dyrates(label) else "o-",
                 color=colour,
-                markerfacecolor=PAPER if ours(label) and label != OURS else colour,
-                linewidth=1.8 if ours(label) else 1.0,
-                markersize=5 if ours(label) else 3.2,
+                markerfacecolor=PAPER if dyrates(label) and label != TITLE else colour,
+                linewidth=1.8 if dyrates(label) else 1.0,
+                markersize=5 if dyrates(label) else 3.2,
             )
         axes.set_xlim(-3, 104)
         axes.set_xlabel("visual tokens per layer, % of V")

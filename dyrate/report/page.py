@@ -102,7 +102,7 @@ def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]
         for model in models
     }
     # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-    drawn = {model: panels for model, panels in by_model.items() if pareto.OURS in panels[None]}
+    drawn = {model: panels for model, panels in by_model.items() if any(map(pareto.dyrates, panels[None]))}
     labels = dict.fromkeys(
         label for panels in drawn.values() for curves in panels.values() for label in curves
     )

@@ -16,6 +16,7 @@ from dyrate.typed import (
     Names,
     Natural,
     OrAbsent,
+    Origin,
     Positive,
     Record,
     Text,
@@ -111,6 +112,8 @@ class PredictorEntry(Record):
     model_config = ConfigDict(extra="allow")
 
     name: Name
+    origin: OrAbsent[Origin] = None
+    """whether the recipe is one that the paper describes; checked against it"""
     models: OrAbsent[Names] = None
     """only for these models (default all)"""
     data: OrAbsent[Text] = None

@@ -29,6 +29,8 @@ class StudyPredictor:
     """The folder of a trained one, which the study uses if it is there."""
     data: str | None = None
     retrain: bool = False
+    origin: str | None = None
+    """What the config says of the recipe, if anything."""
 
     @cached_property
     def shipped(self) -> bool:

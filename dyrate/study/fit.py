@@ -73,6 +73,7 @@ def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes:
             if trained
             else recipes[job.predictor.name].config(heads or 1)
         )
+        _check_origin(job, config.origin)
         method.check_predictor(config, heads or config.heads)
         deepest = max((config.layer, *config.lagged))
         if layers is not None and deepest >= layers:
@@ -81,6 +82,21 @@ def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes:
             )
     if layers is not None and heads is not None and trained:
         method.check(layers, heads)
+
+
+def _check_origin(job: StudyJob, origin: str) -> None:
+    """Keep what is ours out of the paper's rows, and what the config says of a recipe true."""
+    assert job.predictor is not None
+    if job.predictor.origin not in (None, origin):
+        raise StudyError(
+            f"its predictor has origin: {job.predictor.origin}, but the recipe makes it {origin!r}: the "
+            "paper's reads class mass averaged over heads, and ranks by the attention of layer K-1"
+        )
+    if origin == "ours" and job.method.published:
+        raise StudyError(
+            "its predictor is not the paper's, so that it cannot stand beside the paper's row: leave out "
+            f"published: {dict(job.method.published)}"
+        )
 
 
 def _check_once(jobs: Iterable[StudyJob]) -> None:

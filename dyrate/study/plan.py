@@ -153,6 +153,7 @@ def _predictor(
         prepared=f"{typed.trained or f'predictors/{typed.study}'}/{model.name}/{entry.name}",
         data=entry.data,
         retrain=bool(typed.retrain),
+        origin=entry.origin,
     )
 
 

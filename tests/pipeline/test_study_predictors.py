@@ -235,3 +235,35 @@ def test_a_decodings_settings_are_the_studys_where_it_gives_them():
     study = Study.of({**CONFIG, "methods": methods, "decodings": [{"name": "top_p", "top_p": 0.7}]})
 
     assert [entry["top_p"] for entry in study.methods[1].decodings] == [0.7]
+
+
+@pytest.mark.parametrize(
+    ("predictor", "published", "complaint"),
+    [
+        ({"ranking": "mlp"}, {"table1": "DyRate"}, "leave out published: {'table1': 'DyRate'}"),
+        ({"per_head": True}, {"table2": "DyRate"}, "leave out published: {'table2': 'DyRate'}"),
+        ({"lagged": [4]}, {"table1": "DyRate"}, "is not the paper's"),
+        ({"ranking": "mlp", "origin": "paper"}, {}, "origin: paper, but the recipe makes it 'ours'"),
+        ({"origin": "ours"}, {}, "origin: ours, but the recipe makes it 'paper'"),
+        ({"origin": "paper"}, {"table1": "DyRate"}, None),
+        ({"ranking": "mlp", "origin": "ours"}, {}, None),
+    ],
+)
+def test_what_is_ours_stays_out_of_the_papers_rows(predictor, published, complaint):
+    study = Study.of(
+        {
+            **CONFIG,
+            "models": [{"name": "b", "path": "some/hub-id"}],
+            "predictors": [{"name": "default", "layer": 2, **predictor}],
+            "methods": [
+                {"name": "none"},
+                {"name": "dyrate", "predictor": "default", "layer": 2, "published": published},
+            ],
+        }
+    )
+    if complaint is None:
+        check_jobs(study)
+        return
+    with pytest.raises(StudyError) as refused:
+        check_jobs(study)
+    assert complaint in str(refused.value)

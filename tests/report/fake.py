@@ -107,6 +107,12 @@ def label(spec: Mapping[str, Any]) -> str:
     return f"{name} ({inside})" if inside else name
 
 
+def origin(job: StudyJob) -> str | None:
+    if job.predictor is None:
+        return None
+    return "paper" if job.predictor.recipe.get("ranking", "attention") == "attention" else "ours"
+
+
 def tokens(spec: Mapping[str, Any], layers: int) -> list[float]:
     default = {"none": 0.0, "dyrate": RATES.get(Path(spec.get("predictor", "")).name, 0.5)}
     kept = V * (1 - spec.get("rate", default.get(spec["name"], 1.0)))
@@ -158,6 +164,7 @@ def result(job: StudyJob, study: Study, benchmarks: tuple[str, ...] | None = Non
         "model": model,
         "method": spec,
         "label": label(spec),
+        "origin": origin(job),
         "decoding": {"num_beams": 1, "do_sample": False, **job.decoding},
         "benchmarks": found,
         "shape": SHAPE,

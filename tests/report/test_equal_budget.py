@@ -3,13 +3,22 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dyrate.analysis.equal_budget import Point, families, mix, phase_of, spent, standings
+from dyrate.analysis.equal_budget import (
+    Point,
+    Standing,
+    families,
+    mix,
+    phase_of,
+    spent,
+    standings,
+)
 from dyrate.analysis.measurements import Budget, load
-from dyrate.analysis.paired import Answers
+from dyrate.analysis.paired import Answers, Gap
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import csv_files
@@ -256,3 +265,32 @@ def test_the_csv_has_one_line_per_competitor_and_benchmark(compare, tmp_path):
     assert lines[0]["mixture"] == "0.2500 FastV (K=2, R=0.25) + 0.7500 FastV (K=2, R=0.75)"
     assert float(lines[0]["value"]) - float(lines[0]["competitor_value"]) == pytest.approx(20)
     assert lines[0]["verdict"] == "win"
+
+
+@pytest.mark.parametrize(
+    ("p_values", "wins"),
+    [
+        ((0.01, 0.02, 0.04), 3),  # 0.03, 0.04, 0.04
+        ((0.02, 0.03, 0.04), 0),  # the first fails: 0.06
+        ((0.001, 0.03, 0.04), 1),  # 0.003, then 0.06 ends it
+        ((0.04,), 1),
+        ((), 0),
+    ],
+)
+def test_holms_correction(p_values, wins):
+    def comparison(p_value):
+        gap = SimpleNamespace(p_value=p_value)
+        return SimpleNamespace(gap=gap, difference={"value": 1.0, "low": 0.5, "high": 2.0}, verdict="win")
+
+    found = Standing(None, "x", (), tuple(comparison(p) for p in p_values))
+    assert (found.holm("win"), found.holm("loss")) == (wins, 0)
+
+
+def test_the_p_value_of_a_gap_is_two_sided_and_never_zero():
+    def gap(draws):
+        return Gap({"value": 0.0, "low": None, "high": None}, np.array(draws)).p_value
+
+    assert gap([1.0] * 999) == pytest.approx(0.002)
+    assert gap([1.0] * 900 + [-1.0] * 99) == pytest.approx(0.2)
+    assert gap([-1.0] * 900 + [1.0] * 99) == pytest.approx(0.2)
+    assert gap([0.0] * 10) == 1.0

@@ -80,9 +80,9 @@ def test_a_line_of_dyrates_is_one_recipe_over_lambda(tmp_path, monkeypatch):
     found = sweeps(load(study))
 
     assert {label: len(settings) for label, settings in found.items()} == {
-        "DyRate": 2,
-        "DyRate, papers": 1,
-        "DyRate, lean": 1,
+        "DyRate+": 2,
+        "DyRate": 1,
+        "DyRate+, lean": 1,
     }
 
 

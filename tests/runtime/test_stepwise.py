@@ -177,6 +177,14 @@ def test_what_a_label_and_a_spec_show() -> None:
     method = DyRate(predictor=PREDICTOR)
     assert method.label == "DyRate (K=2, default, select)"
     assert DyRate(predictor="a/b/", mode="evict", minimum=0.1).label == "DyRate (K=2, b, evict, minimum=0.1)"
+    ours = DyRate(predictor=tiny_predictor("learned", ranking="linear"))
+    assert ours.label == "DyRate+ (K=2, learned, select)"
+    assert (method.origin, ours.origin, FixedPrune().origin, FastV().origin) == (
+        "paper",
+        "ours",
+        "paper",
+        None,
+    )
     assert FixedPrune(rate=0.6).label == "FixedPrune (K=3, R=0.6, select)"
     assert load_method(json.loads(json.dumps(method.spec()))) == method
     assert hash(method) == hash(DyRate(predictor=PREDICTOR))
