@@ -57,6 +57,21 @@ def register(subparsers: Subparsers) -> None:
     train.add_argument("--decay-steps", type=int, metavar="N", help="last steps, in which the rate decays")
     train.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)")
     train.add_argument(
+        "--contrast-weight", type=float, metavar="W", help="of CLIP's loss beside the answers' (default: 0.1)"
+    )
+    train.add_argument(
+        "--contrast-steps", type=int, metavar="N", help="first steps, of CLIP's loss alone (default: 0)"
+    )
+    train.add_argument(
+        "--tower-rate", type=float, metavar="X", help="the towers' learning rate after those (default: 1)"
+    )
+    train.add_argument(
+        "--least-spacing",
+        type=float,
+        metavar="X",
+        help="positions between visual tokens, at least, in half of the examples (default: 0.1; 1: always 1)",
+    )
+    train.add_argument(
         "--minutes", type=float, metavar="M", help="end after so long, even before the last step"
     )
     train.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps, to be continued")
@@ -129,7 +144,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from dyrate.testbed.models.training import train
 
     size_of(arguments.model)
-    options = ("seed", "steps", "decay_steps", "batch_size")
+    schedule = ("seed", "steps", "decay_steps", "batch_size")
+    options = (*schedule, "contrast_weight", "contrast_steps", "tower_rate", "least_spacing")
     given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
     if "steps" in given:
         given.setdefault("decay_steps", round(DECAY_SHARE * given["steps"]))

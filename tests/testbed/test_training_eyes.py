@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, CLIPModel
 from dyrate.clip import clip_model
 from dyrate.errors import DyrateError
 from dyrate.question_reader import QuestionReader
+from dyrate.testbed.models.card import write_card
 from dyrate.testbed.models.contrast import LARGEST_SCALE, Retrieval, contrastive_loss, similarities
 from dyrate.testbed.models.recipe import RECIPES, Machine
 from dyrate.testbed.models.task import Task
@@ -154,3 +155,27 @@ def test_another_models_half_is_refused(saved, task):
         DyrateError, match=r"clip: is half of a CLIP whose vision tower has hidden_size 32.*160"
     ):
         clip_model(saved, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("contrast_weight", -1.0),
+        ("contrast_weight", float("nan")),
+        ("contrast_steps", RECIPE.steps),
+        ("tower_rate", 1.5),
+        ("least_spacing", 0.0),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(name, value):
+    with pytest.raises(DyrateError, match=f"{name}: {value} is not "):
+        replace(RECIPE, **{name: value})
+
+
+def test_a_card_prints_the_command_of_its_recipe(tmp_path):
+    recipe = replace(RECIPE, steps=2, contrast_steps=1, tower_rate=0.1, least_spacing=1.0)
+    train(recipe, Machine(), tmp_path / "checkpoint", tmp_path / "model", held_out_examples=2)
+    text = write_card(tmp_path / "model").read_text()
+    assert "--contrast-steps 1 --tower-rate 0.1 --least-spacing 1 --output DIR" in text
+    assert "--contrast-weight" not in text
+    assert "The first 1 steps train CLIP's two towers alone" in text

@@ -6,6 +6,7 @@ from typing import Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
+from dyrate.testbed.models.recipe import ModelRecipe
 from dyrate.testbed.models.stream import stream_hash
 
 _CURVE_ROWS = 8
@@ -113,11 +114,19 @@ examples: `{record["data_sha256"]}`.{changed}
 The same schedule without a clock:
 
 ```
-dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} --steps {steps} \
-    --decay-steps {steps - start} --output DIR
+dyrate testbed train --model {recipe["model"]} --seed {recipe["seed"]} \\
+    --steps {steps} --decay-steps {steps - start} {_options(recipe)}--output DIR
 ```
 
 A GPU does not repeat its sums to the last bit, so the weights will be alike, not equal."""
+
+
+def _options(recipe: dict[str, Any]) -> str:
+    """What the recipe has otherwise than by default."""
+    names = ("contrast_weight", "contrast_steps", "tower_rate", "least_spacing")
+    plain = ModelRecipe(recipe["model"])
+    changed = (name for name in names if recipe[name] != getattr(plain, name))
+    return "".join(f"--{name.replace('_', '-')} {recipe[name]:g} " for name in changed)
 
 
 def _contrast(recipe: dict[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dyrate.errors import DyrateError
+
 DECAY_SHARE = 0.3  # of the time, where time decides
 
 
@@ -36,6 +38,21 @@ class ModelRecipe:
     least_spacing: float = 0.1
     precision: str = "bfloat16"  # of the arithmetic; weights and optimiser are float32
     tokenizer_examples: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse what trains nothing, or is no distance."""
+        checks = {
+            "contrast_weight": (self.contrast_weight >= 0, "at least 0"),
+            "contrast_steps": (
+                0 <= self.contrast_steps < self.steps,
+                f"from 0 to {self.steps - 1}, below steps",
+            ),
+            "tower_rate": (0 <= self.tower_rate <= 1, "from 0 to 1"),
+            "least_spacing": (0 < self.least_spacing <= 1, "above 0, at most 1"),
+        }
+        for name, (fits, expected) in checks.items():
+            if not fits:
+                raise DyrateError(f"{name}: {getattr(self, name)} is not {expected}")
 
     def stage(self, step: int) -> Stage:
         """Return what a step trains, counted from 0."""
