@@ -12,7 +12,8 @@ from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.harness_tasks import load_tasks
-from dyrate.evaluation.requests import Query
+from dyrate.evaluation.requests import Question
+from dyrate.evaluation.setting import Setting
 from dyrate.evaluation.visual_tokens import TokenSums
 
 
@@ -45,7 +46,9 @@ class Reader(DyrateModel):
         shape = whole[0]["input_ids"].shape
         return [prompts for prompts in whole if prompts["input_ids"].shape == shape][:count]
 
-    def answer(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+    def answer(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None]:
         """Keep the prompts instead."""
-        self._seen.append(self.read(queries))
-        return [""] * len(queries), None
+        self._seen.append(self.read(questions))
+        return [""] * len(questions), None

@@ -12,9 +12,7 @@ The decoding strategy says how to generate: generation arguments of tasks that c
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,15 +25,15 @@ from tqdm import tqdm
 from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
-from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.generator import Generator
 from dyrate.evaluation.log import ResponseLog, content_key
 from dyrate.evaluation.prompts import PromptStyle
-from dyrate.evaluation.provenance import answering_code
-from dyrate.evaluation.requests import Query, Request, batches, colors, images_of, new_tokens
+from dyrate.evaluation.requests import Question, Request, batches, colors, images_of, new_tokens
+from dyrate.evaluation.setting import Setting, TaskRecord
+from dyrate.evaluation.turn import Turn
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
 from dyrate.question_reader import QuestionReader
-from dyrate.registry import as_spec, load_method
+from dyrate.registry import as_spec
 
 if TYPE_CHECKING:
     from dyrate.run import Run
@@ -53,16 +51,6 @@ def __getattr__(name: str) -> Any:
     return ModelManifest(model_id="dyrate", simple_class_path=f"{__name__}.DyrateModel")
 
 
-@dataclass
-class TaskRecord:
-    """What happened while one task was answered."""
-
-    seconds: float = 0.0  # in generation
-    generated: int = 0  # answers made now
-    reused: int = 0  # answers found in the log
-    tokens: list[TokenSums] = field(default_factory=list)  # per batch
-
-
 class DyrateModel(lmms):  # type: ignore[misc]
     """A checkpoint of a supported family with a reduction method and a decoding strategy.
 
@@ -73,6 +61,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
     is_simple = True
     observer: Observer | None = None
     recorded: Sequence[int] = ()  # layers whose class mass the observer wants to see
+    companions: Sequence[Setting] = ()  # whose turn comes later, but which answer the same batches now
 
     def __init__(
         self,
@@ -100,8 +89,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
         questions = QuestionReader.of(self.tokenizer, folder)
         self._generator = Generator(self.model, self.tokenizer, engine, questions)
-        self._generator.engine(self.decoding)
-        self.method.check_checkpoint(self.weights_hash)
+        self.check(self.setting)
+        self._inputs: tuple[Sequence[str], Mapping[str, torch.Tensor]] = (), {}
 
     @property
     def device(self) -> torch.device:
@@ -111,13 +100,32 @@ class DyrateModel(lmms):  # type: ignore[misc]
     @property
     def engine(self) -> str:
         """What generates: `graph`, this package's own engine, or `transformers`."""
+        return self.engine_for(self.setting)
+
+    def engine_for(self, setting: Setting) -> str:
+        """What generates with a setting."""
         assert self._generator is not None
-        return self._generator.engine(self.decoding)
+        return self._generator.engine(setting.decoding)
 
     @property
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self.processor.tokenizer
+
+    @property
+    def method(self) -> Any:
+        """The reduction method in use."""
+        return self.setting.method
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The decoding strategy in use."""
+        return self.setting.decoding
+
+    @property
+    def records(self) -> Mapping[str, TaskRecord]:
+        """By task, what happened while it was answered."""
+        return self.setting.records
 
     def configure(
         self,
@@ -127,18 +135,27 @@ class DyrateModel(lmms):  # type: ignore[misc]
         **hyperparameters: Any,
     ) -> None:
         """Choose what the next evaluation runs with; the loaded model stays."""
-        self.method = load_method({**as_spec(method, "method"), **hyperparameters})
-        self.decoding = decoding_spec(as_spec(decoding, "decoding"))
+        self.use(Setting.of({**as_spec(method, "method"), **hyperparameters}, decoding, log))
+
+    def use(self, setting: Setting, companions: Sequence[Setting] = ()) -> None:
+        """Choose what the next evaluation runs with, and what else answers its batches while they are there.
+
+        What is done with companions is found in their logs when their turn comes; one that fails is left to
+        its own turn.
+        """
         if self._generator is not None:
-            self._generator.engine(self.decoding)  # refuses what it cannot do
-            self.method.check_checkpoint(self.weights_hash)
-        self.log = Path(log) if log is not None else None
-        self.records: dict[str, TaskRecord] = {}
-        self._code = f"{answering_code(self.method.spec())} {self.method.content_hash}"
-        self._chunk = self.batch_size
+            self.check(setting)
+        self.setting, self.companions = setting, companions
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what the engine cannot do, and what was trained on another checkpoint."""
+        assert self._generator is not None
+        self._generator.engine(setting.decoding)
+        setting.method.check_checkpoint(self.weights_hash)
 
     def release(self) -> None:
         """Give back the memory that generation keeps for its next batch; the next one starts afresh."""
+        self._inputs = (), {}
         if self._generator is not None:
             self._generator.release()
 
@@ -148,7 +165,8 @@ class DyrateModel(lmms):  # type: ignore[misc]
     @property
     def doing(self) -> str:
         """What progress bars call the work."""
-        return self.method.label
+        others = f" and {len(self.companions)} more" if self.companions else ""
+        return f"{self.method.label}{others}"
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answer the requests, in their order.
@@ -162,10 +180,11 @@ class DyrateModel(lmms):  # type: ignore[misc]
         limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
         answers: dict[int, str] = {}
         bar = tqdm(total=len(asked), desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
-        with bar, self._open_log() as log:
+        with bar, Turn(self, self.setting, self.companions) as turn:
             for places, limit in zip(layout, limits, strict=True):
                 batch = [asked[i] for i in places]
-                for place, answer in zip(places, self._answer(batch, limit, log), strict=True):
+                questions = [self._question(one) for one in batch]
+                for place, answer in zip(places, turn.answers(batch[0], questions, limit), strict=True):
                     answers[place] = answer
                 bar.update(len(places))
         return [answers[index] for index in range(len(asked))]
@@ -178,8 +197,9 @@ class DyrateModel(lmms):  # type: ignore[misc]
         """Refused: a second generation on a pruned cache would not see the first one's tokens."""
         raise DyrateError("the dyrate model answers single-turn tasks; multi-round tasks are not supported")
 
-    def _open_log(self) -> ResponseLog:
-        path = self.log
+    def open_log(self, setting: Setting) -> ResponseLog:
+        """Open a setting's log, or this process's part of it."""
+        path = setting.log
         if path is not None and self.world_size > 1:
             path = path.with_name(f"{path.name}.{self.rank}")
         return ResponseLog(path)
@@ -187,24 +207,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
     def _lengths(self, asked: Sequence[Request]) -> list[int]:
         return [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
 
-    def _answer(self, asked: Sequence[Request], new_tokens: int, log: ResponseLog) -> list[str]:
-        record = self.records.setdefault(asked[0].task, TaskRecord())
-        queries = [self._query(one, new_tokens) for one in asked]
-        keys = [query.key for query in queries]
-        batch = None if self.observer else log.get(keys)  # nothing is to be seen of logged answers
-        if batch is None:
-            started = perf_counter()
-            answers, tokens = self.answer(queries, new_tokens)
-            record.seconds += perf_counter() - started
-            record.generated += len(asked)
-            batch = log.append(keys, answers, tokens)
-        else:
-            record.reused += len(asked)
-        if "tokens" in batch:
-            record.tokens.append(batch["tokens"])
-        return batch["answers"]
-
-    def _query(self, one: Request, new_tokens: int) -> Query:
+    def _question(self, one: Request) -> Question:
         images = images_of(one, self.task_dict[one.task][one.split])
         prompt = self.style.render(one.context, len(images))
         if (places := prompt.count(self.processor.image_token)) != len(images):
@@ -213,13 +216,15 @@ class DyrateModel(lmms):  # type: ignore[misc]
                 f"{len(images)} images: take them out of the row's text"
             )
         pixels = [part for image in images for part in (f"{image.mode}{image.size}", colors(image))]
-        content = content_key(prompt, *pixels)
+        return Question(prompt, images, content_key(prompt, *pixels), one.doc_id, one.task)
+
+    def key(self, setting: Setting, question: Question, new_tokens: int) -> str:
+        """Return what finds an answer in a log."""
         versions = f"torch {torch.__version__} transformers {transformers.__version__}"
-        numerics = f"{self._processor()} {self.engine} {self.dtype} {versions}"
-        setting = json.dumps({**self.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
-        method = json.dumps(self.method.spec(), sort_keys=True)
-        key = content_key(content, self.weights_hash, numerics, setting, method, self._code)
-        return Query(prompt, images, key, content, one.doc_id, one.task)
+        numerics = f"{self._processor()} {self.engine_for(setting)} {self.dtype} {versions}"
+        limited = json.dumps({**setting.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
+        method = json.dumps(setting.method.spec(), sort_keys=True)
+        return content_key(question.content, self.weights_hash, numerics, limited, method, setting.code)
 
     def _processor(self) -> str:
         """What computes: sums are made in another order on another GPU or by another number of threads."""
@@ -227,73 +232,83 @@ class DyrateModel(lmms):  # type: ignore[misc]
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
-    def answer(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
+    def answer(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None]:
         """Answer one batch, in halves from the first time that it does not fit into memory."""
         answers: list[str] = []
         sums: TokenSums | None = None
-        while len(answers) < len(queries):
-            part = queries[len(answers) : len(answers) + self._chunk]
-            done = self._try(part, new_tokens)
+        chunk = setting.chunk or self.batch_size
+        while len(answers) < len(questions):
+            part = questions[len(answers) : len(answers) + chunk]
+            done = self._try(setting, part, new_tokens)
             if done is None:
-                self._chunk = len(part) // 2
-                logger.warning(
-                    "out of memory with {} samples at once: going on with {}", len(part), self._chunk
-                )
+                setting.chunk = chunk = len(part) // 2
+                logger.warning("out of memory with {} samples at once: going on with {}", len(part), chunk)
                 self.release()
                 continue
             answers += done[0]
             sums = add(sums, done[1])
         return answers, sums
 
-    def _try(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None] | None:
+    def _try(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None] | None:
         """Answers and token sums, or None where memory is short and the batch can still be halved."""
         try:
-            return self._run(queries, new_tokens)
+            return self._run(setting, questions, new_tokens)
         except DyrateError as error:
-            rows = ", ".join(str(query.doc_id) for query in queries)
-            raise DyrateError(f"task {queries[0].task}, rows {rows}: {error}") from error
+            rows = ", ".join(str(question.doc_id) for question in questions)
+            raise DyrateError(f"task {questions[0].task}, rows {rows}: {error}") from error
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(queries) == 1 or not _is_out_of_memory(error):
+            if len(questions) == 1 or not _is_out_of_memory(error):
                 raise
         return None
 
-    def read(self, queries: Sequence[Query]) -> Mapping[str, torch.Tensor]:
+    def read(self, questions: Sequence[Question]) -> Mapping[str, torch.Tensor]:
         """Return a batch of questions as the model reads it: input_ids, attention_mask, pixel_values."""
-        images = [image for query in queries for image in query.images]
+        images = [image for question in questions for image in question.images]
         found: Mapping[str, torch.Tensor] = self.processor(
-            text=[query.prompt for query in queries], images=images or None, padding=True, return_tensors="pt"
+            text=[question.prompt for question in questions],
+            images=images or None,
+            padding=True,
+            return_tensors="pt",
         ).to(self.device, self.model.dtype)
         return found
 
-    def _check_room(self, queries: Sequence[Query], mask: torch.Tensor, new_tokens: int) -> None:
+    def _check_room(self, questions: Sequence[Question], mask: torch.Tensor, new_tokens: int) -> None:
         """Refuse to go on where the model knows no positions; transformers would."""
         positions = self.model.config.get_text_config().max_position_embeddings
-        for query, length in zip(queries, mask.sum(dim=1).tolist(), strict=True):
+        for question, length in zip(questions, mask.sum(dim=1).tolist(), strict=True):
             if length + new_tokens > positions:
                 raise DyrateError(
-                    f"row {query.doc_id} has a prompt of {length} tokens and {new_tokens} new ones, but the "
-                    f"model has {positions} positions (max_position_embeddings): shorten one of the two"
+                    f"row {question.doc_id} has a prompt of {length} tokens and {new_tokens} new ones, but "
+                    f"the model has {positions} positions (max_position_embeddings): shorten one of the two"
                 )
 
     @torch.inference_mode()
-    def _run(self, queries: Sequence[Query], new_tokens: int) -> tuple[list[str], TokenSums | None]:
-        inputs = self.read(queries)
-        self._check_room(queries, inputs["attention_mask"], new_tokens)
+    def _run(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None]:
+        contents = [question.content for question in questions]
+        if self._inputs[0] != contents:
+            self._inputs = contents, self.read(questions)
+        inputs = self._inputs[1]
+        self._check_room(questions, inputs["attention_mask"], new_tokens)
         assert self._generator is not None
-        streams = [query.stream for query in queries]
         made, run = self._generator.generate(
-            self.method, self.decoding, inputs, streams, new_tokens, self.recorded
+            setting.method, setting.decoding, inputs, contents, new_tokens, self.recorded
         )
         ends = self._generator.ends
         if self.observer:
-            self.observer([query.doc_id for query in queries], run, made, ends)
+            self.observer([question.doc_id for question in questions], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         if "pixel_values" not in inputs:
             return answers, None
         steps = decode_steps(made, ends)
         sums = token_sums(run, steps)
         beams = len(run.visual_tokens) // len(steps)
-        sums["work"] = work_of(run, self.method, steps.repeat_interleave(beams)).to_json()
+        sums["work"] = work_of(run, setting.method, steps.repeat_interleave(beams)).to_json()
         return answers, sums
 
 

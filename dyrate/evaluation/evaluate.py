@@ -24,6 +24,7 @@ from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
+    from dyrate.evaluation.setting import Setting
 
 
 def read_baseline(job: Evaluation, path: Path) -> tuple[results.Result, Mapping[str, Sequence[Sample]]]:
@@ -83,21 +84,36 @@ def load(job: Asked) -> "DyrateModel":
     )
 
 
+def setting_of(job: Evaluation) -> "Setting":
+    """Return what a job answers with."""
+    from dyrate.evaluation.setting import Setting
+
+    return Setting.of(job.method, job.decoding, job.files.log)
+
+
 def evaluate_loaded(
-    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: "Clock | None" = None
+    job: Evaluation,
+    model: "DyrateModel",
+    tasks: Sequence[LoadedTask],
+    clock: "Clock | None" = None,
+    setting: "Setting | None" = None,
+    companions: "Sequence[Setting]" = (),
 ) -> results.Result:
     """Run a job and write its result, run information, answers and response log; returns the result.
 
-    A killed job goes on from its response log. `clock` has run since the job began. Raises `DyrateError` for
-    an unfit baseline.
+    A killed job goes on from its response log. `clock` has run since the job began. `setting` is the job's
+    own, if others have answered with it already; `companions` are settings of jobs to come. Raises
+    `DyrateError` for an unfit baseline.
     """
     clock = clock or Clock(perf_counter())
     baseline = None
     if job.baseline is not None:
         found, baseline = read_baseline(job, job.baseline)
         _check_inputs(job.baseline, found, model, tasks)
-    model.configure(job.method, job.decoding, job.files.log)
+    setting = setting or setting_of(job)
+    model.use(setting, companions)
     answered = run_harness(model, tasks)
+    clock.shift(setting.borrowed)
     generating = sum(record.seconds for record in model.records.values())
     clock.lap("harness")
     result = _result(job, model, tasks, answered, baseline)
@@ -118,6 +134,11 @@ class Clock:
     def __init__(self, started: float) -> None:
         self.started = self._last = started
         self.stages: dict[str, float] = {}
+
+    def shift(self, seconds: float) -> None:
+        """Count so many more seconds to the stage under way."""
+        self.started -= seconds
+        self._last -= seconds
 
     def lap(self, stage: str) -> None:
         """The stage ends now."""

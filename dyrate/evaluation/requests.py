@@ -50,13 +50,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Query:
+class Question:
     """One request as the model gets it."""
 
     prompt: str
     images: Sequence[Image.Image]
-    key: str  # content hash: finds the answer in a log
-    stream: str  # content hash without method and weights: seeds sampling
+    content: str
+    """Hash of prompt and images: part of the key that finds an answer in a log; seeds sampling."""
     doc_id: int
     task: str
 

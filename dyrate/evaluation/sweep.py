@@ -1,22 +1,27 @@
-"""Several evaluations in one process: the model is loaded once, the tasks where they change."""
+"""Several evaluations in one process: the model is loaded once, the tasks where they change.
+
+On a CPU, what methods compute alike on a batch is computed once.
+"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.encodings import Encodings
-from dyrate.evaluation.evaluate import Clock, evaluate_loaded, load, read_baseline
-from dyrate.evaluation.harness_tasks import load_tasks
+from dyrate.evaluation.evaluate import Clock, evaluate_loaded, load, read_baseline, setting_of
+from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
 from dyrate.files import make_folder
 from dyrate.jobs import flag
 from dyrate.registry import built_in, load_method
+
+if TYPE_CHECKING:
+    from dyrate.evaluation.setting import Setting
 
 SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
 """What the loaded model is bound to."""
@@ -37,25 +42,41 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     model = load(jobs[0])
     tasks_of = lru_cache(maxsize=1)(load_tasks)
     failed: set[Path] = set()
-    encodings = Encodings(model.model)
-    for job in jobs:
+    settings = [setting_of(job) for job in jobs]
+    for place, job in enumerate(jobs):
         clock.lap("load")
-        # A method from elsewhere may look into the encoder itself, which would then not run.
-        ours = len(jobs) > 1 and job.method["name"] in built_in()
         try:
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
             primary = job.metrics == "primary"
             tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
             clock.lap("tasks")
-            with encodings.reused() if ours else nullcontext():
-                outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock)
+            others = [] if model.device.type != "cpu" else _companions(jobs, settings, place, tasks)
+            outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, settings[place], others)
         except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
             failed.add(job.files.result.resolve())
             outcome = error
         yield outcome
         clock = Clock(perf_counter())
         model.release()
+
+
+def _companions(
+    jobs: Sequence[Evaluation], settings: "Sequence[Setting]", place: int, tasks: Sequence[LoadedTask]
+) -> "list[Setting]":
+    """The settings of jobs behind the one at `place` that are asked some of its questions as well.
+
+    A method from elsewhere may look into parts of the model that would not run, so it answers alone.
+    """
+    job, found = jobs[place], []
+    if job.method["name"] not in built_in():
+        return []
+    for other, setting in zip(jobs[place + 1 :], settings[place + 1 :], strict=True):
+        alike = (other.tasks, other.data, other.samples) == (job.tasks, job.data, job.samples)
+        setting.tasks = {loaded.name for loaded in tasks if loaded.benchmark.name in other.benchmarks}
+        if alike and setting.tasks and other.method["name"] in built_in():
+            found.append(setting)
+    return found
 
 
 def _check(jobs: Sequence[Evaluation]) -> None:

@@ -170,11 +170,11 @@ def _limited(model: DyrateModel, monkeypatch: pytest.MonkeyPatch, rows: int, err
     sizes: list[int] = []
     run = model._run
 
-    def limited(queries: Any, new_tokens: int) -> Any:
-        if len(queries) > rows:
+    def limited(setting: Any, questions: Any, new_tokens: int) -> Any:
+        if len(questions) > rows:
             raise error
-        sizes.append(len(queries))
-        return run(queries, new_tokens)
+        sizes.append(len(questions))
+        return run(setting, questions, new_tokens)
 
     monkeypatch.setattr(model, "_run", limited)
     return sizes

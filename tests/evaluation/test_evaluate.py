@@ -94,12 +94,12 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     runs = 0
     run = model._run
 
-    def killed(queries: Any, new_tokens: int) -> Any:
+    def killed(*asked: Any) -> Any:
         nonlocal runs
         if runs == at:
             raise Killed
         runs += 1
-        return run(queries, new_tokens)
+        return run(*asked)
 
     with monkeypatch.context() as patched:
         patched.setattr(model, "_run", killed)

@@ -165,7 +165,7 @@ def test_the_first_one_bears_the_start_of_the_process(
 ) -> None:
     jobs = [make_job(tmp_path / name, method={"name": name}) for name in ("none", "text_only")]
     monkeypatch.setattr(sweep, "perf_counter", iter([0.0, 1000.0, 2000.0]).__next__)
-    for module in ("evaluate", "adapter"):
+    for module in ("evaluate", "turn"):
         monkeypatch.setattr(f"dyrate.evaluation.{module}.perf_counter", lambda: 1500.0)
 
     assert len(list(sweep.sweep(jobs))) == 2
@@ -248,7 +248,8 @@ def test_an_interrupt_ends_all(
     with pytest.raises(KeyboardInterrupt):
         list(sweep.sweep(jobs))
 
-    assert not jobs[1].files.log.exists()
+    assert not jobs[1].files.result.exists()
+    assert jobs[1].files.log.read_bytes() == b""
 
 
 @pytest.mark.parametrize(
@@ -289,6 +290,81 @@ def test_a_baseline_that_an_earlier_part_makes_is_looked_at_when_its_turn_comes(
 
     assert isinstance(made, dict)
     assert "should be {'name': 'beam-2'" in str(refused)
+
+
+def test_methods_answer_each_batch_together_and_as_they_would_alone(
+    make_job: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods: list[dict[str, Any]] = [
+        {"name": "downsample", "rate": 0.5},
+        {"name": "fastv", "layer": 1, "rate": 0.5},
+        {"name": "text_only"},
+        {"name": "random", "layer": 1, "rate": 0.25},
+        {"name": "none"},
+        {"name": "vtw", "layer": 1},
+        {"name": "fixed_prune", "layer": 1, "rate": 0.5, "prune_prefill": False},
+    ]
+    ran: list[str] = []
+
+    def watched(job: Evaluation, run: Any = sweep.load) -> DyrateModel:
+        model: Any = run(job)
+        layers = model.model.model.language_model.layers
+        parts = {"tower": model.model.model.vision_tower.embeddings, "first": layers[0].mlp.act_fn}
+        for name, part in {**parts, "last": layers[-1].mlp.act_fn}.items():
+            part.register_forward_hook(
+                lambda module, args, made, name=name: ran.append(name) if made.shape[1] > 1 else None
+            )
+        return model  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sweep, "load", watched)
+    jobs = [
+        [
+            make_job(tmp_path / where / str(place), method=one, batch_size=2)
+            for place, one in enumerate(methods)
+        ]
+        for where in ("together", "alone")
+    ]
+    together = list(sweep.sweep(jobs[0]))
+    shared = {name: ran.count(name) for name in ("tower", "first", "last")}
+    ran.clear()
+    alone = [outcome for job in jobs[1] for outcome in sweep.sweep([job])]
+
+    assert [type(outcome) for outcome in (*together, *alone)] == [dict] * 14
+    ends = (".answers.parquet", ".log.jsonl")
+    for one, other in zip(*jobs, strict=True):
+        for end in ends:
+            paths = (job.files.result.with_suffix(end) for job in (one, other))
+            assert len({path.read_bytes() for path in paths}) == 1, (one.method, end)
+    # Two batches: the tower runs on images as they come and resized, the layer before the first that prunes
+    # on other prompts where images were resized or hidden.
+    assert shared["tower"] == 4
+    assert ran.count("tower") == 2 * len(methods)
+    assert shared["first"] < ran.count("first") == 2 * len(methods)
+    assert shared["last"] == ran.count("last") == 2 * len(methods)
+
+
+def test_what_ends_a_companion_is_told_in_its_own_turn(
+    make_job: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = DyrateModel._run
+
+    def failing(model: DyrateModel, setting: Any, *asked: Any) -> Any:
+        if setting.method.label.startswith("FastV"):
+            raise RuntimeError("a mistake")
+        return run(model, setting, *asked)
+
+    monkeypatch.setattr(DyrateModel, "_run", failing)
+    specs = ({"name": "none"}, {"name": "fastv", "layer": 1, "rate": 0.5}, {"name": "text_only"})
+    damaged = make_job(tmp_path / "text_only", method=specs[2])
+    damaged.output.mkdir()
+    damaged.files.log.write_text("{}\n")
+    jobs = [*(make_job(tmp_path / spec["name"], method=spec) for spec in specs[:2]), damaged]
+
+    first, second, third = sweep.sweep(jobs)
+
+    assert isinstance(first, dict)
+    assert str(second) == "a mistake"
+    assert "line 1 is damaged" in str(third)
 
 
 def test_with_one_methods_setting_changed_the_others_are_answered_from_their_logs(
