@@ -35,6 +35,10 @@ VARIED = (
 )
 APART = 0.02  # budgets that differ by no more are the same
 IDLE = "Settings without effect on a row are not listed."
+SCALED = (
+    "scaled_features learns with masks that multiply features, as the paper writes them: a token multiplied by "
+    "zero still draws attention, one that is pruned does not."
+)
 UNNAMED = "The paper does not say of which model its ablations are."
 STRATEGY_NOTES = {
     "a": f"{UNNAMED} 105.57 and 105.00, here under NoCaps, are what Table II prints for "
@@ -137,6 +141,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
     ours = [m for m in rows if m.group == "predictor"] or rows
     names = {name for m in ours for name in m.result["benchmarks"]}
     columns = tuple(column for column in _columns(study, rows, {}) if column.benchmark in names)
+    scaled = [SCALED] if any(_settings(m)[0].get("estimator") == "scaled_features" for m in rows) else []
     groups = []
     for model, settings in by_model(rows):
         default = defaults[model]
@@ -151,7 +156,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
             "What DyRate is made of",
             columns,
             tuple(groups),
-            {"a": " ".join((IDLE, *replayed(rows, measurements, answers)))},
+            {"a": " ".join((IDLE, *scaled, *replayed(rows, measurements, answers)))},
             VARIED,
             "Each row is the default DyRate with one thing changed, on the benchmarks below. What a row "
             "spends changes with it: its differences are not those at equal budget.",

@@ -165,8 +165,8 @@ class StudyConfig(Record):
     batch_size: BatchSize = 16
     metrics: Metrics = "all"
     sweep: Positive = 1
-    """at most how many evaluations share a process, which loads the model once; of one model and one group,
-    the unpruned apart from the others"""
+    """at most how many evaluations share a process, which loads the model once and, on a CPU, does once what
+    they have in common; of one model and one group, the unpruned apart from the others"""
     threads: Positive = 1
     """CPU threads of one process"""
     resources: Resources = Resources()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dyrate.analysis.ablations import changes, replayed
+from dyrate.analysis.ablations import changes, predictor_table, replayed
 from dyrate.analysis.contents import gather
 from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers
@@ -201,6 +201,18 @@ def test_the_predictor_table_says_what_its_replayed_rates_can_tell(compared):
 
     assert "rates=schedule) replays mean rates" in found.footnotes[0]
     assert "not those at equal budget" in found.lede
+
+
+def test_the_predictor_table_says_what_scaled_features_learn_with(compared, monkeypatch):
+    monkeypatch.chdir(compared[3])
+    study, measurements = compared[0], list(compared[1])
+    place, gru = next((i, m) for i, m in enumerate(measurements) if "gru" in m.label)
+    measurements[place] = recipe(gru, estimator="scaled_features")
+
+    (told,) = predictor_table(study, measurements, Answers(0)).footnotes
+
+    assert "a token multiplied by zero still draws attention" in told
+    assert "multiplied by zero" not in table(compared, "ablation_predictor").footnotes[0]
 
 
 def test_its_differences_are_to_the_default_of_the_same_model(compared, monkeypatch):
