@@ -24,6 +24,7 @@ from dyrate.predictors import (
     trained_for,
 )
 from dyrate.reduction import DecodeView, Needs, PrefillView, View, hyperparameter
+from dyrate.typed import Origin
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class DyRate(StepwisePruning):
     """Drop as many visual tokens as a trained predictor says, anew at every step.
 
     The predictor reads the class mass of layer K-1, of this step or of all up to now, and takes the most
-    probable of its K_r rates. Which tokens stay is settled by their attention at layer K-1, or by a ranking
-    that was trained with the predictor, over every head of layers 0..K-1 and of `lagged` layers >= K at the
-    step before. Lagged layers see every token held, so that each has a score at the next step.
+    probable of its K_r rates. Which tokens stay is settled by their attention at layer K-1.
+
+    That is the paper's. A predictor with more to it makes the method ours, and it is called DyRate+: with an
+    input of every head, or with a ranking that was trained with it, over every head of layers 0..K-1 and of
+    `lagged` layers >= K at the step before. Lagged layers see every token held, so that each has a score at
+    the next step.
     """
 
     name: ClassVar[str] = "dyrate"
@@ -56,6 +60,17 @@ class DyRate(StepwisePruning):
         default="predicted",
         choices=("predicted", "schedule"),
     )
+
+    @property
+    def origin(self) -> Origin:
+        """The predictor's."""
+        return self._learned.config.origin
+
+    @property
+    def full_title(self) -> str:
+        """DyRate, or DyRate+ with a predictor that is not the paper's; DyRate for one yet to be trained."""
+        trained = (Path(self.predictor) / RECORD_FILE).is_file()
+        return f"{self.title}+" if trained and self.origin == "ours" else self.title
 
     def check(self, num_layers: int, num_heads: int) -> None:
         """Refuse a model, as every method does; and a predictor that is missing, or was made for other layers
