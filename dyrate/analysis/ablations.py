@@ -36,8 +36,8 @@ VARIED = (
 APART = 0.02  # budgets that differ by no more are the same
 IDLE = "Settings without effect on a row are not listed."
 SCALED = (
-    "scaled_features learns with masks that multiply features, as the paper writes them: a token multiplied by "
-    "zero still draws attention, one that is pruned does not."
+    "scaled_features learns with masks that multiply features, as the paper writes them: a token multiplied "
+    "by zero still draws attention, one that is pruned does not."
 )
 UNNAMED = "The paper does not say of which model its ablations are."
 STRATEGY_NOTES = {
