@@ -32,14 +32,15 @@ class Turn:
     def __enter__(self) -> Self:
         """Open all logs; from now on work that the settings have in common is done once for each batch."""
         with ExitStack() as opened:
-            depth = self._prefix.depth if self._prefix is not None else 0
-            alike = {setting: setting.enters(depth) for setting in (self._own, *self._companions)}
-            for setting in sorted(alike, key=lambda one: -alike[one]):  # the first one's work is kept
+            settings = [self._own, *self._companions]
+            if self._prefix is not None:
+                alike = {setting: setting.enters(self._prefix.depth) for setting in settings}
+                settings.sort(key=lambda one: -alike[one])  # the work of the first one is kept
+                opened.enter_context(self._prefix.shared(sorted(alike.values())[-2]))
+            for setting in settings:
                 with self._noting(setting):
                     self._model.check(setting)
                     self._logs[setting] = opened.enter_context(self._model.open_log(setting))
-            if self._prefix is not None:
-                opened.enter_context(self._prefix.shared(sorted(alike.values())[-2]))
             self._opened = opened.pop_all()
         return self
 
