@@ -163,6 +163,11 @@ class DyrateModel(lmms):  # type: ignore[misc]
         """Keep the model: lmms-eval would delete it after each evaluation."""
 
     @property
+    def watched(self) -> bool:
+        """Whether an observer sees each generation."""
+        return self.observer is not None
+
+    @property
     def doing(self) -> str:
         """What progress bars call the work."""
         others = f" and {len(self.companions)} more" if self.companions else ""

@@ -4,15 +4,37 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Protocol, Self
 
 from dyrate.evaluation.log import ResponseLog
 from dyrate.evaluation.prefix import Prefix
 from dyrate.evaluation.requests import Question, Request, new_tokens
 from dyrate.evaluation.setting import Setting, TaskRecord
+from dyrate.evaluation.visual_tokens import TokenSums
 
-if TYPE_CHECKING:
-    from dyrate.evaluation.adapter import DyrateModel
+
+class Answerer(Protocol):
+    """A loaded model that answers questions with a setting."""
+
+    model: Any
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks on, so that nothing may come from a log."""
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that the model cannot answer with."""
+
+    def open_log(self, setting: Setting) -> ResponseLog:
+        """Open a setting's log."""
+
+    def key(self, setting: Setting, question: Question, new_tokens: int) -> str:
+        """Return what finds an answer in a log."""
+
+    def answer(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None]:
+        """Answer one batch."""
 
 
 class Turn:
@@ -21,7 +43,7 @@ class Turn:
     Whatever companions do is found in their logs when their turn comes; so is the error that ended one.
     """
 
-    def __init__(self, model: "DyrateModel", own: Setting, companions: Sequence[Setting]) -> None:
+    def __init__(self, model: Answerer, own: Setting, companions: Sequence[Setting]) -> None:
         if own.error is not None:
             raise own.error
         self._model, self._own, self._companions = model, own, companions
@@ -78,7 +100,7 @@ class Turn:
         own = setting is self._own
         record = setting.records.setdefault(questions[0].task, TaskRecord())
         keys = [self._model.key(setting, question, limit) for question in questions]
-        batch = None if self._model.observer else log.get(keys)  # nothing is to be seen of logged answers
+        batch = None if self._model.watched else log.get(keys)  # nothing is to be seen of logged answers
         if batch is None:
             started = perf_counter()
             answers, tokens = self._model.answer(setting, questions, limit)
