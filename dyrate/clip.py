@@ -40,7 +40,7 @@ def clip_model(checkpoint: Path, tower: nn.Module) -> tuple[Any, CLIPModel]:
         tower: that model's vision tower, which becomes the CLIP model's: it is not copied.
 
     Raises:
-        DyrateError: if CLIP's other half cannot be loaded, or belongs to another vision tower.
+        DyrateError: if CLIP's other half cannot be loaded, or belongs to a vision tower of another size.
     """
     clip = _loaded(_OtherHalf, checkpoint)
     told, own = clip.config.vision_config, tower.config

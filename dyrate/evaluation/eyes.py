@@ -77,8 +77,9 @@ def _resampled(job: Evaluation, result: Result) -> dict[str, Array]:
 
 
 def _share(pruned: Mapping[str, Array], unpruned: Mapping[str, Array]) -> Array:
-    """The mean over benchmarks of what is left of the unpruned model's score, in percent."""
-    shares: Array = np.mean([100 * scores / unpruned[name][0] for name, scores in pruned.items()], axis=0)
+    """The mean over benchmarks of what is left of the unpruned model's score, in percent; of 0 nothing is."""
+    whole = {name: scores[0] or np.inf for name, scores in unpruned.items()}
+    shares: Array = np.mean([100 * scores / whole[name] for name, scores in pruned.items()], axis=0)
     return shares
 
 

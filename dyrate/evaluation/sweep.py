@@ -42,7 +42,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     model = load(jobs[0])
     tasks_of = lru_cache(maxsize=1)(load_tasks)
     failed: set[Path] = set()
-    settings = [setting_of(job) for job in jobs]
+    settings = [_prepared(job) for job in jobs]
     for place, job in enumerate(jobs):
         clock.lap("load")
         try:
@@ -51,8 +51,11 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
             primary = job.metrics == "primary"
             tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
             clock.lap("tasks")
+            setting = settings[place]
+            if isinstance(setting, Exception):
+                raise setting  # noqa: TRY301
             others = [] if model.device.type != "cpu" else _companions(jobs, settings, place, tasks)
-            outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, settings[place], others)
+            outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, setting, others)
         except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
             failed.add(job.files.result.resolve())
             outcome = error
@@ -61,8 +64,19 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
         model.release()
 
 
+def _prepared(job: Evaluation) -> "Setting | Exception":
+    """What a job answers with, or what keeps it from answering, which is told in its turn."""
+    try:
+        return setting_of(job)
+    except Exception as error:  # noqa: BLE001 - as in `sweep`
+        return error
+
+
 def _companions(
-    jobs: Sequence[Evaluation], settings: "Sequence[Setting]", place: int, tasks: Sequence[LoadedTask]
+    jobs: Sequence[Evaluation],
+    settings: "Sequence[Setting | Exception]",
+    place: int,
+    tasks: Sequence[LoadedTask],
 ) -> "list[Setting]":
     """The settings of jobs behind the one at `place` that are asked some of its questions as well.
 
@@ -72,6 +86,8 @@ def _companions(
     if job.method["name"] not in built_in():
         return []
     for other, setting in zip(jobs[place + 1 :], settings[place + 1 :], strict=True):
+        if isinstance(setting, Exception):
+            continue
         alike = (other.tasks, other.data, other.samples) == (job.tasks, job.data, job.samples)
         setting.tasks = {loaded.name for loaded in tasks if loaded.benchmark.name in other.benchmarks}
         if alike and setting.tasks and other.method["name"] in built_in():

@@ -367,6 +367,24 @@ def test_what_ends_a_companion_is_told_in_its_own_turn(
     assert "line 1 is damaged" in str(third)
 
 
+def test_a_predictor_that_is_not_there_takes_no_other_job_with_it(
+    make_job: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    specs = (
+        {"name": "none"},
+        {"name": "dyrate", "predictor": str(tmp_path / "nowhere")},
+        {"name": "text_only"},
+    )
+    jobs = [make_job(tmp_path / spec["name"], method=spec) for spec in specs]
+
+    first, second, third = sweep.sweep(jobs)
+
+    assert isinstance(first, dict)
+    assert isinstance(second, DyrateError)
+    assert "nowhere" in str(second)
+    assert isinstance(third, dict)
+
+
 def test_with_one_methods_setting_changed_the_others_are_answered_from_their_logs(
     make_job: Callable[..., Evaluation], tmp_path: Path
 ) -> None:
