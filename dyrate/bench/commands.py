@@ -35,7 +35,7 @@ def register(subparsers: Subparsers) -> None:
         "    --methods none fastv --engine transformers graph --peers generate static \\\n"
         "    --output results/h200/decode.json\n"
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
-        "    --replay predictors/testbed/testbed-s/lambda-1.5",
+        "    --replay predictors/testbed/testbed-s/plus-1.5",
     )
     parser.set_defaults(run=_bench)
 
