@@ -50,7 +50,7 @@ class DyRate(StepwisePruning):
     )
     _: KW_ONLY
     predictor: str = hyperparameter(
-        "folder of the trained predictor, such as predictors/testbed/testbed-s/plus-0.5, or one that "
+        "folder of the trained predictor, such as predictors/testbed/testbed-s/plus-0.4, or one that "
         "`dyrate train-predictor` made; in a study, the name of an entry of its `predictors`",
         label=lambda folder: Path(folder).name or folder,
     )

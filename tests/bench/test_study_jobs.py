@@ -31,8 +31,8 @@ def test_rows_with_a_printed_one_or_a_predictor_are_timed(study: Study) -> None:
         "fastv-layer=3-rate=0.5",
         "fastv-layer=2-rate=0.5",
         "vtw-layer=4",
-        "dyrate-layer=2-predictor=plus-0.5",
-        "dyrate-layer=2-predictor=paper-0.5",
+        "dyrate-layer=2-predictor=plus-0.4",
+        "dyrate-layer=2-predictor=paper-0.4",
     ]
 
 

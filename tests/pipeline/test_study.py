@@ -237,13 +237,13 @@ def test_what_a_job_would_refuse_is_refused_before_one_runs(method, predictor, c
 
 
 def test_a_shipped_predictor_of_another_layer_is_refused_before_a_job_runs():
-    method = {"name": "dyrate", "layer": 3, "predictor": "plus-0.5"}
+    method = {"name": "dyrate", "layer": 3, "predictor": "plus-0.4"}
     models = [{"name": "testbed-s", "path": "models/testbed-s"}]
-    shipped = {"trained": "predictors/testbed", "predictors": [{"name": "plus-0.5"}]}
+    shipped = {"trained": "predictors/testbed", "predictors": [{"name": "plus-0.4"}]}
     study = Study.of({**CONFIG, **shipped, "models": models, "methods": [{"name": "none"}, method]})
 
     with pytest.raises(
-        DyrateError, match=r"layer=3, but the predictor in .*plus-0.5 was made for layer=2"
+        DyrateError, match=r"layer=3, but the predictor in .*plus-0.4 was made for layer=2"
     ):
         check_jobs(study)
 
