@@ -58,6 +58,9 @@ class Attention:
     """BoolTensor [batch, V]: the visual tokens seen."""
     of_prompt: PromptAttention | None = None
     """That of more queries, at prefill and where the method's needs name them."""
+    whole: tuple[Tensor, TokenSet] | None = None
+    """All weights, FloatTensor [batch, heads, slots + generated], and their tokens; where needs ask so.
+    """
 
     @cached_property
     def scores(self) -> Tensor:
@@ -74,9 +77,26 @@ class Attention:
             )
         return self.of_prompt
 
-    def newest(self) -> "Attention":
-        """Return that of the newest query alone."""
-        return self if self.of_prompt is None else replace(self, of_prompt=None)
+    def mass_at(self, temperature: float) -> Tensor:
+        """FloatTensor [batch, heads, 4]: class mass as it is where logits are divided by `temperature`.
+
+        Raises `DyrateError` where needs do not ask for whole rows, and for the attention of a step before.
+        """
+        if self.whole is None:
+            raise DyrateError(
+                "only class mass and the attention on visual tokens were read: needs must ask for "
+                "whole_rows, which are those of this step"
+            )
+        weights, tokens = self.whole
+        return _class_mass((weights.log() / temperature).softmax(dim=-1), tokens)
+
+    def of_step_before(self) -> "Attention":
+        """Return what the next step may see of it."""
+        return (
+            self
+            if self.of_prompt is None and self.whole is None
+            else replace(self, of_prompt=None, whole=None)
+        )
 
     def select_rows(self, rows: Tensor) -> "Attention":
         """Return the attention of the batch made of `rows` of this one, of the newest query."""
@@ -97,6 +117,12 @@ class ForwardPass:
     """Layers whose attention is read, and of which queries at prefill."""
     blocked: Blocked = frozenset()
     """(query class, key class) that do not see each other."""
+    whole_rows: bool = False
+    """Whether all weights of the attention read are kept."""
+    kept_keys: frozenset[int] = frozenset()
+    """Layers whose keys are kept."""
+    keys: dict[int, tuple[Tensor, TokenSet]] = field(default_factory=dict)
+    """Of them, those that have run: keys [batch, kv heads, slots, dim], and the tokens of the slots."""
     attention: dict[int, Attention] = field(default_factory=dict)
     """Of the observed layers that have run."""
     witnesses: dict[str, Tensor] = field(default_factory=dict)
@@ -133,6 +159,18 @@ class ForwardPass:
             )
         return self._masks[tokens]
 
+    def look(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> Attention:
+        """Return what a layer's newest query [batch, heads, 1, dim] sees of its keys [batch, kv, n, dim]."""
+        tokens = self.attended[layer]
+        mask = self.mask(tokens)
+        mask = None if mask is None else mask[:, :, -1:]
+        return newest_attention(query, key, mask, scaling, tokens, whole=self.whole_rows)
+
+    def attended_keys(self, layer: int, key: Tensor) -> Tensor:
+        """Return of a layer's keys [batch, kv heads, n, dim], or values, those that it attends to."""
+        columns = self.columns(self.attended[layer])
+        return key if columns is None else gather_tokens(key, columns)
+
     def columns(self, tokens: TokenSet) -> Tensor | None:
         """Return the cache columns [batch, n] that a selection picks, None where all are used."""
         return self._columns.get(tokens)
@@ -168,15 +206,14 @@ def attention_forward(
     layer: int = module.layer_idx  # type: ignore[assignment]
     dyrate_forward.ran.add(layer)
     tokens = dyrate_forward.attended[layer]
-    columns = dyrate_forward.columns(tokens)
-    if columns is not None:
-        key, value = gather_tokens(key, columns), gather_tokens(value, columns)
+    key, value = (dyrate_forward.attended_keys(layer, states) for states in (key, value))
     mask = dyrate_forward.mask(tokens)
     mask = None if mask is None else mask[:, :, -query.shape[2] :]
+    if layer in dyrate_forward.kept_keys:
+        dyrate_forward.keys[layer] = key, tokens
     queries = dyrate_forward.observed.get(layer)
     if queries is not None:
-        last_mask = None if mask is None else mask[:, :, -1:]
-        found = newest_attention(query[:, :, -1:], key, last_mask, scaling, tokens)
+        found = dyrate_forward.look(layer, query[:, :, -1:], key, scaling)
         if queries != "last" and not dyrate_forward.index:
             of_prompt = prompt_attention(query, key, mask, scaling, tokens, queries)
             found = replace(found, of_prompt=of_prompt)
@@ -186,7 +223,13 @@ def attention_forward(
 
 
 def newest_attention(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, tokens: TokenSet
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    tokens: TokenSet,
+    *,
+    whole: bool = False,
 ) -> Attention:
     """Compute one attention row: query [batch, heads, 1, dim], key [batch, kv heads, n, dim], mask [batch, 1,
     1, n].
@@ -195,9 +238,18 @@ def newest_attention(
     """
     batch, heads = query.shape[:2]
     weights = _weights(query, key, mask, scaling).reshape(batch, heads, -1)
+    return Attention(
+        _class_mass(weights, tokens),
+        _on(tokens.visual_slots, weights[..., : tokens.width]),
+        tokens.present,
+        whole=(weights, tokens) if whole else None,
+    )
+
+
+def _class_mass(weights: Tensor, tokens: TokenSet) -> Tensor:
+    """FloatTensor [batch, heads, 4]: weights [batch, heads, slots + generated], summed by class."""
     prompt, generated = weights[..., : tokens.width], weights[..., tokens.width :]
-    class_mass = torch.cat([prompt @ tokens.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
-    return Attention(class_mass, _on(tokens.visual_slots, prompt), tokens.present)
+    return torch.cat([prompt @ tokens.class_one_hot, generated.sum(dim=-1, keepdim=True)], dim=-1)
 
 
 def prompt_attention(

@@ -20,6 +20,10 @@ class Kept:
     """
     merged_into: Tensor | None = None
     """LongTensor [B, V], for `run.merged` only: which token each was merged into, perhaps itself; else -1."""
+    order: Tensor | None = None
+    """LongTensor [B, V], with contiguous positions only: those that stay change places among each other,
+    lowest first. Without it they stand as before.
+    """
 
 
 class Contract:

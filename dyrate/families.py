@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dyrate.errors import DyrateError
 
@@ -30,6 +31,8 @@ class Family:
     """The text model's config; an attention module may have been given another one."""
     embed: nn.Module
     """Token ids -> states."""
+    norm: nn.Module
+    """The last norm, before the head."""
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
     encoder_owner: Any
@@ -78,6 +81,30 @@ class Family:
         )
         return query * attention.scale, key
 
+    def language_rows(
+        self, layer: int, states: Tensor, queries: int, angles: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a decoder layer makes of input states [batch, tokens, hidden]: queries [batch, heads,
+        n, D] of the last `queries` tokens, and keys [batch, kv heads, tokens, D] of all.
+
+        `angles`: cos and sin of the tokens' positions, [batch, tokens, D].
+        """
+        attention = self.layers[layer].self_attn
+        normed = self.layers[layer].input_layernorm(states)
+        last, (cos, sin) = normed[:, -queries:], angles
+        query, key = (
+            part(given).view(*given.shape[:2], -1, attention.head_dim).transpose(1, 2)
+            for part, given in ((attention.q_proj, last), (attention.k_proj, normed))
+        )
+        query, _ = apply_rotary_pos_emb(query, query, cos[:, -queries:], sin[:, -queries:])
+        _, key = apply_rotary_pos_emb(key, key, cos, sin)
+        return query, key
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Return states of the decoder [..., hidden] as its last norm leaves them."""
+        found: Tensor = self.norm(states)
+        return found
+
     def features(self, encoded: Any) -> list[Tensor]:
         """Return the visual features of each image [n, hidden], in prompt order, of the encoder's output."""
         return list(encoded.pooler_output)
@@ -106,6 +133,7 @@ def _llava(model: Any) -> Family:
         layers=tuple(text.layers[: text.config.num_hidden_layers]),
         text_config=text.config,
         embed=text.embed_tokens,
+        norm=text.norm,
         rotary=text.rotary_emb,
         encoder_owner=model.model,
         vision_tower=model.model.vision_tower,

@@ -1,7 +1,9 @@
 """One generation under a reduction method: the prompt's forward, the decode steps, what is remembered."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dyrate.attention import Attention, ForwardPass
@@ -27,25 +29,31 @@ class Generation:
         """By layer, LongTensor [batch, V]: `Kept.merged_into`."""
         self.state: dict[str, Tensor] = {}
         """What the method remembers."""
-        self.forward = ForwardPass(0, list(cache.cached), 0, prompt.needs.observed, prompt.needs.blocked)
+        self.forward = self._pass(0)
         """The forward under way, or the last one."""
+        self._family = prompt.family
         self._prompt: Prompt | None = prompt
         self._previous: dict[int, Attention] = {}
-        self._rotary = prompt.family.rotary
         self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
         """Of the tokens of the layers to come, where they are not those that the model hands down."""
+
+    def _pass(self, index: int) -> ForwardPass:
+        needs = self.needs
+        return ForwardPass(
+            index,
+            list(self.cache.cached),
+            self.cache.generated + 1 if index else 0,
+            needs.observed,
+            needs.blocked,
+            needs.whole_rows,
+            frozenset() if index else frozenset(needs.keys),
+        )
 
     def begin_decode(self) -> None:
         """Begin the next decode step."""
         self.cache.incoming = 1
-        self._previous = self.forward.attention
-        self.forward = ForwardPass(
-            self.forward.index + 1,
-            list(self.cache.cached),
-            self.cache.generated + 1,
-            self.needs.observed,
-            self.needs.blocked,
-        )
+        self._previous = {layer: found.of_step_before() for layer, found in self.forward.attention.items()}
+        self.forward = self._pass(self.forward.index + 1)
         self._positions = None
 
     def enter(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -54,7 +62,7 @@ class Generation:
         """
         check_ran(self.forward, layer)
         if self.forward.index:
-            self._enter_at_decode(layer, hidden)
+            self._enter_at_decode(layer, hidden, kwargs)
         else:
             hidden = self._enter_at_prefill(layer, hidden, kwargs)
         if self._positions is not None:
@@ -64,7 +72,10 @@ class Generation:
     def end_prefill(self) -> None:
         """Forget what belongs to the prompt alone, and drop from the cache what no later token may see."""
         self._prompt = None
-        self.forward.attention = {layer: found.newest() for layer, found in self.forward.attention.items()}
+        self.forward.keys.clear()
+        self.forward.attention = {
+            layer: found.of_step_before() for layer, found in self.forward.attention.items()
+        }
         if ("res", "img") in self.needs.blocked:
             self.cache.drop_visual()
 
@@ -90,12 +101,13 @@ class Generation:
                     present=tokens.present,
                     visual_tokens=tokens.layout.visual_tokens,
                     attention=AttentionByLayer(
-                        self.forward.attention, f"view at prefill, entering layer {layer},"
+                        self._looked_at(layer, hidden, kwargs), f"view at prefill, entering layer {layer},"
                     ),
                     state=self.state,
                     _tokens=tokens,
                     _hidden=hidden,
                     _prompt=self._prompt,
+                    _keys=self.forward.keys,
                     _witnesses=self.forward.witnesses,
                 )
             )
@@ -103,8 +115,22 @@ class Generation:
                 kept = answer if isinstance(answer, Kept) else Kept(answer)
                 check_answer(self.method, kept.tokens, tokens.present)
                 hidden = self._change(layer, hidden, tokens, kept)
-                hidden = self._drop(layer, hidden, kept.tokens, kwargs)
+                hidden = self._drop(layer, hidden, kept.tokens, kwargs, kept.order)
         return hidden
+
+    def _looked_at(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Mapping[int, Attention]:
+        """Return the attention read so far in this pass; where needs ask, also that of this layer."""
+        found = self.forward.attention
+        if layer not in self.needs.ahead:
+            return found
+        angles = kwargs["position_embeddings"] if self._positions is None else self._positions[0]
+        cos, sin = (part.expand(len(hidden), -1, -1) for part in angles)
+        query, key = self._family.language_rows(layer, hidden, 1, (cos, sin))
+        if self.forward.index:
+            key = torch.cat([self.cache.layers[layer].keys, key], dim=2)
+        key = self.forward.attended_keys(layer, key)
+        scaling = self._family.layers[layer].self_attn.scaling
+        return {**found, layer: self.forward.look(layer, query, key, scaling)}
 
     def _change(self, layer: int, hidden: Tensor, tokens: TokenSet, kept: Kept) -> Tensor:
         """Return the hidden states with those of the visual tokens as the method wants them."""
@@ -115,6 +141,17 @@ class Generation:
                     f"LongTensor of shape {tuple(kept.tokens.shape)} is expected"
                 )
             self.merged[layer] = kept.merged_into
+        if kept.order is not None:
+            if kept.order.shape != kept.tokens.shape or kept.order.is_floating_point():
+                raise DyrateError(
+                    f"{self.method} returned an order of shape {tuple(kept.order.shape)}; a LongTensor of "
+                    f"shape {tuple(kept.tokens.shape)} is expected"
+                )
+            if self.needs.positions != "contiguous":
+                raise DyrateError(
+                    f"{self.method} returned an order of tokens, which needs must announce: "
+                    "positions='contiguous'"
+                )
         if kept.states is None:
             return hidden
         shape = (*kept.tokens.shape, hidden.shape[-1])
@@ -127,11 +164,18 @@ class Generation:
         hidden[rows, tokens.visual_slots[rows, visual]] = kept.states[rows, visual].to(hidden.dtype)
         return hidden
 
-    def _drop(self, layer: int, hidden: Tensor, keep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def _drop(
+        self,
+        layer: int,
+        hidden: Tensor,
+        keep: Tensor,
+        kwargs: dict[str, Any],
+        ranks: Tensor | None = None,
+    ) -> Tensor:
         """Let layers from this one on see only `keep` of the visual tokens, at the right positions."""
         renumber = self.needs.positions == "contiguous"
         cached = self.cache.cached
-        tokens, columns = cached[layer].restrict(keep, renumber=renumber)
+        tokens, columns = cached[layer].restrict(keep, renumber=renumber, ranks=ranks)
         if tokens is cached[layer]:
             return hidden
         self.cache.cache_only(layer, tokens)
@@ -139,7 +183,7 @@ class Generation:
         if columns is not None:
             hidden = gather_tokens(hidden, columns)
         if renumber:
-            self._positions = self._rotary(hidden, tokens.position_ids), tokens.position_ids
+            self._positions = self._family.rotary(hidden, tokens.position_ids), tokens.position_ids
         else:
             # The model hands every layer the positions of the whole prompt.
             slots, batch = tokens.slots.clamp_min(0), len(hidden)
@@ -148,13 +192,16 @@ class Generation:
             self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
         return hidden
 
-    def _enter_at_decode(self, layer: int, hidden: Tensor) -> None:
+    def _enter_at_decode(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Ask the method what this step may see from this layer on."""
         if layer and layer not in self.needs.layers:
             return
         tokens = self.cache.cached[layer]
+        if tokens.next_position is not None:
+            position_ids = (tokens.next_position + self.forward.generated - 1)[:, None]
+            self._positions = self._family.rotary(hidden, position_ids), position_ids
         if layer in self.needs.decode and tokens.layout.num_visual:
-            keep = self.method.decode(self._decode_view(layer, hidden, tokens))
+            keep = self.method.decode(self._decode_view(layer, hidden, tokens, kwargs))
             if keep is not None:
                 check_answer(self.method, keep, tokens.present)
                 if self.needs.decode_mode == "evict":
@@ -162,11 +209,10 @@ class Generation:
                     self.forward.attended[layer:] = self.cache.cached[layer:]
                 else:
                     self.forward.select(layer, self.cache.cached, keep)
-        if tokens.next_position is not None:
-            position_ids = (tokens.next_position + self.forward.generated - 1)[:, None]
-            self._positions = self._rotary(hidden, position_ids), position_ids
 
-    def _decode_view(self, layer: int, hidden: Tensor, tokens: TokenSet) -> DecodeView:
+    def _decode_view(
+        self, layer: int, hidden: Tensor, tokens: TokenSet, kwargs: dict[str, Any]
+    ) -> DecodeView:
         where = f"view at step {self.forward.index}, entering layer {layer},"
         return DecodeView(
             layer=layer,
@@ -174,7 +220,7 @@ class Generation:
             present=tokens.present,
             visual_tokens=tokens.layout.visual_tokens,
             newest_state=hidden[:, -1],
-            attention=AttentionByLayer(self.forward.attention, where),
+            attention=AttentionByLayer(self._looked_at(layer, hidden, kwargs), where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before"),
             state=self.state,
             _witnesses=self.forward.witnesses,

@@ -36,6 +36,14 @@ class Needs:
     """Layers whose attention is read, and of which queries at prefill; a tuple of layers means `last`. At
     decode it is always the newest token's. Only these rows are computed a second time.
     """
+    ahead: tuple[int, ...] = ()
+    """Layers on entering which their own attention is there, of the newest token: its query and the keys are
+    computed before the layer runs.
+    """
+    whole_rows: bool = False
+    """Whether of the attention read all weights are kept: `Attention.mass_at` needs them."""
+    keys: tuple[int, ...] = ()
+    """Layers whose keys are kept at prefill."""
     reported: int | None = None
     """The one of them whose class mass `run.steps` shows; by default the deepest."""
     tower: Mapping[int, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
@@ -73,6 +81,7 @@ class _Words(Record):
     attention: dict[int, Queries]
     decode_mode: DecodeMode
     positions: Positions
+    whole_rows: bool
     blocked: Annotated[frozenset[tuple[ClassName, ClassName]], Strict(False)]
     tower: Mapping[int, Annotated[tuple[TowerPart, ...], Strict(False)]]
     compression_tokens: Annotated[tuple[int, ...], Strict(False)]
@@ -91,8 +100,30 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
     named = needs.attention if isinstance(needs.attention, Mapping) else {}
     attention: dict[int, Queries] = {layer: named[layer] if named else "last" for layer in layers}
     reported = max(layers, default=None) if needs.reported is None else needs.reported
-    found = dataclasses.replace(needs, prefill=prefill, decode=decode, attention=attention, reported=reported)
+    ahead = layers_from(needs.ahead, depth, f"{what}: ahead")
+    keys = layers_from(needs.keys, depth, f"{what}: keys")
+    found = dataclasses.replace(
+        needs,
+        prefill=prefill,
+        decode=decode,
+        attention=attention,
+        reported=reported,
+        ahead=ahead,
+        keys=keys,
+    )
     _Words.of({name: getattr(found, name) for name in _Words.model_fields}, lambda key: f"{what}: {key}")
+    for layer in ahead:
+        if layer not in found.layers:
+            raise DyrateError(
+                f"{what}: ahead names layer {layer}, on entering which it is asked nothing: "
+                f"{tuple(sorted(found.layers)) or 'none'}"
+            )
+    for layer in keys:
+        if not any(asked > layer for asked in prefill):
+            raise DyrateError(
+                f"{what}: the keys of layer {layer} are there on entering a later layer; prefill is asked at "
+                f"{prefill or 'none'}"
+            )
     for layer, queries in attention.items():
         if queries != "last" and not any(asked > layer for asked in prefill):
             raise DyrateError(

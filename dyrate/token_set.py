@@ -151,8 +151,12 @@ class TokenSet:
             allowed[_MASK_CLASSES.index(query), _MASK_CLASSES.index(key)] = False
         return allowed.to(self.slots.device)
 
-    def restrict(self, keep: Tensor, *, renumber: bool = False) -> tuple["TokenSet", Tensor | None]:
+    def restrict(
+        self, keep: Tensor, *, renumber: bool = False, ranks: Tensor | None = None
+    ) -> tuple["TokenSet", Tensor | None]:
         """Drop the visual tokens that are not in `keep` (BoolTensor [batch, V]).
+
+        With `ranks` (LongTensor [batch, V]) those that stay change places among themselves, lowest first.
 
         Returns the new set, this one if nothing is dropped, and the slots of this one that it consists of
         (LongTensor [batch, new slots]), None if no slot could go because the longest row keeps all it has.
@@ -165,14 +169,19 @@ class TokenSet:
         # waits for the numbers, as all that it asks for after that keeps the device waiting.
         order = held.to(torch.uint8).argsort(dim=1, stable=True)
         slots = torch.where(held, self.slots, -1)
-        in_order = slots.gather(1, order)
+        if ranks is not None:
+            exchanged = self._by_rank(held, ranks)
+            slots, order = slots.gather(1, exchanged), exchanged.gather(1, order)
+            in_order = torch.where(held.gather(1, order), self.slots.gather(1, order), -1)
+        else:
+            in_order = slots.gather(1, order)
         any_dropped = (self.valid & ~held).any()
         shortest, longest, most_visual, any_dropped = torch.stack(
             [lengths.min(), lengths.max(), visual.max(), any_dropped]
         ).tolist()
-        if not any_dropped:
+        if not any_dropped and ranks is None:
             return self, None
-        columns = None
+        columns = None if ranks is None else exchanged
         if longest < self.width:
             columns, slots = (part[:, self.width - longest :] for part in (order, in_order))
         next_position = lengths if renumber else self.next_position
@@ -185,6 +194,17 @@ class TokenSet:
             next_position=next_position,
         )
         return kept, columns
+
+    def _by_rank(self, held: Tensor, ranks: Tensor) -> Tensor:
+        """LongTensor [batch, slots]: whose token each slot gets; visual ones among `held` stand by rank."""
+        visual = held & (self.visual_index >= 0)
+        last = torch.iinfo(ranks.dtype).max
+        rank = ranks.gather(1, self.visual_index.clamp_min(0)).masked_fill(~visual, last)
+        columns = torch.arange(self.width, device=held.device).expand_as(held)
+        # As many places as tokens: the n-th place gets the token of the n-th rank; the rest stays.
+        places = (~visual).to(torch.uint8).argsort(dim=1, stable=True)
+        sources = torch.where(visual.gather(1, places), rank.argsort(dim=1, stable=True), places)
+        return columns.scatter(1, places, sources)
 
     def without(self, keep: Tensor) -> "TokenSet":
         """Drop what is not in `keep` (BoolTensor [batch, V]) and leave its slots empty.

@@ -87,6 +87,7 @@ class PrefillView(View):
     _tokens: TokenSet
     _hidden: Tensor
     _prompt: Prompt
+    _keys: Mapping[int, tuple[Tensor, TokenSet]]
 
     @property
     def states(self) -> Tensor:
@@ -104,7 +105,29 @@ class PrefillView(View):
         return self._states(self._tokens.instruction_slots)
 
     def _states(self, slots: Tensor) -> Tensor:
-        return gather_tokens(self._hidden, slots.clamp_min(0)).masked_fill((slots < 0)[:, :, None], 0)
+        return _at(slots, self._hidden)
+
+    def keys(self, layer: int) -> Tensor:
+        """FloatTensor [B, V, kv heads, D]: keys of visual tokens in a layer, turned by their positions."""
+        return self._kept_keys(layer, lambda tokens: tokens.visual_slots)
+
+    def instruction_keys(self, layer: int) -> Tensor:
+        """FloatTensor [B, Q, kv heads, D]: those of the instruction."""
+        return self._kept_keys(layer, lambda tokens: tokens.instruction_slots)
+
+    def _kept_keys(self, layer: int, slots_of: Callable[[TokenSet], Tensor]) -> Tensor:
+        if layer not in self._keys:
+            raise DyrateError(
+                f"view at prefill, entering layer {self.layer}, does not have the keys of layer {layer!r}: "
+                "needs must name it in keys, and the layer must have run"
+            )
+        keys, tokens = self._keys[layer]
+        picked = _at(slots_of(tokens), keys.transpose(1, 2).flatten(2))
+        return picked.view(*picked.shape[:2], *keys.shape[1::2])
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Return states [..., hidden] as the language model's last norm leaves them."""
+        return self._prompt.family.final_norm(states)
 
     @property
     def grid(self) -> Tensor:
@@ -134,6 +157,11 @@ class PrefillView(View):
     def row_seeds(self, seed: int) -> list[int]:
         """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
         return self._prompt.row_seeds(seed)
+
+
+def _at(slots: Tensor, states: Tensor) -> Tensor:
+    """Pick `slots` [B, n] of states [B, slots, width]; 0 where a slot is -1."""
+    return gather_tokens(states, slots.clamp_min(0)).masked_fill((slots < 0)[:, :, None], 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,7 +113,13 @@ def count(work: Work, shape: ModelShape, convention: Convention) -> Flops:
         linear=per_mac * sum(work.tokens) * (text.projections + 3 * text.hidden * text.intermediate),
         attention=per_mac * 2 * width * sum(work.pairs),
         head=per_mac * work.logits * text.hidden * text.vocabulary,
-        method=per_mac * (work.scored * width + work.scored_prompt * text.heads * CLASSES + work.own_macs),
+        method=per_mac
+        * (
+            work.scored * width
+            + work.scored_prompt * text.heads * CLASSES
+            + text.hidden * (work.queries * width + work.keys * text.kv_width // 2)
+            + work.own_macs
+        ),
     )
 
 

@@ -34,6 +34,9 @@ class Work:
     """Keys whose attention was computed once more, for a method to read."""
     scored_prompt: int = 0
     """Those of them that belong to the prompt: their attention is also summed by class."""
+    queries: int = 0
+    keys: int = 0
+    """Tokens whose query, and whose key, was computed once more, for `Needs.ahead`."""
     own_macs: int = 0
     """Multiply-accumulates of a method's own matrices, and of what it read of the vision encoder."""
 
@@ -170,11 +173,27 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
         read = 0 if decode else run.encoder_macs
         return Work(nothing, nothing, own_macs=sum(map(mul, times, per_row)) + read)
 
-    overhead = scored(1, len(attended) + 1) + own(decode=True)
+    def ahead(decode: bool) -> Work:
+        """What was computed of layers before they ran, over all tokens that they hold at prefill's end."""
+        needs = method.needs(len(nothing))
+        layers = set(needs.ahead) & set(needs.decode if decode else needs.prefill)
+        whole = (text + visual)[None]
+        entering = torch.cat([whole, prompt[0]])  # a layer is entered with what the one before it had
+        if not decode:
+            keys = sum(int(entering[layer].sum()) for layer in layers)
+            once = len(layers) * len(text)
+            return Work(nothing, nothing, scored=keys, scored_prompt=keys, queries=once, keys=keys)
+        held = sum(int(((prompt[0, layer] + index[:, None]) * alive).sum()) for layer in layers)
+        once = took * len(layers)
+        answered = sum(int((index[:, None] * alive).sum()) for _ in layers)
+        return Work(nothing, nothing, scored=held, scored_prompt=held - answered, queries=once, keys=once)
+
+    overhead = scored(1, len(attended) + 1) + ahead(decode=True) + own(decode=True)
     return Phases(
         Work.encoder(len(nothing), *run.encoded)
         + Work(_sums(prompt), _sums(prompt**2), logits=len(text))
         + scored(0, 1)
+        + ahead(decode=False)
         + own(decode=False),
         Work((took,) * len(nothing), _sums(lengths * every), logits=took) + overhead,
         Work(_sums(lengths * every), _sums(lengths**2 * every), logits=took) + overhead,

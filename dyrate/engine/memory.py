@@ -86,9 +86,9 @@ class Section:
         following = whole if tokens.next_position is None else tokens.next_position
         self._position_base.copy_(following - 1)
         self.held.copy_(tokens.present)
-        order = _first(tokens.present)[:, : tokens.most_visual]
+        columns = self._columns[0]
         self.visual.fill_(-1)
-        self.visual[:, : tokens.most_visual] = torch.where(tokens.present.gather(1, order), order, -1)
+        self.visual[:, : columns.shape[1]] = tokens.visual_index.gather(1, columns)
         self.show(None)
 
     def show(self, keep: Tensor | None) -> None:

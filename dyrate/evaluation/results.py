@@ -83,6 +83,8 @@ class Work(TypedDict):
     encoder_pairs: NotRequired[Natural]
     scored: NotRequired[Natural]
     scored_prompt: NotRequired[Natural]
+    queries: NotRequired[Natural]
+    keys: NotRequired[Natural]
     own_macs: NotRequired[Natural]
 
 

@@ -55,6 +55,10 @@ class Rule:
 
     evicts = False
 
+    def order(self, layer: int, kept: list[int]) -> list[int]:
+        """The tokens kept, as they stand from here on; with contiguous positions."""
+        return kept
+
     def merge(self, layer: int, states: Tensor, held: list[int], kept: list[int]) -> Tensor:
         """New hidden states [V, hidden] of the visual tokens."""
         return states
@@ -135,11 +139,13 @@ def _forward(
                 gone = set(range(visual)) - set(kept)
                 present = torch.tensor([column not in {columns[i] for i in gone} for column in range(length)])
                 positions = (present.cumsum(0) - 1).clamp_min(0)
+                places = [columns[i] for i in kept]
+                positions[[columns[i] for i in rule.order(index, kept)]] = positions[places].clone()
         if ("res", "img") in rule.blocked:  # nobody will look at the image again
             held, seen = [], [kept, *[[] for _ in steps[1:]]]
         outcome.kept[index], outcome.attended[index], outcome.held[index] = seen[0], list(seen), held
 
-        allowed = torch.ones(length, length, dtype=torch.bool).tril()
+        allowed = positions[None, :] <= positions[:, None]
         for query in range(length):
             step = max(0, query - last)
             dropped = set(range(visual)) - set(seen[step])

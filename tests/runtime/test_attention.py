@@ -104,12 +104,12 @@ def test_what_is_remembered_is_the_newest_row_alone() -> None:
     held = tokens()
     query, key = states(HEADS, 5, 0), states(KV_HEADS, 5, 1)
     newest = newest_attention(query[:, :, -1:], key, held.prefill_mask()[:, :, -1:], SCALING, held)
-    assert newest.newest() is newest
+    assert newest.of_step_before() is newest
     rows = prompt_attention(query, key, held.prefill_mask(), SCALING, held, "all")
     both = type(newest)(newest.class_mass, newest.head_scores, newest.seen, rows)
     assert both.prompt is rows
-    assert both.newest().of_prompt is None
-    assert both.newest().head_scores is newest.head_scores
+    assert both.of_step_before().of_prompt is None
+    assert both.of_step_before().head_scores is newest.head_scores
 
 
 def test_the_row_without_an_order_is_named() -> None:
