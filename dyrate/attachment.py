@@ -219,8 +219,10 @@ class Attachment:
         mass = {layer: found.class_mass.detach() for layer, found in forward.attention.items()}
         attended = [tokens.visual_counts for tokens in forward.attended]
         if not forward.index:
-            if self._vision.images is not None:
-                self.run.encoded = len(self._vision.images.pixels), self._vision.images.patches
+            images = self._vision.images
+            if images is not None:
+                self.run.encoded = len(images.pixels), images.patches
+                self.run.encoder_saved = images.tower_saved, images.unprojected
             self._vision.forget()
             queries = {
                 layer: found.of_prompt.queries.sum(dim=1)

@@ -88,7 +88,11 @@ class Attention:
                 "whole_rows, which are those of this step"
             )
         weights, tokens = self.whole
-        return _class_mass((weights.log() / temperature).softmax(dim=-1), tokens)
+        shares = (weights.log() / temperature).softmax(dim=-1)
+        prompt, generated = shares[..., : tokens.width], shares[..., tokens.width :]
+        # Sums and no product of matrices, of which the ledger counts one for each row that is read.
+        by_class = (prompt[..., None] * tokens.class_one_hot[:, None]).sum(dim=-2)
+        return torch.cat([by_class, generated.sum(dim=-1, keepdim=True)], dim=-1)
 
     def of_step_before(self) -> "Attention":
         """Return what the next step may see of it."""
@@ -280,7 +284,7 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) ->
     # The heads that share keys become rows of one product, so that keys are not repeated.
     grouped = query.float().reshape(batch, kv_heads, heads // kv_heads * queries, width)
     logits = grouped @ key.float().transpose(-1, -2) * scaling
-    logits = logits.reshape(batch, heads, queries, -1)
+    logits = logits.reshape(batch, heads, queries, key.shape[2])
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     return logits.softmax(dim=-1)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
-from transformers import AutoTokenizer, CLIPModel, CLIPTextModelWithProjection, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPPreTrainedModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+)
 
 from dyrate.errors import DyrateError
 
@@ -23,13 +30,33 @@ class _TextTower(CLIPTextModelWithProjection):  # type: ignore[misc]
     _keys_to_ignore_on_load_unexpected = (r"^vision_model\.", r"^visual_projection\.", "logit_scale")
 
 
+class _VisualProjection(CLIPPreTrainedModel):  # type: ignore[misc]
+    _keys_to_ignore_on_load_unexpected = (r"^(?!visual_projection\.)",)
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__(config)
+        width = config.vision_config.hidden_size
+        self.visual_projection = nn.Linear(width, config.projection_dim, bias=False)
+        self.post_init()
+
+
 class _OtherHalf(CLIPModel):  # type: ignore[misc]
     _keys_to_ignore_on_load_missing = (r"^vision_model\.",)
 
 
 def text_tower(checkpoint: Path) -> tuple[Any, CLIPTextModelWithProjection]:
     """Return the tokenizer and the text tower in a checkpoint; a `DyrateError` if they cannot be loaded."""
-    return _tokenizer(checkpoint), _loaded(_TextTower, checkpoint)
+    return _tokenizer(checkpoint), _loaded(_TextTower, checkpoint).float()
+
+
+def visual_projection(checkpoint: Path) -> nn.Linear:
+    """Return what takes states of the vision tower, after its last norm, to where texts are, in float32.
+
+    Raises `DyrateError` if it cannot be loaded.
+    """
+    loaded = _loaded(_VisualProjection, checkpoint)
+    projection: nn.Linear = loaded.visual_projection.float()
+    return projection
 
 
 def clip_model(checkpoint: Path, tower: nn.Module) -> tuple[Any, CLIPModel]:
@@ -72,7 +99,7 @@ def _loaded(kind: type[Model], checkpoint: Path) -> Model:
     except Exception as error:
         raise _unloadable(folder, error) from error
     if wrong := sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]})):
-        raise DyrateError(f"{folder}: the text encoder has no fitting weights for {', '.join(wrong):.300}")
+        raise DyrateError(f"{folder}: CLIP's other half has no fitting weights for {', '.join(wrong):.300}")
     loaded: Model = model.eval()
     return loaded
 

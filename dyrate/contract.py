@@ -56,7 +56,8 @@ class Contract:
 
     def own_macs(self, visual_tokens: int, *, decode: bool) -> int:
         """Return the multiply-accumulates of the method's own matrices, for a row at prefill or at one decode
-        step; what `needs` costs is counted by itself.
+        step; what `needs` costs is counted by itself, and `PrefillView.count_macs` counts what is not known
+        here.
         """
         return 0
 

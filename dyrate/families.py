@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dyrate.errors import DyrateError
@@ -42,7 +43,11 @@ class Family:
     """Called with `pixel_values` [images, channels, height, width]."""
     projector: nn.Module
     """Features of the tower [images, n, width] -> visual features [images, n, hidden]."""
+    feature_layer: Any
+    """The config's `vision_feature_layer`: one or several of the tower's hidden states."""
     patch_size: int
+    cropped: int
+    """Tokens of the tower, from the first on, that are no features."""
     image_token_id: int
     answer_cue: str
     """What stands between a question and its answer in the family's own prompts."""
@@ -65,6 +70,14 @@ class Family:
         return layers
 
     @property
+    def projected_layer(self) -> int | None:
+        """The layer of the tower, counted from 0, whose output the projector reads; None for several."""
+        states = self.feature_layer
+        if not isinstance(states, int):
+            return None
+        return (states if states >= 0 else len(self.tower_layers) + 1 + states) - 1
+
+    @property
     def class_tokens(self) -> int:
         """Tokens that the vision tower puts before those of the patches."""
         return int(self.tower_type == "clip_vision_model")
@@ -80,6 +93,49 @@ class Family:
             for part in (attention.q_proj, attention.k_proj)
         )
         return query * attention.scale, key
+
+    def tower_attention(
+        self, layer: int, states: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first half of a tower layer: states [images, tokens, width] after its attention, and the
+        keys of that (FloatTensor [images, heads, tokens, D]).
+
+        `bias` [images, tokens] is added to the logits of each key.
+        """
+        block = self.tower_layers[layer]
+        attention, normed = block.self_attn, block.layer_norm1(states)
+        query, key, value = (
+            part(normed).view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        mask = None if bias is None else bias[:, None, None].to(query.dtype)
+        found = scaled_dot_product_attention(query, key, value, mask, scale=attention.scale)
+        return states + attention.out_proj(found.transpose(1, 2).flatten(2)), key
+
+    def tower_feed_forward(self, layer: int, states: Tensor) -> Tensor:
+        """Return the second half of a tower layer, for states [images, tokens, width] after its attention."""
+        block = self.tower_layers[layer]
+        found: Tensor = states + block.mlp(block.layer_norm2(states))
+        return found
+
+    def tower_macs(self, layer: int, attending: int, feeding: int) -> int:
+        """Return the multiply-accumulates of a tower layer on an image, with so many tokens in its attention
+        and so many in its feed-forward half.
+        """
+        block = self.tower_layers[layer]
+        first, second = (
+            sum(weight.numel() for weight in half.parameters() if weight.dim() == 2)
+            for half in (block.self_attn, block.mlp)
+        )
+        width = block.self_attn.embed_dim
+        found: int = attending * first + 2 * attending**2 * width + feeding * second
+        return found
+
+    def tower_norm(self, states: Tensor) -> Tensor:
+        """Return states of the vision tower [..., width] as its last norm leaves them."""
+        tower: Any = self.vision_tower
+        found: Tensor = getattr(tower, "vision_model", tower).post_layernorm(states)
+        return found
 
     def language_rows(
         self, layer: int, states: Tensor, queries: int, angles: tuple[Tensor, Tensor]
@@ -138,7 +194,9 @@ def _llava(model: Any) -> Family:
         encoder_owner=model.model,
         vision_tower=model.model.vision_tower,
         projector=model.model.multi_modal_projector,
+        feature_layer=model.config.vision_feature_layer,
         patch_size=model.config.vision_config.patch_size,
+        cropped=int(model.config.vision_feature_select_strategy == "default"),
         image_token_id=model.config.image_token_id,
         answer_cue="ASSISTANT:",
     )

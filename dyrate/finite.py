@@ -32,6 +32,8 @@ class NotFiniteError(DyrateError):
 
 def witness(values: Tensor) -> Tensor:
     """FloatTensor [batch]: finite where all of a row of `values` [batch, ...] is."""
+    if not values.numel():
+        return torch.zeros(len(values), dtype=torch.float64, device=values.device)
     low, high = values.reshape(len(values), -1).aminmax(dim=1)
     return low.double() + high.double()
 

@@ -108,6 +108,7 @@ class Generation:
                     _hidden=hidden,
                     _prompt=self._prompt,
                     _keys=self.forward.keys,
+                    _angles=self._angles(hidden, kwargs),
                     _witnesses=self.forward.witnesses,
                 )
             )
@@ -123,14 +124,17 @@ class Generation:
         found = self.forward.attention
         if layer not in self.needs.ahead:
             return found
-        angles = kwargs["position_embeddings"] if self._positions is None else self._positions[0]
-        cos, sin = (part.expand(len(hidden), -1, -1) for part in angles)
-        query, key = self._family.language_rows(layer, hidden, 1, (cos, sin))
+        query, key = self._family.language_rows(layer, hidden, 1, self._angles(hidden, kwargs))
         if self.forward.index:
             key = torch.cat([self.cache.layers[layer].keys, key], dim=2)
         key = self.forward.attended_keys(layer, key)
         scaling = self._family.layers[layer].self_attn.scaling
         return {**found, layer: self.forward.look(layer, query, key, scaling)}
+
+    def _angles(self, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the positions of the tokens that enter a layer, each [batch, tokens, D]."""
+        cos, sin = kwargs["position_embeddings"] if self._positions is None else self._positions[0]
+        return cos.expand(len(hidden), -1, -1), sin.expand(len(hidden), -1, -1)
 
     def _change(self, layer: int, hidden: Tensor, tokens: TokenSet, kept: Kept) -> Tensor:
         """Return the hidden states with those of the visual tokens as the method wants them."""

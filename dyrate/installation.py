@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,26 @@ Connector = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """(features of the tower [images, n, width], the model's own connector) -> [images, n', hidden], n' <= n."""
 
 
+@dataclass(frozen=True, eq=False)
+class TowerTokens:
+    """What a layer of the vision tower has between its two halves: n tokens of each image."""
+
+    states: Tensor
+    """FloatTensor [images, n, width], after its attention."""
+    keys: Tensor
+    """FloatTensor [images, heads, n, D], of that attention."""
+    sizes: Tensor
+    """FloatTensor [images, n]: tokens of the first layer that each stands for."""
+    origins: Tensor
+    """LongTensor [images, n]: the token of the first layer in whose place each one stands."""
+
+
+TowerChange = Callable[[TowerTokens], TowerTokens]
+"""What a layer's second half, and the layers after it, get instead: as many tokens or fewer, of every image
+alike; keys are not looked at.
+"""
+
+
 class Installation:
     """The places of one model where a method may put something else."""
 
@@ -29,11 +51,22 @@ class Installation:
         self.connector_input: int | None = None
         """Features per image that the last call of a replaced connector was given."""
         self._connector: Connector | None = None
+        self._tower_change: TowerChange | None = None
+        self._proportional = False
+        self._tower: list[tuple[Tensor, Tensor]] = []
+        """Sizes and origins of what the tower's last call began with, and of what each layer left of it."""
+        self.tower_saved = 0
+        """Multiply-accumulates that the tower's last call was spared by having been changed."""
 
     @property
     def changes_features(self) -> bool:
         """Whether images may make fewer features than they have places in the prompt."""
-        return self.resize is not None or self._connector is not None
+        return self.resize is not None or self._connector is not None or self.changes_tower
+
+    @property
+    def changes_tower(self) -> bool:
+        """Whether layers of the vision tower do something else than their own."""
+        return self._tower_change is not None
 
     @property
     def patch_size(self) -> int:
@@ -54,6 +87,28 @@ class Installation:
         grid if they are one, else places at equal distances in raster order.
         """
         self._connector = connector
+
+    def change_tower(self, change: TowerChange, *, proportional: bool = False) -> None:
+        """Let `change` have the tokens of every layer of the vision tower, between its attention and its
+        feed-forward half.
+
+        Features of fewer tokens take the places of their origins, in the image's order. With `proportional`
+        attention to a token counts as often as its size.
+        """
+        self._tower_change, self._proportional = change, proportional
+
+    def count_tower_macs(self, macs: int) -> None:
+        """Let the ledger count multiply-accumulates of a change of the tower itself."""
+        self.tower_saved -= macs
+
+    def origins(self, features: int) -> Tensor | None:
+        """LongTensor [images, features]: the token in whose place each feature of the last call stands, not
+        counting cropped ones; None unless as many tokens were left in some layer.
+        """
+        cropped = self.family.cropped
+        found = (origins for _, origins in self._tower[1:] if origins.shape[1] - cropped == features)
+        origins = next(found, None)
+        return None if origins is None else origins[:, cropped:] - cropped
 
     def embed_tokens(self, embeddings: dict[int, Tensor]) -> None:
         """Give token ids of the prompt, known to the model or not, an embedding (FloatTensor [hidden])."""
@@ -79,10 +134,39 @@ class Installation:
                 return found
 
             stand_in(projector, "forward", forward, undo)
+        if self.changes_tower:
+            undo.callback(self._tower.clear)
+            for index, layer in enumerate(self.family.tower_layers):
+                stand_in(layer, "forward", eager(partial(self._tower_layer, index)), undo)
         if self.embeddings:
             embed = self.family.embed
             undo.callback(embed.register_forward_pre_hook(self._known_ids).remove)
             undo.callback(embed.register_forward_hook(self._with_embeddings).remove)
+
+    def _tower_layer(self, layer: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Do what a tower layer does on states [images, tokens, width], with the change in its midst."""
+        assert self._tower_change is not None
+        images, count, width = hidden_states.shape
+        if not layer:
+            self.tower_saved = 0
+            sizes = torch.ones(images, count, device=hidden_states.device)
+            self._tower[:] = [(sizes, torch.arange(count, device=sizes.device).expand(images, -1))]
+        sizes, origins = self._tower[-1]
+        bias = sizes.log() if self._proportional and layer else None
+        attended, keys = self.family.tower_attention(layer, hidden_states, bias)
+        found = self._tower_change(TowerTokens(attended, keys, sizes, origins))
+        left = found.states.shape[1] if found.states.dim() == 3 else -1
+        shapes = [tuple(part.shape) for part in (found.states, found.sizes, found.origins)]
+        if shapes != [(images, left, width), (images, left), (images, left)] or not 0 < left <= count:
+            raise DyrateError(
+                f"a change of layer {layer} of the vision tower returned states, sizes and origins of shapes "
+                f"{', '.join(map(str, shapes))} for {images} images of {count} tokens each: those of as many "
+                "or fewer are expected"
+            )
+        self._tower.append((found.sizes, found.origins))
+        macs, whole = self.family.tower_macs, self._tower[0][1].shape[1]
+        self.tower_saved += images * (macs(layer, whole, whole) - macs(layer, count, left))
+        return self.family.tower_feed_forward(layer, found.states)
 
     @eager
     def _known_ids(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

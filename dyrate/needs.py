@@ -14,7 +14,7 @@ Queries = Literal["last", "instruction", "all"]
 """Whose attention: the newest token's, that of all instruction tokens, or that of the whole prompt."""
 DecodeMode = Literal["select", "evict"]
 Positions = Literal["original", "contiguous"]
-TowerPart = Literal["states", "keys", "class_attention", "received_attention"]
+TowerPart = Literal["states", "keys", "class_attention", "joint_class_attention", "received_attention"]
 ClassName = Literal["sys", "img", "ins", "res", "cmp"]
 """A token class, or `cmp`: the compression tokens, whose text class is that of their place in the prompt."""
 
@@ -46,8 +46,8 @@ class Needs:
     """Layers whose keys are kept at prefill."""
     reported: int | None = None
     """The one of them whose class mass `run.steps` shows; by default the deepest."""
-    tower: Mapping[int, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
-    """Layers of the vision tower, negative ones counted from the end, and what to keep of each."""
+    tower: Mapping[int | float, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
+    """Layers of the vision tower, as `tower_layer` reads them, and what to keep of each."""
     question: bool = False
     """Whether the text of each row's instruction is read."""
     compression_tokens: tuple[int, ...] = ()
@@ -83,7 +83,7 @@ class _Words(Record):
     positions: Positions
     whole_rows: bool
     blocked: Annotated[frozenset[tuple[ClassName, ClassName]], Strict(False)]
-    tower: Mapping[int, Annotated[tuple[TowerPart, ...], Strict(False)]]
+    tower: Mapping[int | float, Annotated[tuple[TowerPart, ...], Strict(False)]]
     compression_tokens: Annotated[tuple[int, ...], Strict(False)]
 
 
@@ -135,6 +135,16 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
             f"{what}: reported is {reported!r}, which is none of the layers whose attention is read: {layers}"
         )
     return found
+
+
+def tower_layer(layer: int | float, depth: int) -> int | None:
+    """Return which of a vision tower's `depth` layers is meant, counted from 0; None if there is no such one.
+
+    Negative numbers count from the end. A float is a share of the depth: 0.5 is the last layer of the first
+    half, the 12th of 24 (halves go to the even number).
+    """
+    number = round(layer * depth) - 1 if isinstance(layer, float) else layer if layer >= 0 else depth + layer
+    return number if 0 <= number < depth else None
 
 
 def layers_from(given: Any, depth: int, what: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyrate.errors import DyrateError
 from dyrate.families import Family
-from dyrate.needs import Needs, TowerPart
+from dyrate.needs import Needs, TowerPart, tower_layer
 from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
 from dyrate.vision import EncodedImages
@@ -64,18 +64,29 @@ class Prompt:
         found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first image
         return found.masked_fill((tokens < 0)[..., None], -1).to(self.layout.visual_tokens.device)
 
-    def tower(self, layer: int) -> "TowerLayer":
+    def tower(self, layer: int | float) -> "TowerLayer":
         """Return a layer of the vision tower, as `needs` asks for it."""
         states = self.images.hidden_states
-        if states is None:
+        at = tower_layer(layer, len(self.family.tower_layers))
+        if states is None or at is None:
             raise DyrateError(
                 f"{self.label}: layer {layer} of the vision tower was not kept: needs.tower must name it"
             )
-        at = layer % len(self.family.tower_layers)
         return TowerLayer(self, at, states[at], states[at + 1])
 
     def project(self, features: Tensor) -> Tensor:
-        """Return features of the tower as the connector projects them; [B, n, width] -> [B, n, hidden]."""
+        """Return features of the tower as the connector projects them; [B, n, width] -> [B, n, hidden].
+
+        Raises `DyrateError` where the model projects another layer than those that the method asks for.
+        """
+        depth, right = len(self.family.tower_layers), self.family.projected_layer
+        asked = {tower_layer(layer, depth) for layer, parts in self.needs.tower.items() if "states" in parts}
+        if right not in asked:
+            named = ", ".join(str(layer) for layer in range(depth) if layer in asked) or "none"
+            raise DyrateError(
+                f"{self.label} projects the vision tower's layer {named} of 0..{depth - 1}, and this model's "
+                f"projector reads another: vision_feature_layer={self.family.feature_layer}"
+            )
         projected: Tensor = self.family.projector(features)
         weights = sum(weight.numel() for weight in self.family.projector.parameters() if weight.dim() == 2)
         self.count_macs(features.shape[0] * features.shape[1] * weights)
@@ -86,21 +97,31 @@ class Prompt:
         """The text of each row's instruction."""
         if not self.needs.question:
             raise DyrateError(f"{self.label} reads the question, which its needs must ask for: question=True")
+        reader = self._known_reader
+        rows = zip(self.input_ids.tolist(), (self.layout.classes == TokenClass.INS).tolist(), strict=True)
+        texts = [reader.text([id for id, own in zip(*row, strict=True) if own]) for row in rows]
+        return [self.family.question(text) for text in texts]
+
+    @cached_property
+    def question_features(self) -> Tensor:
+        """FloatTensor [B, D]: the questions as the text encoder has them."""
+        questions = self.questions
+        return self._known_reader.features(questions).to(self.layout.visual_tokens.device)
+
+    def beside_questions(self, states: Tensor) -> Tensor:
+        """Return states of the tower [..., width] where CLIP has the question's features, [..., D]."""
+        found = self._known_reader.beside_features(self.family.tower_norm(states))
+        self.count_macs(states.numel() * found.shape[-1])
+        return found
+
+    @property
+    def _known_reader(self) -> QuestionReader:
         if self.reader is None:
             raise DyrateError(
                 f"{self.label} reads the question: attach it with a reader, `method(model, "
                 "questions=QuestionReader.of(processor.tokenizer))`"
             )
-        rows = zip(self.input_ids.tolist(), (self.layout.classes == TokenClass.INS).tolist(), strict=True)
-        texts = [self.reader.text([id for id, own in zip(*row, strict=True) if own]) for row in rows]
-        return [self.family.question(text) for text in texts]
-
-    @cached_property
-    def question_features(self) -> Tensor:
-        """FloatTensor [B, width]: the questions as the text encoder has them."""
-        questions = self.questions
-        assert self.reader is not None
-        return self.reader.features(questions).to(self.layout.visual_tokens.device)
+        return self.reader
 
     def row_seeds(self, seed: int) -> list[int]:
         """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch.
@@ -171,6 +192,14 @@ class TowerLayer:
         return self._prompt.by_token(self.after)
 
     @property
+    def embeds(self) -> Tensor:
+        """FloatTensor [B, V, D]: that output in the space of `question_features`, in float32: after the
+        tower's last norm and CLIP's visual projection.
+        """
+        self._check("states")
+        return self._prompt.by_token(self._prompt.beside_questions(self.after))
+
+    @property
     def class_states(self) -> Tensor:
         """FloatTensor [B, I, width]: that of each image's class token."""
         self._check("states", class_token=True)
@@ -180,7 +209,7 @@ class TowerLayer:
     def keys(self) -> Tensor:
         """FloatTensor [B, V, heads, D]: its keys, before any scaling."""
         self._check("keys")
-        return self._prompt.by_token(self._rows()[1].transpose(1, 2))
+        return self._prompt.by_token(self._rows[1].transpose(1, 2))
 
     @property
     def class_attention(self) -> Tensor:
@@ -188,20 +217,33 @@ class TowerLayer:
         image's tokens, itself included, it sums to 1.
         """
         self._check("class_attention", class_token=True)
-        query, key = self._rows()
+        query, key = self._rows
         weights = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).softmax(dim=-1)[:, :, 0]
         self._prompt.count_macs(key.numel())
         return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
 
     @property
+    def joint_class_attention(self) -> Tensor:
+        """FloatTensor [B, V]: the class token's attention on each token as it would be if all heads were one,
+        of the layer's whole width; in float32, and as a share of all of an image's tokens, itself included.
+        """
+        self._check("joint_class_attention", class_token=True)
+        query, key = self._rows
+        heads = key.shape[1]  # scaled for one of them
+        logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(dim=1)[:, 0] / heads**0.5
+        self._prompt.count_macs(key.numel())
+        return self._prompt.by_token(logits.softmax(dim=-1))
+
+    @property
     def received_attention(self) -> Tensor:
         """FloatTensor [B, heads, V]: attention on each token, in float32, mean over its image's queries."""
         self._check("received_attention")
-        query, key = self._rows()
+        query, key = self._rows
         weights = (query.float() @ key.float().transpose(-1, -2)).softmax(dim=-1).mean(dim=2)
         self._prompt.count_macs(key.numel() * key.shape[2])
         return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
 
+    @cached_property
     def _rows(self) -> tuple[Tensor, Tensor]:
         images, tokens, width = self.before.shape
         self._prompt.count_macs(2 * images * tokens * width * width)
@@ -210,7 +252,12 @@ class TowerLayer:
     def _check(self, part: TowerPart, *, class_token: bool = False) -> None:
         family, needs = self._prompt.family, self._prompt.needs
         depth = len(family.tower_layers)
-        asked = {layer % depth: parts for layer, parts in needs.tower.items()}.get(self.layer, ())
+        asked = [
+            name
+            for layer, parts in needs.tower.items()
+            if tower_layer(layer, depth) == self.layer
+            for name in parts
+        ]
         if part not in asked:
             raise DyrateError(
                 f"needs asks for {', '.join(asked) or 'nothing'} of layer {self.layer} of the vision "

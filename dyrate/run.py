@@ -63,8 +63,14 @@ class Run:
         """Images encoded for the last prompt, and patches that the encoder saw of each; none where features
         were made outside the `with` block.
         """
+        self.encoder_saved: tuple[int, int] = 0, 0
+        """Multiply-accumulates of these that a changed vision tower was spared, and patches that its
+        projector was.
+        """
         self.encoder_macs = 0
-        """Multiply-accumulates of what a method read of the encoder, or had it compute once more."""
+        """Multiply-accumulates of what a method read of the encoder, or had it compute once more, and of what
+        it counted itself at prefill.
+        """
         self._reported_layer = reported_layer
         self._generation: _Generation | None = None
 
@@ -165,7 +171,7 @@ class Run:
     def begin(self, cache: ReducedCache) -> None:
         """Forget the last generation and start the record of a new one."""
         layout = cache.layout
-        self.encoded, self.encoder_macs = (0, 0), 0
+        self.encoded, self.encoder_saved, self.encoder_macs = (0, 0), (0, 0), 0
         self._generation = _Generation(cache, layout.visual_tokens, layout.text_tokens)
 
     def finish_prefill(

@@ -88,6 +88,7 @@ class PrefillView(View):
     _hidden: Tensor
     _prompt: Prompt
     _keys: Mapping[int, tuple[Tensor, TokenSet]]
+    _angles: tuple[Tensor, Tensor]
 
     @property
     def states(self) -> Tensor:
@@ -106,6 +107,22 @@ class PrefillView(View):
 
     def _states(self, slots: Tensor) -> Tensor:
         return _at(slots, self._hidden)
+
+    @property
+    def angles(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine by which RoPE turns queries and keys of the visual tokens, each FloatTensor [B, V,
+        D]; 0 for absent ones.
+        """
+        return self._angles_of(self._tokens.visual_slots)
+
+    @property
+    def instruction_angles(self) -> tuple[Tensor, Tensor]:
+        """Those of the instruction, each FloatTensor [B, Q, D]; 0 at padding."""
+        return self._angles_of(self._tokens.instruction_slots)
+
+    def _angles_of(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self._angles
+        return _at(slots, cos), _at(slots, sin)
 
     def keys(self, layer: int) -> Tensor:
         """FloatTensor [B, V, kv heads, D]: keys of visual tokens in a layer, turned by their positions."""
@@ -136,8 +153,8 @@ class PrefillView(View):
         """
         return self._prompt.grid
 
-    def tower(self, layer: int) -> TowerLayer:
-        """Return what `needs` asked to keep of a layer of the vision tower, negative ones from the end."""
+    def tower(self, layer: int | float) -> TowerLayer:
+        """Return what `needs` asked to keep of a layer of the vision tower, which is named as there."""
         return self._prompt.tower(layer)
 
     def project(self, features: Tensor) -> Tensor:
@@ -151,12 +168,20 @@ class PrefillView(View):
 
     @property
     def question_features(self) -> Tensor:
-        """FloatTensor [B, width]: the questions as the checkpoint's text encoder has them."""
+        """FloatTensor [B, D]: the questions as the checkpoint's text encoder has them; of tokens,
+        `tower(layer).embeds` are their like.
+        """
         return self._prompt.question_features
 
     def row_seeds(self, seed: int) -> list[int]:
         """Return one seed per row, made of `seed` and the row's own tokens and pixels, not of its batch."""
         return self._prompt.row_seeds(seed)
+
+    def count_macs(self, macs: int) -> None:
+        """Count multiply-accumulates of the method's own, of all rows together: those that `own_macs` cannot
+        know, since they depend on the model's sizes or on the input.
+        """
+        self._prompt.count_macs(macs)
 
 
 def _at(slots: Tensor, states: Tensor) -> Tensor:

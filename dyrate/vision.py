@@ -14,7 +14,7 @@ from dyrate.errors import DyrateError
 from dyrate.families import TOWERS, Family
 from dyrate.hooks import eager, stand_in
 from dyrate.installation import Installation
-from dyrate.needs import Needs
+from dyrate.needs import Needs, tower_layer
 from dyrate.tokens import TokenLayout
 
 Grid = tuple[int, int]
@@ -34,6 +34,10 @@ class EncodedImages:
     """For each image, the places that its features stand in (LongTensor [n], ascending)."""
     patches: int
     """Patches of each image that the encoder really saw."""
+    tower_saved: int = 0
+    """Multiply-accumulates that the tower was spared of what these cost."""
+    unprojected: int = 0
+    """Patches of all images of which no feature was projected by itself."""
     hidden_states: Sequence[Tensor] | None = None
     """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
 
@@ -111,9 +115,10 @@ class VisionHooks:
             )
         for layer, asked in needs.tower.items():
             depth = len(family.tower_layers)
-            if not -depth <= layer < depth:
-                raise DyrateError(f"{label}: the vision tower has {depth} layers, and no layer {layer}")
-            if "class_attention" in asked and not family.class_tokens:
+            if tower_layer(layer, depth) is None:
+                which = f"layer at {layer} of its depth" if isinstance(layer, float) else f"layer {layer}"
+                raise DyrateError(f"{label}: the vision tower has {depth} layers, and no {which}")
+            if {"class_attention", "joint_class_attention"} & {*asked} and not family.class_tokens:
                 raise DyrateError(
                     f"{label} reads the attention of the class token, and a vision tower of type "
                     f"{family.tower_type!r} has none"
@@ -135,6 +140,12 @@ class VisionHooks:
         @eager
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             self._seen = None
+            layer = kwargs.get("vision_feature_layer")
+            if self.needs.tower and layer not in (None, self.family.feature_layer):
+                raise DyrateError(
+                    f"vision_feature_layer={layer!r} is not the model's own, {self.family.feature_layer!r}, "
+                    "which a method that works on the vision tower goes by"
+                )
             return self._after_encoder(plain(*args, **kwargs))
 
         stand_in(owner, "get_image_features", get_image_features, undo)
@@ -214,23 +225,34 @@ class VisionHooks:
         given = self.parts.connector_input or len(features[0])
         # What the tower adds to its patches: one class token, where the checkpoint keeps it.
         extra = given - patches
+        if self.parts.changes_tower:
+            extra = self.family.class_tokens - self.family.cropped
         places = grid[0] * grid[1] + extra
-        homes = _homes(grid, seen, len(features[0]), extra)
+        homes = _homes(grid, seen, len(features[0]), extra).expand(len(features), -1)
+        origins = self.parts.origins(len(features[0])) if self.parts.changes_tower else None
+        if origins is not None:
+            order = origins.argsort(dim=1)
+            features = [part[own] for part, own in zip(features, order, strict=True)]
+            encoded.pooler_output = features
+            homes = _homes(grid, seen, patches + extra, extra)[origins.gather(1, order).cpu()]
         self.images = EncodedImages(
             pixels=pixels,
             grids=[grid] * len(features),
             places=[places] * len(features),
-            homes=[homes] * len(features),
+            homes=list(homes),
             patches=patches,
+            tower_saved=self.parts.tower_saved,
+            unprojected=len(features) * (patches + extra - given) if self.parts.changes_tower else 0,
             hidden_states=self._hidden_states,
         )
         if self.reading:
             self._check(len(pixels), len(pixels) * places)
             self.images.of_rows(self.image_tokens)
-        if len(homes) < places:
+        if homes.shape[1] < places:
             whole = features[0].new_zeros(len(features), places, features[0].shape[-1])
-            whole[:, homes] = torch.stack(features)
-            encoded.pooler_output = features = list(whole)
+            index = homes[..., None].expand(-1, -1, whole.shape[-1]).to(whole.device)
+            features = list(whole.scatter(1, index, torch.stack(features)))
+            encoded.pooler_output = features
         self._features = features
         return encoded
 

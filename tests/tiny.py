@@ -26,6 +26,7 @@ def tiny_llava(
     text: str = "llama",
     kv_heads: int = 4,
     num_layers: int = NUM_LAYERS,
+    image_size: int = 16,
     eos: int | None = None,
 ) -> LlavaForConditionalGeneration:
     """Random weights, large enough that attention is far from uniform: scores differ, pruning shows."""
@@ -37,7 +38,7 @@ def tiny_llava(
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            image_size=16,
+            image_size=image_size,
             patch_size=4,
         ).to_dict(),
         text_config=_TEXT_CONFIGS[text](
@@ -52,7 +53,7 @@ def tiny_llava(
             **options,
         ).to_dict(),
         image_token_id=IMAGE,
-        image_seq_length=VISUAL_TOKENS,
+        image_seq_length=(image_size // 4) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )

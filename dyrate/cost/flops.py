@@ -102,14 +102,16 @@ def count(work: Work, shape: ModelShape, convention: Convention) -> Flops:
             attention=per_mac * 2 * text.hidden * sum(work.pairs),
         )
     width = text.heads * text.head_dim
+    projector = vision.hidden * text.hidden + text.hidden**2
     encoder_layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.intermediate
     return Flops(
         vision=per_mac
         * (
             work.patches * vision.patch_inputs * vision.hidden
             + vision.layers * (work.encoder_tokens * encoder_layer + work.encoder_pairs * 2 * vision.hidden)
+            - work.encoder_saved
         ),
-        projector=per_mac * work.patches * (vision.hidden * text.hidden + text.hidden**2),
+        projector=per_mac * (work.patches - work.unprojected) * projector,
         linear=per_mac * sum(work.tokens) * (text.projections + 3 * text.hidden * text.intermediate),
         attention=per_mac * 2 * width * sum(work.pairs),
         head=per_mac * work.logits * text.hidden * text.vocabulary,

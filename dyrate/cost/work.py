@@ -30,10 +30,14 @@ class Work:
     """Tokens of the vision encoder, the class tokens among them."""
     encoder_pairs: int = 0
     """(query, key) pairs of the vision encoder's attention."""
+    encoder_saved: int = 0
+    """Multiply-accumulates that a vision encoder whose layers were changed was spared of these."""
+    unprojected: int = 0
+    """Patches of them that did not go through the projector."""
     scored: int = 0
     """Keys whose attention was computed once more, for a method to read."""
     scored_prompt: int = 0
-    """Those of them that belong to the prompt: their attention is also summed by class."""
+    """Those of them that belong to the prompt and to the newest query: they are also summed by class."""
     queries: int = 0
     keys: int = 0
     """Tokens whose query, and whose key, was computed once more, for `Needs.ahead`."""
@@ -46,7 +50,7 @@ class Work:
         return cls((0,) * layers, (0,) * layers)
 
     @classmethod
-    def encoder(cls, layers: int, images: int, patches: int) -> "Work":
+    def encoder(cls, layers: int, images: int, patches: int, saved: int = 0, unprojected: int = 0) -> "Work":
         """Return that of encoding images, for a decoder of so many layers."""
         tokens = patches + 1 if images else 0
         return cls(
@@ -55,6 +59,8 @@ class Work:
             patches=images * patches,
             encoder_tokens=images * tokens,
             encoder_pairs=images * tokens**2,
+            encoder_saved=saved,
+            unprojected=unprojected,
         )
 
     @classmethod
@@ -156,15 +162,12 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
             for step in range(first, last)
             for layer in run.observed[step]
         ]
-        of_all = sum(int(seen.sum()) for seen, _ in found)
-        if not first:
-            of_all += sum(int((prompt[0, layer] * n).sum()) for layer, n in run.prompt_queries.items())
-        return Work(
-            nothing,
-            nothing,
-            scored=of_all,
-            scored_prompt=of_all - sum(int(answer.sum()) for _, answer in found),
-        )
+        newest = sum(int(seen.sum()) for seen, _ in found)
+        answered = sum(int(answer.sum()) for _, answer in found)
+        # That of other queries of the prompt is not summed by class.
+        others = () if first else run.prompt_queries.items()
+        more = sum(int((prompt[0, layer] * queries).sum()) for layer, queries in others)
+        return Work(nothing, nothing, scored=newest + more, scored_prompt=newest - answered)
 
     def own(decode: bool) -> Work:
         """What the method's own matrices computed, in rows with an image."""
@@ -190,7 +193,7 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
 
     overhead = scored(1, len(attended) + 1) + ahead(decode=True) + own(decode=True)
     return Phases(
-        Work.encoder(len(nothing), *run.encoded)
+        Work.encoder(len(nothing), *run.encoded, *run.encoder_saved)
         + Work(_sums(prompt), _sums(prompt**2), logits=len(text))
         + scored(0, 1)
         + ahead(decode=False)

@@ -113,18 +113,23 @@ class Engine:
             vocabulary = len(self._backbone.embed)
             ends, padding = special_tokens(config, eos_token_id, pad_token_id, vocabulary)
             image, device = self.family.image_token_id, self.model.device
-            attachment = method(self.model, record, questions)
-            if not isinstance(attachment, Attachment):
-                raise DyrateError(
-                    f"{method} attaches to models in a way of its own; use engine='transformers'"
-                )
-            check_needs_met(method, attachment.needs, attachment.parts.embeddings, vocabulary)
+            attachment = self.attach(method, record, questions)
             prompts = checked_inputs(inputs, device, image, ends, padding)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
             setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(
                 attachment, setting, prompts, max_new_tokens, sampler, on_step or (lambda: None)
             )
+
+    def attach(
+        self, method: ReductionMethod, record: Iterable[int] = (), questions: QuestionReader | None = None
+    ) -> Attachment:
+        """Return the method at this engine's model; a `DyrateError` for one that the engine cannot run."""
+        attachment = method(self.model, record, questions)
+        if not isinstance(attachment, Attachment):
+            raise DyrateError(f"{method} attaches to models in a way of its own; use engine='transformers'")
+        check_needs_met(method, attachment.needs, attachment.parts.embeddings, len(self._backbone.embed))
+        return attachment
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

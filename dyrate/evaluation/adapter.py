@@ -105,7 +105,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
     def engine_for(self, setting: Setting) -> str:
         """What generates with a setting."""
         assert self._generator is not None
-        return self._generator.engine(setting.decoding)
+        return self._generator.engine(setting.decoding, setting.method)
 
     @property
     def tokenizer(self) -> Any:
@@ -150,7 +150,7 @@ class DyrateModel(lmms):  # type: ignore[misc]
     def check(self, setting: Setting) -> None:
         """Refuse what the engine cannot do, and what was trained on another checkpoint."""
         assert self._generator is not None
-        self._generator.engine(setting.decoding)
+        self._generator.engine(setting.decoding, setting.method)
         setting.method.check_checkpoint(self.weights_hash)
 
     def release(self) -> None:

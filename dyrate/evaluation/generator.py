@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Generator:
     """Generates with one model under any method and decoding strategy, by the engine that was asked for.
 
-    `auto` is `graph` on a GPU, where it can run the model, and `transformers` elsewhere and for beams. Either
+    `auto` is `graph` on a GPU, where it can run model, method and search, else `transformers`. Either
     generates as the decoding strategy says; the checkpoint's generation config keeps its token ids only.
     """
 
@@ -37,8 +37,8 @@ class Generator:
         wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
         self._graph = self._own_engine() if wanted else None
 
-    def engine(self, decoding: Mapping[str, Any]) -> str:
-        """Return what generates under a decoding strategy: `graph` or `transformers`.
+    def engine(self, decoding: Mapping[str, Any], method: ReductionMethod) -> str:
+        """Return what generates with a method and a decoding strategy: `graph` or `transformers`.
 
         Raises `DyrateError` where `graph` was asked for and cannot.
         """
@@ -48,7 +48,15 @@ class Generator:
                 f"engine graph has no beams, and decoding {decoding['name']} is a beam search: use engine "
                 "transformers, or auto"
             )
-        return "transformers" if self._graph is None or beams else "graph"
+        if self._graph is None or beams:
+            return "transformers"
+        try:
+            self._graph.attach(method)
+        except DyrateError:
+            if self._asked == "graph":
+                raise
+            return "transformers"
+        return "graph"
 
     def generate(
         self,
@@ -66,7 +74,7 @@ class Generator:
             "pad_token_id": self._tokens.padding,
             "eos_token_id": self.ends,
         }
-        if self._graph is not None and self.engine(decoding) == "graph":
+        if self._graph is not None and self.engine(decoding, method) == "graph":
             ids, run = self._graph.generate(
                 method, dict(inputs), sampler=sampling, record=record, questions=self._questions, **options
             )

@@ -46,6 +46,8 @@ class Prefix:
         self._made.clear()
 
     def _forward(self, part: nn.Module, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if part is self._family.vision_tower and _changed(part):
+            return plain(*args, **kwargs)
         first = self._made.get(part)
         if first is not None and _same(first[0], (args, kwargs)):
             return _copy(first[1])
@@ -53,6 +55,11 @@ class Prefix:
         if first is None:
             self._made[part] = (args, kwargs), _copy(made)
         return made
+
+
+def _changed(tower: nn.Module) -> bool:
+    """Whether a method has put something else into the tower's layers, so that its input does not say all."""
+    return any("forward" in vars(part) for part in tower.modules() if part is not tower)
 
 
 def _functions(layer: nn.Module) -> Iterator[nn.Module]:

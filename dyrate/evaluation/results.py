@@ -81,6 +81,8 @@ class Work(TypedDict):
     patches: NotRequired[Natural]
     encoder_tokens: NotRequired[Natural]
     encoder_pairs: NotRequired[Natural]
+    encoder_saved: NotRequired[int]
+    unprojected: NotRequired[Natural]
     scored: NotRequired[Natural]
     scored_prompt: NotRequired[Natural]
     queries: NotRequired[Natural]

@@ -11,6 +11,7 @@ from dyrate.cost.flops import CONVENTIONS, Flops, count, kv_bytes, scope
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.cost.work import Phases, Work, schedule, work_of
 from dyrate.registry import load_method
+from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
@@ -21,7 +22,8 @@ def counted(model, method, rows) -> tuple[dict[str, int], Phases]:
     """PyTorch's count by part of the model, and our record of the same generation."""
     inputs = tiny_inputs(rows)
     # Only the plain backend's products are known to the counter on CPU.
-    with sdpa_kernel(SDPBackend.MATH), method(model) as run, FlopCounterMode(display=False) as counter:
+    attached = method(model, questions=Reader())
+    with sdpa_kernel(SDPBackend.MATH), attached as run, FlopCounterMode(display=False) as counter:
         model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     by_module = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
     return by_module, work_of(run, method)
@@ -148,7 +150,7 @@ def test_parameters_are_those_of_the_real_models():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
 def test_kv_bytes_are_those_of_the_tensors(case):
     model = tiny_llava(kv_heads=2)
-    with case.method(model) as run:
+    with case.method(model, questions=Reader()) as run:
         model.generate(**tiny_inputs([7]), max_new_tokens=NEW_TOKENS, do_sample=False)
 
     held = kv_bytes(run.kv_lengths.sum(dim=1).tolist(), ModelShape.of(model.config).text, bytes_per_number=4)

@@ -13,13 +13,13 @@ from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES, OUTSIDE, Case, prompts
+from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
-@pytest.mark.parametrize("case", CASES + OUTSIDE, ids=lambda case: case.method.label)
+@pytest.mark.parametrize("case", ON_ENGINE, ids=lambda case: case.method.label)
 def test_tokens_and_run_are_those_of_generate(case: Case) -> None:
     model, inputs = tiny_llava(), prompts(case, tiny_inputs(**ROWS))
     record, questions = [0, 3], Reader()
@@ -36,6 +36,14 @@ def test_tokens_and_run_are_those_of_generate(case: Case) -> None:
     for layer, mass in expected.class_mass.items():
         torch.testing.assert_close(run.class_mass[layer], mass, rtol=0, atol=1e-5)
     pd.testing.assert_frame_equal(run.steps, expected.steps, atol=1e-5)
+
+
+def test_what_reads_ahead_or_whole_rows_at_decode_is_refused() -> None:
+    refused = [case for case in CASES + OUTSIDE if case not in ON_ENGINE]
+    assert {case.method.name for case in refused} == {"visionpulse"}
+    for case in refused:
+        with pytest.raises(DyrateError, match="which the graph engine cannot: use engine='transformers'"):
+            Engine(tiny_llava()).generate(case.method, tiny_inputs(**ROWS), max_new_tokens=3)
 
 
 @pytest.fixture

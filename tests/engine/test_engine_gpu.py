@@ -9,7 +9,7 @@ from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES, OUTSIDE, Case, prompts
+from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
 from tests.tiny import row_of, tiny_inputs, tiny_llava
 
 pytestmark = [
@@ -24,11 +24,14 @@ PROMPTS = (
 )
 
 
+BUILT_IN = [case for case in ON_ENGINE if case in CASES]
+
+
 def on_gpu(**prompt):
     return {name: tensor.to("cuda") for name, tensor in tiny_inputs(**prompt).items()}
 
 
-@pytest.mark.parametrize("case", CASES + OUTSIDE, ids=lambda case: case.method.label)
+@pytest.mark.parametrize("case", ON_ENGINE, ids=lambda case: case.method.label)
 def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
     model = tiny_llava().to("cuda")
     engine = Engine(model)
@@ -42,14 +45,14 @@ def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
         assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method.label)
+@pytest.mark.parametrize("case", BUILT_IN, ids=lambda case: case.method.label)
 def test_a_row_gets_what_it_gets_alone(case: Case) -> None:
     model = tiny_llava().to("cuda")
     inputs = on_gpu(**PROMPTS[0])
-    together, _ = Engine(model).generate(case.method, inputs, max_new_tokens=8)
+    together, _ = Engine(model).generate(case.method, inputs, max_new_tokens=8, questions=Reader())
     engine = Engine(model)
     for row in range(3):
-        alone, _ = engine.generate(case.method, row_of(inputs, row), max_new_tokens=8)
+        alone, _ = engine.generate(case.method, row_of(inputs, row), max_new_tokens=8, questions=Reader())
         assert alone[0, -8:].tolist() == together[row, -8:].tolist()
 
 
@@ -101,7 +104,7 @@ def test_the_host_never_waits_while_a_method_decides() -> None:
     """Between two looks at whether all rows have ended, a step only asks the device for work."""
     model = tiny_llava().to("cuda")
     engine = Engine(model)
-    for case in (case for case in CASES if case.method.needs(6).decode):
+    for case in (case for case in BUILT_IN if case.method.needs(6).decode):
         inputs = on_gpu(**PROMPTS[0])
         engine.generate(case.method, inputs, max_new_tokens=6)
         calls = []

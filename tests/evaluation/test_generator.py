@@ -12,6 +12,7 @@ from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.harness_tasks import load_tasks
+from dyrate.registry import load_method
 
 
 @pytest.mark.parametrize("method", ["none", {"name": "fastv", "layer": 1, "rate": 0.5}])
@@ -38,6 +39,17 @@ def test_beams_are_transformers(checkpoint: Path) -> None:
         DyrateModel(str(checkpoint), device="cpu", decoding="beam-2", engine="graph")
     with pytest.raises(DyrateError, match="engine is 'fast'; known: auto, transformers, graph"):
         DyrateModel(str(checkpoint), device="cpu", engine="fast")
+
+
+def test_what_the_engine_cannot_run_is_transformers_where_nobody_asked_for_it(checkpoint: Path) -> None:
+    pulse = {"name": "visionpulse", "anchor": 1}
+    with pytest.raises(DyrateError, match="reads whole rows of attention"):
+        DyrateModel(str(checkpoint), pulse, device="cpu", engine="graph")
+    model = DyrateModel(str(checkpoint), device="cpu", engine="graph")
+    assert model._generator is not None
+    model._generator._asked = "auto"  # as on a GPU
+    assert model._generator.engine(model.setting.decoding, load_method("none")) == "graph"
+    assert model._generator.engine(model.setting.decoding, load_method(pulse)) == "transformers"
 
 
 @pytest.fixture

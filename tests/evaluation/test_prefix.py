@@ -9,6 +9,7 @@ import torch
 from dyrate.evaluation.prefix import Prefix
 from dyrate.methods.downsample import Downsample
 from dyrate.methods.fastv import FastV
+from dyrate.methods.tome import ToMe
 from dyrate.methods.vtw import VTW
 from tests.tiny import tiny_inputs, tiny_llava
 
@@ -105,3 +106,13 @@ def test_the_model_is_left_as_it_was(model: Any, encoded: list[torch.Size]) -> N
     answer(model, inputs)
     answer(model, inputs)
     assert len(encoded) == 2
+
+
+def test_a_tower_whose_layers_are_changed_is_not_shared(model: Any) -> None:
+    inputs, tome = tiny_inputs([5, 3]), ToMe(merged=8)
+    expected = [answer(model, inputs, method) for method in (VTW(layer=5), tome)]
+    with Prefix(model).shared(0):
+        for methods in ((VTW(layer=5), tome), (tome, VTW(layer=5))):
+            found = {method: answer(model, inputs, method) for method in methods}
+            assert [found[VTW(layer=5)], found[tome]] == expected
+    assert expected[0] != expected[1]

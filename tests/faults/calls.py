@@ -110,5 +110,7 @@ CALLS = [
     Call("a block within a block", lambda s: s.within(lambda: s.generate()), "nested"),
     # Methods.
     Call("a method by its name", lambda s: load_method("fastv"), WORKS),
+    Call("squares that do not divide the grid", lambda s: s.generate(load_method({"name": "average_pool", "size": 3})), "3 x 3 tokens do not divide the image's grid of 4 x 4; size must divide 4"),
+    Call("a share of the tower's depth that is no layer", lambda s: s.generate(load_method({"name": "hiprune", "object_layer": 0.1})), "2 layers, and no layer at 0.1 of its depth"),
     Call("a layer that the model has not", lambda s: s.generate(FastV(layer=99)), "no layer 9[89]"),
 ]

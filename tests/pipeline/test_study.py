@@ -242,9 +242,7 @@ def test_a_shipped_predictor_of_another_layer_is_refused_before_a_job_runs():
     shipped = {"trained": "predictors/testbed", "predictors": [{"name": "plus-0.4"}]}
     study = Study.of({**CONFIG, **shipped, "models": models, "methods": [{"name": "none"}, method]})
 
-    with pytest.raises(
-        DyrateError, match=r"layer=3, but the predictor in .*plus-0.4 was made for layer=2"
-    ):
+    with pytest.raises(DyrateError, match=r"layer=3, but the predictor in .*plus-0.4 was made for layer=2"):
         check_jobs(study)
 
 

@@ -24,6 +24,14 @@ class Reader:
     def features(self, questions: Any) -> Tensor:
         return torch.stack([question_features(question) for question in questions])
 
+    def beside_features(self, states: Tensor) -> Tensor:
+        return states @ visual_projection().to(states.device)
+
+
+def visual_projection() -> Tensor:
+    """A tower's states to where questions are."""
+    return torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 4
+
 
 def question_features(question: str) -> Tensor:
     assert "ASSISTANT" not in question

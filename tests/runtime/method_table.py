@@ -15,7 +15,9 @@ from torch import Tensor
 from dyrate.methods.stepwise_pruning import StepwisePruning
 from dyrate.reduction import ReductionMethod
 from dyrate.registry import class_of, load_method, references
+from tests.runtime import decode_time_rules, merging_rules, question_rules, tower_rules
 from tests.runtime import example_rules as rules
+from tests.runtime import prefill_rules as prompt
 from tests.runtime.probes import (
     DecodeRule,
     EvictSome,
@@ -107,12 +109,36 @@ class Case:
 
 RULES: dict[str, Callable[[Any], Rule]] = {
     "none": lambda method: Rule(),
-    "fastv": lambda method: FastVRule(method.layer, method.rate),
+    "fastv": lambda method: (
+        prompt.ReceivedRule(method.layer, method.rate)
+        if method.queries == "all"
+        else FastVRule(method.layer, method.rate)
+    ),
+    "pyramiddrop": lambda method: prompt.PyramidDropRule(method.layers, method.ratios),
+    "divprune": lambda method: prompt.DivPruneRule(method.layer, method.rate),
+    "dart": lambda method: prompt.DARTRule(
+        method.layer, method.rate, method.visual_pivots, method.instruction_pivots
+    ),
+    "sparsevlm": lambda method: prompt.SparseVLMRule(method),
     "vtw": lambda method: NothingRule(method.layer, method.positions == "contiguous"),
     "random": lambda method: RandomRule(method.layer, method.rate, method.seed),
     "uniform": lambda method: UniformRule(method.layer, method.rate),
     "text_only": lambda method: NothingRule(0, method.positions == "contiguous"),
     "downsample": lambda method: rules.DownsampleRule(method.rate),
+    "average_pool": lambda method: rules.PooledConnectorRule(method.size),
+    "prumerge": lambda method: tower_rules.PruMergeRule(method.ratio, method.neighbours),
+    "prumerge_plus": lambda method: tower_rules.PruMergeRule(method.ratio, method.neighbours, plus=True),
+    "visionzip": lambda method: tower_rules.VisionZipRule(method.dominant, method.contextual),
+    "vispruner": lambda method: tower_rules.VisPrunerRule(method.rate, method.important),
+    "hiprune": lambda method: tower_rules.HiPruneRule(
+        method.rate, method.alpha, round(method.object_layer * 2) - 1, wrap=method.wrap
+    ),
+    "cdpruner": lambda method: question_rules.CDPrunerRule(method.rate),
+    "trim": lambda method: question_rules.TRIMRule(method.rate, method.similarity, method.spread),
+    "tome": lambda method: merging_rules.ToMeRule(method.merged, method.proportional),
+    "annealing": decode_time_rules.AnnealingRule,
+    "dycoke": decode_time_rules.DyCokeRule,
+    "visionpulse": decode_time_rules.VisionPulseRule,
     "CentreTokens": lambda method: CentreRule(method.layer, method.rate),
     "MergedTokens": lambda method: rules.MergedTokensRule(method.dominant, method.contextual),
     "AdaptiveCount": lambda method: rules.AdaptiveCountRule(method.spread),
@@ -127,7 +153,7 @@ RULES: dict[str, Callable[[Any], Rule]] = {
 def _case(spec: dict[str, Any]) -> Case:
     method = load_method(spec)
     rule = RULES.get(spec["name"].rpartition(":")[2])
-    compression = getattr(method, "tokens", ())
+    compression = method.needs(6).compression_tokens
     if rule is not None:
         return Case(method, lambda length, kept: rule(method), compression)
     if isinstance(method, StepwisePruning):
@@ -194,6 +220,15 @@ def _cases(names: list[str]) -> list[Case]:
 CASES = _cases(list(references()))
 OUTSIDE = _cases(_OUTSIDE)
 """The methods of `examples/`, one file each, that nothing in the package knows."""
+
+
+def _runs_on_engine(case: Case) -> bool:
+    needs = case.method.needs(6)
+    return not needs.decode or not (needs.whole_rows or {*needs.ahead} & {*needs.decode})
+
+
+ON_ENGINE = [case for case in CASES + OUTSIDE if _runs_on_engine(case)]
+"""Those that the graph engine runs, too; it refuses the others by name."""
 
 PROBES = [
     Case(method, lambda length, kept, method=method: DecodeRule(method, length))

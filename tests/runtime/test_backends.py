@@ -56,9 +56,9 @@ def test_reading_attention_recomputes_one_query_row_of_one_layer(monkeypatch: py
     model, queries = tiny_llava(), []
     original = attention.newest_attention
 
-    def counted(query: Tensor, *args: Any) -> Any:
+    def counted(query: Tensor, *args: Any, **kwargs: Any) -> Any:
         queries.append(tuple(query.shape))
-        return original(query, *args)
+        return original(query, *args, **kwargs)
 
     monkeypatch.setattr(attention, "newest_attention", counted)
     with FastV(layer=2)(model):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dyrate.engine.engine import Engine
-from dyrate.finite import NotFiniteError
+from dyrate.finite import NotFiniteError, witness
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.fastv import FastV
 from dyrate.methods.none import NoReduction
@@ -39,6 +39,10 @@ def by_the_engine(model: Any, method: ReductionMethod, inputs: dict[str, Tensor]
 
 
 ENGINES = [by_transformers, by_the_engine]
+
+
+def test_no_numbers_are_all_finite() -> None:
+    assert witness(torch.empty(2, 0)).tolist() == witness(torch.empty(2, 3, 0)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("generate", ENGINES)

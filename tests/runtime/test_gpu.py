@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, Case
 from tests.tiny import tiny_inputs, tiny_llava
 
@@ -22,7 +23,7 @@ def test_a_gpu_gives_what_the_cpu_gives(case: Case) -> None:
         inputs = {
             name: tensor.to(device) for name, tensor in tiny_inputs([7, 3, 11], images=[1, 2, 0]).items()
         }
-        with case.method(model) as run:
+        with case.method(model, questions=Reader()) as run:
             tokens = model.generate(**inputs, max_new_tokens=5, do_sample=False)
         kept = {layer: [row.tolist() for row in rows] for layer, rows in run.kept.items()}
         found.append((tokens.tolist(), kept, run.kv_lengths.tolist()))
@@ -38,7 +39,7 @@ def test_decode_steps_do_not_synchronise(case: Case) -> None:
     model = tiny_llava().to("cuda")
     inputs = {name: tensor.to("cuda") for name, tensor in tiny_inputs([7, 3]).items()}
     token = torch.tensor([[5], [6]], device="cuda")
-    with torch.no_grad(), case.method(model):
+    with torch.no_grad(), case.method(model, questions=Reader()):
         cache = model(**inputs).past_key_values
         torch.cuda.set_sync_debug_mode("error")
         try:

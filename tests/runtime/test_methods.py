@@ -175,7 +175,9 @@ def run(*arguments: str) -> int:
 def test_the_command_lists_methods_and_prints_schemas(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods") == 0
     listed = capsys.readouterr().out
-    assert re.search(r"^fastv +Keep .* arXiv:2403.06764\n +layer=2 rate=0.5$", listed, re.MULTILINE)
+    assert re.search(
+        r"^fastv +Keep .* arXiv:2403.06764\n +layer=2 rate=0.5 queries=last$", listed, re.MULTILINE
+    )
     assert run("methods", "vtw") == 0
     assert "layer: integer, default 15." in capsys.readouterr().out
     assert run("methods", "random", "--schema") == 0

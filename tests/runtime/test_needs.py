@@ -1,7 +1,7 @@
 """What a method can ask for: attention, the tower's layers, grids, questions, masks, installed parts."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import softmax
-from transformers import SiglipVisionConfig
+from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, SiglipVisionConfig
 
 from dyrate import Engine, Installation, Kept, Needs, NoReduction, PrefillView, ReductionMethod, load_method
 from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import content_hash
+from dyrate.installation import TowerTokens
+from dyrate.needs import tower_layer
 from dyrate.question_reader import QuestionReader
 from dyrate.vision import _homes
-from tests.runtime.example_rules import Reader, tower_layer
+from tests.runtime.example_rules import Reader
+from tests.runtime.example_rules import tower_layer as rows_of_tower
 from tests.runtime.method_table import EXAMPLES
 from tests.runtime.reference import Rule, masked_forward
 from tests.runtime.test_towers import VISION, model_with
@@ -97,19 +100,28 @@ def test_only_the_queries_that_are_asked_for_are_there(model: Any) -> None:
 def test_the_tower_is_kept_as_the_reference_has_it(model: Any) -> None:
     inputs = tiny_inputs(**ROWS)
     needs = Needs(
-        prefill=(0,), tower={-2: ("states", "keys", "class_attention", "received_attention"), 1: ("states",)}
+        prefill=(0,),
+        tower={
+            -2: ("states", "keys", "class_attention", "received_attention"),
+            1: ("states",),
+            0.4: ("joint_class_attention",),
+        },
     )
 
     def look(view: PrefillView) -> dict[str, Tensor]:
         tower = view.tower(-2)
         names = ("states", "class_states", "keys", "class_attention", "received_attention")
-        return {**{name: getattr(tower, name) for name in names}, "by its number": view.tower(0).states}
+        return {
+            **{name: getattr(tower, name) for name in names},
+            "by its number": view.tower(0).states,
+            "joint": view.tower(0.4).joint_class_attention,
+        }
 
     found = seen(needs, look, model, inputs)
     with torch.no_grad():
         for row in (0, 1, 3):
             pixels = row_of(inputs, row)["pixel_values"]
-            attention, keys, states = tower_layer(model, pixels)
+            attention, keys, states = rows_of_tower(model, pixels)
             for name, expected in (
                 ("states", states),
                 ("by its number", states),
@@ -130,11 +142,20 @@ def test_the_tower_is_kept_as_the_reference_has_it(model: Any) -> None:
             received = softmax(query @ key.transpose(2, 3) / 8**0.5, dim=-1).mean(2)[:, :, 1:]
             expected = received.transpose(0, 1).flatten(1)
             torch.testing.assert_close(found["received_attention"][row][:, : len(states)], expected)
+            query, key = (
+                part(normed) for part in (block.self_attn.q_proj, block.self_attn.k_proj)
+            )  # one head of width 16
+            joint = softmax(query[:, :1] @ key.transpose(1, 2) / 16**0.5, dim=-1)[:, 0, 1:]
+            torch.testing.assert_close(found["joint"][row][: len(states)], joint.flatten())
     assert (found["states"][2] == 0).all()
 
 
 TOWERS = {
     "no such layer": (Needs(prefill=(0,), tower={-3: ("states",)}), "has 2 layers, and no layer -3"),
+    "no such share": (
+        Needs(prefill=(0,), tower={0.2: ("states",)}),
+        "has 2 layers, and no layer at 0.2 of its depth",
+    ),
     "not that part": (
         Needs(prefill=(0,), tower={-2: ("keys",)}),
         "asks for keys of layer 0 of the vision tower",
@@ -149,6 +170,17 @@ def test_a_tower_without_it_is_refused(case: str, model: Any) -> None:
         seen(needs, lambda view: view.tower(-2).states, model, tiny_inputs())
 
 
+@pytest.mark.parametrize(
+    ("layer", "depth", "index"),
+    [
+        *[(0, 24, 0), (23, 24, 23), (24, 24, None), (-1, 24, 23), (-24, 24, 0), (-25, 24, None)],
+        *[(0.375, 24, 8), (0.375, 32, 11), (0.375, 2, 0), (0.5, 24, 11), (1.0, 24, 23), (0.0, 24, None)],
+    ],
+)
+def test_a_float_is_a_share_of_the_towers_depth(layer: float, depth: int, index: int | None) -> None:
+    assert tower_layer(layer, depth) == index
+
+
 def test_a_tower_without_a_class_token_says_so() -> None:
     siglip = model_with(SiglipVisionConfig(**VISION))
     states = seen(
@@ -160,6 +192,7 @@ def test_a_tower_without_a_class_token_says_so() -> None:
     assert states.shape == (2, 16, 16)
     for part, look in (
         ("class_attention", lambda view: view.tower(-1).class_attention),
+        ("joint_class_attention", lambda view: view.tower(-1).joint_class_attention),
         ("states", lambda view: view.tower(-1).class_states),
     ):
         with pytest.raises(
@@ -247,6 +280,85 @@ def test_a_text_encoder_that_the_checkpoint_carries_is_used(tmp_path: Path) -> N
         QuestionReader.of(tokenizer, tmp_path).features(["red star"])
 
 
+@pytest.mark.parametrize("layer", [-1, 0, [-2, -1]])
+def test_states_that_the_projector_does_not_read_are_not_projected(layer: Any) -> None:
+    method = load_method(
+        {"name": f"{EXAMPLES}/merged_tokens.py:MergedTokens", "dominant": 5, "contextual": 3}
+    )
+    model = tiny_llava()
+    read = model.config.vision_config.num_hidden_layers - 1  # as hidden states are counted
+    model.config.vision_feature_layer = read
+    inputs = tiny_inputs([7])
+    with method(model):  # -2 by another number
+        model.generate(**inputs, max_new_tokens=2)
+    with pytest.raises(DyrateError, match="is not the model's own"), method(model):
+        model.generate(**inputs, max_new_tokens=2, vision_feature_layer=layer)
+    if not isinstance(layer, list):  # the projector is too narrow for two
+        model.config.vision_feature_layer = layer
+        with pytest.raises(DyrateError, match="projector reads another: vision_feature_layer"), method(model):
+            model.generate(**inputs, max_new_tokens=2)
+
+
+def save_clip(folder: Path, width: int) -> Any:
+    """The other half of a CLIP whose tower is so wide, in `clip/`."""
+    text = {"vocab_size": 4, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    vision = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 1, "patch_size": 4}
+    heads = {"num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**text, **heads, "max_position_embeddings": 4},
+        vision_config={**vision, **heads, "image_size": 16},
+        projection_dim=6,
+    )
+    clip = CLIPModel(config)
+    del clip.vision_model
+    clip.save_pretrained(folder / "clip")
+    return clip
+
+
+PATCHES = Needs(prefill=(0,), tower={-2: ("states",)}, question=True)
+
+
+def test_patches_are_where_questions_are(model: Any, tmp_path: Path) -> None:
+    clip, inputs = save_clip(tmp_path, 16), tiny_inputs(**ROWS)
+    reader = QuestionReader.of(None, tmp_path)
+    found = seen(PATCHES, lambda view: view.tower(-2).embeds, model, inputs, questions=reader)
+    assert found.shape == (4, 32, 6)
+    with torch.no_grad():
+        for row in (0, 1, 3):
+            states = rows_of_tower(model, row_of(inputs, row)["pixel_values"])[2]
+            expected = clip.visual_projection(model.model.vision_tower.post_layernorm(states))
+            torch.testing.assert_close(found[row, : len(states)], expected, atol=1e-5, rtol=0)
+    assert (found[2] == 0).all()
+
+
+def test_the_visual_projection_is_loaded_once_and_serves_every_mode(model: Any, tmp_path: Path) -> None:
+    save_clip(tmp_path, 16)
+    reader = QuestionReader.of(None, tmp_path)
+    with torch.inference_mode():
+        reader.beside_features(torch.ones(1, 16))
+    (tmp_path / "clip/model.safetensors").unlink()
+    states = torch.ones(2, 16, requires_grad=True)
+    assert reader.beside_features(states).shape == (2, 6)
+
+
+def test_a_checkpoint_without_a_visual_projection_is_refused(model: Any, tmp_path: Path) -> None:
+    def embeds(reader: QuestionReader | None) -> None:
+        seen(PATCHES, lambda view: view.tower(-2).embeds, model, tiny_inputs(), questions=reader)
+
+    with pytest.raises(DyrateError, match="attach it with a reader"):
+        embeds(None)
+    with pytest.raises(DyrateError, match=r"the checkpoint has no visual projection in clip/"):
+        embeds(QuestionReader.of(None, tmp_path))
+    save_clip(tmp_path / "other", 24)
+    with pytest.raises(DyrateError, match=r"CLIP whose vision tower is 24 wide, and the model's is 16"):
+        embeds(QuestionReader.of(None, tmp_path / "other"))
+    tower = CLIPTextModelWithProjection(save_clip(tmp_path / "text", 16).config.text_config)
+    tower.save_pretrained(tmp_path / "text/clip")
+    with pytest.raises(DyrateError, match="has no fitting weights for visual_projection"):
+        embeds(QuestionReader.of(None, tmp_path / "text"))
+
+
 def test_merging_is_recorded(model: Any) -> None:
     method = load_method({"name": f"{EXAMPLES}/recycled_tokens.py:RecycledTokens", "layers": [1, 3]})
     with method(model) as run:
@@ -275,12 +387,19 @@ def test_the_ledger_counts_what_needs_cost(model: Any) -> None:
     assert macs_of(instruction, model) == (prompt + text * prompt, 0)
     everything = looking(Needs(prefill=(3,), attention={2: "all"}), nothing)
     assert macs_of(everything, model) == (prompt + prompt * prompt, 0)
-    tower = Needs(prefill=(0,), tower={-2: ("class_attention", "keys", "states")})
+    tower = Needs(prefill=(0,), tower={-2: ("class_attention", "joint_class_attention", "keys", "states")})
     rows = 2 * 17 * 16 * 16  # queries and keys
     assert macs_of(looking(tower, lambda view: view.tower(-2).states), model) == (0, 0)
     assert macs_of(looking(tower, lambda view: view.tower(-2).keys), model) == (0, rows)
     attention = looking(tower, lambda view: view.tower(-2).class_attention)
     assert macs_of(attention, model) == (0, rows + 17 * 16)
+    joint = looking(tower, lambda view: view.tower(-2).joint_class_attention)
+    assert macs_of(joint, model) == (0, rows + 17 * 16)
+    both = looking(tower, lambda view: (kept := view.tower(-2), kept.keys, kept.class_attention))
+    assert macs_of(both, model) == (0, rows + 17 * 16)
+    assert macs_of(looking(tower, lambda view: view.count_macs(7)), model) == (0, 7)
+    compare = looking(PATCHES, lambda view: view.tower(-2).embeds)
+    assert macs_of(compare, model) == (0, 17 * 16 * 16)
     projector = 16 * (16 * 32 + 32 * 32)
     project = looking(tower, lambda view: view.project(view.tower(-2).states))
     assert macs_of(project, model) == (0, projector)
@@ -288,7 +407,9 @@ def test_the_ledger_counts_what_needs_cost(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Installing(ReductionMethod):
-    """Doubles the projected features, resizes images to their own size, and embeds a token."""
+    """Doubles the projected features, resizes images to their own size, gets into the tower's layers, and
+    embeds a token.
+    """
 
     fails: bool = False
 
@@ -299,6 +420,7 @@ class Installing(ReductionMethod):
         parts.replace_connector(self._doubled)
         parts.resize_images(lambda images: images * 1)
         parts.embed_tokens({70: torch.ones(32)})
+        parts.change_tower(lambda tokens: tokens, proportional=True)
 
     def _doubled(self, features: Tensor, project: Any) -> Tensor:
         if self.fails:
@@ -343,6 +465,75 @@ def test_a_connector_that_makes_more_features_is_refused(model: Any) -> None:
         Twice()(model),
     ):
         model(**tiny_inputs())
+
+
+@dataclass(frozen=True)
+class InTheTower(ReductionMethod):
+    """Puts what the function says into the tower's layers."""
+
+    change: ClassVar[Any]
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(positions="contiguous")
+
+    def install(self, parts: Installation) -> None:
+        parts.change_tower(type(self).change)
+
+
+def in_the_tower(change: Any) -> ReductionMethod:
+    return type("InTheTower", (InTheTower,), {"change": staticmethod(change)})()
+
+
+def picked(tokens: TowerTokens, some: Any) -> TowerTokens:
+    left = {name: getattr(tokens, name)[:, some] for name in ("states", "sizes", "origins")}
+    return replace(tokens, **left)
+
+
+def every_second(tokens: TowerTokens) -> TowerTokens:
+    """The class token and every second patch, of the first layer."""
+    return picked(tokens, slice(0, None, 2 if tokens.states.shape[1] == 17 else 1))
+
+
+def backwards(tokens: TowerTokens) -> TowerTokens:
+    """The class token, then the patches in reverse order."""
+    return picked(tokens, [0, *range(tokens.states.shape[1] - 1, 0, -1)])
+
+
+def test_features_stand_where_their_tokens_stood_at_first(model: Any) -> None:
+    inputs = tiny_inputs(**ROWS)
+    with torch.no_grad(), in_the_tower(every_second)(model) as run:
+        model(**inputs)
+    # Token 0 is the class token: of the patches 0..15 those of odd index stay.
+    odd = list(range(1, 32, 2))
+    assert [row.tolist() for row in run.kept[0]] == [odd[:8], odd, [], odd[:8]]
+    # The order in which a tower has its patches makes no difference, to them or to the language model.
+    stock = model(**inputs).logits[:, -1]
+    with torch.no_grad(), in_the_tower(backwards)(model) as run:
+        torch.testing.assert_close(model(**inputs).logits[:, -1], stock, atol=1e-4, rtol=0)
+    assert [len(row) for row in run.kept[0]] == [16, 32, 0, 16]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda states: states.repeat(1, 2, 1), "of shapes (1, 34, 16), (1, 17)"),
+        (lambda states: states[:, :5], "(1, 5, 16), (1, 17), (1, 17) for 1 images of 17 tokens"),
+        (lambda states: states[..., 0], "of shapes (1, 17), (1, 17), (1, 17)"),
+    ],
+)
+def test_a_change_of_the_tower_to_something_else_is_refused(change: Any, message: str, model: Any) -> None:
+    method = in_the_tower(lambda tokens: replace(tokens, states=change(tokens.states)))
+    with pytest.raises(DyrateError, match=re.escape(message)), method(model):
+        model(**tiny_inputs())
+
+
+def test_the_ledger_counts_what_a_changed_tower_is_spared(model: Any) -> None:
+    with torch.no_grad(), in_the_tower(every_second)(model) as run:
+        model(**tiny_inputs([7]))
+    attention, halves, width = 4 * 16 * 16, 2 * 16 * 32, 2 * 16
+    first = (17 - 9) * halves  # its attention still had all of them
+    second = (17 - 9) * (attention + halves) + (17**2 - 9**2) * width
+    assert run.encoder_saved == (first + second, 8)
 
 
 @dataclass(frozen=True)
@@ -439,6 +630,37 @@ def test_keys_are_those_of_the_layer(model: Any) -> None:
         expected = whole[row].transpose(0, 1)
         torch.testing.assert_close(visual[row, : len(image)], expected[image], atol=1e-5, rtol=0)
         torch.testing.assert_close(text[row][there[row]], expected[after], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("positions", ["original", "contiguous"])
+def test_angles_are_those_of_the_positions(positions: Any, model: Any) -> None:
+    inputs, found = tiny_inputs(**ROWS), list[Any]()
+
+    @dataclass(frozen=True)
+    class Turning(ReductionMethod):
+        def needs(self, depth: int) -> Needs:
+            return Needs(prefill=(2, 3), positions=positions)
+
+        def prefill(self, view: PrefillView) -> Tensor:
+            found.append((view.angles, view.instruction_angles, view.present, view.instruction))
+            return view.present & (torch.arange(view.present.shape[1]) % 3 > 0)
+
+    with Turning()(model):
+        model.generate(**inputs, max_new_tokens=1)
+    for dropped, (visual, text, there, told) in enumerate(found):
+        for row in (0, 1, 3):
+            ids = row_of(inputs, row)["input_ids"][0].tolist()
+            image = [column for column, token in enumerate(ids) if token == IMAGE]
+            rest = [c for c in range(image[0], len(ids)) if c not in image]
+            gone = [image[i] for i in range(0, len(image), 3)] if dropped else []
+            left = [column for column in range(len(ids)) if column not in gone]
+            place = {c: left.index(c) if positions == "contiguous" else c for c in left}
+            for (cos, sin), among, columns in ((visual, there, image), (text, told, rest)):
+                held = torch.tensor([place[column] for column in columns if column in place])
+                angles = held[:, None] / 10_000 ** (torch.arange(4) / 4)
+                torch.testing.assert_close(cos[row, among[row]], angles.cos().repeat(1, 2))
+                torch.testing.assert_close(sin[row, among[row]], angles.sin().repeat(1, 2))
+                assert (cos[row, ~among[row]] == 0).all()
 
 
 def test_keys_that_needs_do_not_name_are_not_there(model: Any) -> None:

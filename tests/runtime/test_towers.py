@@ -27,6 +27,7 @@ VISION = {
 }
 RANDOM = load_method({"name": "random", "layer": 2, "rate": 0.5})
 DOWNSAMPLE = load_method({"name": "downsample", "rate": 0.75})
+HIPRUNE = load_method({"name": "hiprune"})
 
 
 def model_with(tower: Any) -> Any:
@@ -54,7 +55,7 @@ def inputs(rows: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "method", [NoReduction(), FastV(layer=1), VTW(layer=2), RANDOM, DOWNSAMPLE], ids=repr
+    "method", [NoReduction(), FastV(layer=1), VTW(layer=2), RANDOM, DOWNSAMPLE, HIPRUNE], ids=repr
 )
 def test_siglip_runs_under_every_kind_of_method(method: ReductionMethod) -> None:
     model = model_with(SiglipVisionConfig(**VISION))

@@ -1,0 +1,140 @@
+"""PruMerge and PruMerge+: outliers of the class token's attention stay, and gather what is like them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dyrate.methods.images import Images
+from dyrate.ranking import top
+from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
+
+
+@dataclass(frozen=True)
+class PruMerge(ReductionMethod):
+    """Keep as many tokens as an image has outliers, add to each what is like it, and append one for the rest.
+
+    On entering layer 0, for each image of P tokens, at positions without gaps:
+
+    1. Attention is the class token's in the last layer of the vision tower, as if it had one head of the
+       whole width. Outliers have more than Q3 + 1.5 (Q3 - Q1) of the image's tokens. As many tokens as there
+       are outliers stay, the most attended first, and remain in this order. With `ratio` they are int(P
+       ratio).
+    2. To the state of each (of the second-last layer) are added those of the 32 other tokens, staying ones
+       included, whose keys of the last layer are most like its own by cosine, each times its attention.
+    3. One more token stands last: the sum of all states that leave, each times its attention. Its place is
+       that of the most attended of them.
+    4. The connector projects the states after that.
+
+    So does the official code (42Shawn/LLaVA-PruMerge, `clip_encoder.py`, `token_prune_merge_advanced`), but
+    for counting outliers over the whole batch. An image without outliers is the one added token in both.
+    Where no token leaves, there is no added one; the code projects a zero. The code needs more than 32
+    tokens, and leaves lists of images unpruned.
+    """
+
+    name: ClassVar[str] = "prumerge"
+    title: ClassVar[str] = "PruMerge"
+    paper: ClassVar[str] = "arXiv:2403.15388"
+    examples = ({"neighbours": 3}, {"ratio": 0.3, "neighbours": 5}, {"ratio": 1.0})
+
+    ratio: float | None = hyperparameter(
+        "share of an image's tokens that stay; null for that of its outliers",
+        default=None,
+        minimum=0,
+        maximum=1,
+    )
+    neighbours: int = hyperparameter("tokens that are added to each that stays", default=32, minimum=0)
+
+    def needs(self, depth: int) -> Needs:
+        """Attention and keys of the tower's last layer, and the states that enter it."""
+        return Needs(
+            prefill=(0,),
+            tower={-2: ("states",), -1: ("keys", "joint_class_attention")},
+            positions="contiguous",
+        )
+
+    def prefill(self, view: PrefillView) -> Kept:
+        """Choose, merge, and project what was merged."""
+        images, last = Images.of(view), view.tower(-1)
+        attention = images.scores("class attention", last.joint_class_attention)
+        rank = attention.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        order, counts = self.arranged(rank, self._shares(attention))
+        stays = order < counts[:, None]
+        # In order, as far as any image goes: those that stay, and the place of the one for the rest.
+        first = order.argsort(dim=1)[:, : int(counts.max()) + 1]
+        index = torch.arange(images.size, device=rank.device)
+        filled = index[: first.shape[1]] <= counts[:, None]
+
+        keys = normalize(images.split(last.keys.flatten(2)).float(), dim=-1)
+        states = images.split(view.tower(-2).states)
+        merged = self._weights(first, stays, keys, attention) @ states.float()
+        view.count_macs(2 * first.numel() * images.size * states.shape[-1])
+        projected = view.project(merged[filled].to(states.dtype)[None])[0]
+        new = projected.new_zeros(*order.shape, projected.shape[-1])
+        new[filled.nonzero()[:, 0], first[filled]] = projected
+
+        seat = first.gather(1, counts[:, None].clamp_max(images.size - 1))
+        into = images.join_numbers(torch.where(stays, index, seat)).masked_fill(~view.valid, -1)
+        keep = images.join(order <= counts[:, None])
+        return Kept(keep, images.join(new), into, images.join_numbers(order))
+
+    def _weights(self, first: Tensor, stays: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
+        """Float32 [N, K, P]: how much of each token's state those `first` [N, K] consist of."""
+        itself = first[..., None] == torch.arange(keys.shape[1], device=keys.device)
+        alike = torch.take_along_dim(keys, first[..., None], dim=1) @ keys.transpose(1, 2)
+        # NaN fails the generation by the attention, which knows the row.
+        others = alike.nan_to_num().masked_fill(itself, -torch.inf).flatten(0, 1)
+        near = top(others, torch.full_like(first.flatten(), self.neighbours)).view_as(itself)
+        one_of_them = stays.gather(1, first)[..., None]
+        return (itself & one_of_them) + torch.where(one_of_them, near, ~stays[:, None]) * attention[:, None]
+
+    def arranged(self, rank: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where each token stands, LongTensor [N, P], and how many of each image stay, [N].
+
+        `rank` is that by attention, `share` (float64) the part of each image that is to stay by it.
+        """
+        return rank, (rank.shape[1] * share).long()
+
+    def _shares(self, attention: Tensor) -> Tensor:
+        """Float64 [N]: `ratio`, or the share of outliers in attention [N, P]."""
+        if self.ratio is not None:
+            return torch.full_like(attention[:, 0], self.ratio, dtype=torch.float64)
+        low, high = (attention.quantile(part, dim=1, keepdim=True) for part in (0.25, 0.75))
+        return (attention > high + 1.5 * (high - low)).sum(dim=1).double() / attention.shape[1]
+
+
+@dataclass(frozen=True)
+class PruMergePlus(PruMerge):
+    """PruMerge, where tokens at equal distances stay as well.
+
+    They stand behind those that stay by attention, in the image's order. Of s = int(1 / share of outliers)
+    they are every int(s / 3)-th from token 0 on, but for the image's last token; with `ratio` (the official
+    code's for training) every s-th from int(s / 2) on, so that 1/8 of 576 tokens makes 72, at most 72 more,
+    and the one for the rest.
+
+    So does the official code (`token_prune_merge_advanced_plus`, which its `forward` calls), where it works.
+    It divides by zero where an image has no outliers; here the most attended token then counts as one. It
+    takes one image at a time. With a ratio it lets a token stand twice that both choices name, and then
+    leaves as many of the first other tokens out of every sum; here a token stands once. Then it also fails
+    unless both choices are of one size, as at 1/8.
+    """
+
+    name: ClassVar[str] = "prumerge_plus"
+    title: ClassVar[str] = "PruMerge+"
+    examples = ({"neighbours": 3}, {"ratio": 0.125, "neighbours": 4}, {"ratio": 0.7, "neighbours": 2})
+
+    def arranged(self, rank: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Put tokens at equal distances between those of the highest ranks and the others."""
+        size = rank.shape[1]
+        share = share.clamp_min(1 / size)
+        step = (1 / share).long()[:, None]
+        first, distance = (
+            (step // 2, step) if self.ratio is not None else (0 * step, (step // 3).clamp_min(1))
+        )
+        index = torch.arange(size, device=rank.device)
+        spaced = (index >= first) & ((index - first) % distance == 0) & (index < size - 1)
+        ranked = rank < (size * share).long().clamp_min(1)[:, None]
+        behind = torch.where(spaced, size + index, 2 * size + rank)
+        return torch.where(ranked, rank, behind).argsort(dim=1).argsort(dim=1), (ranked | spaced).sum(dim=1)

@@ -1,0 +1,95 @@
+"""TRIM: the tokens that CLIP's metric sets apart for the question, and one token for all the rest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dyrate.methods.images import Images
+from dyrate.ranking import top
+from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
+
+
+@dataclass(frozen=True)
+class TRIM(ReductionMethod):
+    """Keep the outliers of each image, on entering layer 0, and behind them the mean of its other tokens.
+
+    1. Similarity of a patch and the question in CLIP's common space (second-last layer of the tower, its last
+       norm, CLIP's visual projection; the question by CLIP's text tower).
+    2. Its softmax over the image's tokens is their score; those above Q3 + 1.5 (Q3 - Q1) stay, or, with a
+       `rate`, the floor((1 - R) N) best.
+    3. The features that the tower made of the others are averaged, projected, and stand behind those that
+       stay, at positions without gaps.
+
+    So does the official code (FreedomIntelligence/TRIM, `clip_encoder.py`). There the similarity is the
+    negative of the plain product: the tokens that are least like the question stay. The paper's is the cosine
+    (by summaries of it; the text itself was not read), which is the option `cosine`. Differences: the code
+    finds one number of outliers for a whole batch, here each image has its own; it cuts a question off after
+    77 tokens, here the features of its parts are averaged; it fails where a rate leaves no token to average,
+    here none is added then. Without an outlier only the mean stays, there as here. The checkpoint must have
+    CLIP's other half in `clip/`. The paper's main rows are of models fine-tuned with it.
+    """
+
+    name: ClassVar[str] = "trim"
+    title: ClassVar[str] = "TRIM"
+    paper: ClassVar[str] = "arXiv:2409.10994"
+    examples = ({}, {"rate": 0.7}, {"similarity": "cosine", "spread": 0.5})
+    keeps_everything = ({"rate": 0.0},)
+
+    rate: float | None = hyperparameter(
+        "share R of an image's tokens that is merged into one; null: all but the outliers",
+        default=None,
+        minimum=0,
+        maximum=1,
+        label=lambda rate: "adaptive" if rate is None else f"R={rate}",
+    )
+    similarity: str = hyperparameter(
+        "`product`, negated, as in the official code, or `cosine`",
+        default="product",
+        choices=("product", "cosine"),
+    )
+    spread: float = hyperparameter(
+        "interquartile ranges above the third quartile where outliers begin", default=1.5, minimum=0
+    )
+
+    def needs(self, depth: int) -> Needs:
+        """The question, one layer of the tower, and positions without gaps."""
+        return Needs(prefill=(0,), tower={-2: ("states",)}, question=True, positions="contiguous")
+
+    def prefill(self, view: PrefillView) -> Kept:
+        """Choose, and put the mean of what goes into the place of the last token that goes."""
+        tower, images = view.tower(-2), Images.of(view)
+        scores = images.scores("scores", self._similarity(view, tower.embeds)).softmax(dim=-1)
+        gone = ~self._kept(scores)
+        index = torch.arange(images.size, device=gone.device).expand_as(gone)
+        home = (index * gone).amax(dim=1, keepdim=True)
+        merged = gone & (index == home)
+
+        weights = gone.float()[:, None] / gone.sum(dim=1)[:, None, None].clamp_min(1)
+        mean = weights @ images.split(tower.states.float())  # [N, 1, width]
+        view.count_macs(gone.numel() * mean.shape[-1])
+        projected = view.project(mean.to(tower.states.dtype))
+        states = torch.where(merged[..., None], projected, images.split(view.states))
+        into = images.join_numbers(torch.where(gone, home, index)).masked_fill(~view.valid, -1)
+        # Whatever stands for an image's other tokens stands behind those that stay.
+        order = images.join_numbers(torch.where(merged, images.size, index))
+        return Kept(images.join(~gone | merged), images.join(states), into, order)
+
+    def _similarity(self, view: PrefillView, patches: Tensor) -> Tensor:
+        """FloatTensor [B, V]."""
+        question = view.question_features.to(patches)
+        sign = -1
+        if self.similarity == "cosine":
+            patches, question, sign = normalize(patches, dim=-1), normalize(question, dim=-1), 1
+        view.count_macs(int(view.visual_counts.sum()) * patches.shape[-1])
+        return sign * (patches @ question[:, :, None]).squeeze(-1)
+
+    def _kept(self, scores: Tensor) -> Tensor:
+        """BoolTensor [N, P]: the outliers, or the best."""
+        if self.rate is None:
+            low, high = (scores.quantile(share, dim=-1, keepdim=True) for share in (0.25, 0.75))
+            return scores > high + self.spread * (high - low)
+        tokens = scores.shape[-1]
+        return top(scores, torch.full_like(scores[:, 0], int(tokens * (1 - self.rate)), dtype=torch.long))
