@@ -42,11 +42,13 @@ def register(subparsers: Subparsers) -> None:
         help="list the reduction methods and their hyperparameters",
         description="List the reduction methods: built in, registered by installed packages (entry points\n"
         "`dyrate.methods`), or one given as path/to/file.py:Class.",
-        epilog="examples:\n  dyrate methods\n  dyrate methods fastv\n  dyrate methods fastv --schema",
+        epilog="examples:\n  dyrate methods\n  dyrate methods fastv\n  dyrate methods fastv --schema\n"
+        "  dyrate methods --markdown > docs/methods.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this method only, in full")
     methods.add_argument("--schema", action="store_true", help="print the JSON schema of NAME's config entry")
+    methods.add_argument("--markdown", action="store_true", help="print a page about all of them")
     methods.set_defaults(run=_methods)
 
     search = VtwSearch.add_parser(
@@ -62,8 +64,12 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _methods(arguments: argparse.Namespace) -> int:
+    from dyrate.catalogue import Entry, entries, markdown
     from dyrate.registry import class_of, references, schema
 
+    if arguments.markdown:
+        print(markdown(entries()), end="")
+        return 0
     if arguments.name is None:
         if arguments.schema:
             raise DyrateError("--schema needs the name of a method: dyrate methods fastv --schema")
@@ -81,6 +87,10 @@ def _methods(arguments: argparse.Namespace) -> int:
     _, paper, line = _summary(cls)
     print(f"{arguments.name} ({paper})" if paper else arguments.name)
     print(f"  {line}")
+    entry = Entry(arguments.name, cls)
+    print(f"  where: {entry.place}")
+    for read in entry.reads:
+        print(f"  reads: {read}")
     for name, entry in schema(cls)["properties"].items():
         if name != "name":
             default = f", default {entry['default']!r}" if "default" in entry else ""
