@@ -23,8 +23,9 @@ def view_of(states: Tensor, embeds: Tensor, question: Tensor) -> Any:
     return SimpleNamespace(
         grid=torch.zeros(1, tokens, 3, dtype=torch.long),
         states=states[None],
-        present=torch.ones(1, tokens, dtype=torch.bool),
+        valid=torch.ones(1, tokens, dtype=torch.bool),
         visual_counts=torch.tensor([tokens]),
+        visual_tokens=torch.tensor([tokens]),
         tower=lambda layer: SimpleNamespace(states=states[None], embeds=embeds[None]),
         question_features=question[None],
         project=lambda features: features,
