@@ -1,6 +1,7 @@
 """Rules of the methods that read the vision tower, in plain Python: one image and one token at a time."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one, other, dim=0))
 
 
-class ImageRule(AtLayerZero):
+class ImageRule(AtLayerZero, ABC):
     """Each image of a row by itself: the tokens that stay, as they stand, and what they hold by then."""
 
     def features(self, model: Any, pixels: Tensor) -> Tensor:
@@ -71,9 +72,9 @@ class ImageRule(AtLayerZero):
         self.chosen = sorted(self.standing)
         return torch.cat(stock)
 
+    @abstractmethod
     def of_image(self, tower: TowerOfImage) -> list[tuple[int, Tensor | None]]:
         """Place and new state, None for the one it has, of the tokens that stay."""
-        raise NotImplementedError
 
     def order(self, layer: int, kept: list[int]) -> list[int]:
         return self.standing
