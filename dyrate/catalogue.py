@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dyrate.errors import DyrateError
-from dyrate.registry import class_of, references, schema
+from dyrate.registry import built_in, class_of, schema
 
 if TYPE_CHECKING:
     from dyrate.needs import Needs
@@ -106,14 +106,8 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return all methods that can be used, in order of their names; plug-ins that fail are left out."""
-    found = []
-    for name in references():
-        try:
-            found.append(Entry(name, class_of(name)))
-        except DyrateError:
-            continue
-    return found
+    """Return the built-in methods, in order of their names."""
+    return [Entry(name, class_of(name)) for name in built_in()]
 
 
 def markdown(methods: Iterable[Entry]) -> str:

@@ -48,7 +48,7 @@ def register(subparsers: Subparsers) -> None:
     )
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this method only, in full")
     methods.add_argument("--schema", action="store_true", help="print the JSON schema of NAME's config entry")
-    methods.add_argument("--markdown", action="store_true", help="print a page about all of them")
+    methods.add_argument("--markdown", action="store_true", help="print a page about all built-in ones")
     methods.set_defaults(run=_methods)
 
     search = VtwSearch.add_parser(

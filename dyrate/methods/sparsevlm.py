@@ -38,7 +38,7 @@ class SparseVLM(ReductionMethod):
     Version 2.0 (SparseVLM+) merges nothing and leaves positions alone. It divides attention by the product,
     over sqrt(D), of vectors of ones that RoPE turned by the two positions (with LLaVA-1.5's heads positive
     up to a distance of 1706), and only those 14 heads count whose sum of that, from raters to visual tokens,
-    is largest.
+    is largest; all of a model that has no more.
 
     So does the official code (Gumpest/SparseVLMs, `modelling_sparse_llama.py`, `score.py` and `utils.py` of
     `llava/model/language_model/`), but: it has layers 2, 6 and 15 at any depth; at least one token leaves at

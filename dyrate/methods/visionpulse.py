@@ -81,6 +81,7 @@ class VisionPulse(ReductionMethod):
 
     def _tokens(self, view: DecodeView, attention: Attention) -> Tensor:
         share = attention.mass_at(self.temperature)[..., 1].amax(dim=1).clamp(self.least, self.most)
+        view.expect_finite("share", share)
         count = (share * view.visual_tokens).long().clamp_min(1)
         smallest = torch.finfo(attention.head_scores.dtype).tiny
         return top(attention.head_scores.clamp_min(smallest).log().mean(dim=1), count, view.present)
@@ -100,6 +101,7 @@ class VisionPulse(ReductionMethod):
         visual = torch.zeros_like(shares[:, 0], dtype=torch.long)
         whole = visual.scatter_add(1, of_visual, view.present.long()) == self.block
         mass = (shares * whole[:, None]).sum(dim=-1).amax(dim=1).clamp(self.least, self.most)
+        view.expect_finite("share", mass)
         count = (mass * view.visual_tokens / self.block).ceil().long().clamp_min(1)
         stays = ~whole | top(shares.mean(dim=1), count, whole)
         return stays.gather(1, of_visual) & view.present

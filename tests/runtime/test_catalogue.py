@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dyrate.catalogue import Entry, entries, markdown
-from dyrate.registry import class_of, references
+from dyrate.registry import built_in, class_of
 
 PAGE = Path(__file__).parents[2] / "docs/methods.md"
 
@@ -17,7 +17,7 @@ def test_the_page_is_that_of_the_classes() -> None:
 
 
 def test_every_method_has_an_entry_with_all_its_fields() -> None:
-    assert [found.name for found in entries()] == list(references())
+    assert [found.name for found in entries()] == list(built_in())
     page = PAGE.read_text()
     for found in entries():
         assert found.summary.endswith(".")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyrate.attention import Attention, newest_attention
 from dyrate.errors import DyrateError
+from dyrate.finite import NotFiniteError
 from dyrate.methods.annealing import Annealing
 from dyrate.methods.dycoke import DyCoke
 from dyrate.methods.visionpulse import VisionPulse
@@ -27,6 +28,8 @@ def view_of(attention: Attention, visual: int = PATCHES, layer: int = 15) -> Any
         present=torch.ones(1, visual, dtype=torch.bool),
         attention={layer: attention, layer - 1: attention},
         state={},
+        vouched=(vouched := {}),
+        expect_finite=vouched.__setitem__,
     )
 
 
@@ -194,3 +197,13 @@ def test_annealing_leaves_the_cache_shorter_with_every_step() -> None:
     for held, first, second in zip(lengths, (13, 10, 6, 3), (10, 8, 5, 3), strict=True):
         assert held[:4] == [16, 16, first, first]
         assert held[4] == held[5] <= second
+
+
+@pytest.mark.parametrize("unit", ["tokens", "blocks"])
+def test_visionpulse_vouches_for_the_share_that_counts_are_made_of(unit: str) -> None:
+    logits = torch.zeros(2, LENGTH)
+    logits[0, BEFORE] = torch.nan
+    view = view_of(attention_of(logits))
+    with pytest.raises(NotFiniteError, match="scores of row 0"):  # a GPU would go on, and tell afterwards
+        VisionPulse(unit=unit, least=0.1, most=0.9).decode(view)
+    assert not view.vouched["share"].isfinite().all()
