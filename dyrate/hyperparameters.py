@@ -24,13 +24,21 @@ def hyperparameter(
     maximum: float | None = None,
     choices: tuple[Any, ...] | None = None,
     label: Callable[[Any], str] | None = None,
+    replaces: tuple[str, ...] | None = None,
 ) -> Any:
     """Declare a field of a method with one line of documentation and the values that make sense.
 
     `label` makes of the value what the method's label shows, always; without it, `name=value` where the value
-    is not the default.
+    is not the default. A field that `replaces` others is None by default, and with another value they mean
+    nothing: specs and labels are without whichever is not in force.
     """
-    given = {"minimum": minimum, "maximum": maximum, "choices": choices, "label": label}
+    given = {
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "label": label,
+        "replaces": replaces,
+    }
     metadata = {"doc": doc} | {name: value for name, value in given.items() if value is not None}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from dyrate.attachment import Attachment
 from dyrate.contract import Contract, Kept
+from dyrate.errors import DyrateError
 from dyrate.families import family_of
 from dyrate.hyperparameters import fitted, hyperparameter
 from dyrate.installation import Installation
@@ -32,7 +33,7 @@ __all__ = [
     "hyperparameter",
 ]
 
-_SYMBOLS = {"layer": "K", "rate": "R"}
+_SYMBOLS = {"layer": "K", "rate": "R", "budget": "B"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,13 @@ class ReductionMethod(Contract):
         for field in dataclasses.fields(self):
             value = fitted(cls.__name__, field, hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        for field in dataclasses.fields(self):
+            for other in self._replaced(field):
+                if getattr(self, other) != cls.__dataclass_fields__[other].default:
+                    raise DyrateError(
+                        f"{cls.__name__}({field.name}={getattr(self, field.name)!r}, "
+                        f"{other}={getattr(self, other)!r}): expected one of the two"
+                    )
 
     @property
     def content_hash(self) -> str:
@@ -99,8 +107,17 @@ class ReductionMethod(Contract):
     def spec(self) -> dict[str, Any]:
         """Return the method as the JSON-able dict of configs and result files, which `load_method` reads."""
         values = dataclasses.asdict(self)
+        for field in dataclasses.fields(self):
+            if field.metadata.get("replaces"):
+                for idle in self._replaced(field) or (field.name,):
+                    del values[idle]
         lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
         return {"name": self.name, **values, **lists}
+
+    def _replaced(self, field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+        """The fields that this one stands for, if it does."""
+        found: tuple[str, ...] = field.metadata.get("replaces", ())
+        return found if getattr(self, field.name) is not None else ()
 
     @property
     def origin(self) -> Origin | None:
@@ -117,10 +134,14 @@ class ReductionMethod(Contract):
         """The method in a table: `FastV (K=2, R=0.5)`; other fields only where they are not the default, or
         where they are declared with `label`.
         """
-        # K and R lead, then what each use of the method must say.
+        # K, R and B lead, then what each use of the method must say.
+        symbols, spec = list(_SYMBOLS), self.spec()
         fields = sorted(
-            dataclasses.fields(self),
-            key=lambda field: (field.name not in _SYMBOLS, field.default is not dataclasses.MISSING),
+            (field for field in dataclasses.fields(self) if field.name in spec),
+            key=lambda field: (
+                symbols.index(field.name) if field.name in _SYMBOLS else len(symbols),
+                field.default is not dataclasses.MISSING,
+            ),
         )
         shown = [
             field.metadata["label"](value)

@@ -112,6 +112,12 @@ def load_method(spec: str | Mapping[str, Any]) -> "ReductionMethod":
             hint = f"; did you mean {close[0]!r}?" if close else ""
             allowed = ", ".join(other for other in properties if other != "name") or "none"
             raise DyrateError(f"reduction method {name!r} has no field {key!r}{hint} Its fields: {allowed}")
+        for other in properties[key].get("replaces", ()):
+            if spec[key] is not None and other in spec:
+                raise DyrateError(
+                    f"reduction method {name!r}: {key}={spec[key]!r:.80} stands for {other}, which is "
+                    f"{spec[other]!r:.80}: leave one of them out"
+                )
     missing = [key for key in schema(cls)["required"] if key not in spec]
     if missing:
         docs = [doc for key in missing if (doc := properties[key].get("description"))]
@@ -151,6 +157,7 @@ def schema(cls: "type[ReductionMethod]") -> dict[str, Any]:
         entry |= {"description": field.metadata["doc"]} if "doc" in field.metadata else {}
         entry |= {key: field.metadata[key] for key in ("minimum", "maximum") if key in field.metadata}
         entry |= {"enum": list(field.metadata["choices"])} if "choices" in field.metadata else {}
+        entry |= {"replaces": list(field.metadata["replaces"])} if "replaces" in field.metadata else {}
         if field.default is MISSING:
             required.append(field.name)
         else:

@@ -91,6 +91,11 @@ class PrefillView(View):
     _angles: tuple[Tensor, Tensor]
 
     @property
+    def depth(self) -> int:
+        """Layers of the language model."""
+        return len(self._prompt.family.layers)
+
+    @property
     def states(self) -> Tensor:
         """FloatTensor [B, V, hidden]: those of visual tokens on entering this layer; 0 for absent ones."""
         return self._states(self._tokens.visual_slots)

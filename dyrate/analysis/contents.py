@@ -9,6 +9,7 @@ from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
 from dyrate.analysis.measurements import Measurement
 from dyrate.analysis.paired import Answers
+from dyrate.analysis.ranking import Ranking, rankings
 from dyrate.analysis.tables import table1, table2, table3
 from dyrate.paper.audit.checks import audit
 from dyrate.paper.audit.finding import Finding
@@ -17,12 +18,13 @@ from dyrate.study import Study
 
 @dataclass(frozen=True)
 class Contents:
-    """A study's tables, its comparison at equal budget, what becomes of the paper's claims, and what the
+    """A study's tables, its comparisons at equal budget, what becomes of the paper's claims, and what the
     paper's own tables say of each other.
     """
 
     tables: tuple[Table, ...]
     standings: tuple[Standing, ...]
+    rankings: tuple[Ranking, ...]
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
 
@@ -41,6 +43,7 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
             predictor_table(study, measurements, answers),
         ),
         standings=compared,
+        rankings=rankings(measurements, study.typed.rank_at, answers),
         claims=claims(measurements, compared, answers),
         findings=audit(),
     )

@@ -10,16 +10,17 @@ The budget at which they meet, by kind of answer:
 questions  visual tokens at prefill: one-token answers have nothing to decode;
 captions   the larger one of DyRate's shares at prefill and decode; a competitor's setting counts by its
            smaller one, so that in both phases it has at least as many tokens as DyRate;
-captions, where DyRate keeps all at prefill: visual tokens at decode, against others that keep all at prefill.
+captions, and questions whose answers are spelt out, where DyRate keeps all at prefill: visual tokens at
+decode, against others that keep all at prefill.
 
 So a competitor on captions never has less than DyRate in either phase, and may have far more in one: just
 below a whole prefill it is all but the unpruned model, whatever DyRate spends at decode. At a whole prefill
 the rule changes, and the verdicts may with it. `Comparison.spare` says how much more that is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, unpruned
@@ -28,7 +29,10 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import LEVEL
 from dyrate.evaluation.results import Difference
 
+RANKED, ABLATION = "methods", "predictor"  # groups: of the comparison of all methods, and of DyRate's parts
+KNOBS = ("budget", "rate", "least", "most", "temperature")  # what sets how many tokens stay
 BLIND = "text_only"  # no competitor: it has nothing to choose
+SPELT = ("textvqa",)  # questions whose answers have several tokens: what is written in the image
 ALL = 1 - 1e-9  # a share from here on is the whole
 APART = 0.1  # shares at prefill and decode that differ by more are not one budget
 Phase = Literal["prefill", "both", "decode"]
@@ -147,7 +151,7 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
 
     Under the decoding strategy of the study's first measurement, which the competitors have.
     """
-    comparable = [m for m in measurements if measurements and m.decoding == measurements[0].decoding]
+    comparable = [m for m in measurements if m.decoding == measurements[0].decoding and m.group != RANKED]
     rows = []
     for mine in (m for m in comparable if m.method == DYRATE):
         rivals = families([m for m in comparable if m.model == mine.model])
@@ -164,11 +168,13 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
 
 
 def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
-    """Competitors by name: settings that differ in their rate alone, or, without a rate, in their layer."""
+    """Competitors by name: settings that differ in what sets their budget alone, or, where nothing but a
+    layer does, in that. A replayed schedule competes with the predictor that it was taken from.
+    """
     grouped: dict[str, list[Measurement]] = {}
     for m in measurements:
-        if m.method not in (NONE, BLIND, DYRATE):
-            grouped.setdefault(_family(m.result["method"]), []).append(m)
+        if m.method not in (NONE, BLIND) and not m.predicts_rate and m.group != ABLATION:
+            grouped.setdefault(_family(m), []).append(m)
     named: dict[str, tuple[Measurement, ...]] = {}
     for settings in grouped.values():
         label = _common_label([m.label for m in settings])
@@ -216,11 +222,11 @@ def phase_of(own: Budget, benchmark: str) -> Phase | None:
     """The rule of this module's text, for what DyRate spends on a benchmark; None where nothing is saved."""
     if own.prefill is None:
         return None
-    if BENCHMARKS[benchmark].group != "caption" or own.decode is None:
-        return "prefill" if own.prefill < ALL else None
+    captions = BENCHMARKS[benchmark].group == "caption"
     if own.prefill >= ALL:
-        return "decode" if own.decode < ALL else None
-    return "both"
+        long = captions or benchmark in SPELT
+        return "decode" if long and own.decode is not None and own.decode < ALL else None
+    return "both" if captions and own.decode is not None else "prefill"
 
 
 def spent(shares: Budget, phase: Phase, mine: bool = False) -> float | None:
@@ -266,9 +272,12 @@ def mix(curve: Sequence[Point], asked: float) -> list[tuple[float, Point]] | Non
     return [(weight, high), (1 - weight, low)]
 
 
-def _family(spec: Mapping[str, Any]) -> str:
-    knob = "rate" if "rate" in spec else "layer"
-    return repr(sorted((key, repr(value)) for key, value in spec.items() if key != knob))
+def _family(m: Measurement) -> str:
+    spec = m.result["method"]
+    knobs = [knob for knob in KNOBS if knob in spec] or ["layer"]
+    replayed = ["predictor"] if m.method == DYRATE else []
+    own = sorted((key, repr(value)) for key, value in spec.items() if key not in (*knobs, *replayed))
+    return repr((own, m.origin))
 
 
 def _common_label(labels: Sequence[str]) -> str:

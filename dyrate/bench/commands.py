@@ -44,7 +44,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from dyrate.bench import models
     from dyrate.bench.contenders import keeping_all
+    from dyrate.bench.given import given
     from dyrate.bench.limits import measure_limits
     from dyrate.bench.measure import measure
     from dyrate.bench.profile import listing
@@ -67,6 +69,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     shape = ModelShape.of(model.config)
     if job.overhead:
         contenders += keeping_all(shape.text.heads, job.engine)
+    if job.choosing:
+        load, prompts = loads[0]
+        asked_of = prompts[0] if prompts else models.inputs(model, load.batch, load.prompt, job.seed)
+        contenders += given(contenders, model, asked_of)
     limits = measure_limits(device, dtype)
     found: list[Timing] = []
     total = len(loads) * len(contenders) * (job.rounds + job.warmups)

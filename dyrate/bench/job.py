@@ -58,6 +58,9 @@ class Bench(Job):
     overhead: Annotated[bool, option("what")] = False
     """more rows: DyRate with predictors that drop nothing; beside the unpruned model they show what
     statistics, prediction and ranking cost by themselves"""
+    choosing: Annotated[bool, option("what")] = False
+    """more rows: for each method that drops tokens at prefill one that drops as many without choosing; the
+    difference is what its choice takes"""
     profile: Annotated[bool, option("result")] = False
     """after the measuring, what a decode step of each row consists of: kernels on a GPU, operations on a
     CPU, by torch's profiler"""

@@ -45,6 +45,7 @@ def rows(
             kv_bytes=found.generated.kv_bytes,
             peak_bytes=found.peak_bytes,
             bandwidth_share=bandwidth,
+            prefill_flops=prefill,
             matrix_share=prefill / median(found.first_token) / limits.flops_per_second,
             decode_step=found.step,
         )

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.methods.budget import RateOrBudget
 from dyrate.methods.images import Images
 from dyrate.ranking import kept_counts
-from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+from dyrate.reduction import Needs, PrefillView
 
 _LEAST = 1e-6
 """Stands in the official code for the relevance of the least relevant token."""
 
 
 @dataclass(frozen=True)
-class CDPruner(ReductionMethod):
+class CDPruner(RateOrBudget):
     """Keep round((1 - R) N) of each image's N tokens, on entering layer 0, at positions without gaps.
 
     1. Relevance: the cosine of a patch and the question in CLIP's common space (second-last layer of the
@@ -42,10 +43,6 @@ class CDPruner(ReductionMethod):
     examples = ({"rate": 0.5}, {"rate": 0.75})
     keeps_everything = ({"rate": 0.0},)
 
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
-
     def needs(self, depth: int) -> Needs:
         """The question, one layer of the tower, and positions without gaps."""
         return Needs(prefill=(0,), tower={-2: ("states",)}, question=True, positions="contiguous")
@@ -55,7 +52,7 @@ class CDPruner(ReductionMethod):
         images = Images.of(view)
         kernel = self._kernel(view, images)
         tokens = kernel.shape[-1]
-        count = int(kept_counts(torch.tensor([tokens]), self.rate))
+        count = int(kept_counts(torch.tensor([tokens]), self.rate_in(view.depth)))
         # Once more through the factors of all chosen before, for each one chosen.
         view.count_macs(int(view.visual_counts.sum()) * count * (count - 1) // 2)
         return images.join(greedy_map(kernel, count))

@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dyrate.errors import DyrateError
+from dyrate.methods.budget import RateOrBudget
 from dyrate.ranking import kept_counts, top
-from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+from dyrate.reduction import Needs, PrefillView, hyperparameter
 
 
 @dataclass(frozen=True)
-class DART(ReductionMethod):
+class DART(RateOrBudget):
     """Keep pivots and, for each, the visual tokens least like it.
 
     On entering layer K: pivots are the 4 visual tokens, and the 4 instruction tokens, whose keys in layer K-1
@@ -76,7 +77,11 @@ class DART(ReductionMethod):
         view.expect_finite("cosines", alike)
         view.count_macs(int(view.visual_counts.sum()) * turns.shape[1] * states.shape[-1])
 
-        wanted = kept_counts(view.visual_tokens, self.rate)
+        wanted = kept_counts(view.visual_tokens, self.rate_in(view.depth))
+        if self.budget is not None:  # which the visual pivots are part of
+            wanted = torch.where(
+                wanted < view.visual_tokens, (wanted - self.visual_pivots).clamp_min(0), wanted
+            )
         share = wanted // (self.visual_pivots + self.instruction_pivots)
         taking = torch.cat([taking, there], dim=1)
         for turn in range(turns.shape[1]):

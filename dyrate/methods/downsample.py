@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dyrate.errors import DyrateError
-from dyrate.reduction import Installation, Needs, ReductionMethod, hyperparameter
+from dyrate.methods.budget import RateOrBudget
+from dyrate.reduction import Installation, Needs
 
 
 @dataclass(frozen=True)
-class Downsample(ReductionMethod):
+class Downsample(RateOrBudget):
     """Shrink the image, so that the vision tower makes fewer tokens.
 
     The image is resized (bilinear, antialiased) to h x w patches, |h - w| <= 1, with the largest h w <=
@@ -26,27 +27,24 @@ class Downsample(ReductionMethod):
     examples = ({"rate": 0.4}, {"rate": 0.0})
     keeps_everything = ({"rate": 0.0},)
 
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is saved", default=0.5, minimum=0, maximum=1
-    )
-
     def needs(self, depth: int) -> Needs:
         """Positions without gaps: the prompt is simply shorter."""
         return Needs(positions="contiguous")
 
     def install(self, parts: Installation) -> None:
         """Let the vision tower see smaller images."""
-        parts.resize_images(lambda images: self._resized(images, parts.patch_size))
+        rate = self.rate_in(len(parts.family.layers))
+        parts.resize_images(lambda images: self._resized(images, parts.patch_size, rate))
 
-    def _resized(self, images: Tensor, patch_size: int) -> Tensor:
+    def _resized(self, images: Tensor, patch_size: int, rate: float) -> Tensor:
         """Shrink the images to the patches that the rate leaves."""
         rows, columns = (side // patch_size for side in images.shape[-2:])
-        height, width = near_square(round((1 - self.rate) * rows * columns))
+        height, width = near_square(round((1 - rate) * rows * columns))
         if height == 0:
             raise DyrateError(
                 f"{self}: no patch is left of {rows} x {columns}; use a lower rate, or the method text_only"
             )
-        if self.rate == 0:
+        if rate == 0:
             return images
         size = (height * patch_size, width * patch_size)
         # Antialiasing is not implemented in half precision on every device.

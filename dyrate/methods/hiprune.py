@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dyrate.methods.budget import RateOrBudget
 from dyrate.methods.images import Images
 from dyrate.ranking import kept_counts, top
-from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+from dyrate.reduction import Needs, PrefillView, hyperparameter
 
 
 @dataclass(frozen=True)
-class HiPrune(ReductionMethod):
+class HiPrune(RateOrBudget):
     """Keep anchor, buffer and register tokens of each image, T = round((1 - R) P) of its P tokens.
 
     On entering layer 0, in the image's order, at positions without gaps:
@@ -41,9 +42,6 @@ class HiPrune(ReductionMethod):
     )
     keeps_everything = ({"rate": 0.0},)
 
-    rate: float = hyperparameter(
-        "share R of each image's tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
     alpha: float = hyperparameter(
         "share of the tokens kept that is for anchors and buffers", default=0.1, minimum=0, maximum=1
     )
@@ -72,7 +70,7 @@ class HiPrune(ReductionMethod):
             images.scores(f"attention received in {name}", view.tower(layer).received_attention.mean(dim=1))
             for name, layer in (("the object layer", self.object_layer), ("the second-last layer", -2))
         )
-        budget = int(kept_counts(torch.tensor(images.size), self.rate))
+        budget = int(kept_counts(torch.tensor(images.size), self.rate_in(view.depth)))
         anchors = top(middle, torch.full_like(middle[:, 0], round(budget * self.alpha / 5)))
         near = top(middle, torch.full_like(middle[:, 0], budget), self._with_neighbours(anchors, images))
         registers = top(deep, budget - near.sum(dim=1), ~near)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dyrate.methods.budget import RateOrBudget
 from dyrate.ranking import kept_counts, top
-from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+from dyrate.reduction import Needs, PrefillView, hyperparameter
 
 
 @dataclass(frozen=True)
-class PrefillPruning(ReductionMethod, ABC):
+class PrefillPruning(RateOrBudget, ABC):
     """Drop visual tokens on entering layer K: round((1 - R) V) of each row stay, those with the highest
     scores.
 
@@ -19,9 +20,6 @@ class PrefillPruning(ReductionMethod, ABC):
 
     layer: int = hyperparameter(
         "prune layer K: the first layer without the dropped tokens", default=2, minimum=0
-    )
-    rate: float = hyperparameter(
-        "share R of the visual tokens that is dropped", default=0.5, minimum=0, maximum=1
     )
 
     @abstractmethod
@@ -36,4 +34,4 @@ class PrefillPruning(ReductionMethod, ABC):
         """Keep the best of each row; of equal scores, that of the lower index."""
         scores = self.score(view)
         view.expect_finite("scores", scores.masked_fill(~view.present, 0))
-        return top(scores, kept_counts(view.visual_tokens, self.rate), view.present)
+        return top(scores, kept_counts(view.visual_tokens, self.rate_in(view.depth)), view.present)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.methods.budget import budget_of
 from dyrate.methods.images import Images
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
@@ -45,6 +46,7 @@ class PruMerge(ReductionMethod):
         minimum=0,
         maximum=1,
     )
+    budget: float | None = budget_of("ratio")
     neighbours: int = hyperparameter("tokens that are added to each that stays", default=32, minimum=0)
 
     def needs(self, depth: int) -> Needs:
@@ -97,10 +99,24 @@ class PruMerge(ReductionMethod):
         """
         return rank, (rank.shape[1] * share).long()
 
+    def ratio_of(self, size: int) -> float | None:
+        """Return the ratio for images of `size` tokens: with a budget that which leaves so many, with the one
+        for the rest.
+        """
+        if self.budget is None:
+            return self.ratio
+        wanted = round(self.budget * size)
+        number = next((n for n in range(size) if self.expected(n, size) >= wanted), size)
+        return min(1, (number + 0.5) / size)  # int(size x ratio) is the number
+
+    def expected(self, ranked: int, size: int) -> float:
+        """Return how many tokens an image has in the end if so many stay by attention."""
+        return ranked + 1
+
     def _shares(self, attention: Tensor) -> Tensor:
         """Float64 [N]: `ratio`, or the share of outliers in attention [N, P]."""
-        if self.ratio is not None:
-            return torch.full_like(attention[:, 0], self.ratio, dtype=torch.float64)
+        if (ratio := self.ratio_of(attention.shape[1])) is not None:
+            return torch.full_like(attention[:, 0], ratio, dtype=torch.float64)
         low, high = (attention.quantile(part, dim=1, keepdim=True) for part in (0.25, 0.75))
         return (attention > high + 1.5 * (high - low)).sum(dim=1).double() / attention.shape[1]
 
@@ -130,11 +146,16 @@ class PruMergePlus(PruMerge):
         size = rank.shape[1]
         share = share.clamp_min(1 / size)
         step = (1 / share).long()[:, None]
-        first, distance = (
-            (step // 2, step) if self.ratio is not None else (0 * step, (step // 3).clamp_min(1))
-        )
+        fixed = self.ratio is not None or self.budget is not None
+        first, distance = (step // 2, step) if fixed else (0 * step, (step // 3).clamp_min(1))
         index = torch.arange(size, device=rank.device)
         spaced = (index >= first) & ((index - first) % distance == 0) & (index < size - 1)
         ranked = rank < (size * share).long().clamp_min(1)[:, None]
         behind = torch.where(spaced, size + index, 2 * size + rank)
         return torch.where(ranked, rank, behind).argsort(dim=1).argsort(dim=1), (ranked | spaced).sum(dim=1)
+
+    def expected(self, ranked: int, size: int) -> float:
+        """As many of those at equal distances are among the others as chance would have it."""
+        step = int(size / (ranked + 0.5))
+        spaced = len(range(step // 2, size - 1, step)) if step else size
+        return ranked + spaced * (1 - ranked / size) + 1

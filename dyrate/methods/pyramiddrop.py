@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
+from dyrate.methods.budget import budget_of, solved
 from dyrate.methods.layer_numbers import layers_of
 from dyrate.ranking import top
 from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
@@ -39,6 +40,7 @@ class PyramidDrop(ReductionMethod):
         minimum=0,
         maximum=1,
     )
+    budget: float | None = budget_of("ratios")
     layers: tuple[int, ...] = hyperparameter(
         "layers on entering which tokens leave; empty for 8, 16 and 24 of 32 layers", default=(), minimum=1
     )
@@ -47,6 +49,8 @@ class PyramidDrop(ReductionMethod):
         """Check that there is a ratio for each layer, and none above the one before."""
         super().__post_init__()
         stages = len(self.layers) or 3
+        if self.budget is not None:
+            return
         if len(self.ratios) != stages or list(self.ratios) != sorted(self.ratios, reverse=True):
             raise DyrateError(
                 f"PyramidDrop(ratios={self.ratios!r:.80}): expected {stages} shares, as many as layers, none "
@@ -55,14 +59,36 @@ class PyramidDrop(ReductionMethod):
 
     def needs(self, depth: int) -> Needs:
         """The attention of the layers entered, and positions without gaps."""
-        layers = layers_of(str(self), self.layers, (8, 16, 24), depth)
+        layers = self._layers(depth)
         return Needs(prefill=layers, ahead=layers, positions="contiguous")
+
+    def _layers(self, depth: int) -> tuple[int, ...]:
+        return layers_of(str(self), self.layers, (8, 16, 24), depth)
+
+    def ratios_in(self, depth: int) -> tuple[float, ...]:
+        """Return the shares in a model of `depth` layers: with a budget x, x^2, x^3, ..., as by default."""
+        if self.budget is None:
+            return self.ratios
+        layers = self._layers(depth)
+        spans = [end - start for start, end in zip(layers, (*layers[1:], depth), strict=True)]
+
+        def mean(share: float) -> float:
+            left = (span * share ** (stage + 1) for stage, span in enumerate(spans))
+            return (layers[0] + sum(left)) / depth
+
+        share = solved(self, self.budget, mean)
+        return tuple(share ** (stage + 1) for stage in range(len(layers)))
+
+    def check(self, num_layers: int, num_heads: int) -> None:
+        """Raise `DyrateError` also for a budget that the layers before the first stage have used up."""
+        super().check(num_layers, num_heads)
+        self.ratios_in(num_layers)
 
     def prefill(self, view: PrefillView) -> Tensor:
         """Keep the best of this stage."""
         counts = view.state.get("counts")
         if counts is None:
-            ratios = torch.tensor(self.ratios, dtype=torch.float64, device=view.present.device)
+            ratios = torch.tensor(self.ratios_in(view.depth), dtype=torch.float64, device=view.present.device)
             counts = (view.visual_tokens[:, None] * ratios).long()
         view.state["counts"] = counts[:, 1:]  # of the stages to come
         scores = view.attention[view.layer].scores

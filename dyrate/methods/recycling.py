@@ -6,6 +6,11 @@ from torch import Tensor
 from dyrate.reduction import Kept, PrefillView
 
 
+def recycled_share(gone: float) -> float:
+    """Return the share of an image's tokens that are made of so large a share of them, about."""
+    return 0.3 * gone / 10
+
+
 def recycled(view: PrefillView, scores: Tensor, keep: Tensor, order: Tensor, noise: Tensor | None) -> Kept:
     """Keep `keep` (BoolTensor [B, V]), and clusters of the others.
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dyrate.errors import DyrateError
+from dyrate.methods.budget import budget_of, solved
 from dyrate.methods.layer_numbers import layers_of
-from dyrate.methods.recycling import recycled
+from dyrate.methods.recycling import recycled, recycled_share
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -66,6 +67,7 @@ class SparseVLM(ReductionMethod):
         minimum=0,
         label=lambda tokens: "+".join(map(str, tokens)) if isinstance(tokens, tuple) else str(tokens),
     )
+    budget: float | None = budget_of("tokens")
     version: str = hyperparameter("of the official code", default="1.5", choices=("1.5", "2.0"))
     layers: tuple[int, ...] = hyperparameter(
         "sparse layers; empty for 2, 6 and 15 of 32 layers", default=(), minimum=0
@@ -78,7 +80,9 @@ class SparseVLM(ReductionMethod):
         """Check that there is a count for each layer, and no setting without effect."""
         super().__post_init__()
         stages, expected = len(self.layers) or 3, ""
-        if isinstance(self.tokens, tuple):
+        if self.budget is not None:
+            pass
+        elif isinstance(self.tokens, tuple):
             if len(self.tokens) != stages:
                 expected = f"{stages} counts, as many as layers"
         elif self.tokens not in BUDGETS[self.version] or stages != 3:
@@ -97,19 +101,49 @@ class SparseVLM(ReductionMethod):
 
     def needs(self, depth: int) -> Needs:
         """The instruction's attention at the sparse layers, to be asked for on entering those after them."""
-        sparse = layers_of(str(self), self.layers, (2, 6, 15), depth)
+        sparse = self._sparse(depth)
         return Needs(
             prefill=(0, *(layer + 1 for layer in sparse)),
             attention=dict.fromkeys(sparse, "instruction"),
             positions="contiguous" if self.version == "1.5" else "original",
         )
 
+    def _sparse(self, depth: int) -> tuple[int, ...]:
+        return layers_of(str(self), self.layers, (2, 6, 15), depth)
+
+    def stages_in(self, depth: int) -> tuple[float, ...]:
+        """Return the tokens of 576 that stay after each sparse layer of a model of `depth` layers.
+
+        With a budget they are in proportion as those for 192, or, of another number of layers, all the same;
+        with version 1.5 the tokens made of others are part of it.
+        """
+        if self.budget is None:
+            return self.tokens if isinstance(self.tokens, tuple) else BUDGETS[self.version][self.tokens]
+        sparse = self._sparse(depth)
+        shape = BUDGETS[self.version][192] if len(sparse) == 3 else (1,) * len(sparse)
+        ends = (*sparse[1:], depth - 1)
+
+        def mean(part: float) -> float:
+            left, total = 1.0, sparse[0] + 1.0
+            for layer, end, stay in zip(sparse, ends, shape, strict=True):
+                wanted = min(left, part * stay / shape[-1])
+                left = wanted + (recycled_share(left - wanted) if self.version == "1.5" else 0)
+                total += (end - layer) * left
+            return total / depth
+
+        part = solved(self, self.budget, mean)
+        return tuple(PUBLISHED_TOKENS * min(1, part * stay / shape[-1]) for stay in shape)
+
+    def check(self, num_layers: int, num_heads: int) -> None:
+        """Raise `DyrateError` also for a budget that the layers up to the first sparse one have used up."""
+        super().check(num_layers, num_heads)
+        self.stages_in(num_layers)
+
     def prefill(self, view: PrefillView) -> Tensor | Kept | None:
         """Choose raters before the first layer, and tokens at each stage."""
         state = view.state
         if not view.layer:
-            listed = self.tokens if isinstance(self.tokens, tuple) else BUDGETS[self.version][self.tokens]
-            stages = torch.tensor(listed, dtype=torch.float64, device=view.present.device)
+            stages = torch.tensor(self.stages_in(view.depth), dtype=torch.float64, device=view.present.device)
             state["counts"] = torch.round(view.visual_tokens[:, None] * stages / PUBLISHED_TOKENS).long()
             state["raters"] = _raters(view)
             return None

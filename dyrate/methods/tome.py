@@ -1,13 +1,15 @@
 """ToMe: in every layer of the vision tower, tokens with alike keys become one."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.families import Family
 from dyrate.installation import TowerTokens
+from dyrate.methods.budget import budget_of
 from dyrate.reduction import Installation, Needs, ReductionMethod, hyperparameter
 
 
@@ -37,6 +39,7 @@ class ToMe(ReductionMethod):
     keeps_everything = ({"merged": 0},)
 
     merged: int = hyperparameter("tokens r that each layer of the tower merges", default=16, minimum=0)
+    budget: float | None = budget_of("merged")
     proportional: bool = hyperparameter(
         "whether attention to a token counts as often as it stands for others", default=True
     )
@@ -47,11 +50,11 @@ class ToMe(ReductionMethod):
 
     def install(self, parts: Installation) -> None:
         """Merge in the tower."""
-        classes = parts.family.class_tokens
+        classes, merged = parts.family.class_tokens, self.merged_in(parts.family)
 
         def change(tokens: TowerTokens) -> TowerTokens:
             images, count, width = tokens.states.shape
-            pairs = min(self.merged, (count - classes) // 2)
+            pairs = min(merged, (count - classes) // 2)
             if pairs < 1:
                 return tokens
             first, second = (count + 1) // 2, count // 2
@@ -60,6 +63,16 @@ class ToMe(ReductionMethod):
             return merge_pairs(tokens, pairs, classes)
 
         parts.change_tower(change, proportional=self.proportional)
+
+    def merged_in(self, family: Family) -> int:
+        """Return r, with a budget that which leaves as many features, rounded."""
+        if self.budget is None:
+            return self.merged
+        tower: Any = family.vision_tower
+        patches: int = (tower.config.image_size // family.patch_size) ** 2
+        last = family.projected_layer
+        layers = len(family.tower_layers) if last is None else last + 1
+        return round(patches * (1 - self.budget) / layers)
 
 
 def merge_pairs(tokens: TowerTokens, pairs: int, classes: int) -> TowerTokens:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.methods.budget import budget_of
 from dyrate.methods.images import Images
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
@@ -45,6 +46,7 @@ class TRIM(ReductionMethod):
         maximum=1,
         label=lambda rate: "adaptive" if rate is None else f"R={rate}",
     )
+    budget: float | None = budget_of("rate")
     similarity: str = hyperparameter(
         "`product`, negated, as in the official code, or `cosine`",
         default="product",
@@ -88,8 +90,12 @@ class TRIM(ReductionMethod):
 
     def _kept(self, scores: Tensor) -> Tensor:
         """BoolTensor [N, P]: the outliers, or the best."""
-        if self.rate is None:
+        tokens = scores.shape[-1]
+        if self.budget is not None:  # which the mean is part of
+            count = max(0, round(tokens * self.budget) - (self.budget < 1))
+        elif self.rate is not None:
+            count = int(tokens * (1 - self.rate))
+        else:
             low, high = (scores.quantile(share, dim=-1, keepdim=True) for share in (0.25, 0.75))
             return scores > high + self.spread * (high - low)
-        tokens = scores.shape[-1]
-        return top(scores, torch.full_like(scores[:, 0], int(tokens * (1 - self.rate)), dtype=torch.long))
+        return top(scores, torch.full_like(scores[:, 0], count, dtype=torch.long))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from dyrate.methods.budget import budget_of
 from dyrate.methods.images import Images
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
@@ -51,6 +52,15 @@ class VisionZip(ReductionMethod):
         minimum=1,
         label=lambda contextual: f"C={contextual}",
     )
+    budget: float | None = budget_of("dominant", "contextual")
+
+    def numbers(self, size: int) -> tuple[int, int]:
+        """Return D and C for images of `size` tokens: with a budget as 54 to 10, which all published are."""
+        if self.budget is None:
+            return self.dominant, self.contextual
+        tokens = round(self.budget * size)
+        contextual = max(1, round(tokens * 10 / 64))
+        return max(1, tokens - contextual), contextual
 
     def needs(self, depth: int) -> Needs:
         """Three things of one layer of the tower, the class token's state among them."""
@@ -59,14 +69,15 @@ class VisionZip(ReductionMethod):
     def prefill(self, view: PrefillView) -> Tensor | Kept:
         """Choose, merge, and project what was merged."""
         images, tower = Images.of(view), view.tower(-2)
-        patches = self.dominant - 1
-        if patches + self.contextual >= images.size:
+        dominant_tokens, contextual_tokens = self.numbers(images.size)
+        patches = dominant_tokens - 1
+        if patches + contextual_tokens >= images.size:
             return view.present
         attention = images.scores("class attention", tower.class_attention.sum(dim=1))
         dominant = top(attention, torch.full_like(attention[:, 0], patches))
         rest = dominant.to(torch.uint8).argsort(dim=1, stable=True)[:, : images.size - patches]
-        stride = rest.shape[1] // self.contextual
-        targets = rest[:, ::stride][:, : self.contextual]
+        stride = rest.shape[1] // contextual_tokens
+        targets = rest[:, ::stride][:, :contextual_tokens]
         contextual = torch.zeros_like(dominant).scatter(1, targets, True)
         leaves = ~(dominant | contextual)
 
@@ -74,7 +85,7 @@ class VisionZip(ReductionMethod):
         alike = keys @ torch.take_along_dim(keys, targets[..., None], dim=1).transpose(1, 2)
         home = alike.argmax(dim=2)
         states = images.split(tower.states).float()
-        sent = (one_hot(home, self.contextual) * leaves[..., None]).float().transpose(1, 2)
+        sent = (one_hot(home, contextual_tokens) * leaves[..., None]).float().transpose(1, 2)
         mean = sent @ states / sent.sum(dim=2, keepdim=True).clamp_min(1)
         merged = torch.take_along_dim(states, targets[..., None], dim=1) + mean
         view.count_macs(alike.numel() * (keys.shape[-1] + states.shape[-1]))

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.methods.budget import RateOrBudget
 from dyrate.methods.images import Images
 from dyrate.ranking import kept_counts
-from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+from dyrate.reduction import Needs, PrefillView, hyperparameter
 
 _AT_ONCE = 8
 """Tokens that leave together."""
 
 
 @dataclass(frozen=True)
-class VisPruner(ReductionMethod):
+class VisPruner(RateOrBudget):
     """Keep important and diverse tokens of each image, T = round((1 - R) P) of its P tokens.
 
     On entering layer 0, in the image's order, at positions without gaps. All is taken from the second-last
@@ -42,9 +43,6 @@ class VisPruner(ReductionMethod):
     examples = ({"rate": 0.6}, {"rate": 0.8, "important": 0.4}, {"rate": 0.25, "important": 0.0})
     keeps_everything = ({"rate": 0.0},)
 
-    rate: float = hyperparameter(
-        "share R of each image's tokens that is dropped", default=0.5, minimum=0, maximum=1
-    )
     important: float = hyperparameter(
         "share r of the tokens kept that is for important ones", default=0.5, minimum=0, maximum=1
     )
@@ -57,7 +55,7 @@ class VisPruner(ReductionMethod):
         """Take the important ones, and thin out the rest."""
         images, tower = Images.of(view), view.tower(-2)
         attention = images.scores("class attention", tower.class_attention.mean(dim=1))
-        budget = int(kept_counts(torch.tensor(images.size), self.rate))
+        budget = int(kept_counts(torch.tensor(images.size), self.rate_in(view.depth)))
         important = int(budget * self.important)
         order = attention.argsort(dim=1, descending=True, stable=True)
         diverse = self._distinct(order[:, important:], images.split(tower.states), budget - important, view)

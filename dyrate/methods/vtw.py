@@ -6,8 +6,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from dyrate.methods.budget import budget_of
 from dyrate.needs import Positions
 from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
+
+_THIRD = 0.01
+"""Of a layer: so that 0.333 of 12 layers are 4."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class VTW(ReductionMethod):
     examples = ({"layer": 3}, {"layer": 3, "positions": "contiguous"})
 
     layer: int = hyperparameter("prune layer K: the first layer without visual tokens", default=15, minimum=1)
+    budget: float | None = budget_of("layer")
     positions: str = hyperparameter(
         "RoPE positions of text from layer K on: `original`, or `contiguous` (numbered without gaps)",
         default="original",
@@ -31,8 +36,9 @@ class VTW(ReductionMethod):
     )
 
     def needs(self, depth: int) -> Needs:
-        """To be asked at layer K."""
-        return Needs(prefill=(self.layer,), positions=cast(Positions, self.positions))
+        """To be asked at layer K: with a budget, the deepest before which layers have no more than it."""
+        layer = self.layer if self.budget is None else max(1, int(self.budget * depth + _THIRD))
+        return Needs(prefill=(layer,), positions=cast(Positions, self.positions))
 
     def prefill(self, view: PrefillView) -> Tensor:
         """Keep no visual token."""

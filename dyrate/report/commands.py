@@ -18,7 +18,8 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         description="Reads the result files of a study and writes Tables I to III (table1, table2, table3) "
         "and the ablations (ablation_strategy, ablation_decoding, ablation_predictor), as .csv and .html: "
         "measured figures with intervals beside the printed ones. And equal_budget.csv: DyRate against each "
-        "competitor at the same budget of visual tokens, per benchmark. cost.csv: the FLOPs of every row, by "
+        "competitor at the same budget of visual tokens, per benchmark. ranking.csv: all methods at the "
+        "budgets that the study names in rank_at. cost.csv: the FLOPs of every row, by "
         "convention and scope. audit.csv: the printed tables checked against themselves and arithmetic.",
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,6 +55,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     csv_files.write_costs(measurements, arguments.output / "cost.csv")
     csv_files.write_findings(contents.findings, arguments.output / "audit.csv")
     csv_files.write_standings(contents.standings, arguments.output / "equal_budget.csv")
+    csv_files.write_rankings(contents.rankings, arguments.output / "ranking.csv")
     for table in contents.tables:
         csv_files.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"

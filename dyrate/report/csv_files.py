@@ -11,6 +11,7 @@ from dyrate.analysis.cells import Cell, Column, Row, Table, TextColumn
 from dyrate.analysis.cost import lines
 from dyrate.analysis.equal_budget import Comparison, Standing
 from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.ranking import Ranking
 from dyrate.paper.audit.finding import Finding
 
 FIELDS = (
@@ -80,6 +81,36 @@ def write_findings(findings: Iterable[Finding], path: Path) -> None:
 def write_standings(standings: Iterable[Standing], path: Path) -> None:
     """Write the comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
     _write(path, BUDGET_FIELDS, (_compared(c) for standing in standings for c in standing.comparisons))
+
+
+RANKING_FIELDS = (
+    "model", "budget", "method", "control", "kept_percent", "low", "high", "rank_from", "rank_to",
+    "prefill_share", "settings", "benchmarks",
+)  # fmt: skip
+
+
+def write_rankings(rankings: Iterable[Ranking], path: Path) -> None:
+    """Write the rankings of all methods: one line per model, budget and method, best first."""
+    _write(path, RANKING_FIELDS, (line for ranking in rankings for line in _ranked(ranking)))
+
+
+def _ranked(ranking: Ranking) -> Iterator[dict[str, object]]:
+    for place in ranking.places:
+        first, last = ranking.ranks(place)
+        yield {
+            "model": ranking.model,
+            "budget": ranking.budget,
+            "method": place.name,
+            "control": "yes" if place.control else None,
+            "kept_percent": place.kept["value"],
+            "low": place.kept["low"],
+            "high": place.kept["high"],
+            "rank_from": first,
+            "rank_to": last,
+            "prefill_share": place.spent,
+            "settings": " + ".join(m.label for m in place.settings),
+            "benchmarks": " ".join(ranking.benchmarks),
+        }
 
 
 def _compared(c: Comparison) -> dict[str, object]:

@@ -20,11 +20,14 @@ from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures
+from dyrate.report import figures, ranking
 from dyrate.report.attention import attention
 from dyrate.report.gallery import cards
 from dyrate.report.provenance import facts
+from dyrate.report.speed.choosing import choosing
 from dyrate.report.speed.section import speed
+from dyrate.speed import documents
+from dyrate.speed.documents import METHODS
 from dyrate.study import Study
 
 COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are spent on differs
@@ -44,6 +47,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
         for caption in (False, True)
     )
+    benches = documents.read(documents.paths(METHODS)).benches
     model, gallery = cards(main, study.benchmarks, _data(study))
     return _render(
         "report.html",
@@ -52,6 +56,9 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         claims=contents.claims,
         standings=_by_default(contents.standings),
         curves=_curves(study, measurements),
+        rankings=ranking.by_budget(contents.rankings),
+        stability=ranking.stability(contents.rankings),
+        method_benches=benches,
         summary=lines(main, study.benchmarks),
         differences=[
             (" / ".join(dict.fromkeys(m.label for m in shown)), svg)
@@ -77,6 +84,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         conventions=CONVENTIONS,
         scopes=SCOPES,
         speed=speed(),
+        choosing=choosing(benches),
         **_context(study, measurements),
     )
 

@@ -27,7 +27,11 @@ from dyrate.typed import File, Natural, OrAbsent, Positive, Record
 
 FOLDER = Path("results", "h200")
 """Where they lie, from the working folder; their names do not matter."""
+METHODS = FOLDER / "methods"
+"""Those of all methods side by side."""
 VERSION = 1
+GIVEN = "as many tokens as "
+"""What the name of a contender begins with that drops as many tokens as another one, without choosing."""
 COUNTED = ("fastv", "vtw", "replay")
 """Methods that drop as many tokens as their settings say, whatever the input."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -164,6 +168,8 @@ class Timing(Record):
     """Weights included; None where the device does not say."""
     bandwidth_share: FromZero | None
     matrix_share: AboveZero
+    prefill_flops: OrAbsent[AboveZero] = None
+    """Of all rows together, by the ledger, two per multiply-accumulate."""
     decode_step: DecodeStep | None = None
     """None where nobody looked."""
 
@@ -178,6 +184,11 @@ class Timing(Record):
         return self.label.removesuffix(", graph")
 
     @property
+    def given(self) -> bool:
+        """Whether it only shows what as few tokens take that nobody has chosen."""
+        return self.contender.startswith(GIVEN)
+
+    @property
     def unpruned(self) -> bool:
         """Whether this package runs the whole model in it."""
         return self.method is not None and self.method.name == "none"
@@ -185,7 +196,7 @@ class Timing(Record):
     @property
     def reduces(self) -> bool:
         """Whether a method of this package drops tokens in it."""
-        return self.method is not None and not self.unpruned and not self.overhead
+        return self.method is not None and not (self.unpruned or self.overhead or self.given)
 
     @property
     def overhead(self) -> bool:

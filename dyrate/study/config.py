@@ -97,9 +97,9 @@ class MethodEntry(Record):
     decodings: OrAbsent[DistinctNames] = None
     """names of its decoding strategies (default the study's `decodings`)"""
     published: Published = Published()
-    group: Literal["main", "budget", "strategy", "decoding", "predictor"] = "main"
-    """the tables that its rows land in: Tables I to III (main), the comparison at equal budget alone
-    (budget), or an ablation"""
+    group: Literal["main", "budget", "methods", "strategy", "decoding", "predictor"] = "main"
+    """the tables that its rows land in: Tables I to III (main), DyRate's comparison at equal budget alone
+    (budget), the ranking of all methods alone (methods), or an ablation"""
 
 
 # What a `methods:` entry says of its place in the study; everything else is the method's own.
@@ -180,6 +180,10 @@ class StudyConfig(Record):
     name. What it lacks a rule trains"""
     retrain: Literal[False, True, 0, 1] = False
     """train those again"""
+    rank_at: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], Strict(False), AfterValidator(once)
+    ] = ()
+    """budgets at which all methods are ranked: mean shares of the visual tokens per layer at prefill"""
     trace: OrAbsent[TraceSettings] = None
     latency: OrAbsent[Latency] = None
     decodings: Listed[Decoding] = (Decoding(name="greedy"),)

@@ -8,6 +8,7 @@ import torch
 
 from dyrate.bench import measure as measuring
 from dyrate.bench.contenders import Contender, keeping_all
+from dyrate.bench.given import given
 from dyrate.bench.limits import measure_limits
 from dyrate.bench.measure import measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model
@@ -278,6 +279,35 @@ def test_the_overheads_predictors_drop_nothing(model, mode):
     for work in others:
         assert (work.prefill.pairs, work.decode.pairs) == (none.prefill.pairs, none.decode.pairs)
     assert {entry.spec()["predictor"] for entry in made} == {"keeps-all-attention", "keeps-all-mlp"}
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_controls_drop_as_many_tokens_without_choosing(model, fast):
+    specs = [
+        {"name": "none"},
+        {"name": "fastv", "layer": 1, "budget": 0.6},
+        {"name": "divprune", "rate": 0.5},
+        {"name": "pyramiddrop", "layers": [1, 2], "ratios": [0.6, 0.3]},
+        {"name": "text_only"},
+        {"name": "tome", "merged": 3},
+        {"name": "fixed_prune", "layer": 1, "rate": 0.5, "prune_prefill": False},
+    ]
+    made = [Contender(spec["name"], load_method(spec), fast) for spec in specs]
+    made.insert(0, Contender("generate"))
+
+    controls = given(made, model, inputs(model, LOAD.batch, LOAD.prompt, 0))
+
+    dropping = made[
+        2:6
+    ]  # the vision tower that ToMe changes would be another one; FixedPrune here drops none at prefill
+    assert [c.name for c in controls] == [f"as many tokens as {c.method.label}" for c in dropping]
+    timed = measure(model, [*dropping, *controls], LOAD, rounds=1, warmups=0, seed=0, done=int)
+    works = [timing.generated.work for timing in timed]
+    for mine, control in zip(works[:4], works[4:], strict=True):
+        assert mine.prefill.pairs == control.prefill.pairs
+        assert mine.decode.pairs == control.decode.pairs
+        assert control.prefill.own_macs == control.prefill.scored == control.prefill.keys == 0
+    assert [c.method.positions for c in controls] == ["original", *["contiguous"] * 3]
 
 
 def test_an_engine_is_kept_until_it_is_closed(model):

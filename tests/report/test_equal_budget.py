@@ -222,6 +222,34 @@ def test_a_method_without_a_rate_is_one_family_over_its_layers(tmp_path, monkeyp
     assert list(families(load(study))) == ["VTW"]
 
 
+def test_what_sets_a_budget_is_all_that_a_familys_settings_differ_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = [
+        {"name": "none"},
+        {"name": "visionpulse", "anchor": 2, "most": 0.1},
+        {"name": "visionpulse", "anchor": 2, "most": 0.6, "temperature": 1.0},
+        {"name": "visionpulse", "anchor": 3, "most": 0.6},
+        {"name": "fastv", "layer": 2, "rate": 0.5},
+        {"name": "fastv", "layer": 2, "budget": 0.3},
+        {"name": "dyrate", "layer": 2, "predictor": "a"},
+        {"name": "dyrate", "layer": 2, "predictor": "a", "rates": "schedule"},
+        {"name": "dyrate", "layer": 2, "predictor": "b", "rates": "schedule"},
+        {"name": "dyrate", "layer": 3, "predictor": "b", "rates": "schedule", "group": "predictor"},
+        {"name": "trim", "group": "methods", "budget": 0.3},
+    ]
+    predictors = [{"name": "a"}, {"name": "b"}]
+    study = Study.of(
+        {**fake.CONFIG, "methods": methods, "predictors": predictors, "models": fake.CONFIG["models"][:1]}
+    )
+    fake.write_study(study, tmp_path, images=False)
+    measurements = load(study)
+
+    assert [len(settings) for settings in families(measurements).values()] == [2, 1, 2, 2, 1]
+    compared = {s.competitor for s in standings(measurements, Answers(0))}
+    assert any("schedule" in name for name in compared), "what a predictor learned competes with its means"
+    assert not any("trim" in name for name in compared), "it is there to be ranked alone"
+
+
 @pytest.mark.parametrize(
     ("budget", "benchmark", "phase"),
     [
@@ -229,6 +257,8 @@ def test_a_method_without_a_rate_is_one_family_over_its_layers(tmp_path, monkeyp
         (Budget(0.5, 0.2), "gqa", "prefill"),
         (Budget(0.5, 0.2), "nocaps", "both"),
         (Budget(1.0, 0.2), "nocaps", "decode"),
+        (Budget(1.0, 0.2), "textvqa", "decode"),
+        (Budget(1.0, None), "textvqa", None),
         (Budget(1.0, 0.2), "gqa", None),
         (Budget(1.0, 1.0), "nocaps", None),
         (Budget(None, None), "nocaps", None),

@@ -19,20 +19,23 @@ STEPWISE = {
     "monotone": (False, None, None),
     "evict_at_least": (1, 1, None),
 }
+BUDGET = (None, 0, 1)
 RATE = (0.5, 0, 1)
 TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
     # name: field: default, smallest, largest
     "none": {},
-    "fastv": {"layer": (2, 1, None), "rate": RATE, "queries": ("last", None, None)},
-    "divprune": {"layer": (0, 0, None), "rate": (0.902, 0, 1)},
+    "fastv": {"budget": BUDGET, "layer": (2, 1, None), "rate": RATE, "queries": ("last", None, None)},
+    "divprune": {"budget": BUDGET, "layer": (0, 0, None), "rate": (0.902, 0, 1)},
     "dart": {
+        "budget": BUDGET,
         "layer": (2, 1, None),
         "rate": (0.778, 0, 1),
         "visual_pivots": (4, 0, None),
         "instruction_pivots": (4, 0, None),
     },
-    "pyramiddrop": {"ratios": ((0.5, 0.25, 0.125), None, None), "layers": ((), None, None)},
+    "pyramiddrop": {"budget": BUDGET, "ratios": ((0.5, 0.25, 0.125), None, None), "layers": ((), None, None)},
     "sparsevlm": {
+        "budget": BUDGET,
         "tokens": (192, None, None),
         "version": ("1.5", None, None),
         "layers": ((), None, None),
@@ -40,17 +43,18 @@ TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
         "heads": (14, None, None),
         "divide": (True, None, None),
     },
-    "vtw": {"layer": (15, 1, None), "positions": ("original", None, None)},
+    "vtw": {"budget": BUDGET, "layer": (15, 1, None), "positions": ("original", None, None)},
     "text_only": {"positions": ("contiguous", None, None)},
-    "random": {"layer": (2, 0, None), "rate": RATE, "seed": (0, 0, None)},
-    "uniform": {"layer": (2, 0, None), "rate": RATE},
-    "downsample": {"rate": RATE},
+    "random": {"budget": BUDGET, "layer": (2, 0, None), "rate": RATE, "seed": (0, 0, None)},
+    "uniform": {"budget": BUDGET, "layer": (2, 0, None), "rate": RATE},
+    "downsample": {"budget": BUDGET, "rate": RATE},
     "average_pool": {"size": (2, 1, None)},
-    "prumerge": {"ratio": (None, 0, 1), "neighbours": (32, 0, None)},
-    "prumerge_plus": {"ratio": (None, 0, 1), "neighbours": (32, 0, None)},
-    "visionzip": {"dominant": (54, 1, None), "contextual": (10, 1, None)},
-    "vispruner": {"rate": RATE, "important": (0.5, 0, 1)},
+    "prumerge": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
+    "prumerge_plus": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
+    "visionzip": {"budget": BUDGET, "dominant": (54, 1, None), "contextual": (10, 1, None)},
+    "vispruner": {"budget": BUDGET, "rate": RATE, "important": (0.5, 0, 1)},
     "hiprune": {
+        "budget": BUDGET,
         "rate": RATE,
         "alpha": (0.1, 0, 1),
         "object_layer": (0.375, 0, 1),

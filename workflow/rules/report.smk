@@ -28,6 +28,7 @@ TABLES = {
     "ablation_decoding": ("ablation: decoding", "csv", "html"),
     "ablation_predictor": ("ablation: predictor", "csv", "html"),
     "equal_budget": ("DyRate at equal budget", "csv"),
+    "ranking": ("all methods at equal budget", "csv"),
     "cost": ("FLOPs by convention", "csv"),
     "audit": ("audit of the printed tables", "csv"),
 }
@@ -73,7 +74,7 @@ rule report:
         latencies=latencies,
         traces=traces,
         # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
-        speed=ancient(speed.paths()),
+        speed=ancient(speed.paths() + speed.paths(speed.METHODS)),
     output:
         report(
             f"reports/{study.name}/index.html",
@@ -90,7 +91,7 @@ rule report:
         "../../environment.yml"
     threads: 1
     params:
-        speed=content(speed.paths()),
+        speed=content(speed.paths() + speed.paths(speed.METHODS)),
         code=fingerprint(["dyrate.report.commands"]),
     message:
         f"Report of study {study.name}"

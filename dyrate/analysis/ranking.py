@@ -1,0 +1,193 @@
+"""All methods at one budget of visual tokens at prefill: who keeps more of the unpruned model's score.
+
+At a budget b a method is what `equal_budget` makes of its settings: on each benchmark the mixture of the two
+whose shares of visual tokens, true means over layers, lie around b. So all methods spend exactly b. Where the
+leanest setting of a method spends up to `NEAR` more, it stands for itself. What a method keeps is the mean
+over benchmarks of its score in percent of the unpruned model's.
+
+Two methods differ where the difference of what they keep is sure after Holm (1979) among all pairs of their
+ranking; its standard deviation is that over paired resamples, and its p-value that of a normal distribution,
+since a few thousand resamples do not reach into the tails that so many pairs ask for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from statistics import NormalDist, fmean
+
+import numpy as np
+
+from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
+from dyrate.analysis.measurements import CONTROLS, NONE, Measurement, unpruned
+from dyrate.analysis.paired import Answers, mean_interval
+from dyrate.analysis.pareto import sweeps
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.intervals import LEVEL, Array
+from dyrate.evaluation.results import Difference
+
+NEAR = 0.02
+GROUPS = ("main", "budget", RANKED)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A method in a ranking."""
+
+    name: str
+    settings: tuple[Measurement, ...]  # of which it is made, those that spend less first
+    spent: float
+    """Mean share of visual tokens per layer at prefill, over the benchmarks."""
+    kept: Difference
+    """In percent of the unpruned model's score, mean over the benchmarks."""
+    control: bool
+    draws: Array = field(repr=False)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it stands between settings, or between one and the unpruned model."""
+        return len(self.settings) > 1
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The methods that can be had at a budget on all benchmarks, best first."""
+
+    model: str
+    budget: float
+    benchmarks: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @cached_property
+    def sure(self) -> frozenset[tuple[str, str]]:
+        """(better, worse) of every pair that differs, corrected for their number."""
+        pairs = [(_p_value(a, b), a.name, b.name) for a, b in combinations(self.places, 2)]
+        found = []
+        for number, (p, better, worse) in enumerate(sorted(pairs)):
+            if p * (len(pairs) - number) > 1 - LEVEL:
+                break
+            found.append((better, worse))
+        return frozenset(found)
+
+    def ranks(self, place: Place) -> tuple[int, int]:
+        """The best and the worst rank that nothing speaks against."""
+        better = sum(worse == place.name for _, worse in self.sure)
+        worse = sum(better == place.name for better, _ in self.sure)
+        return 1 + better, len(self.places) - worse
+
+    @property
+    def ties(self) -> int:
+        """How many pairs do not differ."""
+        return len(self.places) * (len(self.places) - 1) // 2 - len(self.sure)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two rankings order the methods alike that they share."""
+
+    first: Ranking
+    second: Ranking
+    methods: int
+    tau: float
+    """Kendall's: 1 for the same order, 0 for none in common, -1 for the reverse."""
+    reversed: int
+    """Pairs of methods that differ in both, and the other way round."""
+
+
+def rankings(
+    measurements: Sequence[Measurement], budgets: Sequence[float], answers: Answers
+) -> tuple[Ranking, ...]:
+    """One for each model and budget, under the first measurement's decoding; none with fewer than two
+    methods.
+    """
+    shown = [m for m in measurements if m.group in GROUPS and m.decoding == measurements[0].decoding]
+    found = []
+    for model in dict.fromkeys(m.model for m in shown):
+        mine = [m for m in shown if m.model == model]
+        whole = next((m for m in mine if m.method == NONE), None)
+        names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in BENCHMARKS)
+        curves = {**sweeps([m for m in mine if m.predicts_rate]), **families(mine)}
+        for blind in (m for m in mine if m.method == BLIND):
+            curves[blind.label] = (blind,)
+        for share in budgets:
+            places = [
+                place
+                for name, settings in curves.items()
+                if (place := _place(name, settings, share, names, mine, answers))
+            ]
+            if len(places) > 1:
+                places.sort(key=lambda place: -place.kept["value"])
+                found.append(Ranking(model, share, names, tuple(places)))
+    return tuple(found)
+
+
+def agreements(found: Sequence[Ranking]) -> tuple[Agreement, ...]:
+    """Of every two rankings."""
+    return tuple(_agreement(a, b) for a, b in combinations(found, 2))
+
+
+def _agreement(first: Ranking, second: Ranking) -> Agreement:
+    places = {place.name: at for at, place in enumerate(second.places)}
+    shared = [place.name for place in first.places if place.name in places]
+    pairs = list(combinations(shared, 2))
+    alike = sum(places[a] < places[b] for a, b in pairs)
+    reverse = sum((worse, better) in second.sure for better, worse in first.sure)
+    tau = (2 * alike - len(pairs)) / len(pairs) if pairs else float("nan")
+    return Agreement(first, second, len(shared), tau, reverse)
+
+
+def _place(
+    name: str,
+    settings: Sequence[Measurement],
+    share: float,
+    benchmarks: Sequence[str],
+    among: Sequence[Measurement],
+    answers: Answers,
+) -> Place | None:
+    draws, kept, spent, used = [], [], [], dict[Measurement, float]()
+    for benchmark in benchmarks:
+        whole = unpruned(settings[0], among)
+        end = answers.resampled(whole, benchmark) if whole else None
+        if whole is None or end is None or not end.value:
+            return None
+        curve = points(settings, benchmark, "prefill", among, answers)
+        parts = _at(curve, Point(whole, 1.0, end), share)
+        if parts is None or any(part.score.units.names != end.units.names for _, part in parts):
+            return None
+        score = np.sum([weight * part.score.draws for weight, part in parts], axis=0)
+        value = sum(weight * part.score.value for weight, part in parts)
+        # Over the unpruned score itself: a resample in which that is zero would have no ratio.
+        draws.append(100 * (1 + (score - end.draws) / end.value))
+        kept.append(100 * value / end.value)
+        spent.append(sum(weight * part.spent for weight, part in parts))
+        for _, part in parts:
+            used.setdefault(part.measurement, part.spent)
+    if not draws:
+        return None
+    low, high = mean_interval(draws)
+    return Place(
+        name,
+        tuple(sorted(used, key=lambda m: used[m])),
+        fmean(spent),
+        {"value": fmean(kept), "low": low, "high": high},
+        settings[0].method in CONTROLS,
+        np.mean(np.stack(draws), axis=0),
+    )
+
+
+def _at(curve: Sequence[Point], whole: Point, share: float) -> Sequence[tuple[float, Point]] | None:
+    """The mixture at a budget; the leanest setting where it spends hardly more; None where it spends more,
+    and for what spends everything.
+    """
+    if not curve or curve[0].spent > share + NEAR:
+        return None
+    return mix([*curve, whole], share) or [(1.0, curve[0])]
+
+
+def _p_value(a: Place, b: Place) -> float:
+    """Two-sided, of both keeping the same."""
+    difference = a.kept["value"] - b.kept["value"]
+    deviation = float(np.std(a.draws - b.draws))
+    if not deviation:
+        return float(not difference)
+    return 2 * NormalDist().cdf(-abs(difference) / deviation)

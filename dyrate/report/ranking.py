@@ -1,0 +1,141 @@
+"""The section on all methods at equal budget: order, agreement of the orders, and quality against time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from markupsafe import Markup
+
+from dyrate.analysis.pareto import dyrates
+from dyrate.analysis.ranking import Place, Ranking, agreements
+from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
+from dyrate.speed.documents import BenchDocument, Timing
+
+Line = tuple[int, str, tuple[tuple[Ranking, Place | None], ...]]
+CLOSE = 0.01  # of a budget: rates that are replayed make it up to rounding
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """The rankings of one budget, models side by side."""
+
+    number: int
+    budget: float
+    rankings: tuple[Ranking, ...]
+
+    @cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """Number, name, and place in each ranking, of every method; the best on average first."""
+        found = {ranking.model: {place.name: place for place in ranking.places} for ranking in self.rankings}
+        names = {name: None for places in found.values() for name in places}
+        kept = {name: fmean(p[name].kept["value"] for p in found.values() if name in p) for name in names}
+        order = sorted(names, key=lambda name: -kept[name])
+        return tuple(
+            (at, name, tuple((r, found[r.model].get(name)) for r in self.rankings))
+            for at, name in enumerate(order, start=1)
+        )
+
+    @property
+    def chart(self) -> Markup:
+        """What every method keeps, with intervals, one marker per model."""
+        with canvas(6.4, 0.6 + 0.19 * len(self.lines)) as (figure, axes):
+            for at, _, places in self.lines:
+                for model, (_, place) in enumerate(places):
+                    if place is None:
+                        continue
+                    colour = MODELS[model % len(MODELS)]
+                    y = at + (model - (len(places) - 1) / 2) * 0.3
+                    low, high = place.kept["low"], place.kept["high"]
+                    if low is not None and high is not None:
+                        axes.plot([low, high], [y, y], color=colour, linewidth=1.2, solid_capstyle="butt")
+                    axes.plot(
+                        place.kept["value"],
+                        y,
+                        MARKERS[model % len(MARKERS)],
+                        color=colour,
+                        markerfacecolor=PAPER if place.control else colour,
+                        markersize=4,
+                    )
+            axes.set_yticks(
+                [at for at, _, _ in self.lines], [f"{name}  {at}" for at, name, _ in self.lines], fontsize=8
+            )
+            axes.set_ylim(len(self.lines) + 0.7, 0.3)
+            axes.set_title("score kept, % of unpruned, mean over benchmarks")
+            axes.grid(axis="both", color=LINE, linewidth=0.4)
+            axes.set_axisbelow(True)
+            return as_svg(figure, f"rank{self.number}")
+
+    def costs(self, benches: Sequence[BenchDocument]) -> Iterator[tuple[str, Markup]]:
+        """Quality against time end to end, a picture for each load that methods at this budget were timed
+        under; numbers are those of `lines`.
+        """
+        for bench in benches:
+            for load in bench.loads:
+                timings = bench.under(load)
+                whole = next((t for t in timings if t.unpruned), None)
+                points = list(self._points(timings, whole, bench.sizes.text.layers)) if whole else []
+                if not points:
+                    continue
+                key = f"rankcost{self.number}-{load.batch}-{load.new_tokens}"
+                yield (
+                    f"{bench.shape_name}, {bench.device}, {bench.dtype}, batch {load.batch}, prompt "
+                    f"{load.prompt}, {load.new_tokens} new tokens"
+                    + (f" (commit {bench.commit[:7]})" if bench.commit else ""),
+                    _against_time(points, key),
+                )
+
+    def _points(
+        self, timings: Sequence[Timing], whole: Timing, depth: int
+    ) -> Iterator[tuple[float, float, int, int]]:
+        """(time in percent of the unpruned, score kept, number, model) of what was timed."""
+        for at, name, places in self.lines:
+            for model, (_, place) in enumerate(places):
+                timing = place and next((t for t in timings if self._is(place, name, t, depth)), None)
+                if place and timing:
+                    time = 100 * timing.whole_ms.median / whole.whole_ms.median
+                    yield time, place.kept["value"], at, model
+
+    def _is(self, place: Place, name: str, timing: Timing, depth: int) -> bool:
+        """Whether a timed setting is the method at this budget; of DyRate, its rate at every step."""
+        settings = timing.method.settings if timing.method and timing.reduces else {}
+        if dyrates(name):
+            rates, layer = settings.get("rates") or [0.0], settings.get("layer", 2)
+            spent = 1 - rates[0] * (1 - layer / depth)
+            return settings.get("name") == "replay" and abs(spent - self.budget) < CLOSE
+        return settings.get("budget") == self.budget and timing.name in {m.label for m in place.settings}
+
+
+def by_budget(found: Sequence[Ranking]) -> tuple[AtBudget, ...]:
+    """The rankings of each budget."""
+    budgets = dict.fromkeys(ranking.budget for ranking in found)
+    return tuple(
+        AtBudget(i, share, tuple(r for r in found if r.budget == share)) for i, share in enumerate(budgets)
+    )
+
+
+def stability(found: Sequence[Ranking]) -> list[str]:
+    """How the order changes from one model or budget to another, a sentence for each two rankings."""
+    return [
+        f"{_where(a.first)} and {_where(a.second)}: Kendall's tau {a.tau:.2f} over {a.methods} methods; of "
+        f"{a.methods * (a.methods - 1) // 2} pairs {a.reversed} "
+        f"{'is' if a.reversed == 1 else 'are'} sure in both and the other way round"
+        for a in agreements(found)
+    ]
+
+
+def _against_time(points: Sequence[tuple[float, float, int, int]], name: str) -> Markup:
+    with canvas(5.6, 3.8) as (figure, axes):
+        for x, y, number, model in points:
+            colour = MODELS[model % len(MODELS)]
+            axes.plot(x, y, MARKERS[model % len(MARKERS)], color=colour, markersize=3.4)
+            axes.annotate(str(number), (x, y), (3, 2), textcoords="offset points", fontsize=7, color=colour)
+        axes.axvline(100, color=MUTED, linewidth=0.8)
+        axes.set_xlabel("time end to end, % of unpruned")
+        axes.set_title("score kept, % of unpruned")
+        gridded(axes)
+        return as_svg(figure, name)
+
+
+def _where(ranking: Ranking) -> str:
+    return f"{ranking.model} at {100 * ranking.budget:.0f}%"

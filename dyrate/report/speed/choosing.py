@@ -1,0 +1,45 @@
+"""What it takes to choose tokens: methods beside controls that drop as many without choosing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dyrate.speed.documents import BenchDocument, Timing
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """What a method's choice takes of the time to the first token, and of its FLOPs."""
+
+    name: str
+    batch: int
+    milliseconds: float
+    time_share: float
+    """Of the unpruned model's time to the first token."""
+    flops_share: float | None
+    """Of the unpruned model's FLOPs at prefill."""
+    first_token_ms: float
+    unpruned_ms: float
+
+
+def choosing(benches: Sequence[BenchDocument]) -> list[tuple[BenchDocument, list[Choosing]]]:
+    """What choosing takes, of the documents in which methods have a control without choice."""
+    found = []
+    for bench in benches:
+        lines = [line for load in bench.loads for line in _choosing(bench.under(load))]
+        if lines:
+            found.append((bench, lines))
+    return found
+
+
+def _choosing(timings: Sequence[Timing]) -> Iterator[Choosing]:
+    whole = next((t for t in timings if t.unpruned), None)
+    controls = {t.contender: t for t in timings if t.given}
+    for t in timings if whole else ():
+        control = next((c for name, c in controls.items() if t.reduces and name.endswith(f" {t.name}")), None)
+        if whole is None or control is None:
+            continue
+        first = whole.first_token_ms.median
+        more = t.first_token_ms.median - control.first_token_ms.median
+        flops = (t.prefill_flops, control.prefill_flops, whole.prefill_flops)
+        share = (flops[0] - flops[1]) / flops[2] if all(flops) else None  # type: ignore[operator]
+        yield Choosing(t.name, t.batch, more, more / first, share, t.first_token_ms.median, first)

@@ -1,0 +1,121 @@
+"""All methods at one budget: mixtures, ranks with ties, and agreement of orders, computed by hand."""
+
+import csv
+import re
+
+import pytest
+
+from dyrate.analysis.measurements import load
+from dyrate.analysis.paired import Answers
+from dyrate.analysis.ranking import agreements, rankings
+from dyrate.report import csv_files
+from dyrate.report.page import report_page
+from dyrate.report.ranking import by_budget, stability
+from dyrate.study import Study
+from tests.report import test_equal_budget
+from tests.report.test_equal_budget import RIGHT, SHARES, write
+
+METHODS = [
+    {"name": "none"},
+    {"name": "fastv", "layer": 2, "rate": 0.25},
+    {"name": "fastv", "layer": 2, "rate": 0.75, "group": "methods"},
+    {"name": "fixed_prune", "layer": 2, "rate": 0.5, "prune_prefill": False},
+    {"name": "dyrate", "predictor": "default", "layer": 2},
+    {"name": "visionzip", "budget": 0.5, "group": "methods"},
+    {"name": "text_only", "group": "methods"},
+    {"name": "random", "layer": 0, "rate": 0.9, "group": "methods"},
+]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(test_equal_budget, "RIGHT", {**RIGHT, "visionzip": 39, "text_only": 4, "0.9": 30})
+    study = Study.of(
+        {
+            "study": "small",
+            "models": [{"name": "a", "path": "a"}, {"name": "b", "path": "b"}],
+            "predictors": [{"name": "default"}],
+            "methods": METHODS,
+            "benchmarks": ["gqa", "vizwiz"],
+            "rank_at": [0.5, 0.3],
+        }
+    )
+    shares = {"visionzip": (0.51, 0.51), "text_only": (0, 0), "0.9": (0.45, 0.45)}
+    write(study, tmp_path, {**SHARES, **shares})
+    return study
+
+
+def places(ranking):
+    return {place.name: place for place in ranking.places}
+
+
+def test_every_method_is_set_to_the_budget(study):
+    half, *_ = rankings(load(study), (0.5,), Answers(0))
+    found = places(half)
+
+    assert half.model == "a"
+    # 0.5 is 1/4 of 0.8 and 3/4 of 0.4, so 1/4 of 36 and 3/4 of 20; half without an image: half of 40 and of 4.
+    assert found["FastV (K=2)"].kept["value"] == pytest.approx((36 / 4 + 20 * 3 / 4) / 0.4)
+    assert found["text_only"].kept["value"] == pytest.approx((40 + 4) / 2 / 0.4)
+    assert found["random (K=0, R=0.9)"].kept["value"] == pytest.approx(
+        (40 * 0.05 / 0.55 + 30 * 0.5 / 0.55) / 0.4
+    )
+    assert found["DyRate"].kept["value"] == pytest.approx(32 / 0.4)
+    # Its leanest setting spends hardly more, and stands for itself.
+    assert found["visionzip (budget=0.5)"].kept["value"] == pytest.approx(39 / 0.4)
+    assert found["visionzip (budget=0.5)"].spent == pytest.approx(0.51)
+    assert not any(name.startswith("fixed_prune") for name in found), "it drops nothing at prefill"
+    assert [place.control for place in half.places if place.name.startswith(("random", "text"))] == [True] * 2
+
+
+def test_what_spends_far_more_is_not_ranked(study):
+    assert not rankings(load(study), (0.3,), Answers(0)), "text_only alone is no ranking"
+    lean, *_ = rankings(load(study), (0.39,), Answers(0))
+
+    assert set(places(lean)) == {"text_only", "FastV (K=2)"}
+
+
+def test_methods_that_do_not_differ_for_sure_share_their_ranks(study):
+    half, *_ = rankings(load(study), (0.5,), Answers(0))
+    found = places(half)
+
+    best = half.places[0]
+    assert best.name == "visionzip (budget=0.5)"
+    assert half.ranks(best)[0] == 1
+    # 39 of 40 items against 24 in two benchmarks: sure, whatever the number of pairs. 22 and 24: not.
+    assert (best.name, "FastV (K=2)") in half.sure
+    assert not {("FastV (K=2)", "text_only"), ("text_only", "FastV (K=2)")} & half.sure
+    assert half.ranks(found["FastV (K=2)"])[1] == len(half.places)
+    assert half.ties + len(half.sure) == len(half.places) * (len(half.places) - 1) // 2
+
+
+def test_the_same_results_on_two_models_give_one_order(study):
+    a, b = rankings(load(study), (0.5,), Answers(0))
+    (both,) = agreements([a, b])
+
+    assert (both.methods, both.tau, both.reversed) == (len(a.places), 1.0, 0)
+    (line,) = stability([a, b])
+    assert line.startswith("a at 50% and b at 50%: Kendall's tau 1.00")
+
+
+def test_the_csv_and_the_page_have_every_place(study, tmp_path):
+    measurements = load(study)
+    found = rankings(measurements, study.typed.rank_at, Answers(0))
+
+    csv_files.write_rankings(found, tmp_path / "ranking.csv")
+    lines = list(csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines()))
+    page = report_page(study, measurements)
+
+    assert len(lines) == sum(len(ranking.places) for ranking in found)
+    assert lines[0]["method"] == "visionzip (budget=0.5)"
+    section = page[page.index('id="ranking"') : page.index('id="speed"')]
+    for at in by_budget(found):
+        for _, name, _ in at.lines:
+            assert name in section
+    assert re.search(r"Kendall&#39;s tau 1\.00", section)
+
+
+def test_without_budgets_there_is_no_section(study):
+    study.typed.__dict__["rank_at"] = ()
+    assert 'id="ranking"' not in report_page(study, load(study))
