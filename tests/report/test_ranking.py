@@ -55,7 +55,7 @@ def test_every_method_is_set_to_the_budget(study):
     found = places(half)
 
     assert half.model == "a"
-    # 0.5 is 1/4 of 0.8 and 3/4 of 0.4, so 1/4 of 36 and 3/4 of 20; half without an image: half of 40 and of 4.
+    # 0.5 is 1/4 of 0.8 and 3/4 of 0.4, so 1/4 of 36 and 3/4 of 20; without an image half of 40 and of 4.
     assert found["FastV (K=2)"].kept["value"] == pytest.approx((36 / 4 + 20 * 3 / 4) / 0.4)
     assert found["text_only"].kept["value"] == pytest.approx((40 + 4) / 2 / 0.4)
     assert found["random (K=0, R=0.9)"].kept["value"] == pytest.approx(
