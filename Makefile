@@ -12,12 +12,13 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 # torch comes first and pinned; everything else is pinned in the lock and installed without resolving, because
-# lmms-eval's own requirements would pull torchvision and a dozen packages that no benchmark here imports.
+# lmms-eval's own requirements would pull torchvision and a dozen packages that no benchmark here imports. Bytecode is
+# left to the first import: of most modules nobody asks for it.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("dyrate needs Python 3.11 or newer; try: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==$(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

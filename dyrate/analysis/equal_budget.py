@@ -18,9 +18,9 @@ below a whole prefill it is all but the unpruned model, whatever DyRate spends a
 the rule changes, and the verdicts may with it. `Comparison.spare` says how much more that is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, unpruned
@@ -174,7 +174,7 @@ def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement
     grouped: dict[str, list[Measurement]] = {}
     for m in measurements:
         if m.method not in (NONE, BLIND) and not m.predicts_rate and m.group != ABLATION:
-            grouped.setdefault(_family(m), []).append(m)
+            grouped.setdefault(f"{family_key(m.result['method'])} {m.origin}", []).append(m)
     named: dict[str, tuple[Measurement, ...]] = {}
     for settings in grouped.values():
         label = _common_label([m.label for m in settings])
@@ -272,12 +272,11 @@ def mix(curve: Sequence[Point], asked: float) -> list[tuple[float, Point]] | Non
     return [(weight, high), (1 - weight, low)]
 
 
-def _family(m: Measurement) -> str:
-    spec = m.result["method"]
+def family_key(spec: Mapping[str, Any]) -> str:
+    """What the settings of a family have in common: all but what sets the budget."""
     knobs = [knob for knob in KNOBS if knob in spec] or ["layer"]
-    replayed = ["predictor"] if m.method == DYRATE else []
-    own = sorted((key, repr(value)) for key, value in spec.items() if key not in (*knobs, *replayed))
-    return repr((own, m.origin))
+    replayed = ["predictor"] if spec["name"] == DYRATE else []
+    return repr(sorted((key, repr(value)) for key, value in spec.items() if key not in (*knobs, *replayed)))
 
 
 def _common_label(labels: Sequence[str]) -> str:

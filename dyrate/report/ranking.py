@@ -7,6 +7,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
+from dyrate.analysis.equal_budget import family_key
 from dyrate.analysis.pareto import dyrates
 from dyrate.analysis.ranking import Place, Ranking, agreements
 from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
@@ -73,6 +74,8 @@ class AtBudget:
         for bench in benches:
             for load in bench.loads:
                 timings = bench.under(load)
+                if any(timing.given for timing in timings):
+                    continue  # measured for the sake of choosing alone
                 whole = next((t for t in timings if t.unpruned), None)
                 points = list(self._points(timings, whole, bench.sizes.text.layers)) if whole else []
                 if not points:
@@ -103,7 +106,9 @@ class AtBudget:
             rates, layer = settings.get("rates") or [0.0], settings.get("layer", 2)
             spent = 1 - rates[0] * (1 - layer / depth)
             return settings.get("name") == "replay" and abs(spent - self.budget) < CLOSE
-        return settings.get("budget") == self.budget and timing.name in {m.label for m in place.settings}
+        return settings.get("budget") == self.budget and any(
+            family_key(settings) == family_key(m.result["method"]) for m in place.settings
+        )
 
 
 def by_budget(found: Sequence[Ranking]) -> tuple[AtBudget, ...]:
