@@ -109,14 +109,14 @@ def _row(name: str) -> tuple[str, str, str]:
 
 
 def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
-    """Fields with defaults, the paper, the first line of the docstring."""
+    """Fields with defaults, but for those that stand for others; the paper; the docstring's first line."""
     from dyrate.registry import schema
 
-    properties = schema(cls)["properties"].items()
+    properties = sorted(schema(cls)["properties"].items(), key=lambda field: field[0] != "layer")
     fields = [
         f"{name}={entry['default']}" if "default" in entry else name
         for name, entry in properties
-        if name != "name"
+        if name != "name" and "replaces" not in entry
     ]
     return " ".join(fields), cls.paper, (cls.__doc__ or "").strip().partition("\n")[0]
 

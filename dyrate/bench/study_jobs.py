@@ -8,8 +8,8 @@ from dyrate.study.config import Latency
 
 
 def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
-    """By model, the jobs whose methods are timed: greedy ones with a printed row, or a predictor, among the
-    main ones; none where the config has no `latency`.
+    """By model, the jobs whose methods are timed: greedy ones with a row of Table II, whose times the paper
+    prints, or with a predictor, among the main ones; none where the config has no `latency`.
 
     Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
     """
@@ -20,7 +20,7 @@ def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
         raise StudyError(f"latency.benchmark: {name!r} is none of the study's benchmarks: {known}")
     found: dict[str, list[StudyJob]] = {}
     for job in study.jobs:
-        wanted = job.method.group == "main" and (job.method.published or job.method.predictor)
+        wanted = job.method.group == "main" and ("table2" in job.method.published or job.method.predictor)
         if wanted and job.decoding["name"] == "greedy":
             found.setdefault(job.model.name, []).append(job)
     return {model: tuple(jobs) for model, jobs in found.items()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyrate.errors import DyrateError
-from dyrate.reduction import ReductionMethod, hyperparameter
+from dyrate.reduction import PrefillView, ReductionMethod, hyperparameter
 
 _STEPS = 60
 _NEAR = 1e-9
@@ -36,6 +36,10 @@ class RateOrBudget(ReductionMethod):
         """Raise `DyrateError` also for a budget that the layers above K have used up."""
         super().check(num_layers, num_heads)
         self.rate_in(num_layers)
+
+    def rate_at(self, view: PrefillView) -> float:
+        """Return R, of the model that is being run."""
+        return self.rate if self.budget is None else self.rate_in(view.depth)
 
     def rate_in(self, depth: int) -> float:
         """Return R, of a language model of `depth` layers: with a budget b, (1 - b) / (1 - K / depth)."""

@@ -52,7 +52,7 @@ class CDPruner(RateOrBudget):
         images = Images.of(view)
         kernel = self._kernel(view, images)
         tokens = kernel.shape[-1]
-        count = int(kept_counts(torch.tensor([tokens]), self.rate_in(view.depth)))
+        count = int(kept_counts(torch.tensor([tokens]), self.rate_at(view)))
         # Once more through the factors of all chosen before, for each one chosen.
         view.count_macs(int(view.visual_counts.sum()) * count * (count - 1) // 2)
         return images.join(greedy_map(kernel, count))

@@ -77,7 +77,7 @@ class DART(RateOrBudget):
         view.expect_finite("cosines", alike)
         view.count_macs(int(view.visual_counts.sum()) * turns.shape[1] * states.shape[-1])
 
-        wanted = kept_counts(view.visual_tokens, self.rate_in(view.depth))
+        wanted = kept_counts(view.visual_tokens, self.rate_at(view))
         if self.budget is not None:  # which the visual pivots are part of
             wanted = torch.where(
                 wanted < view.visual_tokens, (wanted - self.visual_pivots).clamp_min(0), wanted

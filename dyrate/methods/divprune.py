@@ -58,7 +58,7 @@ class DivPrune(PrefillPruning):
         left, rows = view.present.clone(), torch.arange(batch, device=states.device)
         scores = torch.full_like(distances[:, 0], -tokens)
         nearest = distances.masked_fill(absent, torch.inf).amin(dim=2)
-        for turn in range(int(kept_counts(view.visual_tokens, self.rate_in(view.depth)).max())):
+        for turn in range(int(kept_counts(view.visual_tokens, self.rate_at(view)).max())):
             # Of equal distances, the lower index; a row that has none left goes on with what changes nothing.
             chosen = nearest.masked_fill(~left, -torch.inf).argmax(dim=1)
             scores[rows, chosen] = torch.where(left[rows, chosen], -float(turn), scores[rows, chosen])

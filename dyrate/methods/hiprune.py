@@ -70,7 +70,7 @@ class HiPrune(RateOrBudget):
             images.scores(f"attention received in {name}", view.tower(layer).received_attention.mean(dim=1))
             for name, layer in (("the object layer", self.object_layer), ("the second-last layer", -2))
         )
-        budget = int(kept_counts(torch.tensor(images.size), self.rate_in(view.depth)))
+        budget = int(kept_counts(torch.tensor(images.size), self.rate_at(view)))
         anchors = top(middle, torch.full_like(middle[:, 0], round(budget * self.alpha / 5)))
         near = top(middle, torch.full_like(middle[:, 0], budget), self._with_neighbours(anchors, images))
         registers = top(deep, budget - near.sum(dim=1), ~near)

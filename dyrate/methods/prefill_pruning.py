@@ -34,4 +34,4 @@ class PrefillPruning(RateOrBudget, ABC):
         """Keep the best of each row; of equal scores, that of the lower index."""
         scores = self.score(view)
         view.expect_finite("scores", scores.masked_fill(~view.present, 0))
-        return top(scores, kept_counts(view.visual_tokens, self.rate_in(view.depth)), view.present)
+        return top(scores, kept_counts(view.visual_tokens, self.rate_at(view)), view.present)

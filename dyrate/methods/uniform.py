@@ -27,6 +27,6 @@ class UniformStride(PrefillPruning):
     def score(self, view: PrefillView) -> Tensor:
         """Give every (V / n)-th token a 1."""
         total = view.visual_tokens[:, None]
-        count = kept_counts(view.visual_tokens, self.rate_in(view.depth))[:, None]
+        count = kept_counts(view.visual_tokens, self.rate_at(view))[:, None]
         index = torch.arange(view.present.shape[1], device=total.device)
         return ((index * count) % total.clamp_min(1) < count).float()

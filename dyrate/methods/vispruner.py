@@ -55,7 +55,7 @@ class VisPruner(RateOrBudget):
         """Take the important ones, and thin out the rest."""
         images, tower = Images.of(view), view.tower(-2)
         attention = images.scores("class attention", tower.class_attention.mean(dim=1))
-        budget = int(kept_counts(torch.tensor(images.size), self.rate_in(view.depth)))
+        budget = int(kept_counts(torch.tensor(images.size), self.rate_at(view)))
         important = int(budget * self.important)
         order = attention.argsort(dim=1, descending=True, stable=True)
         diverse = self._distinct(order[:, important:], images.split(tower.states), budget - important, view)
