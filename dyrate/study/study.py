@@ -65,6 +65,10 @@ class Study(Plan):
         work = [one.benchmarks * (1 + self.models.index(one.model)) for one in self.sweeps]
         return work[self.sweeps.index(sweep)] / sum(work)
 
+    def urgency(self, sweep: Sweep) -> float:
+        """What is run sooner has more, below 1: first the unpruned, which others wait for, then the longest."""
+        return (self.share(sweep) + sweep.unpruned) / 2
+
     def shared(self, kind: type[Record]) -> dict[str, Any]:
         """What the config says of the fields of a kind of job; CPU threads are the workflow's to add."""
         data = self.config["data"] if self.tasks == "testbed" else None

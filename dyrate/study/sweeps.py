@@ -26,6 +26,11 @@ class Sweep:
         return f"{self.model.name}_{self.jobs[0].method.group}_{self.number}"
 
     @property
+    def unpruned(self) -> bool:
+        """Whether it makes what the others are compared with."""
+        return self.jobs[0].method.name == NONE
+
+    @property
     def benchmarks(self) -> int:
         """How many benchmarks are run, by any of its jobs: what it costs, roughly."""
         return sum(len(job.method.benchmarks) for job in self.jobs)

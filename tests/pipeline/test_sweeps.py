@@ -115,6 +115,21 @@ def test_the_larger_model_and_the_most_benchmarks_come_first():
     assert share["a_budget_1"] < share["a_main_2"] < share["b_budget_1"] < share["b_main_1"]
 
 
+def test_what_others_wait_for_comes_before_what_is_longer_and_after_a_training():
+    study = Study.of(CONFIG)
+    order = sorted(study.sweeps, key=study.urgency, reverse=True)
+
+    unpruned = [sweep.jobs[0].method.name == "none" for sweep in order]
+    assert unpruned == sorted(unpruned, reverse=True)
+    assert set(unpruned) == {True, False}
+    for kind in (True, False):
+        shares = [
+            study.share(sweep) for sweep, is_kind in zip(order, unpruned, strict=True) if is_kind == kind
+        ]
+        assert shares == sorted(shares, reverse=True)
+    assert all(0 < study.urgency(sweep) < 1 for sweep in study.sweeps)
+
+
 def test_metrics_are_the_same_in_every_group():
     study = Study.of({**CONFIG, "metrics": "primary"})
 

@@ -128,7 +128,7 @@ def test_the_papers_study_is_planned_offline(project):
     output = project.snakemake("-n", "--configfile", "config/paper.yaml")
 
     todo = rules_to_run(output)
-    assert (todo["evaluate"], todo["train_predictor"]) == (19, 2)
+    assert (todo["evaluate"], todo["train_predictor"]) == (25, 2)
     assert "testbed-s" not in output, "the default study leaks into the named one"
     assert output.count(", 1 GPU)") >= 19 + 2
     assert output.count("--data data/paper/train.jsonl") == 2

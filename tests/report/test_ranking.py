@@ -11,7 +11,9 @@ from dyrate.analysis.ranking import agreements, rankings
 from dyrate.report import csv_files
 from dyrate.report.page import report_page
 from dyrate.report.ranking import by_budget, stability
+from dyrate.speed import documents
 from dyrate.study import Study
+from tests.pipeline.conftest import REPOSITORY
 from tests.report import test_equal_budget
 from tests.report.test_equal_budget import RIGHT, SHARES, write
 
@@ -66,7 +68,8 @@ def test_every_method_is_set_to_the_budget(study):
     assert found["visionzip (budget=0.5)"].kept["value"] == pytest.approx(39 / 0.4)
     assert found["visionzip (budget=0.5)"].spent == pytest.approx(0.51)
     assert not any(name.startswith("fixed_prune") for name in found), "it drops nothing at prefill"
-    assert [place.control for place in half.places if place.name.startswith(("random", "text"))] == [True] * 2
+    controls = [place.control for place in half.places if place.name.startswith(("random", "text"))]
+    assert controls == [True, True]
 
 
 def test_what_spends_far_more_is_not_ranked(study):
@@ -114,6 +117,29 @@ def test_the_csv_and_the_page_have_every_place(study, tmp_path):
         for _, name, _ in at.lines:
             assert name in section
     assert re.search(r"Kendall&#39;s tau 1\.00", section)
+
+
+def test_quality_stands_against_the_time_of_the_same_method_at_the_same_budget(study):
+    benches = documents.read(documents.paths(REPOSITORY / documents.METHODS)).benches
+    half, other = by_budget(rankings(load(study), (0.5, 0.4), Answers(0)))
+    numbers = {name: at for at, name, _ in half.lines}
+
+    bench = next(bench for bench in benches if any(row.name == "FastV (K=2, B=0.5)" for row in bench.rows))
+    rows = {row.name: row for row in bench.under(bench.loads[0])}
+    whole = rows["Unpruned"].whole_ms.median
+    points = list(half._points(tuple(rows.values()), rows["Unpruned"], 32))
+
+    fastv = 100 * rows["FastV (K=2, B=0.5)"].whole_ms.median / whole
+    assert [(time, at, model) for time, _, at, model in points if at == numbers["FastV (K=2)"]] == [
+        (fastv, numbers["FastV (K=2)"], 0),
+        (fastv, numbers["FastV (K=2)"], 1),
+    ]
+    assert numbers["DyRate"] in {at for _, _, at, _ in points}, "its rate, replayed"
+    assert numbers["text_only"] not in {at for _, _, at, _ in points}, "nobody timed it"
+    pictures = [caption for caption, _ in half.costs(benches)]
+    assert len(pictures) == 2
+    assert all("64 new tokens" in caption for caption in pictures)
+    assert not list(other.costs(benches))
 
 
 def test_without_budgets_there_is_no_section(study):

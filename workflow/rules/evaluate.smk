@@ -30,7 +30,7 @@ for sweep in study.sweeps:
         benchmark:
             f"results/{study.name}/timings/{first}.tsv"
         # The longest first, so that no core waits for a last one; below a training's, whom more may wait for.
-        priority: study.share(sweep)
+        priority: study.urgency(sweep)
         conda:
             "../../environment.yml"
         threads: study.typed.threads

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dyrate.speed.documents import BenchDocument, Timing
+from dyrate.speed.documents import GIVEN, BenchDocument, Timing
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def choosing(benches: Sequence[BenchDocument]) -> list[tuple[BenchDocument, list
 
 def _choosing(timings: Sequence[Timing]) -> Iterator[Choosing]:
     whole = next((t for t in timings if t.unpruned), None)
-    controls = {t.contender: t for t in timings if t.given}
+    controls = {t.contender.removeprefix(GIVEN): t for t in timings if t.given}
     for t in timings if whole else ():
-        control = next((c for name, c in controls.items() if t.reduces and name.endswith(f" {t.name}")), None)
+        control = controls.get(t.name) if t.reduces else None
         if whole is None or control is None:
             continue
         first = whole.first_token_ms.median
         more = t.first_token_ms.median - control.first_token_ms.median
-        flops = (t.prefill_flops, control.prefill_flops, whole.prefill_flops)
-        share = (flops[0] - flops[1]) / flops[2] if all(flops) else None  # type: ignore[operator]
+        mine, bare, all_of_it = t.prefill_flops, control.prefill_flops, whole.prefill_flops
+        share = (mine - bare) / all_of_it if mine and bare and all_of_it else None
         yield Choosing(t.name, t.batch, more, more / first, share, t.first_token_ms.median, first)
