@@ -66,7 +66,7 @@ class Study(Plan):
         return work[self.sweeps.index(sweep)] / sum(work)
 
     def urgency(self, sweep: Sweep) -> float:
-        """What is run sooner has more, below 1: first the unpruned, which others wait for, then the longest."""
+        """What runs sooner has more, below 1: first the unpruned, which others wait for, then the longest."""
         return (self.share(sweep) + sweep.unpruned) / 2
 
     def shared(self, kind: type[Record]) -> dict[str, Any]:
