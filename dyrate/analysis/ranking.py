@@ -3,7 +3,7 @@
 At a budget b a method is what `equal_budget` makes of its settings: on each benchmark the mixture of the two
 whose shares of visual tokens, true means over layers, lie around b. So all methods spend exactly b. Where the
 leanest setting of a method spends up to `NEAR` more, it stands for itself. What a method keeps is the mean
-over benchmarks of its score in percent of the unpruned model's.
+over the paper's ten benchmarks of its score in percent of the unpruned model's.
 
 Two methods differ where the difference of what they keep is sure after Holm (1979) among all pairs of their
 ranking; its standard deviation is that over paired resamples, and its p-value that of a normal distribution,
@@ -18,11 +18,11 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 
+from dyrate.analysis.claims import TEN
 from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
 from dyrate.analysis.measurements import CONTROLS, NONE, Measurement, unpruned
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.analysis.pareto import sweeps
-from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import LEVEL, Array
 from dyrate.evaluation.results import Difference
 
@@ -105,7 +105,7 @@ def rankings(
     for model in dict.fromkeys(m.model for m in shown):
         mine = [m for m in shown if m.model == model]
         whole = next((m for m in mine if m.method == NONE), None)
-        names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in BENCHMARKS)
+        names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in TEN)
         curves = {**sweeps([m for m in mine if m.predicts_rate]), **families(mine)}
         for blind in (m for m in mine if m.method == BLIND):
             curves[blind.label] = (blind,)
