@@ -51,7 +51,11 @@ def claims(
     """The three claims for the paper's DyRate and again for ours, each over all models that have a row of it;
     none without one.
     """
-    dyrate = [m for m in measurements if m.method == DYRATE and m.decoding == measurements[0].decoding]
+    dyrate = [
+        m
+        for m in measurements
+        if m.method == DYRATE and not m.replays and m.decoding == measurements[0].decoding
+    ]
     return tuple(
         claim
         for whose, name in WHOSE.items()

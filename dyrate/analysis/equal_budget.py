@@ -153,7 +153,7 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
     """
     comparable = [m for m in measurements if m.decoding == measurements[0].decoding and m.group != RANKED]
     rows = []
-    for mine in (m for m in comparable if m.method == DYRATE):
+    for mine in (m for m in comparable if m.method == DYRATE and not m.replays):
         rivals = families([m for m in comparable if m.model == mine.model])
         for name, settings in rivals.items():
             comparisons = tuple(
@@ -173,7 +173,7 @@ def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement
     """
     grouped: dict[str, list[Measurement]] = {}
     for m in measurements:
-        if m.method not in (NONE, BLIND) and not m.predicts_rate and m.group != ABLATION:
+        if m.method not in (NONE, BLIND) and (m.method != DYRATE or (m.replays and m.group != ABLATION)):
             grouped.setdefault(f"{family_key(m.result['method'])} {m.origin}", []).append(m)
     named: dict[str, tuple[Measurement, ...]] = {}
     for settings in grouped.values():

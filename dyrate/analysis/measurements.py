@@ -81,6 +81,11 @@ class Measurement:
         return "predictor" in spec and spec.get("rates", "predicted") == "predicted"
 
     @property
+    def replays(self) -> bool:
+        """Whether a predictor's mean rates are replayed: a control of what it does with the input."""
+        return self.result["method"].get("rates") == "schedule"
+
+    @property
     def control(self) -> bool:
         """Whether the method only shows what a budget or an image is worth."""
         return self.method in CONTROLS

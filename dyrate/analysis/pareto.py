@@ -44,7 +44,7 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
     """
     grouped: dict[str, list[Measurement]] = {}
     for m in measurements:
-        if m.method == DYRATE:
+        if m.method == DYRATE and not m.replays:
             grouped.setdefault(_sweep(m), []).append(m)
     named: dict[str, tuple[Measurement, ...]] = {}
     for settings in grouped.values():

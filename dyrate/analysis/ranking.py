@@ -10,7 +10,7 @@ ranking; its standard deviation is that over paired resamples, and its p-value t
 since a few thousand resamples do not reach into the tails that so many pairs ask for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -57,6 +57,8 @@ class Ranking:
     budget: float
     benchmarks: tuple[str, ...]
     places: tuple[Place, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why the others are not in it."""
 
     @cached_property
     def sure(self) -> frozenset[tuple[str, str]]:
@@ -106,24 +108,24 @@ def rankings(
         mine = [m for m in shown if m.model == model]
         whole = next((m for m in mine if m.method == NONE), None)
         names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in TEN)
-        curves = {**sweeps([m for m in mine if m.predicts_rate]), **families(mine)}
+        curves = {**sweeps(mine), **families(mine)}
         for blind in (m for m in mine if m.method == BLIND):
             curves[blind.label] = (blind,)
         for share in budgets:
-            places = [
-                place
-                for name, settings in curves.items()
-                if (place := _place(name, settings, share, names, mine, answers))
-            ]
+            tried = {
+                name: _place(name, settings, share, names, mine, answers) for name, settings in curves.items()
+            }
+            places = [place for place in tried.values() if isinstance(place, Place)]
             if len(places) > 1:
                 places.sort(key=lambda place: -place.kept["value"])
-                found.append(Ranking(model, share, names, tuple(places)))
+                left_out = {name: why for name, why in tried.items() if isinstance(why, str)}
+                found.append(Ranking(model, share, names, tuple(places), left_out))
     return tuple(found)
 
 
 def agreements(found: Sequence[Ranking]) -> tuple[Agreement, ...]:
-    """Of every two rankings."""
-    return tuple(_agreement(a, b) for a, b in combinations(found, 2))
+    """Of every two rankings that share two methods."""
+    return tuple(a for a in (_agreement(*both) for both in combinations(found, 2)) if a.methods > 1)
 
 
 def _agreement(first: Ranking, second: Ranking) -> Agreement:
@@ -132,7 +134,7 @@ def _agreement(first: Ranking, second: Ranking) -> Agreement:
     pairs = list(combinations(shared, 2))
     alike = sum(places[a] < places[b] for a, b in pairs)
     reverse = sum((worse, better) in second.sure for better, worse in first.sure)
-    tau = (2 * alike - len(pairs)) / len(pairs) if pairs else float("nan")
+    tau = (2 * alike - len(pairs)) / len(pairs) if pairs else 0.0
     return Agreement(first, second, len(shared), tau, reverse)
 
 
@@ -143,17 +145,22 @@ def _place(
     benchmarks: Sequence[str],
     among: Sequence[Measurement],
     answers: Answers,
-) -> Place | None:
+) -> Place | str:
+    """Return the place, or why there is none."""
     draws, kept, spent, used = [], [], [], dict[Measurement, float]()
     for benchmark in benchmarks:
         whole = unpruned(settings[0], among)
         end = answers.resampled(whole, benchmark) if whole else None
         if whole is None or end is None or not end.value:
-            return None
+            return f"the unpruned model has no answers or no score on {benchmark}"
         curve = points(settings, benchmark, "prefill", among, answers)
-        parts = _at(curve, Point(whole, 1.0, end), share)
-        if parts is None or any(part.score.units.names != end.units.names for _, part in parts):
-            return None
+        if not curve:
+            return f"no answers or no counts of tokens on {benchmark}"
+        if curve[0].spent > share + NEAR:
+            return f"its leanest setting spends {100 * curve[0].spent:.0f}% on {benchmark}"
+        parts = mix([*curve, Point(whole, 1.0, end)], share) or [(1.0, curve[0])]
+        if any(part.score.units.names != end.units.names for _, part in parts):
+            return f"its answers on {benchmark} are to other questions than the unpruned model's"
         score = np.sum([weight * part.score.draws for weight, part in parts], axis=0)
         value = sum(weight * part.score.value for weight, part in parts)
         # Over the unpruned score itself: a resample in which that is zero would have no ratio.
@@ -163,7 +170,7 @@ def _place(
         for _, part in parts:
             used.setdefault(part.measurement, part.spent)
     if not draws:
-        return None
+        return "no benchmark of the paper's ten"
     low, high = mean_interval(draws)
     return Place(
         name,
@@ -173,15 +180,6 @@ def _place(
         settings[0].method in CONTROLS,
         np.mean(np.stack(draws), axis=0),
     )
-
-
-def _at(curve: Sequence[Point], whole: Point, share: float) -> Sequence[tuple[float, Point]] | None:
-    """The mixture at a budget; the leanest setting where it spends hardly more; None where it spends more,
-    and for what spends everything.
-    """
-    if not curve or curve[0].spent > share + NEAR:
-        return None
-    return mix([*curve, whole], share) or [(1.0, curve[0])]
 
 
 def _p_value(a: Place, b: Place) -> float:

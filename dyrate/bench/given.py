@@ -23,14 +23,14 @@ class Given(ReductionMethod):
 
     name: ClassVar[str] = "given"
 
-    counts: tuple[int, ...] = hyperparameter("visual tokens by layer", minimum=0)
+    visual: int = hyperparameter("visual tokens of a row", minimum=1)
+    counts: tuple[int, ...] = hyperparameter("those that are left, by layer", minimum=0)
     positions: str = hyperparameter("as the method has them", choices=("original", "contiguous"))
 
     def needs(self, depth: int) -> Needs:
         """To be asked wherever the number falls."""
-        falls = tuple(
-            layer for layer, count in enumerate(self.counts) if not layer or count < self.counts[layer - 1]
-        )
+        before = (self.visual, *self.counts)
+        falls = tuple(layer for layer, count in enumerate(self.counts) if count < before[layer])
         return Needs(prefill=falls, positions=self.positions)  # type: ignore[arg-type]
 
     def prefill(self, view: PrefillView) -> Tensor:
@@ -46,10 +46,11 @@ class Given(ReductionMethod):
 
 def given(contenders: Sequence[Contender], model: Any, inputs: dict[str, Tensor]) -> list[Contender]:
     """Return a control of each contender that drops tokens at prefill, but of those that change how images
-    are encoded.
+    are encoded. Rows whose methods keep different numbers get their mean.
     """
-    rows, prompt = inputs["input_ids"].shape
-    visual = int((inputs["input_ids"] == model.config.image_token_id).sum()) // rows
+    rows, images = len(inputs["input_ids"]), inputs["input_ids"] == model.config.image_token_id
+    text = int(inputs["attention_mask"].sum() - images.sum())
+    visual = int(images.sum()) // rows
     found = []
     for contender in contenders:
         method = contender.method
@@ -57,9 +58,9 @@ def given(contenders: Sequence[Contender], model: Any, inputs: dict[str, Tensor]
             continue
         tokens = contender.generate(model, inputs, 1, _nothing).work.prefill.tokens
         contender.close()
-        counts = tuple(count // rows - (prompt - visual) for count in tokens)
+        counts = tuple((count - text) // rows for count in tokens)
         if min(counts) < visual:
-            control = Given(counts=counts, positions=method.needs(len(counts)).positions)
+            control = Given(visual=visual, counts=counts, positions=method.needs(len(counts)).positions)
             found.append(Contender(f"{GIVEN}{method.label}", control, contender.fast))
     return found
 

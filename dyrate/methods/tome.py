@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from dyrate.families import Family
 from dyrate.installation import TowerTokens
-from dyrate.methods.budget import budget_of
+from dyrate.methods.budget import below, budget_of
 from dyrate.reduction import Installation, Needs, ReductionMethod, hyperparameter
 
 
@@ -72,7 +72,13 @@ class ToMe(ReductionMethod):
         patches: int = (tower.config.image_size // family.patch_size) ** 2
         last = family.projected_layer
         layers = len(family.tower_layers) if last is None else last + 1
-        return round(patches * (1 - self.budget) / layers)
+        merged = round(patches * (1 - self.budget) / layers)
+        left = patches
+        for _ in range(layers):
+            left -= min(merged, left // 2)
+        if left > self.budget * patches + layers:
+            raise below(self, left / patches)
+        return merged
 
 
 def merge_pairs(tokens: TowerTokens, pairs: int, classes: int) -> TowerTokens:

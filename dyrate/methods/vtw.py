@@ -6,7 +6,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from dyrate.methods.budget import budget_of
+from dyrate.methods.budget import below, budget_of
 from dyrate.needs import Positions
 from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -37,7 +37,9 @@ class VTW(ReductionMethod):
 
     def needs(self, depth: int) -> Needs:
         """To be asked at layer K: with a budget, the deepest before which layers have no more than it."""
-        layer = self.layer if self.budget is None else max(1, int(self.budget * depth + _THIRD))
+        layer = self.layer if self.budget is None else int(self.budget * depth + _THIRD)
+        if not layer:
+            raise below(self, 1 / depth)
         return Needs(prefill=(layer,), positions=cast(Positions, self.positions))
 
     def prefill(self, view: PrefillView) -> Tensor:

@@ -77,7 +77,8 @@ class AtBudget:
                 if any(timing.given for timing in timings):
                     continue  # measured for the sake of choosing alone
                 whole = next((t for t in timings if t.unpruned), None)
-                points = list(self._points(timings, whole, bench.sizes.text.layers)) if whole else []
+                alike = [t for t in timings if whole and t.engine == whole.engine]
+                points = list(self._points(alike, whole, bench.sizes.text.layers)) if whole else []
                 if not points:
                     continue
                 key = f"rankcost{self.number}-{load.batch}-{load.new_tokens}"

@@ -310,6 +310,17 @@ def test_controls_drop_as_many_tokens_without_choosing(model, fast):
     assert [c.method.positions for c in controls] == ["original", *["contiguous"] * 3]
 
 
+def test_padding_is_no_text_of_a_control(model):
+    asked = inputs(model, LOAD.batch, LOAD.prompt, 0)
+    asked["input_ids"][0, :2], asked["attention_mask"][0, :2] = 0, 0
+    fastv = Contender("fastv", load_method({"name": "fastv", "layer": 1, "rate": 0.5}))
+
+    [control] = given([fastv], model, asked)
+
+    assert control.method.counts == (VISUAL_TOKENS, VISUAL_TOKENS // 2, VISUAL_TOKENS // 2)
+    assert control.method.needs(3).prefill == (1,), "it is asked only where tokens leave"
+
+
 def test_an_engine_is_kept_until_it_is_closed(model):
     (entry,) = [Contender("none", load_method({"name": "none"}), fast=True)]
     assert entry.cold

@@ -248,6 +248,7 @@ def test_what_sets_a_budget_is_all_that_a_familys_settings_differ_in(tmp_path, m
     compared = {s.competitor for s in standings(measurements, Answers(0))}
     assert any("schedule" in name for name in compared), "what a predictor learned competes with its means"
     assert not any("trim" in name for name in compared), "it is there to be ranked alone"
+    assert not any(s.mine.replays for s in standings(measurements, Answers(0))), "nor with themselves"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,21 @@ def test_what_spends_far_more_is_not_ranked(study):
     lean, *_ = rankings(load(study), (0.39,), Answers(0))
 
     assert set(places(lean)) == {"text_only", "FastV (K=2)"}
+    assert lean.left_out["visionzip (budget=0.5)"] == "its leanest setting spends 51% on gqa"
+    assert set(lean.left_out) == {
+        "visionzip (budget=0.5)",
+        "random (K=0, R=0.9)",
+        "fixed_prune (K=2, R=0.5, prune_prefill=False)",
+        "DyRate",
+    }
+
+
+def test_a_method_without_answers_is_named(study, tmp_path):
+    for path in tmp_path.rglob("visionzip*/*.parquet"):
+        path.unlink()
+    half, *_ = rankings(load(study), (0.5,), Answers(0))
+
+    assert half.left_out["visionzip (budget=0.5)"] == "no answers or no counts of tokens on gqa"
 
 
 def test_methods_that_do_not_differ_for_sure_share_their_ranks(study):

@@ -32,10 +32,11 @@ def choosing(benches: Sequence[BenchDocument]) -> list[tuple[BenchDocument, list
 
 
 def _choosing(timings: Sequence[Timing]) -> Iterator[Choosing]:
-    whole = next((t for t in timings if t.unpruned), None)
-    controls = {t.contender.removeprefix(GIVEN): t for t in timings if t.given}
-    for t in timings if whole else ():
-        control = controls.get(t.name) if t.reduces else None
+    unpruned = {t.engine: t for t in timings if t.unpruned}
+    controls = {(t.contender.removeprefix(GIVEN), t.engine): t for t in timings if t.given}
+    for t in timings:
+        whole = unpruned.get(t.engine)
+        control = controls.get((t.name, t.engine)) if t.reduces else None
         if whole is None or control is None:
             continue
         first = whole.first_token_ms.median

@@ -59,6 +59,18 @@ def test_a_name_that_ends_like_another_is_not_taken_for_it(benches, tmp_path):
     assert choosing(documents.read([path.as_posix()]).benches) == []
 
 
+def test_engines_are_not_mixed(benches, tmp_path):
+    [(bench, _)] = choosing(benches)
+    document = json.loads(Path(bench.path).read_text())
+    for row in document["rows"]:
+        if row["contender"].startswith(documents.GIVEN):
+            row["engine"] = "transformers"
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps(document))
+
+    assert choosing(documents.read([path.as_posix()]).benches) == []
+
+
 def test_controls_reduce_nothing_of_their_own(benches):
     controls = [row for bench in benches for row in bench.rows if row.given]
     assert controls
