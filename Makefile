@@ -5,6 +5,8 @@ VENV   := .venv
 TORCH  := 2.13.0
 READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Where an image sets it, as many do, every process would compile thousands of modules anew: 25 seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: report test test-fast lint format lock clean distclean help
 
