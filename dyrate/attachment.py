@@ -223,6 +223,7 @@ class Attachment:
             if images is not None:
                 self.run.encoded = len(images.pixels), images.patches
                 self.run.encoder_saved = images.tower_saved, images.unprojected
+                self.run.encoder_macs += images.connector_macs
             self._vision.forget()
             queries = {
                 layer: found.of_prompt.queries.sum(dim=1)

@@ -49,8 +49,16 @@ class Family:
     cropped: int
     """Tokens of the tower, from the first on, that are no features."""
     image_token_id: int
-    answer_cue: str
+    connector: Any = None
+    """A `Connector` in the projector's place, whose visual tokens stand for no patch each; else None."""
+    answer_cue: str = "ASSISTANT:"
     """What stands between a question and its answer in the family's own prompts."""
+
+    def connector_macs(self) -> int:
+        """Return the multiply-accumulates of the connector's last call."""
+        projector: Any = self.projector
+        macs: int = projector.macs()
+        return macs
 
     def attention_configs(self) -> list[Any]:
         """Return the config objects that the attention modules read `_attn_implementation` from."""
@@ -198,7 +206,7 @@ def _llava(model: Any) -> Family:
         patch_size=model.config.vision_config.patch_size,
         cropped=int(model.config.vision_feature_select_strategy == "default"),
         image_token_id=model.config.image_token_id,
-        answer_cue="ASSISTANT:",
+        connector=getattr(model.model.multi_modal_projector, "connector", None),
     )
 
 
@@ -207,7 +215,9 @@ _ADAPTERS: dict[str, Callable[[Any], Family]] = {"LlavaForConditionalGeneration"
 
 def family_of(model: nn.Module) -> Family:
     """Return the parts of `model`; a `DyrateError` names the supported families and text models otherwise."""
-    adapter = _ADAPTERS.get(type(model).__name__)
+    adapter = next(
+        (_ADAPTERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _ADAPTERS), None
+    )
     if adapter is None:
         raise DyrateError(
             f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "

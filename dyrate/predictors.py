@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -19,6 +17,7 @@ from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.kernels.arguments import Layers
 from dyrate.kernels.perceptron import LOG_OFFSET, perceptron
+from dyrate.trained import load_tensors, save_tensors
 from dyrate.typed import Origin
 
 CLASSES = 4
@@ -268,12 +267,9 @@ def macs(module: nn.Module | None) -> int:
 
 def save_predictor(predictor: Predictor, folder: Path, record: Mapping[str, Any]) -> None:
     """Write weights and `record` (recipe, model, curve, provenance) into `folder`, atomically each."""
-    state = predictor.state_dict()
-    weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    head = {"schema": SCHEMA, "version": VERSION, "sha256": files.digest(weights)}
+    hashed = save_tensors(predictor.state_dict(), folder / WEIGHTS_FILE)
+    head = {"schema": SCHEMA, "version": VERSION, "sha256": hashed}
     document = {**head, "config": asdict(predictor.config), **record}
-    with files.replacing(folder / WEIGHTS_FILE) as temporary:
-        temporary.write_bytes(weights)
     files.write_text(folder / RECORD_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
@@ -317,31 +313,8 @@ def load_predictor(folder: Path) -> Predictor:
         raise DyrateError(f"{folder / RECORD_FILE}: {error}") from None
     with torch.random.fork_rng(devices=[]):  # of what is drawn here, whoever samples next notices nothing
         predictor = Predictor(config)
-    predictor.load_state_dict(_tensors(folder, record, predictor.state_dict()))
+    weights, wanted = folder / WEIGHTS_FILE, predictor.state_dict()
+    predictor.load_state_dict(
+        load_tensors(weights, folder / RECORD_FILE, record.get("sha256"), wanted, "predictor")
+    )
     return predictor.eval().requires_grad_(False)
-
-
-def _tensors(folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the weights file, which must be the record's, and those that its config wants."""
-    path = folder / WEIGHTS_FILE
-    if not path.exists():
-        raise DyrateError(f"{path} is missing beside {RECORD_FILE}")
-    try:
-        tensors = load(weights := files.read_bytes(path))
-    except SafetensorError as error:
-        raise DyrateError(f"{path} does not fit {RECORD_FILE}: {error}; train the predictor again") from None
-    if different := sorted(wanted.keys() ^ tensors.keys()):
-        what = "is missing" if different[0] in wanted else "should not be there"
-        raise DyrateError(f"{path} does not fit {RECORD_FILE}: the tensor {different[0]} {what}")
-    for name, tensor in tensors.items():
-        there, should = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, wanted[name]))
-        if there != should:
-            raise DyrateError(f"{path} does not fit {RECORD_FILE}: {name} is {there}, should be {should}")
-        if not tensor.isfinite().all():
-            raise DyrateError(f"{path}: {name} has numbers that are not finite; train the predictor again")
-    if (hashed := files.digest(weights)) != record.get("sha256"):
-        raise DyrateError(
-            f"{folder / RECORD_FILE}: sha256: is {record.get('sha256')!r}, but {WEIGHTS_FILE} beside it has "
-            f"{hashed}: if the two belong together, put that there; else train the predictor again"
-        )
-    return tensors

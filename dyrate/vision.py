@@ -38,6 +38,8 @@ class EncodedImages:
     """Multiply-accumulates that the tower was spared of what these cost."""
     unprojected: int = 0
     """Patches of all images of which no feature was projected by itself."""
+    connector_macs: int = 0
+    """Multiply-accumulates of another connector than the projector, for all of them."""
     hidden_states: Sequence[Tensor] | None = None
     """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
 
@@ -112,6 +114,11 @@ class VisionHooks:
             raise DyrateError(
                 f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
                 f"{family.tower_type!r}"
+            )
+        if (parts.changes_features or needs.tower) and family.connector is not None:
+            raise DyrateError(
+                f"{label} works on the vision encoder, and connector {family.connector.name} makes "
+                f"{family.connector.tokens} tokens of an image, none of which is that of a patch"
             )
         for layer, asked in needs.tower.items():
             depth = len(family.tower_layers)
@@ -222,6 +229,18 @@ class VisionHooks:
         if self.family.tower_type not in TOWERS and len(features) > 1:
             return encoded  # Images of several sizes, padded to one: which pixels are whose is not known.
         grid, patches = self.family.grid(pixels), seen[0] * seen[1]
+        if (connector := self.family.connector) is not None:
+            tokens = len(features[0])
+            self.images = EncodedImages(
+                pixels=pixels,
+                grids=[connector.grid or (0, 0)] * len(features),
+                places=[tokens] * len(features),
+                homes=[torch.arange(tokens)] * len(features),
+                patches=patches,
+                unprojected=len(features) * patches,
+                connector_macs=self.family.connector_macs(),
+            )
+            return self._with_features(encoded, features)
         given = self.parts.connector_input or len(features[0])
         # What the tower adds to its patches: one class token, where the checkpoint keeps it.
         extra = given - patches
@@ -245,14 +264,19 @@ class VisionHooks:
             unprojected=len(features) * (patches + extra - given) if self.parts.changes_tower else 0,
             hidden_states=self._hidden_states,
         )
-        if self.reading:
-            self._check(len(pixels), len(pixels) * places)
-            self.images.of_rows(self.image_tokens)
         if homes.shape[1] < places:
             whole = features[0].new_zeros(len(features), places, features[0].shape[-1])
             index = homes[..., None].expand(-1, -1, whole.shape[-1]).to(whole.device)
             features = list(whole.scatter(1, index, torch.stack(features)))
             encoded.pooler_output = features
+        return self._with_features(encoded, features)
+
+    def _with_features(self, encoded: Any, features: Sequence[Tensor]) -> Any:
+        """Remember the features of `images`, which must be as many as the places of a prompt being read."""
+        assert self.images is not None
+        if self.reading:
+            self._check(len(features), sum(self.images.places))
+            self.images.of_rows(self.image_tokens)
         self._features = features
         return encoded
 

@@ -31,7 +31,7 @@ def locate(pretrained: str, revision: str = "main") -> Path:
         raise DyrateError(f"--model {pretrained}: {error}") from None
     if not there:
         folder = _snapshot(pretrained, revision)
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not (folder / "connector.json").exists():
         raise DyrateError(
             f"--model {pretrained}: no *.safetensors in {folder}; pickled weights are not loaded"
         )
@@ -110,11 +110,41 @@ def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported: see `checkpoint_files`
     and `soundness`.
     """
+    from dyrate.connectors.folder import RECORD_FILE
     from dyrate.evaluation.soundness import check_vision
 
+    if (folder / RECORD_FILE).exists():
+        return _joined(folder, device, dtype)
     processor = load_processor(folder)
     model = load_model(folder, device, dtype)
     check_vision(folder, processor, model)
+    return processor, model
+
+
+def _joined(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
+    """Processor and model of a trained connector's folder: its checkpoint, joined by it."""
+    from dyrate.connectors.folder import RECORD_FILE, load_connector, read_record
+    from dyrate.connectors.join import join
+
+    record, path = read_record(folder), folder / RECORD_FILE
+    base = folder / record.model
+    if not (base / "config.json").is_file():
+        raise DyrateError(
+            f"{path}: model: there is no checkpoint in {base}, on which the connector was trained"
+        )
+    if (found := content_hash(base)) != record.base:
+        raise DyrateError(
+            f"{path}: base: the connector was trained on weights of the hash {record.base}, and those in "
+            f"{base} "
+            f"have {found}"
+        )
+    trained = load_connector(folder)
+    processor, model = load(base, device, dtype)
+    try:
+        trained.merge_into(model.model.language_model)
+        join(processor, model, trained.connector)
+    except DyrateError as error:
+        raise DyrateError(f"{path}: {error}") from None
     return processor, model
 
 

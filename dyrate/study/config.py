@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
@@ -48,9 +48,17 @@ class Model(Record):
 
     name: Name
     path: Text
-    """a folder or a hub id"""
+    """a folder or a hub id; `connector` in its place names the folder of a trained connector, which knows its
+    checkpoint"""
     published: OrAbsent[str] = None
     """the model of the paper's tables that it is set beside"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_connector(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "connector" in values and "path" not in values:
+            return {("path" if key == "connector" else key): value for key, value in values.items()}
+        return values
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -83,6 +83,46 @@ def register(subparsers: Subparsers) -> None:
         "--no-compile", action="store_true", help="do not compile the layers (never done on a CPU)"
     )
 
+    connectors = _step(
+        steps,
+        _connectors,
+        "train the published connectors on a testbed model",
+        "Train visual-token compressors between a testbed model's vision tower and its language model, with\n"
+        "a LoRA adapter each, on the same batches: what TokenPacker, Q-Former and others make of an image\n"
+        "under one budget. Each gets a folder with connector.json and connector.safetensors, which a study's\n"
+        "model entry names as its `connector`. A run that was stopped goes on when the same command is given\n"
+        "again.",
+        "dyrate testbed connectors --model models/testbed-s --output connectors/testbed-s --device cuda",
+    )
+    connectors.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="testbed model to train on"
+    )
+    connectors.add_argument("--names", nargs="+", metavar="NAME", help="which ones (default: all)")
+    connectors.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder of their folders"
+    )
+    connectors.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: checkpoints/connectors")
+    connectors.add_argument(
+        "--steps", type=int, metavar="N", help="length of the run (default: the recipe's)"
+    )
+    connectors.add_argument(
+        "--alone", type=int, metavar="N", help="first steps, of the connector without its adapter"
+    )
+    connectors.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per step (default: the recipe's)"
+    )
+    connectors.add_argument("--seed", type=int, help="of the weights and the data (default: the recipe's, 0)")
+    connectors.add_argument(
+        "--held-out", type=int, default=512, metavar="N", help="images of the final score (default: 512)"
+    )
+    connectors.add_argument(
+        "--stop-after", type=int, metavar="N", help="leave after N steps, to be continued"
+    )
+    connectors.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: %(default)s)")
+    connectors.add_argument(
+        "--workers", type=int, default=15, metavar="N", help="processes making data (default: 15)"
+    )
+
     card = _step(
         steps,
         _card,
@@ -165,6 +205,37 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"{arguments.output}: {held_out['questions']:.1%} of the held-out questions right")
         for kind, (right, asked) in held_out["exact"].items():
             print(f"  {kind:24} {right / asked:6.1%} of {asked}")
+    return 0
+
+
+def _connectors(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from dyrate.testbed.connectors.recipe import recipes_named
+    from dyrate.testbed.connectors.train import train
+
+    options = ("steps", "alone", "batch_size", "seed")
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
+    recipes = {name: replace(recipe, **given) for name, recipe in recipes_named(arguments.names).items()}
+    checkpoints = arguments.checkpoint or Path("checkpoints/connectors")
+    found = train(
+        arguments.model,
+        recipes,
+        arguments.output,
+        checkpoints,
+        device=arguments.device,
+        workers=arguments.workers,
+        held_out_examples=arguments.held_out,
+        stop_after=arguments.stop_after,
+    )
+    if found is None:
+        print(f"to be continued from {checkpoints}")
+        return 0
+    for name, training in found.items():
+        shares = ", ".join(
+            f"{score['questions']:.1%} with {scale} tokens" for scale, score in training["held_out"].items()
+        )
+        print(f"{arguments.output / name}: of the held-out questions right: {shares}")
     return 0
 
 

@@ -159,17 +159,22 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, seen: Tensor) -> Tensor:
     """Return the stock model's logits, [B, S, vocabulary], on a packed batch.
 
-    The visual tokens stand at the same place in every row, so their features are put there by slicing: no
-    search for placeholders, hence no wait for the GPU.
-
     Args:
         model: a LLaVA whose projector takes one layer of the tower, without the class token.
         batch: the packed examples.
         seen: that layer's hidden states, [B, 1 + V, width].
     """
-    features = model.model.multi_modal_projector(seen[:, 1:])
+    return answer_logits(model, batch, model.model.multi_modal_projector(seen[:, 1:]))
+
+
+def answer_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, features: Tensor) -> Tensor:
+    """Return the logits, [B, S, vocabulary], on a packed batch, for visual features [B, V, hidden].
+
+    The visual tokens stand at the same place in every row, so their features are put there by slicing: no
+    search for placeholders, hence no wait for the GPU.
+    """
     embeddings = model.get_input_embeddings()(batch.input_ids)
-    first, last = batch.first_visual_token, batch.first_visual_token + VISUAL_TOKENS
+    first, last = batch.first_visual_token, batch.first_visual_token + features.shape[1]
     embeddings = torch.cat(
         [embeddings[:, :first], features.to(embeddings.dtype), embeddings[:, last:]], dim=1
     )

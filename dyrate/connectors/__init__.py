@@ -1,0 +1,1 @@
+"""What stands between a vision tower and a language model: one file for each published compressor."""
