@@ -162,11 +162,7 @@ def _result(
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
         visual_tokens, work = means_and_work(model.records[loaded.name].tokens)
         benchmarks[benchmark.name] = {
-            "task": loaded.name,
-            "samples": len(found.samples),
-            "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
-            "primary": benchmark.primary.name,
-            "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
+            **scored(loaded, found, job.seed),
             "difference": theirs,
             "visual_tokens": visual_tokens,
             "work": work,
@@ -183,6 +179,20 @@ def _result(
         "benchmarks": benchmarks,
         "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
+    }
+
+
+def scored(loaded: LoadedTask, found: Answered, seed: int) -> BenchmarkResult:
+    """A benchmark's scores with intervals, from its answers alone: no difference, no tokens."""
+    benchmark = loaded.benchmark
+    return {
+        "task": loaded.name,
+        "samples": len(found.samples),
+        "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
+        "primary": benchmark.primary.name,
+        "scores": scores(benchmark, found.samples, found.aggregates, seed, RESAMPLES),
+        "difference": None,
+        "visual_tokens": None,
     }
 
 
