@@ -54,7 +54,7 @@ class Reading:
     """which sample each of the task's questions is, in their order"""
     given: Sequence[Given]
     source: Mapping[str, str | None]
-    """`harness`, `version`, `date` and whatever else the file says of itself"""
+    """`harness`, `commit`, `date` and whatever else the file says of itself"""
 
 
 def questions(loaded: LoadedTask) -> list[Question]:

@@ -65,7 +65,7 @@ def lmms_eval(path, benchmark, asked):
         if not isinstance(line, dict):
             raise DyrateError(f"{place}: {text!r:.80} is no sample of lmms-eval")
         answer = line.get("filtered_resps")
-        if isinstance(answer, list) and len(answer) == 1:  # older versions always have a list
+        if isinstance(answer, list) and len(answer) == 1:  # as versions had it that did not flatten it
             line["filtered_resps"] = answer[0]
         answer = value(line, "filtered_resps", str, place)
         row, prompt = value(line, "doc_id", int, place), value(line, "input", str, place)
@@ -78,10 +78,10 @@ def lmms_eval(path, benchmark, asked):
         given.append(Given(sample, answer, prompt, f"line {number}"))
     date, _, task = path.stem.partition("_samples_")
     run = said(path.with_name(f"{date}_results.json"), "lmms_eval_version", "date", "config")
-    setup = run["config"] or {}
+    setup, commit = run["config"] or {}, run["lmms_eval_version"]
     source = {
         "harness": "lmms-eval",
-        "version": run["lmms_eval_version"],
+        "commit": None if "unknown" in str(commit or "unknown") else commit,
         "date": run["date"] or (date if task else None),
         "task": task or None,
         "model": " ".join(str(setup[key]) for key in ("model", "model_args") if setup.get(key)) or None,
@@ -146,7 +146,7 @@ def vlmevalkit(path, benchmark, asked):
     older = re.fullmatch("T[0-9]{8}_G([0-9a-f]+)", run.name)  # the folder's name had the commit
     source = {
         "harness": "VLMEvalKit",
-        "version": state["commit"] or (older and older[1]),
+        "commit": state["commit"] or (older and older[1]),
         "date": made and made.isoformat(),
         "model": state["model_name"],
     }
