@@ -14,12 +14,12 @@ from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness import Answered, run_harness, scored
 from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
-from dyrate.evaluation.scoring import Sample, differences, scores
+from dyrate.evaluation.scoring import Sample, differences
 from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
@@ -179,20 +179,6 @@ def _result(
         "benchmarks": benchmarks,
         "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
-    }
-
-
-def scored(loaded: LoadedTask, found: Answered, seed: int) -> BenchmarkResult:
-    """A benchmark's scores with intervals, from its answers alone: no difference, no tokens."""
-    benchmark = loaded.benchmark
-    return {
-        "task": loaded.name,
-        "samples": len(found.samples),
-        "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
-        "primary": benchmark.primary.name,
-        "scores": scores(benchmark, found.samples, found.aggregates, seed, RESAMPLES),
-        "difference": None,
-        "visual_tokens": None,
     }
 
 

@@ -11,7 +11,9 @@ from tqdm import tqdm
 
 from dyrate.evaluation.captions import caption_scoring, image_scores
 from dyrate.evaluation.harness_tasks import LoadedTask, harness_arguments
-from dyrate.evaluation.scoring import Sample, sample_scores
+from dyrate.evaluation.intervals import RESAMPLES
+from dyrate.evaluation.results import BenchmarkResult
+from dyrate.evaluation.scoring import Sample, sample_scores, scores
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ def score_given(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]
             """There is no model to let go of."""
 
     return run_harness(Lookup(), tasks)
+
+
+def scored(loaded: LoadedTask, found: Answered, seed: int) -> BenchmarkResult:
+    """A benchmark's scores with intervals, from its answers alone: no difference, no tokens."""
+    benchmark = loaded.benchmark
+    return {
+        "task": loaded.name,
+        "samples": len(found.samples),
+        "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
+        "primary": benchmark.primary.name,
+        "scores": scores(benchmark, found.samples, found.aggregates, seed, RESAMPLES),
+        "difference": None,
+        "visual_tokens": None,
+    }
 
 
 def ask(model: Any, loaded: LoadedTask) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Any
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.evaluate import scored
-from dyrate.evaluation.harness import references, score_given
+from dyrate.evaluation.harness import references, score_given, scored
 from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.fingerprint import fingerprint
