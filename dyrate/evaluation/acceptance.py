@@ -24,7 +24,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.captions import leave_one_out_cider
 from dyrate.evaluation.commands import quiet_libraries
 from dyrate.evaluation.evaluate import evaluate_loaded, load
-from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness import score_given
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
@@ -126,7 +126,7 @@ def _references(tasks: Sequence[LoadedTask], data: Path) -> tuple[dict[str, floa
 def _constants(tasks: Sequence[LoadedTask], oracle: Mapping[str, Sequence[_Line]]) -> dict[str, list[str]]:
     """By task: to each question, the constant answer that scores best on its kind of question."""
     tried = [{name: _constant(found, rank) for name, found in oracle.items()} for rank in range(_CONSTANTS)]
-    points = [_answered(tasks, answers) for answers in tried]
+    points = [score_given(tasks, answers) for answers in tried]
     chosen = {}
     for loaded in tasks:
         kinds = [line["kind"] for line in oracle[loaded.name]]
@@ -173,32 +173,13 @@ def _captions(loaded: LoadedTask) -> list[list[str]]:
 
 def _scored(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Primary scores of given answers, by benchmark."""
-    found = _answered(tasks, answers)
+    found = score_given(tasks, answers)
     primary = {}
     for benchmark in (loaded.benchmark for loaded in tasks):
         samples, aggregates = found[benchmark.name].samples, found[benchmark.name].aggregates
         scored = scores(benchmark, samples, aggregates, seed=0, resamples=1)
         primary[benchmark.name] = scored[benchmark.primary.name]["value"]
     return primary
-
-
-def _answered(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, Answered]:
-    """What lmms-eval makes of given answers, by task and document."""
-    from lmms_eval.api.model import lmms
-
-    class Lookup(lmms):  # type: ignore[misc]
-        """Answers without looking."""
-
-        def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            """Look each answer up by task and document."""
-            return [answers[task][doc_id] for _, _, _, doc_id, task, _ in (one.args for one in requests)]
-
-        loglikelihood = generate_until_multi_round = generate_until
-
-        def clean(self) -> None:
-            """There is no model to let go of."""
-
-    return run_harness(Lookup(), tasks)
 
 
 def _row(seen: Result, blind: Result, benchmark: str, attainable: float, chance: float) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.harness import Answered, run_harness
+from dyrate.evaluation.harness import Answered, run_harness, scored
 from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
-from dyrate.evaluation.scoring import Sample, differences, scores
+from dyrate.evaluation.scoring import Sample, differences
 from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
@@ -162,11 +162,7 @@ def _result(
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
         visual_tokens, work = means_and_work(model.records[loaded.name].tokens)
         benchmarks[benchmark.name] = {
-            "task": loaded.name,
-            "samples": len(found.samples),
-            "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
-            "primary": benchmark.primary.name,
-            "scores": scores(benchmark, found.samples, found.aggregates, job.seed, RESAMPLES),
+            **scored(loaded, found, job.seed),
             "difference": theirs,
             "visual_tokens": visual_tokens,
             "work": work,

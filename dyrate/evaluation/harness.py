@@ -11,7 +11,9 @@ from tqdm import tqdm
 
 from dyrate.evaluation.captions import caption_scoring, image_scores
 from dyrate.evaluation.harness_tasks import LoadedTask, harness_arguments
-from dyrate.evaluation.scoring import Sample, sample_scores
+from dyrate.evaluation.intervals import RESAMPLES
+from dyrate.evaluation.results import BenchmarkResult
+from dyrate.evaluation.scoring import Sample, sample_scores, scores
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,39 @@ def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
     }
 
 
+def score_given(tasks: Sequence[LoadedTask], answers: Mapping[str, Sequence[str]]) -> dict[str, Answered]:
+    """Score given answers, by task name and document, as `run_harness` scores a model's."""
+    from lmms_eval.api.model import lmms
+
+    class Lookup(lmms):  # type: ignore[misc]
+        """Answers without looking."""
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            """Look each answer up by task and document."""
+            return [answers[task][doc_id] for _, _, _, doc_id, task, _ in (one.args for one in requests)]
+
+        loglikelihood = generate_until_multi_round = generate_until
+
+        def clean(self) -> None:
+            """There is no model to let go of."""
+
+    return run_harness(Lookup(), tasks)
+
+
+def scored(loaded: LoadedTask, found: Answered, seed: int) -> BenchmarkResult:
+    """A benchmark's scores with intervals, from its answers alone: no difference, no tokens."""
+    benchmark = loaded.benchmark
+    return {
+        "task": loaded.name,
+        "samples": len(found.samples),
+        "units": len({(sample.stratum, sample.unit) for sample in found.samples}),
+        "primary": benchmark.primary.name,
+        "scores": scores(benchmark, found.samples, found.aggregates, seed, RESAMPLES),
+        "difference": None,
+        "visual_tokens": None,
+    }
+
+
 def ask(model: Any, loaded: LoadedTask) -> list[str]:
     """Let `model` (an `lmms`) answer one task's questions as `run_harness` would; nothing is scored."""
     from lmms_eval.api import task
@@ -82,7 +117,7 @@ def _answered(
                 stratum=stratum,
                 prompt=line["arguments"][0],
                 answer=line["filtered_resps"][0],
-                references=_references(loaded, line),
+                references=references(loaded, line),
                 scores=numbers,
             )
         )
@@ -98,8 +133,11 @@ def _answered(
     return Answered(samples, aggregates)
 
 
-def _references(loaded: LoadedTask, line: Mapping[str, Any]) -> list[str]:
-    """The references as the metric sees them: the captions, the annotators' answers, or the one answer."""
+def references(loaded: LoadedTask, line: Mapping[str, Any]) -> list[str]:
+    """The references as the metric sees them: the captions, the annotators' answers, or the one answer.
+
+    `line` is of lmms-eval's log: `doc`, `target`, and what each metric says.
+    """
     for metric in line.values():
         if loaded.benchmark.kind == "caption" and isinstance(metric, Mapping) and "pred" in metric:
             return [str(text) for text in metric["answer"]]

@@ -148,6 +148,8 @@ class Meta(TypedDict):
     versions: NotRequired[dict[str, str]]
     hashes: NotRequired[Hashes]
     bootstrap: NotRequired[dict[str, Any]]  # level, resamples, seed
+    # Of answers that another harness collected, by benchmark: file, sha256, harness, commit, date and more.
+    sources: NotRequired[dict[str, dict[str, str | None]]]
 
 
 class TextShape(TypedDict):
