@@ -3,11 +3,10 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dyrate import __version__, files
+from dyrate import files
 from dyrate.convert.compressors import connector_record, context, projector
 from dyrate.convert.embeddings import padded
 from dyrate.convert.original import OriginalConfig, System, language_model, read_config, text_config
@@ -17,6 +16,7 @@ from dyrate.convert.towers import Tower, take_tower
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import load_processor
 from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few, quietly
+from dyrate.evaluation.provenance import versions
 
 RECORD, CONNECTOR = "conversion.json", "connector"
 _STRATEGIES = {"patch": "default", "cls_patch": "full"}
@@ -83,8 +83,7 @@ def convert(
             "images": "padded to a square" if pad else "cropped to a square",
             "dtype": str(DTYPES[dtype]).removeprefix("torch."),
             "ignored": account.ignored,
-            "versions": {"dyrate": __version__}
-            | {name: version(name) for name in ("torch", "transformers", "safetensors", "tokenizers")},
+            "versions": versions(),
         }
         files.write_json(temporary / RECORD, record)
     return record

@@ -61,7 +61,7 @@ def take_tower(account: Account, config: OriginalConfig, folder: Path | None, wa
         return Tower(vision, outputs, "the checkpoint", config.mm_vision_select_layer, folder)
     if re.search("eva|lavis", wanted.lower()):
         raise DyrateError(
-            f"{account.where}: the checkpoint lacks its EVA tower ({wanted}), which is not taken from elsewhere"
+            f"{account.where}: the checkpoint lacks its EVA tower ({wanted}); it is not taken from elsewhere"
         )
     if folder is None:
         raise DyrateError(

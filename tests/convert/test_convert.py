@@ -186,7 +186,7 @@ WIDE = 88  # one head of EVA
 
 @pytest.fixture
 def eva_in_llava() -> Iterator[None]:
-    AutoModel.register(Blip2VisionConfig, Blip2VisionModel)
+    AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)
     yield
     AutoModel._model_mapping._extra_content.pop(Blip2VisionConfig)
 
@@ -397,7 +397,7 @@ def test_nothing_is_overwritten(model: Any, tower: Path, tmp_path: Path) -> None
     (output / "mine").write_text("")
     for there in (output, output / "mine"):
         with pytest.raises(DyrateError, match=rf"{re.escape(str(there))}: is there already"):
-            convert(str(source(tmp_path / there.name, model)), there, str(tower))
+            convert(str(source(tmp_path / "of" / there.name, model)), there, str(tower))
     assert [path.name for path in output.iterdir()] == ["mine"]
 
 
