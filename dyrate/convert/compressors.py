@@ -136,19 +136,29 @@ def connector_record(config: OriginalConfig, system: System, side: int) -> dict[
         config: the original one.
         system: the system.
         side: patches along an image's edge.
+
+    Raises:
+        DyrateError: for a scale whose squares do not fill an image, and a `compress_type` of no known kind.
     """
     match system:
         case "m3":
             scales = config.matryoshka_vis_token_scale or [1, 9, 36, 144, 576]
-            kernels = [int((side**2 / scale) ** 0.5) for scale in scales]
+            kernels = [_divisor(int((side**2 / scale) ** 0.5), side, f"{scale} tokens") for scale in scales]
             return {"connector": "nested_pool", "fields": {"kernel": 1, "kernels": kernels}}
         case "tokenpacker":
+            scale = _divisor(config.scale_factor or 0, side, "scale_factor")
             heads = max(1, config.mm_hidden_size // _PACKER_HEAD)
-            fields = {"scale": config.scale_factor, "layers": list(_PACKER_LAYERS), "heads": heads}
+            fields = {"scale": scale, "layers": list(_PACKER_LAYERS), "heads": heads}
             return {"connector": "token_packer", "fields": fields}
         case "llama-vid":
             return {"connector": "context", "fields": {"edge": _edge(config), "queries": config.num_query}}
     return None
+
+
+def _divisor(edge: int, side: int, what: str) -> int:
+    if edge < 1 or side % edge:
+        raise DyrateError(f"{what}: squares of {edge} patches do not fill an image of {side} x {side}")
+    return edge
 
 
 def _edge(config: OriginalConfig) -> int:

@@ -44,8 +44,6 @@ def convert(
     values = files.read_json(folder / CONFIG)
     config = read_config(values, folder / CONFIG)
     system = system or config.system()
-    if system == "tokenpacker" and config.scale_factor is None:
-        raise DyrateError(f"{folder / CONFIG}: no scale_factor; TokenPacker's code writes it there")
     account = Account(stored_in(folder), folder)
     with complaints(str(folder / CONFIG)):
         text = text_config(values)
@@ -54,12 +52,13 @@ def convert(
     if tower is not None and place is None:
         raise DyrateError(f"--vision-tower {tower}: neither a folder nor in the hub's local cache")
     seeing = take_tower(account, config, place, wanted)
-    main = [*language_model(account, text, padded(text.vocab_size)), *seeing.outputs]
+    language = list(language_model(account, text, padded(text.vocab_size)))
     projection, parts = projector(account, config, system)
     if system == "llama-vid":
         parts += context(account, config)
     account.settle()
-    dtype = _dtype([*main[: -len(seeing.outputs)], *projection], folder)
+    connector = connector_record(config, system, seeing.config.image_size // seeing.config.patch_size)
+    dtype = _dtype([*language, *projection], folder)
     with _appearing(output) as temporary:
         with quietly():
             tokenizer = tokenizer_of(folder, text.vocab_size)
@@ -68,9 +67,8 @@ def convert(
             processor.save_pretrained(temporary)
             _save_config(config, text, seeing, strategy, dtype, temporary)
         load_processor(temporary)  # it fits the configuration, or says what does not
-        write_shards([*main, *projection], temporary, DTYPES[dtype])
-        side = seeing.config.image_size // seeing.config.patch_size
-        if (connector := connector_record(config, system, side)) is not None:
+        write_shards([*language, *seeing.outputs, *projection], temporary, DTYPES[dtype])
+        if connector is not None:
             files.write_json(temporary / f"{CONNECTOR}.json", connector)
             if parts:
                 write_whole(parts, temporary / f"{CONNECTOR}.safetensors")

@@ -29,11 +29,13 @@ def drawn(embeddings: Tensor, count: int) -> Tensor:
     """Return new rows, DoubleTensor [count, hidden], for embeddings [n, hidden]; the same at each call."""
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(count, len(embeddings), generator=generator, dtype=torch.float64)
-    mean = torch.stack([part.double().sum(0) for part in embeddings.split(_AT_ONCE)]).sum(0) / len(embeddings)
+    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(embeddings), _AT_ONCE)]
+    mean = torch.stack([embeddings[part].double().sum(0) for part in parts]).sum(0) / len(embeddings)
     found = -noise.sum(1, keepdim=True) * mean
-    for weights, part in zip(noise.split(_AT_ONCE, dim=1), embeddings.split(_AT_ONCE), strict=True):
-        found += weights @ part.double()
-    return mean + (_SPREAD / len(embeddings)) ** 0.5 * found
+    for part in parts:
+        found += noise[:, part] @ embeddings[part].double()
+    found *= (_SPREAD / len(embeddings)) ** 0.5
+    return mean + found
 
 
 def appended(first: int, count: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -87,6 +87,14 @@ def test_m3_has_its_own_tower(model: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "connector.safetensors").exists()
 
 
+def test_the_system_can_be_said(model: Any, tower: Path, tmp_path: Path) -> None:
+    folder = source(tmp_path, model, matryoshka_vis_token_scale=[1, 4])
+    assert convert(str(folder), tmp_path / "out", str(tower), "llava")["system"] == "llava"
+    assert not (tmp_path / "out" / "connector.json").exists()
+    with pytest.raises(DyrateError, match="lacks .*has, for which there is no place, .*mm_projector"):
+        convert(str(folder), tmp_path / "other", str(tower), "tokenpacker")
+
+
 def test_the_result_is_the_same_each_time(model: Any, tower: Path, tmp_path: Path) -> None:
     folder = source(tmp_path, model)
     for name in ("a", "b"):
@@ -300,6 +308,10 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "LLaVA v1": (setting(mm_projector_type="linear"), r"mm_projector_type is 'linear'"),
     "another width": (setting(mm_hidden_size=24), r"is 16 wide, and the checkpoint's mm_hidden_size is 24"),
     "no Q-Former": (setting(bert_type="raw_bert"), r"bert_type is 'raw_bert'"),
+    "scale": (
+        setting(matryoshka_vis_token_scale=[1, 9]),
+        r"9 tokens: squares of 0 patches do not fill .* 2 x 2",
+    ),
     "not TokenPacker": (setting(scale_factor=2), r"lacks clip_attn|lacks model\.mm_projector\.clip_attn"),
 }
 
