@@ -91,7 +91,7 @@ def test_the_system_can_be_said(model: Any, tower: Path, tmp_path: Path) -> None
     folder = source(tmp_path, model, matryoshka_vis_token_scale=[1, 4])
     assert convert(str(folder), tmp_path / "out", str(tower), "llava")["system"] == "llava"
     assert not (tmp_path / "out" / "connector.json").exists()
-    with pytest.raises(DyrateError, match="lacks .*has, for which there is no place, .*mm_projector"):
+    with pytest.raises(DyrateError, match=r"lacks .*has, for which there is no place, .*mm_projector"):
         convert(str(folder), tmp_path / "other", str(tower), "tokenpacker")
 
 
