@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     from dyrate import method_commands as methods
     from dyrate.bench import commands as bench
     from dyrate.bench.end_to_end import commands as bench_harness
+    from dyrate.convert import commands as convert
     from dyrate.evaluation import commands as evaluation
     from dyrate.predictor_training import commands as predictor_training
     from dyrate.report import commands as report
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (methods, evaluation, trace, predictor_training, bench, bench_harness, testbed, report):
+    parts = (methods, evaluation, trace, predictor_training, bench, bench_harness, convert, testbed, report)
+    for part in parts:
         part.register(subparsers)
     return top
 

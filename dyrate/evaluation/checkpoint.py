@@ -113,7 +113,7 @@ def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     from dyrate.connectors.folder import RECORD_FILE
     from dyrate.evaluation.soundness import check_vision
 
-    if (folder / RECORD_FILE).exists():
+    if (folder / RECORD_FILE).exists() and not (folder / "config.json").exists():
         return _joined(folder, device, dtype)
     processor = load_processor(folder)
     model = load_model(folder, device, dtype)

@@ -1,0 +1,1 @@
+"""`dyrate convert`: checkpoints in their own repositories' layouts become what transformers loads."""
