@@ -89,9 +89,9 @@ def register(subparsers: Subparsers) -> None:
         "train the published connectors on a testbed model",
         "Train visual-token compressors between a testbed model's vision tower and its language model, with\n"
         "a LoRA adapter each, on the same batches: what TokenPacker, Q-Former and others make of an image\n"
-        "under one budget. Each gets a folder with connector.json and connector.safetensors, which a study's\n"
-        "model entry names as its `connector`. A run that was stopped goes on when the same command is given\n"
-        "again.",
+        "under one budget. Each gets a folder with connector.json and connector.safetensors, which a model\n"
+        "entry of a study names as its `connector`. A run that was stopped goes on when the same command is\n"
+        "given again.",
         "dyrate testbed connectors --model models/testbed-s --output connectors/testbed-s --device cuda",
     )
     connectors.add_argument(
