@@ -26,6 +26,7 @@ from dyrate.one_thread import Turn
 from dyrate.prompt import Prompt
 from dyrate.question_reader import QuestionReader
 from dyrate.refusals import (
+    check_compression,
     check_decode,
     check_forward,
     check_logits_to_keep,
@@ -169,6 +170,7 @@ class Attachment:
         whole: Any = self.model
         vocabulary = whole.get_input_embeddings().num_embeddings
         check_prompt(inputs, layout, sum(image_tokens), vocabulary, self.parts.embeddings)
+        check_compression(layout, self.needs, str(self.method))
         if self.needs.layers or self.parts.changes_features:
             check_logits_to_keep(inputs.get("logits_to_keep"), layout)
         if self.needs.positions == "contiguous":

@@ -82,6 +82,8 @@ class Entry:
             found.append(f"prefill, {_layers(needs.prefill)}")
         if needs.decode:
             found.append(f"decode, {_layers(needs.decode)} ({needs.decode_mode})")
+        if ("res", "img") in needs.blocked:
+            found.append("after the prefill")
         return "; ".join(found) or "nowhere"
 
     @property
@@ -100,6 +102,8 @@ class Entry:
             found.append(f"vision tower, layer {which}: {', '.join(parts).replace('_', ' ')}")
         if needs.question:
             found.append("the question, by CLIP's text tower")
+        if needs.compression_tokens:
+            found.append("compression tokens in the prompt, for which the language model was trained")
         if self.trained:
             found.append("a trained predictor")
         return found

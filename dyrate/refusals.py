@@ -11,6 +11,7 @@ from dyrate.attention import ATTENTION, ForwardPass
 from dyrate.cache import ReducedCache
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.needs import Needs
 from dyrate.tokens import TokenClass, TokenLayout
 
 _DYNAMIC_CACHES = (None, "dynamic")
@@ -115,6 +116,21 @@ def check_ran(forward: ForwardPass, layers: int) -> None:
             f"layers {missing} ran without the attention of token reduction: a module in their place, a "
             "forward put over theirs, or one layer that stands in two places, is not supported"
         )
+
+
+def check_compression(layout: TokenLayout, needs: Needs, label: str) -> None:
+    """Raise `DyrateError` for a row whose image nobody would see, for want of the tokens that alone may."""
+    if not needs.compression_tokens or ("ins", "img") not in needs.blocked:
+        return
+    for row, (image, tokens) in enumerate(
+        zip(layout.visual_tokens.tolist(), layout.compression.sum(1).tolist(), strict=True)
+    ):
+        if image and not tokens:
+            raise DyrateError(
+                f"{label} hides images behind the tokens {list(needs.compression_tokens)}, and row {row} has "
+                "an image "
+                "and none of them: is this a model whose processor writes them?"
+            )
 
 
 def check_prompt(

@@ -120,6 +120,15 @@ class VisionHooks:
                 f"{label} works on the vision encoder, and connector {family.connector.name} makes "
                 f"{family.connector.tokens} tokens of an image, none of which is that of a patch"
             )
+        tokens = (
+            family.connector.token if family.connector is not None and family.connector.appended else None
+        )
+        if tokens is not None and tokens not in needs.compression_tokens:
+            raise DyrateError(
+                f"{label} lets answers see the image, and the model was trained to see it through its "
+                "compression "
+                f"tokens alone: use the method voco with token {tokens}"
+            )
         for layer, asked in needs.tower.items():
             depth = len(family.tower_layers)
             if tower_layer(layer, depth) is None:

@@ -60,6 +60,8 @@ class Connector(nn.Module):
     """
     tokens: int
     """Visual tokens that it makes of an image."""
+    appended: int = 0
+    """Compression tokens behind each image, of id `token` and embedding `embedding`."""
     words: int = 0
     """Tokens of a question that it reads at most."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import AddedToken, LlavaForConditionalGeneration
 
 from dyrate.connectors.connector import Connector, Question, Sizes
 from dyrate.errors import DyrateError
@@ -46,6 +46,8 @@ def join(processor: Any, model: LlavaForConditionalGeneration, connector: Connec
     model.config.vision_feature_layer = layers[0] if len(layers) == 1 else layers
     model.config.vision_feature_select_strategy = processor.vision_feature_select_strategy = strategy
     set_tokens(processor, model, connector.tokens)
+    if connector.appended:
+        _append(processor, model, connector)
     if connector.reads_questions:
         cue = family_of(model).answer_cue
         model.__class__ = _Asking
@@ -58,6 +60,24 @@ def set_tokens(processor: Any, model: Any, tokens: int) -> None:
     processor.patch_size = model.config.vision_config.image_size
     dropped = processor.vision_feature_select_strategy == "default"
     processor.num_additional_image_tokens = tokens - 1 + dropped
+
+
+def _append(processor: Any, model: Any, connector: Any) -> None:
+    """Let the processor put compression tokens behind each image's, and the language model embed them."""
+    text = "<voco>"
+    processor.tokenizer.add_tokens([AddedToken(text, normalized=False, special=True)])
+    found = processor.tokenizer.convert_tokens_to_ids(text)
+    rows = model.get_input_embeddings().weight
+    if found != connector.token or found >= len(rows):
+        raise DyrateError(
+            f"connector {connector.name} has the token id {connector.token}; {text} is {found} in this "
+            "tokenizer, and "
+            f"the model embeds the ids 0..{len(rows) - 1}"
+        )
+    with torch.no_grad():
+        rows[found] = connector.embedding.to(rows)
+    images = processor.image_token * connector.tokens + text * connector.appended
+    processor.replace_image_token = lambda *args, **kwargs: images
 
 
 class _Place(nn.Module):

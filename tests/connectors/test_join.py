@@ -23,6 +23,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "token_packer": {"layers": (2, 3, 4, -2), **HEADS},
     "resampler": {"edge": 6, **HEADS},
     "nested_pool": {"kernels": (12, 4, 2, 1)},
+    "compression_tokens": {"token": 1023},
     "context": {"edge": 6, "vocabulary": 1024},
     "instruct_qformer": {"vocabulary": 1024},
 }
@@ -66,6 +67,10 @@ def test_unpruned_and_fastv_run_on_top(name: str) -> None:
     tokens = model.model.multi_modal_projector.connector.tokens
     given = inputs(processor, PROMPTS)
     plain = model(**given).logits[:, -1]
+    if name == "compression_tokens":
+        with pytest.raises(DyrateError, match=r"use the method voco with token 1023"):
+            load_method({"name": "none"})(model)
+        return
     with load_method({"name": "none"})(model) as run:
         torch.testing.assert_close(model(**given).logits[:, -1], plain)
     assert run.visual_tokens.tolist() == [tokens] * 2
@@ -84,6 +89,38 @@ def test_nested_pool_with_the_models_own_projector_is_the_model() -> None:
     made.mlp.load_state_dict({f"{2 * int(key[7]) - 2}.{key[9:]}": part for key, part in own.items()})
     join(processor, model, made)
     torch.testing.assert_close(model(**inputs(processor, PROMPTS)).logits, expected)
+
+
+@torch.no_grad()
+def test_an_answer_sees_of_the_image_what_its_compression_tokens_hold() -> None:
+    processor, model = joined("compression_tokens")
+    given = inputs(processor, PROMPTS)
+    ids, image = given["input_ids"], model.config.image_token_id
+    assert ((ids == image).sum(1).tolist(), (ids == 1023).sum(1).tolist()) == ([144] * 2, [2] * 2)
+    with load_method({"name": "voco", "token": 1023})(model) as run:
+        made = model.generate(**given, max_new_tokens=4, do_sample=False)
+    # The image is gone after the prefill: what is held is the text, the compression tokens and three answers'
+    # tokens.
+    text = (given["attention_mask"].sum(1) - 144).tolist()
+    assert run.kv_lengths[-1].tolist() == run.kv_lengths[0].tolist() == [length + 3 for length in text]
+    for row in range(2):
+        shown = given["attention_mask"][row].bool()
+        whole = torch.cat([ids[row][shown], made[row, ids.shape[1] :]])[:-1]
+        length = len(whole)
+        first = int((whole == 1023).nonzero()[0])
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        mask[first + 2 :, :first] = False
+        one = {"input_ids": whole[None], "pixel_values": given["pixel_values"][row : row + 1]}
+        logits = model(**one, attention_mask=mask[None, None]).logits[0]
+        asked = len(ids[row][shown])
+        answer = made[row, ids.shape[1] :].tolist()
+        until = [*answer, processor.tokenizer.eos_token_id].index(processor.tokenizer.eos_token_id) + 1
+        assert logits[asked - 1 :].argmax(-1).tolist()[:until] == answer[:until]
+    other = inputs(processor, PROMPTS)
+    other["input_ids"] = ids.masked_fill(ids == 1023, 7)
+    error = r"hides images behind the tokens \[1023\], and row 0 has an image"
+    with pytest.raises(DyrateError, match=error), load_method({"name": "voco", "token": 1023})(model):
+        model.generate(**other, max_new_tokens=2)
 
 
 @torch.no_grad()

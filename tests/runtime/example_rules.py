@@ -230,6 +230,13 @@ class CompressionTokensRule(Rule):
         self.embeddings = {token: torch.randn(32, generator=generator) for token in tokens}
 
 
+class VoCoRule(Rule):
+    blocked = (("ins", "img"), ("res", "img"), ("ins", "sys"), ("res", "sys"))
+
+    def __init__(self, token: int) -> None:
+        self.compression = (token,)
+
+
 class MassShareRule(Rule):
     def __init__(self, layer: int, least: float, most: float) -> None:
         self.layers, self.least, self.most = (layer,), least, most

@@ -136,6 +136,7 @@ RULES: dict[str, Callable[[Any], Rule]] = {
     "cdpruner": lambda method: question_rules.CDPrunerRule(method.rate),
     "trim": lambda method: question_rules.TRIMRule(method.rate, method.similarity, method.spread),
     "tome": lambda method: merging_rules.ToMeRule(method.merged, method.proportional),
+    "voco": lambda method: rules.VoCoRule(method.token),
     "annealing": decode_time_rules.AnnealingRule,
     "dycoke": decode_time_rules.DyCokeRule,
     "visionpulse": decode_time_rules.VisionPulseRule,

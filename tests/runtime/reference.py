@@ -25,7 +25,9 @@ class Rule:
     blocked: Collection[tuple[str, str]] = ()
     """(query class, key class) that do not see each other."""
     embeddings: Mapping[int, Tensor] = MappingProxyType({})
-    """Of token ids that the model does not have."""
+    """Of token ids that the model does not have, which are compression tokens."""
+    compression: Collection[int] = ()
+    """Ids of others, that it has."""
     prompt: list[int]
     attention: Tensor
     """[heads, tokens, tokens] of the layer before; states [tokens, hidden] on entering the layer. Set before
@@ -153,7 +155,8 @@ def _forward(
                 continue  # Nobody looks at a dropped token; what it sees does not matter.
             allowed[query, [columns[i] for i in dropped]] = False
         members = dict(zip(("sys", "img", "ins", "res"), classes(prompt, length), strict=True))
-        members["cmp"] = [column for column, token in enumerate(prompt) if token in rule.embeddings]
+        compression = {*rule.embeddings, *rule.compression}
+        members["cmp"] = [column for column, token in enumerate(prompt) if token in compression]
         for queries, keys in rule.blocked:
             for query in set(members[queries]) - set(members["cmp"]):
                 allowed[query, [key for key in members[keys] if key != query]] = False

@@ -13,6 +13,7 @@ from dyrate.connectors.folder import load_connector
 from dyrate.connectors.join import questions, sizes_of
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
+from dyrate.registry import load_method
 from dyrate.testbed.connectors.packing import questions_of, with_visual_tokens
 from dyrate.testbed.connectors.recipe import RECIPES, ConnectorRecipe
 from dyrate.testbed.connectors.train import Lesson, train
@@ -115,7 +116,8 @@ def test_what_is_saved_answers_as_what_was_trained(trained: Path, lesson: Lesson
     for number, turn in list(enumerate(turns, start=1))[:3]:
         prompt = f"USER: <image>\n{turn.prompt} ASSISTANT:"
         inputs = processor(text=prompt, images=Image.fromarray(example.image), return_tensors="pt")
-        with torch.no_grad():
+        method = {"name": "voco", "token": 1023} if name == "compression_tokens" else {"name": "none"}
+        with torch.no_grad(), load_method(method)(model):
             own = model(**inputs).logits[0, -1]
         answers = (made.segments[0] == number) & (made.targets[0] != NO_TARGET)
         packed_own = logits[0, int(answers.nonzero()[0])]

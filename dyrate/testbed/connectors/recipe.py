@@ -61,6 +61,7 @@ RECIPES = {
     "token_packer": ConnectorRecipe("token_packer", {"scale": 2, "layers": (2, 3, 4, -2), "heads": 5}),
     "nested_pool": ConnectorRecipe("nested_pool", {"kernels": (12, 4, 3, 2, 1)}),
     "ldp": ConnectorRecipe("ldp"),
+    "compression_tokens": ConnectorRecipe("compression_tokens", {"token": 1023}),
 }
 """By name: of a testbed model's 144 patches a fixed connector makes a quarter, as Qwen-VL, TokenPacker and
 MobileVLM do of theirs.

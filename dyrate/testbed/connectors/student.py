@@ -65,13 +65,17 @@ class Student:
         seen = seen if connector.class_token else seen[:, 1:]
         if not connector.reads_questions:
             features = connector(seen)
-            batch = with_visual_tokens(batch, connector.tokens)
+            if connector.appended:
+                behind = connector.embedding.expand(len(features), connector.appended, -1)
+                features = torch.cat([features, behind.to(features.dtype)], dim=1)
+            batch = with_visual_tokens(batch, features.shape[1])
         else:
             question = questions_of(batch, self.turns, self.ends, connector)
             features = connector(seen.repeat_interleave(self.turns, 0), question)
             features = features.unflatten(0, (-1, self.turns)).flatten(1, 2)
             batch = with_visual_tokens(batch, connector.tokens, self.turns)
-        return batch, answer_logits(self.model.get_base_model(), batch, features)
+        hidden = batch.first_visual_token + connector.tokens if connector.appended else 0
+        return batch, answer_logits(self.model.get_base_model(), batch, features, hidden)
 
     def loss(self, batch: PackedBatch, states: Sequence[Tensor]) -> Tensor:
         """Return the loss, a scalar: over all scales, their mean."""

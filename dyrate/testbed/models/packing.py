@@ -142,12 +142,18 @@ def packed_loss(logits: Tensor, batch: PackedBatch) -> Tensor:
     return (losses * batch.weights.flatten()).sum() / batch.weights.sum()
 
 
-def branch_mask(segments: Tensor) -> Tensor:
-    """Return who may attend to whom, bool [B, 1, S, S]: causal, within the prefix and one's own turn."""
+def branch_mask(segments: Tensor, hidden: int = 0) -> Tensor:
+    """Return who may attend to whom, bool [B, 1, S, S]: causal, within the prefix, from its column `hidden`
+    on for the turns, and one's own turn.
+    """
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     own = segments[:, :, None] == segments[:, None, :]
     prefix = (segments == PREFIX_SEGMENT)[:, None, :]
+    if hidden:
+        prefix = prefix & (
+            (torch.arange(length, device=segments.device) >= hidden) | ~(segments > 0)[..., None]
+        )
     return ((own | prefix) & causal)[:, None]
 
 
@@ -167,8 +173,11 @@ def packed_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, seen
     return answer_logits(model, batch, model.model.multi_modal_projector(seen[:, 1:]))
 
 
-def answer_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, features: Tensor) -> Tensor:
-    """Return the logits, [B, S, vocabulary], on a packed batch, for visual features [B, V, hidden].
+def answer_logits(
+    model: LlavaForConditionalGeneration, batch: PackedBatch, features: Tensor, hidden: int = 0
+) -> Tensor:
+    """Return the logits, [B, S, vocabulary], on a packed batch, for visual features [B, V, hidden]. No turn
+    sees the first `hidden` columns.
 
     The visual tokens stand at the same place in every row, so their features are put there by slicing: no
     search for placeholders, hence no wait for the GPU.
@@ -180,7 +189,7 @@ def answer_logits(model: LlavaForConditionalGeneration, batch: PackedBatch, feat
     )
     logits: Tensor = model(
         inputs_embeds=embeddings,
-        attention_mask=branch_mask(batch.segments),
+        attention_mask=branch_mask(batch.segments, hidden),
         position_ids=batch.position_ids,
         use_cache=False,
     ).logits
