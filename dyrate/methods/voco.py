@@ -10,8 +10,8 @@ from dyrate.reduction import Needs, ReductionMethod, hyperparameter
 class VoCo(ReductionMethod):
     """Hide the image, but from a few compression tokens behind it.
 
-    The instruction and the answer see neither the image nor what stands before it; all that they learn of them
-    comes by way of these tokens. After the prefill the image's keys and values leave the KV cache.
+    The instruction and the answer see neither the image nor what stands before it; all that they learn of
+    them comes by way of these tokens. After the prefill the image's keys and values leave the KV cache.
 
     So does the official code (Yxxxb/VoCo-LLaMA, `make_voco_mask_llava`): what stands at or before the last
     compression token sees that far back, what follows sees from the first of them on. Positions are the plain
