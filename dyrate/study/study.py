@@ -81,8 +81,9 @@ class Study(Plan):
             {
                 **self.shared(Evaluation),
                 "benchmarks": job.method.benchmarks,
-                "model": job.model.path,
+                "model": job.model.adapter or job.model.path,
                 "model_name": job.model.name,
+                "adapter": job.model.system and job.model.system.options,
                 "method": job.spec,
                 "decoding": job.decoding,
                 "baseline": self.baseline(job),
