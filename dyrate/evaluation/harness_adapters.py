@@ -7,11 +7,10 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from pydantic import Field, model_validator
 
@@ -22,11 +21,12 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _OWN = "dyrate"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _ELSEWHERE = ("revision", "trust_remote_code")
-_CODE = (
+CODE = (
     "Python code of its own, which would run here with all your rights and may be another tomorrow. It does "
     "only if the entry says `trust_remote_code: true` and names the commit that you have read: `revision: "
     "<40 hexadecimal digits>`"
 )
+"""Why a checkpoint's code does not run, after "... brings" or the like."""
 
 
 class AdapterOptions(Record):
@@ -53,7 +53,7 @@ class AdapterOptions(Record):
                 "move"
             )
         if self.trust_remote_code and self.revision is None:
-            raise ValueError(f"trust_remote_code: true needs a `revision`. A checkpoint may bring {_CODE}")
+            raise ValueError(f"trust_remote_code: true needs a `revision`. A checkpoint may bring {CODE}")
         return self
 
 
@@ -156,45 +156,6 @@ class Adapter:
             found = try_to_load_from_cache(self.pretrained, "config.json")
             return Path(found).parent if isinstance(found, str) else None
         return None
-
-    @contextlib.contextmanager
-    def only_trusted_code(self, folder: Path | None) -> Iterator[None]:
-        """Let transformers import no Python file that comes with a checkpoint, but one in a trusted `folder`.
-
-        Whatever the adapter asks for: some ask in their own code, where no argument reaches.
-        """
-        import transformers.dynamic_module_utils
-        import transformers.generation.utils
-
-        modules = transformers.dynamic_module_utils, transformers.generation.utils
-        fetch = transformers.dynamic_module_utils.get_cached_module_file
-        refused: list[DyrateError] = []
-
-        def guarded(origin: Any, *arguments: Any, **keywords: Any) -> Any:
-            if not self.spec.trust_remote_code:
-                refused.append(DyrateError(f"{self.spec.where}: {origin} brings {_CODE}"))
-            elif folder is None or str(origin) != str(folder):
-                refused.append(
-                    DyrateError(
-                        f"{self.spec.where}: {self.pretrained} takes code from {origin}, which `revision` "
-                        "does not pin, so that it may be another tomorrow"
-                    )
-                )
-            if refused:
-                raise refused[0]
-            return fetch(origin, *arguments, **keywords)
-
-        with contextlib.ExitStack() as patches:
-            for module in modules:
-                patches.enter_context(patch.object(module, "get_cached_module_file", guarded))
-            try:
-                yield
-            except Exception as error:
-                if not refused and not self.spec.trust_remote_code and "trust_remote_code" in str(error):
-                    raise DyrateError(f"{self.spec.where}: {self.pretrained} brings {_CODE}") from error
-                raise
-        if refused:  # and the adapter went on without
-            raise refused[0]
 
 
 def _class(spec: AdapterSpec) -> Any:

@@ -11,6 +11,7 @@ What holds, though the adapter's code is not ours:
   line of level ERROR, or an exception that leaves `generate()` of one of the adapter's modules, ends the
   batch. What an adapter swallows elsewhere and in silence is not seen; so empty answers are counted in a
   warning, and a task with nothing else is refused.
+- Weights that the checkpoint lacks, which transformers draws at random with a warning, are an error.
 - Answers are as many as the questions, and texts. Where all begin with their prompt, they are refused, unless
   `cut_prompt` says to cut it off; then one that does not is refused.
 
@@ -19,24 +20,21 @@ from elsewhere (a service, a second checkpoint) is known by its arguments alone.
 """
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 import transformers
 from loguru import logger
-from tqdm import tqdm
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.answering import Answering
 from dyrate.evaluation.checkpoint import choose_device, content_hash, file_hash
 from dyrate.evaluation.checkpoint_files import complaints
+from dyrate.evaluation.guards import modules_of, trusted_code, unswallowed, whole_weights
 from dyrate.evaluation.harness_adapters import Adapter, AdapterSpec
 from dyrate.evaluation.log import content_key
 from dyrate.evaluation.requests import Question, Request, colors, images_of
@@ -60,12 +58,15 @@ class System(Answering):
         self._adapter = adapter = Adapter.of(spec)
         self._trusted = adapter.pinned()
         keywords = adapter.keywords(str(self._device), dtype, self._trusted)
-        with complaints(f"{spec.where}: could not be made"), adapter.only_trusted_code(self._trusted):
+        with (
+            complaints(f"{spec.where}: could not be made"),
+            trusted_code(adapter, self._trusted),
+            whole_weights(spec.where),
+        ):
             self._inner = adapter.kind(**keywords)
         self._inner.task_dict = self.task_dict
-        self._modules = [value for value in vars(self._inner).values() if isinstance(value, torch.nn.Module)]
         self.batch_size = int(keywords.get("batch_size", 1))
-        self.dtype = _dtype(self._modules) or dtype
+        self.dtype = _dtype(modules_of(self._inner)) or dtype
         if self.dtype != dtype:
             logger.warning("{}: its weights are {}, not {}", spec.where, self.dtype, dtype)
         folder = self._trusted or adapter.folder()
@@ -144,7 +145,8 @@ class System(Answering):
         where = f"{self._adapter.spec.where}: task {questions[0].task}, rows {rows}"
         instances = [self._requests[question.task, question.doc_id] for question in questions]
         told = [replace(one, arguments=_told(one.args, new_tokens)) for one in instances]
-        with complaints(where), self._adapter.only_trusted_code(self._trusted), self._nothing_swallowed():
+        trusted = trusted_code(self._adapter, self._trusted)
+        with complaints(where), trusted, unswallowed(self._inner, where):
             answers = self._inner.generate_until(told)
         if not isinstance(answers, Sequence) or len(answers) != len(questions):
             count = len(answers) if isinstance(answers, Sequence) else "no list of"
@@ -152,29 +154,6 @@ class System(Answering):
         if wrong := [answer for answer in answers if not isinstance(answer, str)]:
             raise DyrateError(f"{where}: an answer is {wrong[0]!r:.80}, which is no text")
         return list(answers), None
-
-    @contextmanager
-    def _nothing_swallowed(self) -> Iterator[None]:
-        """Raise what the adapter catches, as far as it can be seen; keep its progress bars away."""
-        seen: list[Exception] = []
-
-        def raise_logged(message: Any) -> None:
-            seen.append(DyrateError(message.record["message"]))
-            raise seen[-1]
-
-        with ExitStack() as undo:
-            undo.callback(logger.remove, logger.add(raise_logged, level="ERROR", catch=False))
-            module = sys.modules[type(self._inner).__module__]
-            if getattr(module, "tqdm", None) is tqdm:
-                undo.enter_context(
-                    patch.object(module, "tqdm", lambda *a, **k: tqdm(*a, **{**k, "disable": True}))
-                )
-            for part in self._modules:
-                if hasattr(part, "generate"):
-                    undo.enter_context(patch.object(part, "generate", _watched(part, seen)))
-            yield
-        if seen:
-            raise seen[0]
 
     def _accepted(self, questions: Sequence[Question], answers: Sequence[str]) -> Sequence[str]:
         found = []
@@ -190,7 +169,7 @@ class System(Answering):
                 answer = rest.strip()
             self._echoes += rest is not None
             self._asked[question.task] += 1
-            self._empty[question.task] += not answer.strip()
+            self._empty.update([question.task] if not answer.strip() else [])
             found.append(answer)
         self._check_echoes(_ENOUGH)
         return found
@@ -219,29 +198,6 @@ def _told(arguments: tuple[Any, ...], new_tokens: int) -> tuple[Any, ...]:
     """A request's arguments with all that says how to generate: adapters have defaults of their own."""
     context, generation, *others = arguments
     return (context, {**generation, **_GREEDY, "max_new_tokens": new_tokens}, *others)
-
-
-def _watched(module: Any, seen: list[Exception]) -> Any:
-    """The module's `generate`, whose exceptions are noted, and which does not sample."""
-    generate = module.generate
-
-    def watched(*arguments: Any, **keywords: Any) -> Any:
-        try:
-            _check_greedy(module, keywords)
-            return generate(*arguments, **keywords)
-        except Exception as error:
-            seen.append(error)
-            raise
-
-    return watched
-
-
-def _check_greedy(module: Any, keywords: Mapping[str, Any]) -> None:
-    config = keywords.get("generation_config") or getattr(module, "generation_config", None)
-    for name, greedy in (("do_sample", (None, False)), ("num_beams", (None, 1))):
-        value = keywords.get(name, getattr(config, name, None))
-        if value not in greedy:
-            raise DyrateError(f"generates with {name}={value!r}, though it is asked to be greedy")
 
 
 def _dtype(modules: Sequence[torch.nn.Module]) -> str | None:

@@ -118,8 +118,10 @@ class Careful(Plain):
         AutoConfig.from_pretrained(pretrained, trust_remote_code=trust_remote_code)
 
 
-class Open(Plain):
+class Open(lmms):
     """Takes any keyword, and hands it on."""
+
+    generate_until = loglikelihood = generate_until_multi_round = Plain.loglikelihood
 
     def __init__(self, model: str = "", **kwargs: Any) -> None:
         super().__init__()
@@ -158,14 +160,8 @@ def make_coded(folder: Path) -> Path:
 
 def make_instructblip(folder: Path) -> Path:
     """Salesforce/instructblip-vicuna-7b's layout: BLIP's images, BERT's and Llama's words, all tiny."""
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        "▁",
-        *map(chr, range(97, 123)),
-    ]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = ["<unk>", "<s>", "</s>", *bytes_, "▁", *map(chr, range(33, 127))]
     tokenizer = LlamaTokenizer(
         vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], pad_token="<pad>"
     )

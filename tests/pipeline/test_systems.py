@@ -49,12 +49,13 @@ def test_a_system_has_one_evaluation() -> None:
     assert len(study.jobs) == 5
     assert len(study.sweeps[-1].jobs) == 1
     assert study.baseline(jobs[0]) is None
+    assert '"adapter"' not in study.evaluations(study.sweeps[0])
     assert "InstructBLIP-7B" not in {*tracing.traced(study), *timing.timed(study)}
     assert study.evaluation(jobs[0]).command() == (
         "dyrate evaluate --benchmarks gqa nocaps --study small --model instructblip "
         """--model-name InstructBLIP-7B --method '{"name": "none"}' --decoding '{"name": "greedy"}' """
-        "--tasks hub --samples 5 --batch-size 16 --device auto --dtype float32 --engine auto --seed 0 --adapter "
-        """'{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, "cut_prompt": true}' """
+        "--tasks hub --samples 5 --batch-size 16 --device auto --dtype float32 --engine auto --seed 0 "
+        """--adapter '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, "cut_prompt": true}' """
         "--output results/small/InstructBLIP-7B/none"
     )
 

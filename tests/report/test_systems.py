@@ -8,6 +8,7 @@ import pytest
 
 from dyrate.analysis.measurements import Measurement, load
 from dyrate.analysis.tables import table1, table2, table3
+from dyrate.evaluation import results
 from dyrate.evaluation.results import ResultError
 from dyrate.paper import published
 from dyrate.report import csv_files
@@ -37,7 +38,7 @@ def write(study: Study, root: Path) -> None:
                 benchmark |= {"visual_tokens": None, "work": None}
             adapter = {**system.model_dump(), "class_path": "lmms_eval.models.simple.x.X"}
             meta = {**result["meta"], "adapter": adapter}
-            fake.write_job(job, study, root, **{**result, "label": job.model.name, "meta": meta})
+            results.write(root / job.result, {**result, "label": job.model.name, "meta": meta})
 
 
 @pytest.fixture(scope="module")
