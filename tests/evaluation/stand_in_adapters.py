@@ -167,7 +167,9 @@ def make_instructblip(folder: Path) -> Path:
     )
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    readers = BertTokenizer(vocab={word: i for i, word in enumerate(words)}, bos_token="[DEC]")
+    readers = BertTokenizer(
+        vocab={word: i for i, word in enumerate(words)}, bos_token="[DEC]", model_max_length=512
+    )
     side = {"height": SIZE, "width": SIZE}
     processor = InstructBlipProcessor(BlipImageProcessorPil(size=side), tokenizer, readers, QUERIES)
     processor.save_pretrained(folder)

@@ -9,6 +9,8 @@ import huggingface_hub
 import pytest
 from lmms_eval.models.simple.instructblip import InstructBLIP
 
+from dyrate.analysis.measurements import load
+from dyrate.analysis.tables import table1
 from dyrate.cli import main
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, results
@@ -17,6 +19,8 @@ from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result, ResultFiles
 from dyrate.evaluation.sweep import sweep
 from dyrate.evaluation.system import System, _after
+from dyrate.study import Study
+from dyrate.testbed.benchmarks.build import build
 from tests.evaluation import stand_in_adapters as stand_ins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -106,6 +110,34 @@ def test_instructblip_runs_through_lmms_evals_own_adapter(
     )  # of random weights, but of each question's own
     for sample in found["gqa"]:
         assert sample.prompt not in sample.answer
+
+
+def test_a_study_shows_it_in_table_1(
+    instructblip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(["gqa", "mme"], 4, 0, Path("data/testbed"))
+    entry = {"adapter": "instructblip", "arguments": {"pretrained": str(instructblip)}, "cut_prompt": True}
+    study = Study.of(
+        {
+            "study": "small",
+            "samples": 4,
+            "device": "cpu",
+            "models": [{"name": "InstructBLIP-7B", "published": "InstructBLIP (7B)", **entry}],
+            "methods": [{"name": "none"}],
+            "benchmarks": ["gqa", "mme"],
+        }
+    )
+
+    (outcome,) = sweep([study.evaluation(job) for job in study.jobs])
+
+    assert not isinstance(outcome, Exception), outcome
+    table = table1(study, load(study))
+    (row,) = [row for row in table.rows if row.measurement]
+    assert [row.printed.title] == ["InstructBLIP (7B)"]
+    cells = {column.benchmark: cell for column, cell in row.pairs(table.columns)}
+    assert (cells["gqa"].published, cells["gqa"].measured.samples) == ("49.2", 4)
+    assert cells["mme"].measured.unit == "points"
 
 
 def test_instructblips_answers_begin_with_the_prompt_which_is_refused(

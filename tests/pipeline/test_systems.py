@@ -55,7 +55,8 @@ def test_a_system_has_one_evaluation() -> None:
         "dyrate evaluate --benchmarks gqa nocaps --study small --model instructblip "
         """--model-name InstructBLIP-7B --method '{"name": "none"}' --decoding '{"name": "greedy"}' """
         "--tasks hub --samples 5 --batch-size 16 --device auto --dtype float32 --engine auto --seed 0 "
-        """--adapter '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, "cut_prompt": true}' """
+        """--adapter '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, """
+        """"cut_prompt": true}' """
         "--output results/small/InstructBLIP-7B/none"
     )
 
