@@ -1,13 +1,17 @@
 """Systems by lmms-eval's own adapters: a result like any other, and nothing that fails in silence."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pyarrow.parquet as pq
 import pytest
 from lmms_eval.models.simple.instructblip import InstructBLIP
+from PIL import Image
+from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1
@@ -75,7 +79,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict[str, Any
 
 
 def test_instructblip_runs_through_lmms_evals_own_adapter(
-    instructblip: Path, evaluate: Callable[..., Result], tmp_path: Path
+    instructblip: Path, data: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     given = {"pretrained": str(instructblip)}
 
@@ -108,8 +112,14 @@ def test_instructblip_runs_through_lmms_evals_own_adapter(
     assert (
         len({sample.answer for sample in found["gqa"]}) > 3
     )  # of random weights, but of each question's own
+    model = InstructBlipForConditionalGeneration.from_pretrained(instructblip).eval()
+    processor = InstructBlipProcessor.from_pretrained(instructblip)
+    rows = pq.read_table(data / "gqa.parquet").to_pylist()
     for sample in found["gqa"]:
-        assert sample.prompt not in sample.answer
+        image = Image.open(io.BytesIO(rows[sample.doc_id]["image"]["bytes"])).convert("RGB")
+        inputs = processor(images=image, text=sample.prompt, return_tensors="pt")
+        new = model.generate(**inputs, max_new_tokens=16)[:, inputs["input_ids"].shape[1] :]
+        assert sample.answer == processor.batch_decode(new, skip_special_tokens=True)[0].strip()
 
 
 def test_a_study_shows_it_in_table_1(
