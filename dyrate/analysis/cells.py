@@ -152,8 +152,11 @@ def merge(
     extra: Sequence[Measurement],
     measurements: Sequence[Measurement],
 ) -> list[Row]:
-    """Printed rows in order, each with its measurement; further settings of a method follow its last row."""
-    rows = [fill(columns, row, pairs.get(row.name), measurements) for row in printed]
+    """Printed rows in order, each with its measurement, which `pairs` has by the row's title.
+
+    Further settings of a method follow its last row.
+    """
+    rows = [fill(columns, row, pairs.get(row.title), measurements) for row in printed]
     for m in extra:
         same = [i for i, row in enumerate(rows) if row.measurement and row.measurement.method == m.method]
         rows.insert(same[-1] + 1 if same else len(rows), fill(columns, None, m, measurements))
@@ -230,7 +233,12 @@ def _cell(column: Column, printed: PublishedRow | None, measurement: Measurement
 
 def _with_best(row: Row, best: Mapping[tuple[str, int], float]) -> Row:
     def mark(i: int, cell: Cell) -> Cell:
-        if row.measurement and cell.measured and cell.measured.value == best[row.measurement.model, i]:
+        if (
+            row.measurement
+            and not row.measurement.system
+            and cell.measured
+            and cell.measured.value == best[row.measurement.model, i]
+        ):
             return replace(cell, measured=replace(cell.measured, best=True))
         return cell
 

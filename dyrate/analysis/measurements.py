@@ -86,6 +86,11 @@ class Measurement:
         return self.result["method"].get("rates") == "schedule"
 
     @property
+    def system(self) -> bool:
+        """Whether it is of another system, asked by one of lmms-eval's adapters."""
+        return "adapter" in self.result["meta"]
+
+    @property
     def control(self) -> bool:
         """Whether the method only shows what a budget or an image is worth."""
         return self.method in CONTROLS
@@ -148,6 +153,9 @@ def _job_facts(result: Result, job: StudyJob) -> Iterator[tuple[str, Any, Any]]:
     yield "method", {key: method.get(key) for key in job.spec}, job.spec
     if given is not None:  # what the job leaves to the method's default may be set otherwise
         yield "method", given, job.spec
+    adapter, system = result["meta"].get("adapter"), job.model.system
+    asked = system and {"name": system.name, **system.options}
+    yield "meta.adapter", adapter and {key: adapter.get(key) for key in asked or adapter}, asked
     yield "decoding", decoding_slug(result["decoding"]), decoding_slug(job.decoding)
     yield "benchmarks", sorted(result["benchmarks"]), sorted(job.method.benchmarks)
 

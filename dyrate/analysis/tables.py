@@ -43,6 +43,8 @@ TABLE1_NOTES = {
     "perception score. Measured is perception plus cognition, over the categories that the data has.",
 }
 
+_SYSTEMS = "Other systems, asked by lmms-eval’s own adapters"
+
 
 def heading(benchmark: str) -> str:
     """How the tables head a benchmark."""
@@ -62,7 +64,9 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table I: visual question answering and short answers."""
     main = [m for m in measurements if m.group == "main"]
     mine = standing_for(study, published.TABLE1_MODEL, main)
-    pairs = paired_rows(study, "table1", mine, published.table1())
+    systems = [m for m in main if m.system]
+    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, systems)[:1]}
+    pairs = paired_rows(study, "table1", mine, published.table1()) | beside
     unpaired = [m for m in mine if m not in pairs.values()]
     groups: list[tuple[str, Sequence[Row]]] = []
     for title in published.TABLE1_GROUPS:
@@ -72,7 +76,8 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     controls = [m for m in unpaired if m.control]
     groups.append(("Controls", merge(TABLE1, [], {}, controls, measurements)))
     stands_for = {model.name: model.published for model in study.models}
-    for name, others in by_model(main, except_for=mine):
+    groups.append((_SYSTEMS, merge(TABLE1, [], {}, [m for m in systems if m not in beside.values()], main)))
+    for name, others in by_model(main, except_for=[*mine, *systems]):
         place = (
             f", in the place of {stands_for[name]}: not in the paper's Table I"
             if stands_for.get(name)
@@ -91,7 +96,7 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
 
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
-    latencies = Latencies.of(study)
+    latencies, ours = Latencies.of(study), [m for m in measurements if not m.system]
     groups = tuple(
         (
             title,
@@ -108,7 +113,7 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
                 for row in rows
             ),
         )
-        for title, rows in _groups_per_model(study, measurements, TABLE3, published.table3())
+        for title, rows in _groups_per_model(study, ours, TABLE3, published.table3())
     )
     notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
     return finish(Table("table3", "Table III", "Efficiency", TABLE3, groups, notes, TABLE3_TEXTS))
@@ -141,7 +146,9 @@ def _groups_per_model(
         )
         groups.append((title, merge(columns, printed, pairs, extra, measurements)))
         placed += mine
-    for name, others in by_model(main, except_for=placed):
+    systems = [m for m in main if m.system]
+    groups.append((_SYSTEMS, merge(columns, [], {}, systems, measurements)))
+    for name, others in by_model(main, except_for=[*placed, *systems]):
         groups.append((f"On {name}", merge(columns, [], {}, others, measurements)))
     return _frozen(groups)
 
@@ -170,12 +177,14 @@ def by_model(
 def paired_rows(
     study: Study, table: str, mine: Sequence[Measurement], printed: Iterable[PublishedRow]
 ) -> dict[str, Measurement]:
-    """Which measurement stands beside which printed row: the study's first job that names the row."""
-    rows = {row.name for row in printed}  # a row that this model does not have pairs with nothing
+    """By a printed row's title, the measurement beside it: of the study's first job that names the row."""
+    rows = {
+        row.name: row.title for row in reversed([*printed])
+    }  # a row that this model does not have pairs with nothing
     by_path = {m.files.result.as_posix(): m for m in mine}
     pairs: dict[str, Measurement] = {}
     for job in study.jobs:
         row = job.method.published.get(table)
         if row in rows and job.result in by_path:
-            pairs.setdefault(row, by_path[job.result])
+            pairs.setdefault(rows[row], by_path[job.result])
     return pairs

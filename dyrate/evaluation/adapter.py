@@ -12,25 +12,24 @@ The decoding strategy says how to generate: generation arguments of tasks that c
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from lmms_eval.api.model import lmms
 from loguru import logger
-from PIL import ImageFile
-from tqdm import tqdm
 
+from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import work_of
 from dyrate.errors import DyrateError
-from dyrate.evaluation import checkpoint
+from dyrate.evaluation import checkpoint, results
+from dyrate.evaluation.answering import Answering
 from dyrate.evaluation.generator import Generator
-from dyrate.evaluation.log import ResponseLog, content_key
+from dyrate.evaluation.log import content_key
 from dyrate.evaluation.prompts import PromptStyle
-from dyrate.evaluation.requests import Question, Request, batches, colors, images_of, new_tokens
-from dyrate.evaluation.setting import Setting, TaskRecord
-from dyrate.evaluation.turn import Turn
+from dyrate.evaluation.requests import Question, Request, colors, images_of
+from dyrate.evaluation.setting import Setting
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
 from dyrate.question_reader import QuestionReader
 from dyrate.registry import as_spec
@@ -51,17 +50,15 @@ def __getattr__(name: str) -> Any:
     return ModelManifest(model_id="dyrate", simple_class_path=f"{__name__}.DyrateModel")
 
 
-class DyrateModel(lmms):  # type: ignore[misc]
+class DyrateModel(Answering):
     """A checkpoint of a supported family with a reduction method and a decoding strategy.
 
     `pretrained` is a folder or a hub id; `method` a name, a spec with `name`, or the spec as JSON, and
     further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file.
     """
 
-    is_simple = True
     observer: Observer | None = None
     recorded: Sequence[int] = ()  # layers whose class mass the observer wants to see
-    companions: Sequence[Setting] = ()  # whose turn comes later, but which answer the same batches now
 
     def __init__(
         self,
@@ -93,11 +90,6 @@ class DyrateModel(lmms):  # type: ignore[misc]
         self._inputs: tuple[Sequence[str], Mapping[str, torch.Tensor]] = (), {}
 
     @property
-    def device(self) -> torch.device:
-        """Where the model stands."""
-        return self._device
-
-    @property
     def engine(self) -> str:
         """What generates: `graph`, this package's own engine, or `transformers`."""
         return self.engine_for(self.setting)
@@ -113,19 +105,9 @@ class DyrateModel(lmms):  # type: ignore[misc]
         return self.processor.tokenizer
 
     @property
-    def method(self) -> Any:
-        """The reduction method in use."""
-        return self.setting.method
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        """The decoding strategy in use."""
-        return self.setting.decoding
-
-    @property
-    def records(self) -> Mapping[str, TaskRecord]:
-        """By task, what happened while it was answered."""
-        return self.setting.records
+    def shape(self) -> results.Shape:
+        """The sizes of the model, which FLOPs are counted from."""
+        return cast(results.Shape, asdict(ModelShape.of(self.model.config)))
 
     def configure(
         self,
@@ -137,19 +119,10 @@ class DyrateModel(lmms):  # type: ignore[misc]
         """Choose what the next evaluation runs with; the loaded model stays."""
         self.use(Setting.of({**as_spec(method, "method"), **hyperparameters}, decoding, log))
 
-    def use(self, setting: Setting, companions: Sequence[Setting] = ()) -> None:
-        """Choose what the next evaluation runs with, and what else answers its batches while they are there.
-
-        What is done with companions is found in their logs when their turn comes; one that fails is left to
-        its own turn.
-        """
-        if self._generator is not None:
-            self.check(setting)
-        self.setting, self.companions = setting, companions
-
     def check(self, setting: Setting) -> None:
         """Refuse what the engine cannot do, and what was trained on another checkpoint."""
-        assert self._generator is not None
+        if self._generator is None:
+            return  # it is not loaded yet, and is asked again when it is
         self._generator.engine(setting.decoding, setting.method)
         setting.method.check_checkpoint(self.weights_hash)
 
@@ -159,55 +132,10 @@ class DyrateModel(lmms):  # type: ignore[misc]
         if self._generator is not None:
             self._generator.release()
 
-    def clean(self) -> None:
-        """Keep the model: lmms-eval would delete it after each evaluation."""
-
     @property
     def watched(self) -> bool:
         """Whether an observer sees each generation."""
         return self.observer is not None
-
-    @property
-    def doing(self) -> str:
-        """What progress bars call the work."""
-        others = f" and {len(self.companions)} more" if self.companions else ""
-        return f"{self.method.label}{others}"
-
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answer the requests, in their order.
-
-        The batches are laid out from all requests before the log is looked at, so that a resumed run computes
-        the same batches as an undisturbed one.
-        """
-        ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval has Pillow fill up broken images with grey
-        asked = [Request.of(instance.args) for instance in requests]
-        layout = batches(asked, self._lengths(asked), self.batch_size)
-        limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
-        answers: dict[int, str] = {}
-        bar = tqdm(total=len(asked), desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
-        with bar, Turn(self, self.setting, self.companions) as turn:
-            for places, limit in zip(layout, limits, strict=True):
-                batch = [asked[i] for i in places]
-                questions = [self._question(one) for one in batch]
-                for place, answer in zip(places, turn.answers(batch[0], questions, limit), strict=True):
-                    answers[place] = answer
-                bar.update(len(places))
-        return [answers[index] for index in range(len(asked))]
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Refused: reduction methods are defined on generation."""
-        raise DyrateError("the dyrate model generates; tasks of output_type loglikelihood are not supported")
-
-    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refused: a second generation on a pruned cache would not see the first one's tokens."""
-        raise DyrateError("the dyrate model answers single-turn tasks; multi-round tasks are not supported")
-
-    def open_log(self, setting: Setting) -> ResponseLog:
-        """Open a setting's log, or this process's part of it."""
-        path = setting.log
-        if path is not None and self.world_size > 1:
-            path = path.with_name(f"{path.name}.{self.rank}")
-        return ResponseLog(path)
 
     def _lengths(self, asked: Sequence[Request]) -> list[int]:
         return [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]

@@ -32,6 +32,10 @@ baseline, and the visual tokens that each layer really worked on. Four files are
   greedy.answers.parquet   every prompt, answer, reference and score
   greedy.log.jsonl         the response log: a killed run, started again, goes on from it
 
+--adapter makes --model the name of one of lmms-eval's adapters, which then answers in place of this package:
+greedily, without a method, one question at a time unless its arguments say `batch_size`. Its JSON holds the
+adapter's `arguments`, and `revision`, `trust_remote_code` and `cut_prompt` as README.md explains them.
+
 --jobs takes a list of evaluations from a file; they run in this process, one after another, on one loaded
 model. Each is a mapping of the options below (batch_size for --batch-size); those that stand beside --jobs
 hold for all that do not name them. A baseline may be the result of an earlier one. If one fails, the others
@@ -45,6 +49,8 @@ examples:
       --benchmarks gqa pope --samples 50 --baseline results/try/none/greedy.json --output results/try/fastv
   dyrate evaluate --model llava-hf/llava-1.5-7b-hf --tasks hub --benchmarks pope --dtype bfloat16 \\
       --method vtw --decoding beam-2 --batch-size 32 --output results/pope
+  dyrate evaluate --model instructblip --tasks hub --benchmarks gqa --output results/blip --adapter \
+      '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, "cut_prompt": true}'
   dyrate evaluate --model models/testbed-s --benchmarks gqa --samples 50 --jobs jobs.yaml
     - {output: results/try/none}
     - {output: results/try/text_only, method: text_only, baseline: results/try/none/greedy.json}

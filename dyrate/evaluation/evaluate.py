@@ -3,14 +3,12 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from dyrate import files
-from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, provenance, results
 from dyrate.evaluation.decoding import decoding_spec
@@ -24,6 +22,7 @@ from dyrate.evaluation.visual_tokens import means_and_work
 
 if TYPE_CHECKING:
     from dyrate.evaluation.adapter import DyrateModel
+    from dyrate.evaluation.answering import Answering
     from dyrate.evaluation.setting import Setting
 
 
@@ -53,7 +52,7 @@ def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None
 
 
 def _check_inputs(
-    path: Path, baseline: results.Result, model: "DyrateModel", tasks: Sequence[LoadedTask]
+    path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
 ) -> None:
     """Refuse a baseline of other weights or data."""
     theirs = baseline["meta"].get("hashes", {})
@@ -73,15 +72,28 @@ def _check_inputs(
 
 def load(job: Asked) -> "DyrateModel":
     """Load the job's model; `evaluate_loaded` gives it its method and decoding."""
-    import torch
-
     from dyrate.evaluation.adapter import DyrateModel
 
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
+    _use_threads(job)
     return DyrateModel(
         job.model, device=job.device, dtype=job.dtype, engine=job.engine, batch_size=job.batch_size
     )
+
+
+def load_system(job: Evaluation) -> "Answering":
+    """Load what the job's lmms-eval adapter answers for."""
+    from dyrate.evaluation.system import System
+
+    assert job.system is not None, "else `load` is called"
+    _use_threads(job)
+    return System(job.system, job.device, job.dtype)
+
+
+def _use_threads(job: Asked) -> None:
+    import torch
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
 
 
 def setting_of(job: Evaluation) -> "Setting":
@@ -93,7 +105,7 @@ def setting_of(job: Evaluation) -> "Setting":
 
 def evaluate_loaded(
     job: Evaluation,
-    model: "DyrateModel",
+    model: "Answering",
     tasks: Sequence[LoadedTask],
     clock: "Clock | None" = None,
     setting: "Setting | None" = None,
@@ -149,7 +161,7 @@ class Clock:
 
 def _result(
     job: Evaluation,
-    model: "DyrateModel",
+    model: "Answering",
     tasks: Sequence[LoadedTask],
     answered: Mapping[str, Answered],
     baseline: Mapping[str, Sequence[Sample]] | None,
@@ -167,46 +179,53 @@ def _result(
             "visual_tokens": visual_tokens,
             "work": work,
         }
-    return {
+    result: results.Result = {
         "schema": results.SCHEMA,
         "version": results.VERSION,
         "study": job.study,
         "model": job.name,
         "method": model.method.spec(),
-        "label": model.method.label,
+        "label": model.label or job.name,
         "origin": model.method.origin,
         "decoding": model.decoding,
         "benchmarks": benchmarks,
-        "shape": cast(results.Shape, asdict(ModelShape.of(model.model.config))),
         "meta": meta(job, model, tasks, provenance.result_code(model.method.spec())),
     }
+    if model.shape is not None:
+        result["shape"] = model.shape
+    return result
 
 
-def meta(job: Asked, model: "DyrateModel", tasks: Sequence[LoadedTask], code: str) -> results.Meta:
+def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str) -> results.Meta:
     """How a file of results comes about; `code` is the hash of the code behind it."""
     hashes: results.Hashes = {
-        "weights": model.weights_hash,
         "data": {loaded.benchmark.name: loaded.data_hash for loaded in tasks},
         "code": code,
     }
+    if model.weights_hash:
+        hashes["weights"] = model.weights_hash
     if model.method.content_hash:  # a trained predictor's, which the spec only names
         hashes["method"] = model.method.content_hash
-    return {
+    found: results.Meta = {
         "command": job.command(),
         "seed": job.seed,
         "device": device_name(model),
-        "dtype": job.dtype,
-        "engine": model.engine,
-        "batch_size": job.batch_size,
+        "dtype": model.dtype,
+        "batch_size": model.batch_size,
         "samples": job.samples,
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hashes": hashes,
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
     }
+    if model.engine is not None:
+        found["engine"] = model.engine
+    if model.provenance is not None:
+        found["adapter"] = model.provenance
+    return found
 
 
-def device_name(model: "DyrateModel") -> str:
+def device_name(model: "Answering") -> str:
     """`cpu`, or the name of the GPU that the model stands on."""
     import torch
 
@@ -214,7 +233,7 @@ def device_name(model: "DyrateModel") -> str:
 
 
 def _run_information(
-    job: Evaluation, model: "DyrateModel", tasks: Sequence[LoadedTask], clock: Clock
+    job: Evaluation, model: "Answering", tasks: Sequence[LoadedTask], clock: Clock
 ) -> results.RunInformation:
     import torch
 

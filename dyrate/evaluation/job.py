@@ -8,8 +8,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
 from dyrate.evaluation.decoding import decoding_slug
+from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
 from dyrate.evaluation.results import ResultFiles
-from dyrate.jobs import Job, option
+from dyrate.files import parse_json
+from dyrate.jobs import Job, flag, option
 from dyrate.registry import as_spec
 from dyrate.typed import File, Names, Natural, Positive
 
@@ -20,6 +22,15 @@ def _spec(value: Any) -> dict[str, Any]:
         return as_spec(value, "")
     except DyrateError as error:  # whose place is not known here
         raise ValueError(str(error).removeprefix(": ")) from None
+
+
+def _adapter_options(value: Any) -> dict[str, Any]:
+    """What one of lmms-eval's adapters is given, of JSON text or a mapping; defaults are left out."""
+    given = parse_json(value, f"{value!r:.80}") if isinstance(value, str) else value
+    if not isinstance(given, dict):
+        example = "{'arguments': {'pretrained': 'owner/name'}}"
+        raise ValueError(f"expected a mapping, such as {example}, not {given!r:.80}")  # noqa: TRY004 - pydantic's
+    return AdapterOptions.of(given).model_dump(exclude_defaults=True)
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -122,6 +133,10 @@ class Evaluation(Asked, _Treated):
     baseline: Annotated[File | None, option("result", "JSON")] = None
     """result to take paired differences from"""
     metrics: Metrics = "all"
+    adapter: Annotated[dict[str, Any] | None, BeforeValidator(_adapter_options), option("what", "JSON")] = (
+        None
+    )
+    """--model is the name of one of lmms-eval's adapters, and this what it is given: see above"""
     output: Annotated[File, option("result", "DIR")]
     """folder of the files"""
 
@@ -130,6 +145,22 @@ class Evaluation(Asked, _Treated):
         if self.decoding["name"] == "top_p":
             self.decoding.setdefault("seed", self.seed)
         return self
+
+    @model_validator(mode="after")
+    def _check_as_it_is(self) -> "Evaluation":
+        given = {"method": (self.method["name"], "none"), "decoding": (self.decoding["name"], "greedy")}
+        for key, (name, only) in given.items():
+            if self.adapter is not None and name != only:
+                raise ValueError(
+                    f"{flag(key)}: {name!r}: what an lmms-eval adapter answers for is asked as it is, "
+                    f"greedily and with no reduction method: leave {flag(key)} out"
+                )
+        return self
+
+    @property
+    def system(self) -> AdapterSpec | None:
+        """The lmms-eval adapter that answers, if one does."""
+        return None if self.adapter is None else AdapterSpec.of({"name": self.model, **self.adapter})
 
     @property
     def files(self) -> ResultFiles:

@@ -133,6 +133,17 @@ class Hashes(TypedDict, total=False):
     heads: str
 
 
+class Adapter(TypedDict):
+    """One of lmms-eval's adapters and what it was given: see `dyrate.evaluation.harness_adapters`."""
+
+    name: Text
+    class_path: Text
+    arguments: dict[str, Any]
+    revision: str | None  # commit on the hub: as pinned, else that of the files in the hub's cache
+    trust_remote_code: bool
+    cut_prompt: bool
+
+
 @with_config(OPEN)
 class Meta(TypedDict):
     """How a result came about; nothing here depends on time."""
@@ -142,6 +153,7 @@ class Meta(TypedDict):
     device: str  # "cpu" or the accelerator's name
     dtype: str
     engine: NotRequired[str]  # "transformers", or "graph": this package's own
+    adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
     batch_size: NotRequired[Positive]
     samples: NotRequired[Positive | None]  # the limit per benchmark that was asked for; null for all
     commit: NotRequired[str | None]  # null outside a git checkout

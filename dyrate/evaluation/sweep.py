@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.evaluate import Clock, evaluate_loaded, load, read_baseline, setting_of
+from dyrate.evaluation.evaluate import (
+    Clock,
+    evaluate_loaded,
+    load,
+    load_system,
+    read_baseline,
+    setting_of,
+)
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result
@@ -21,9 +28,10 @@ from dyrate.jobs import flag
 from dyrate.registry import built_in, load_method
 
 if TYPE_CHECKING:
+    from dyrate.evaluation.answering import Answering
     from dyrate.evaluation.setting import Setting
 
-SHARED = ("model", "device", "dtype", "engine", "batch_size", "threads")
+SHARED = ("model", "adapter", "device", "dtype", "engine", "batch_size", "threads")
 """What the loaded model is bound to."""
 
 
@@ -39,7 +47,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     """
     clock = Clock(perf_counter() if started is None else started)
     _check(jobs)
-    model = load(jobs[0])
+    model: Answering = load(jobs[0]) if jobs[0].adapter is None else load_system(jobs[0])
     tasks_of = lru_cache(maxsize=1)(load_tasks)
     failed: set[Path] = set()
     settings = [_prepared(job) for job in jobs]
@@ -54,7 +62,8 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
             setting = settings[place]
             if isinstance(setting, Exception):
                 raise setting  # noqa: TRY301
-            others = [] if model.device.type != "cpu" else _companions(jobs, settings, place, tasks)
+            alone = job.adapter is not None or model.device.type != "cpu"
+            others = [] if alone else _companions(jobs, settings, place, tasks)
             outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, setting, others)
         except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
             failed.add(job.files.result.resolve())

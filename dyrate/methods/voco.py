@@ -33,5 +33,5 @@ class VoCo(ReductionMethod):
 
     def needs(self, depth: int) -> Needs:
         """The mask."""
-        hidden = frozenset((query, key) for query in ("ins", "res") for key in ("sys", "img"))
-        return Needs(compression_tokens=(self.token,), blocked=hidden)
+        hidden = {("ins", "sys"), ("ins", "img"), ("res", "sys"), ("res", "img")}
+        return Needs(compression_tokens=(self.token,), blocked=frozenset(hidden))

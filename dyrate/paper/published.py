@@ -36,6 +36,11 @@ class PublishedRow:
     llm: str = ""
     resolution: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name, with the size of its language model where the table has one: two rows have one name."""
+        return f"{self.name} ({self.llm.rpartition('-')[2]})" if self.llm else self.name
+
     def number(self, column: str) -> float:
         """Return the figure of a column; NaN for a dash."""
         return float(self.values[column] or "nan")

@@ -21,7 +21,10 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         "Samples per benchmark": span(counts),
         "Seed": _each(meta["seed"] for meta in metas),
         "Device": _each(f"{meta['device']}, {meta['dtype']}" for meta in metas),
-        "Engine": _each(meta.get("engine", "transformers") for meta in metas),
+        "Engine": _each(
+            "lmms-eval’s adapters" if "adapter" in meta else meta.get("engine", "transformers")
+            for meta in metas
+        ),
         "Measured on": _dates(dates),
         "Compute": f"{wall / 60:.0f} min in {len(measurements)} jobs" if dates else "",
         "Commit": _each(_short(meta.get("commit") or "") for meta in metas),

@@ -12,6 +12,7 @@ from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.job import SOURCES
 from dyrate.paper import published
 from dyrate.speed.documents import FOLDER as SPEED
+from dyrate.study.entries import NONE
 from dyrate.study.plan import Plan
 from dyrate.typed import meant
 
@@ -24,6 +25,7 @@ def problems(plan: Plan) -> Iterator[str]:
     """Yield a line, with its key, for each name that is unknown, given twice, or without a counterpart."""
     yield from _places(plan)
     yield from _unknown_names(plan)
+    yield from _without_effect(plan)
     yield from _unpublished(plan)
     yield from _models(plan)
     yield from _decodings(plan)
@@ -65,13 +67,36 @@ def _unknown_names(plan: Plan) -> Iterator[str]:
             yield from _unknown(where, [str(method.predictor)], trained, f"no predictor on {model!r}")
 
 
+def _without_effect(plan: Plan) -> Iterator[str]:
+    """What would be asked of a system behind an lmms-eval adapter, which is evaluated once and as it is."""
+    systems = [model.name for model in plan.models if model.adapter is not None]
+    for key in ("methods", "predictors"):
+        for entry in plan.config[key]:
+            for name in entry.get("models", ()):
+                if name in systems:
+                    yield (
+                        f"{key}: {entry}: {name!r} is asked by its lmms-eval adapter, once, greedily and as "
+                        "it is: neither methods nor predictors apply to it"
+                    )
+    if len(systems) < len(plan.models):
+        return
+    why = "all models of the study are asked by lmms-eval adapters, to which it does not apply: leave it out"
+    for key in ("predictors", "rank_at", "trace", "latency"):
+        if plan.config.get(key):
+            yield f"{key}: {why}"
+    yield from (f"methods: {method.slug}: {why}" for method in plan.methods if method.name != NONE)
+
+
 def _unpublished(plan: Plan) -> Iterator[str]:
     """What stands under `published`, but not in the paper's tables."""
     tables = {"table1": published.table1(), "table2": published.table2(), "strategy": published.strategy()}
     models = dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in tables["table2"])])
     for model in plan.models:
         named = () if model.published is None else (model.published,)
-        yield from _unknown(f"models: {model.name}: published", named, models, "no model of the paper's")
+        rows, what = models, "no model of the paper's"
+        if model.adapter is not None:
+            rows, what = dict.fromkeys(row.title for row in tables["table1"]), "no row of Table I"
+        yield from _unknown(f"models: {model.name}: published", named, rows, what)
     for method in plan.methods:
         for table, row in method.published.items():
             rows = dict.fromkeys(printed.name for printed in tables[table])
@@ -90,8 +115,11 @@ def _models(plan: Plan) -> Iterator[str]:
     )
     paths: dict[str, str] = {}
     for model in plan.models:
-        if (first := paths.setdefault(os.path.normpath(model.path), model.name)) != model.name:
-            yield f"models: {model.name!r} has the path of {first!r}: {model.path}"
+        system = model.system
+        what = os.path.normpath(model.path) if system is None else system.model_dump_json()
+        if (first := paths.setdefault(what, model.name)) != model.name:
+            same = "the path" if system is None else f"the adapter {system.name} with the arguments"
+            yield f"models: {model.name!r} has {same} of {first!r}: {model.path or model.arguments}"
     on_models = _repeated((entry.name, entry.model.name) for entry in plan.predictors)
     yield from (f"predictors: {name!r} is given twice for {model!r}" for name, model in on_models)
 

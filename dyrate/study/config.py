@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
+from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
 from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
 from dyrate.plain import plain_problems, read_plain
 from dyrate.study.content import content
@@ -29,6 +30,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Listed = Annotated[tuple[Value, ...], Strict(False), Field(min_length=1)]
 
 
+_OF_ADAPTERS = frozenset(AdapterOptions.model_fields)
+
+
 class StudyError(DyrateError):
     """A study's config names something that does not exist, or twice, or in the wrong type."""
 
@@ -43,15 +47,41 @@ class Resources(Record):
     """minutes"""
 
 
-class Model(Record):
-    """A checkpoint under the name that the tables print."""
+class Model(AdapterOptions):
+    """A checkpoint under the name that the tables print, or a system that one of lmms-eval's adapters answers
+    for: that is evaluated once, as it is, whatever the study's methods and decodings.
+    """
 
     name: Name
-    path: Text
+    path: Text = ""
     """a folder or a hub id; `connector` in its place names the folder of a trained connector, which knows its
     checkpoint"""
+    adapter: OrAbsent[Text] = None
+    """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
     published: OrAbsent[str] = None
-    """the model of the paper's tables that it is set beside"""
+    """the model of the paper's tables that it is set beside; of an adapter's system, the row of Table I"""
+
+    @model_validator(mode="after")
+    def _check_either(self) -> "Model":
+        if bool(self.path) == (self.adapter is not None):
+            raise ValueError(f"{self.name}: exactly one of path and adapter must be given")
+        if self.adapter is None and (given := [key for key in _OF_ADAPTERS if key in self.model_fields_set]):
+            raise ValueError(f"{self.name}: {given[0]}: belongs to an adapter, and there is none")
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def system(self) -> AdapterSpec | None:
+        """The adapter and what it is given; None for a checkpoint."""
+        options = self.model_dump(include={*_OF_ADAPTERS}, exclude_none=True)
+        return None if self.adapter is None else AdapterSpec.of({"name": self.adapter, **options})
+
+    @property
+    def checkpoint(self) -> str:
+        """The folder or hub id; of an adapter's system what its arguments call `pretrained`, if anything."""
+        return self.path or str(self.arguments.get("pretrained", ""))
 
     @model_validator(mode="before")
     @classmethod
@@ -63,20 +93,24 @@ class Model(Record):
     @property
     def files(self) -> tuple[str, ...]:
         """Weights and settings of a local checkpoint, as paths; none for a hub id."""
-        folder = Path(self.path)
+        if not self.checkpoint:
+            return ()
+        folder = Path(self.checkpoint)
         endings = ("safetensors", "json", "jinja")
         return tuple(sorted(str(path) for ending in endings for path in folder.glob(f"*.{ending}")))
 
     @property
     def content(self) -> str:
         """A hash of a local checkpoint's files (times do not matter), or the hub id."""
-        return content(self.files) if self.files else self.path
+        return content(self.files) if self.files else self.checkpoint
 
     @property
     def missing(self) -> bool:
         """Whether the path can only mean a folder, and there is none: `owner/name` may be a hub id."""
-        path = Path(self.path)
-        local = self.path.startswith((".", "~", "/")) or self.path.count("/") > 1
+        if not self.checkpoint:
+            return False
+        path = Path(self.checkpoint)
+        local = self.checkpoint.startswith((".", "~", "/")) or self.checkpoint.count("/") > 1
         return not path.is_dir() and (local or Path(path.parts[0]).is_dir())
 
 

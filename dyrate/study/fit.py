@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyrate import registry
 from dyrate.errors import DyrateError
+from dyrate.evaluation.harness_adapters import Adapter
 from dyrate.study.config import METHOD_KEYS, Model, StudyError
 from dyrate.study.entries import StudyJob
 from dyrate.study.plan import Plan
@@ -21,8 +22,9 @@ def check_jobs(plan: Plan) -> None:
     """Look up models and predictors, and load what has results to make.
 
     Raises `DyrateError` for a folder that is not there, a shipped predictor of another recipe, a wrong field,
-    layers that a local model does not have, and one method under two names. Needs torch where there is
-    something to check, and takes its seconds.
+    layers that a local model does not have, one method under two names, and an adapter that lmms-eval does
+    not have or that does not take its arguments. Needs torch where there is something to check, and takes its
+    seconds.
     """
     for predictor in plan.predictors:
         predictor.check_shipped()
@@ -45,7 +47,15 @@ def check_jobs(plan: Plan) -> None:
 def _size(model: Model) -> Size | None:
     """Layers of a local checkpoint, and query heads in each; None for a hub id."""
     if model.missing:
-        raise StudyError(f"models: {model.name}: there is no folder {model.path} (relative to {Path.cwd()})")
+        raise StudyError(
+            f"models: {model.name}: there is no folder {model.checkpoint} (relative to {Path.cwd()})"
+        )
+    if model.system is not None:
+        try:
+            Adapter.of(model.system)
+        except DyrateError as error:
+            raise StudyError(f"models: {model.name}: {error}") from error
+        return None
     folder = Path(model.path).expanduser()
     if not (folder / "config.json").is_file():
         return None

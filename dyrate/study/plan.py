@@ -45,7 +45,7 @@ class Plan:
                 _predictor(typed, entry, given, model)
                 for entry, given in predictors
                 for model in typed.models
-                if model.name in (entry.models or (model.name,))
+                if model.name in (entry.models or _checkpoints(typed))
             ),
         )
 
@@ -76,10 +76,14 @@ class Plan:
         return tuple(
             StudyJob(self.name, model, method, decoding, trained.get((model.name, str(method.predictor))))
             for model in self.models
-            for method in self.methods
+            for method in (self.methods if model.adapter is None else [self._as_it_is(model)])
             if model.name in method.models
             for decoding in method.decodings
         )
+
+    def _as_it_is(self, model: Model) -> Method:
+        """How a system behind an lmms-eval adapter is evaluated: once."""
+        return Method({"name": NONE}, (model.name,), self.benchmarks, ({"name": "greedy"},), {}, "main")
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -130,11 +134,16 @@ class Plan:
         return None if job.method.name == NONE or base is None else base.result
 
 
+def _checkpoints(typed: StudyConfig) -> tuple[str, ...]:
+    """The models that methods and predictors are for, unless they name some."""
+    return tuple(model.name for model in typed.models if model.adapter is None)
+
+
 # `given` is an entry as the config has it: specs keep the order of its keys.
 def _method(typed: StudyConfig, entry: MethodEntry, given: Mapping[str, Any], decodings: Any) -> Method:
     return Method(
         spec={key: value for key, value in given.items() if key not in METHOD_KEYS},
-        models=entry.models or tuple(model.name for model in typed.models),
+        models=entry.models or _checkpoints(typed),
         benchmarks=tuple(name for name in typed.benchmarks if name in (entry.benchmarks or typed.benchmarks)),
         decodings=_decodings(decodings, entry.decodings, typed.seed),
         published=entry.published.model_dump(exclude_none=True),

@@ -77,16 +77,18 @@ class Study(Plan):
 
     def evaluation(self, job: StudyJob) -> Evaluation:
         """What `dyrate evaluate` is asked for a job."""
+        system = job.model.system
         return Evaluation.model_validate(
             {
                 **self.shared(Evaluation),
                 "benchmarks": job.method.benchmarks,
-                "model": job.model.path,
+                "model": job.model.adapter or job.model.path,
                 "model_name": job.model.name,
                 "method": job.spec,
                 "decoding": job.decoding,
                 "baseline": self.baseline(job),
                 "output": Path(job.result).parent,
+                **({} if system is None else {"adapter": system.options}),
             }
         )
 

@@ -12,6 +12,8 @@ from dyrate.trace.job import Trace
 def traced(study: Study) -> dict[str, Model]:
     """The models to trace, by name; none where the config has no `trace`.
 
+    Where a system looks that lmms-eval's adapters answer for is not seen.
+
     Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
     """
     if study.typed.trace is None:
@@ -20,7 +22,7 @@ def traced(study: Study) -> dict[str, Model]:
         if name not in study.benchmarks:
             known = ", ".join(study.benchmarks)
             raise StudyError(f"trace.benchmarks: {name!r} is none of the study's benchmarks: {known}")
-    return {model.name: model for model in study.models}
+    return {model.name: model for model in study.models if model.adapter is None}
 
 
 def summaries(study: Study) -> list[str]:

@@ -182,3 +182,13 @@ PREDICTORS = [
     Fault("a model with other weights", scaled(1.5), PREDICTED, refused("trained on other weights|other weights")),
     Fault("no folder", nothing, PREDICTED.replace("PREDICTOR", "FOLDER/nowhere"), refused("nowhere")),
 ]
+
+ADAPTER = 'evaluate --model instructblip --adapter {"arguments":{"pretrained":"MODEL"}} --benchmarks gqa --samples 3 --data DATA --output FOLDER/other'
+ADAPTERS = [
+    Fault("a LLaVA where an InstructBLIP should be", nothing, ADAPTER, refused("adapter instructblip: .*lacks .* drawn at random")),
+    Fault("an adapter that lmms-eval does not have", nothing, ADAPTER.replace("instructblip", "instructblp"), refused("did you mean 'instructblip'")),
+    Fault("an argument that it does not take", nothing, ADAPTER.replace("pretrained", "pretraned"), refused("no argument 'pretraned'; did you mean 'pretrained'")),
+    Fault("code of a checkpoint, of no commit", nothing, ADAPTER.replace('{"arguments"', '{"trust_remote_code":true,"arguments"'), refused("trust_remote_code: true needs a `revision`")),
+    Fault("options that are no JSON", nothing, ADAPTER.replace('{"arguments":{"pretrained":"MODEL"}}', "instructblip"), refused("--adapter: .*not JSON")),
+    Fault("a method beside it", nothing, ADAPTER + " --method random", refused("--method: 'random'")),
+]

@@ -19,6 +19,7 @@ from transformers import (
 
 from dyrate.evaluation.results import read
 from dyrate.testbed.benchmarks.build import build
+from tests.evaluation.stand_in_adapters import make_instructblip
 
 # The chat template of llava-hf/llava-1.5-7b-hf.
 TEMPLATE = (
@@ -80,6 +81,7 @@ def save_tasks(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_papers_rules_run_on_stand_ins(project):
     save_checkpoint(project.folder / "models/stand-in")
+    make_instructblip(project.folder / "models/instructblip")
     save_tasks(project.folder / "tasks")
     stand_ins = {
         "tasks": "tasks",
@@ -87,7 +89,16 @@ def test_the_papers_rules_run_on_stand_ins(project):
         "device": "cpu",
         "dtype": "float32",
         "resources": {"gpu": 0},
-        "models": [{"name": "llava-1.5-7b", "path": "models/stand-in", "published": "LLaVA-1.5-7B"}],
+        "models": [
+            {"name": "llava-1.5-7b", "path": "models/stand-in", "published": "LLaVA-1.5-7B"},
+            {
+                "name": "InstructBLIP-7B",
+                "adapter": "instructblip",
+                "arguments": {"pretrained": "models/instructblip"},
+                "cut_prompt": True,
+                "published": "InstructBLIP (7B)",
+            },
+        ],
         "methods": [
             entry
             for entry in yaml.safe_load((project.folder / "config/paper.yaml").read_text())["methods"]
@@ -107,7 +118,18 @@ def test_the_papers_rules_run_on_stand_ins(project):
     for found in fastv["benchmarks"].values():
         assert found["visual_tokens"]["prefill"] == [576.0] * 2 + [288.0] * 30
         assert found["difference"] is not None
-    assert (project.folder / "results/paper/trace/llava-1.5-7b.json").is_file()
+    blip = read(project.folder / "results/paper/InstructBLIP-7B/none/greedy.json")
+    assert blip["meta"]["adapter"]["arguments"] == {"pretrained": "models/instructblip"}
+    assert {name: found["samples"] for name, found in blip["benchmarks"].items()} == {
+        name: found["samples"] for name, found in fastv["benchmarks"].items()
+    }
+    traces = project.folder / "results/paper/trace"
+    assert [path.name for path in traces.glob("*.json")] == ["llava-1.5-7b.json"]
+    first = csv.DictReader((project.folder / "results/paper/tables/table1.csv").read_text().splitlines())
+    pope = [line for line in first if (line["model"], line["benchmark"]) == ("InstructBLIP-7B", "pope")]
+    assert [(line["published_row"], line["llm"], line["published"]) for line in pope] == [
+        ("InstructBLIP", "Vicuna-7B", "79.8")
+    ]
     lines = csv.DictReader((project.folder / "results/paper/tables/table2.csv").read_text().splitlines())
     rows = {(line["published_row"], line["benchmark"]): line for line in lines if line["value"]}
     assert rows["FastV(K=2,R=0.5)", "nocaps"]["published"] == "74.86"

@@ -58,9 +58,9 @@ class Student:
 
         `states`: the vision tower's hidden states, [rows, class token and patches, width] each.
         """
-        connector = self.connector
+        connector: Any = self.connector
         if scale:
-            connector.kernel = scale  # type: ignore[assignment]
+            connector.kernel = scale
         seen = torch.cat([states[layer] for layer in connector.layers], dim=-1)
         seen = seen if connector.class_token else seen[:, 1:]
         if not connector.reads_questions:
