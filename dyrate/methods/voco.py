@@ -33,5 +33,7 @@ class VoCo(ReductionMethod):
 
     def needs(self, depth: int) -> Needs:
         """The mask."""
-        hidden = {("ins", "sys"), ("ins", "img"), ("res", "sys"), ("res", "img")}
-        return Needs(compression_tokens=(self.token,), blocked=frozenset(hidden))
+        return Needs(
+            compression_tokens=(self.token,),
+            blocked=frozenset({("ins", "sys"), ("ins", "img"), ("res", "sys"), ("res", "img")}),
+        )
