@@ -109,7 +109,7 @@ class Adapter:
         """The checkpoint, a folder or a hub id, as given or by default; None where there is none."""
         default = self.parameters.get("pretrained")
         value = self.spec.arguments.get("pretrained", default.default if default else None)
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and value.strip() else None
 
     def keywords(self, device: str, dtype: str, folder: Path | None) -> dict[str, Any]:
         """What the constructor is called with; `folder` stands for a pinned checkpoint.
@@ -127,12 +127,18 @@ class Adapter:
         """The folder of the checkpoint's pinned commit, downloaded if need be; None where none is pinned.
 
         A folder pins weights, settings and code alike, also for an adapter that knows no revision. Pickled
-        files are left out where there are safetensors.
+        files are left out where there are safetensors. A folder of the user's own must have some: its weights
+        are known by their bytes, and pickled ones are not read for it.
         """
-        if self.spec.revision is None:
-            return None
         name, where = self.pretrained, f"{self.spec.where}: revision {self.spec.revision}"
-        if name is None or Path(name).expanduser().is_dir():
+        own = name is not None and Path(name).expanduser().is_dir()
+        if self.spec.revision is None:
+            if own and not any(Path(name or "").expanduser().glob("*.safetensors")):
+                raise DyrateError(
+                    f"{self.spec.where}: no *.safetensors in {name}: save it so, or pin a commit on the hub"
+                )
+            return None
+        if name is None or own:
             raise DyrateError(f"{where}: `pretrained` is {name!r}, but only what is on the hub has revisions")
         from huggingface_hub import snapshot_download
 

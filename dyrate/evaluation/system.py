@@ -134,8 +134,9 @@ class System(Answering):
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0
         given = self._adapter.spec.model_dump(exclude={"cut_prompt"})  # which the log's answers still have
         spec = json.dumps({**given, "max_new_tokens": new_tokens}, sort_keys=True, default=str)
+        weights = f"{self.weights_hash} {self._revision}"
         numerics = f"{place} {threads} {self.dtype} {versions}"
-        return content_key(question.content, self.weights_hash, spec, numerics, self._code)
+        return content_key(question.content, weights, spec, numerics, self._code)
 
     def answer(
         self, setting: Setting, questions: Sequence[Question], new_tokens: int

@@ -145,6 +145,7 @@ def registered() -> Iterator[None]:
 def make_coded(folder: Path) -> Path:
     """A checkpoint whose configuration is Python code, which leaves a file behind where it runs."""
     folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
     (folder / "config.json").write_text(
         '{"model_type": "coded", "auto_map": {"AutoConfig": "configuration_coded.CodedConfig"}}'
     )

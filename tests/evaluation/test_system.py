@@ -368,6 +368,13 @@ def test_code_from_another_place_than_the_pinned_one_is_refused(
     assert not (other / "ran").exists()
 
 
+def test_a_folder_of_pickled_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    spec = AdapterSpec(name="plain", arguments={"pretrained": str(tmp_path)})
+    with pytest.raises(DyrateError, match=r"adapter plain: no \*.safetensors in .*: save it so, or pin a"):
+        System(spec, "cpu")
+
+
 def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
     spec = AdapterSpec(name="plain", arguments={"pretrained": str(tmp_path)}, revision=COMMIT)
     with pytest.raises(DyrateError, match="only what is on the hub has revisions"):
