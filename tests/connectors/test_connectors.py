@@ -71,7 +71,9 @@ class TestEvery:
 
 
 def test_an_unknown_one_is_refused() -> None:
-    with pytest.raises(DyrateError, match=r"connector 'glue' is unknown; known: context, .*token_packer"):
+    with pytest.raises(
+        DyrateError, match=r"connector 'glue' is unknown; known: compression_tokens, context, .*token_packer"
+    ):
         build("glue", SIZES, {})
 
 

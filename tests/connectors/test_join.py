@@ -193,7 +193,7 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("key", "value", "error"),
         [
-            ("connector", "glue", "connector 'glue' is unknown; known: context, "),
+            ("connector", "glue", "connector 'glue' is unknown; known: compression_tokens, "),
             ("fields", {"kernal": 2}, "connector nested_pool has no field 'kernal'; it has kernel, kernels"),
             (
                 "fields",

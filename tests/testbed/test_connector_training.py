@@ -22,9 +22,10 @@ from dyrate.testbed.world.examples import validation_example
 
 MODEL = Path("models/testbed-s")
 RECIPE = ConnectorRecipe(
-    "projector", steps=3, alone=1, batch_size=4, warmup_steps=1, precision="float32", rank=2
+    "projector", steps=2, alone=1, batch_size=2, warmup_steps=1, precision="float32", rank=2
 )
 TURNS = 12
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("connectors")
-    assert train(MODEL, SMALL, folder, folder / "kept", "cpu", held_out_examples=2) is not None
+    assert train(MODEL, SMALL, folder, folder / "kept", "cpu", held_out_examples=1) is not None
     return folder
 
 
@@ -126,8 +127,8 @@ def test_what_is_saved_answers_as_what_was_trained(trained: Path, lesson: Lesson
 
 def test_a_stopped_run_ends_as_an_undisturbed_one(trained: Path, tmp_path: Path) -> None:
     some = {name: SMALL[name] for name in ("ldp", "projector")}
-    assert train(MODEL, some, tmp_path, tmp_path / "kept", "cpu", held_out_examples=2, stop_after=2) is None
-    assert train(MODEL, some, tmp_path, tmp_path / "kept", "cpu", held_out_examples=2) is not None
+    assert train(MODEL, some, tmp_path, tmp_path / "kept", "cpu", held_out_examples=1, stop_after=1) is None
+    assert train(MODEL, some, tmp_path, tmp_path / "kept", "cpu", held_out_examples=1) is not None
     for name in some:
         parts = [(folder / name / "connector.safetensors").read_bytes() for folder in (trained, tmp_path)]
         assert parts[0] == parts[1]
@@ -137,9 +138,9 @@ def test_the_adapter_learns_after_the_connector(trained: Path) -> None:
     found = load_connector(trained / "ldp")
     assert any(part.any() for name, part in found.adapter.items() if name.endswith(".B"))
     folder = trained / "alone"
-    recipe = replace(SMALL["ldp"], alone=2, steps=3)
+    recipe = replace(SMALL["ldp"], alone=1, steps=2)
     assert (
-        train(MODEL, {"ldp": recipe}, folder, folder / "kept", "cpu", held_out_examples=2, stop_after=2)
+        train(MODEL, {"ldp": recipe}, folder, folder / "kept", "cpu", held_out_examples=1, stop_after=1)
         is None
     )
     from dyrate.testbed.models.checkpoint import load
@@ -152,9 +153,9 @@ def test_the_adapter_learns_after_the_connector(trained: Path) -> None:
 
 
 def test_what_cannot_share_batches_or_go_on_is_refused(trained: Path, tmp_path: Path) -> None:
-    other = {"ldp": SMALL["ldp"], "projector": replace(SMALL["projector"], batch_size=2)}
+    other = {"ldp": SMALL["ldp"], "projector": replace(SMALL["projector"], batch_size=3)}
     with pytest.raises(
-        DyrateError, match="projector: batch_size is 2, and 4 of the first; connectors that are"
+        DyrateError, match="projector: batch_size is 3, and 2 of the first; connectors that are"
     ):
         train(MODEL, other, tmp_path, tmp_path / "kept", "cpu")
     with pytest.raises(DyrateError, match=r"the checkpoint in .*ldp belongs to another recipe"):
@@ -164,7 +165,7 @@ def test_what_cannot_share_batches_or_go_on_is_refused(trained: Path, tmp_path: 
             tmp_path,
             trained / "kept",
             "cpu",
-            held_out_examples=2,
+            held_out_examples=1,
         )
-    with pytest.raises(DyrateError, match="steps: 3 should be more than alone"):
-        replace(RECIPE, alone=3)
+    with pytest.raises(DyrateError, match="steps: 2 should be more than alone"):
+        replace(RECIPE, alone=2)
