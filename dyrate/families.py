@@ -215,9 +215,8 @@ _ADAPTERS: dict[str, Callable[[Any], Family]] = {"LlavaForConditionalGeneration"
 
 def family_of(model: nn.Module) -> Family:
     """Return the parts of `model`; a `DyrateError` names the supported families and text models otherwise."""
-    adapter = next(
-        (_ADAPTERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _ADAPTERS), None
-    )
+    kind = type(model)
+    adapter = _ADAPTERS.get(vars(kind).get("family_name", kind.__name__))
     if adapter is None:
         raise DyrateError(
             f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "

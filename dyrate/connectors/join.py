@@ -152,6 +152,7 @@ def questions(tokenizer: Any, texts: Sequence[str], connector: Connector) -> Que
 class _Asking(LlavaForConditionalGeneration):  # type: ignore[misc]
     """A LLaVA whose connector reads questions."""
 
+    family_name = "LlavaForConditionalGeneration"
     _reading: _Reading
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -12,15 +12,14 @@ from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.cost.work import Phases, Work, schedule, work_of
 from dyrate.registry import load_method
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES
+from tests.runtime.method_table import CASES, prompts
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
 NEW_TOKENS = 5
 
 
-def counted(model, method, rows) -> tuple[dict[str, int], Phases]:
+def counted(model, method, inputs) -> tuple[dict[str, int], Phases]:
     """PyTorch's count by part of the model, and our record of the same generation."""
-    inputs = tiny_inputs(rows)
     # Only the plain backend's products are known to the counter on CPU.
     attached = method(model, questions=Reader())
     with sdpa_kernel(SDPBackend.MATH), attached as run, FlopCounterMode(display=False) as counter:
@@ -33,7 +32,7 @@ def counted(model, method, rows) -> tuple[dict[str, int], Phases]:
 def test_what_ran_is_what_pytorch_counts(case):
     model = tiny_llava(kv_heads=2)
 
-    by_module, phases = counted(model, case.method, [7])
+    by_module, phases = counted(model, case.method, prompts(case, tiny_inputs([7])))
 
     ours = count(scope(phases, "cached"), ModelShape.of(model.config), CONVENTIONS["flops"])
     assert ours.total == by_module["Global"]
@@ -44,9 +43,9 @@ def test_what_ran_is_what_pytorch_counts(case):
 
 def test_a_batch_costs_what_its_rows_cost_alone():
     model, method = tiny_llava(), load_method({"name": "fastv", "layer": 2, "rate": 0.5})
-    alone = [counted(model, method, [length])[1] for length in (7, 12)]
+    alone = [counted(model, method, tiny_inputs([length]))[1] for length in (7, 12)]
 
-    assert counted(model, method, [7, 12])[1] == alone[0] + alone[1]
+    assert counted(model, method, tiny_inputs([7, 12]))[1] == alone[0] + alone[1]
 
 
 def test_steps_after_a_rows_end_do_not_count():
@@ -80,7 +79,7 @@ def test_an_answer_of_one_token_has_no_decode_steps():
 )
 def test_a_schedule_is_the_work_of_a_run(spec):
     model, method = tiny_llava(), load_method(spec)
-    _, phases = counted(model, method, [7])
+    _, phases = counted(model, method, tiny_inputs([7]))
     inputs = tiny_inputs([7])
     text = inputs["input_ids"].shape[1] - VISUAL_TOKENS
     layer, kept = {"none": (6, 16), "fastv": (2, 8), "vtw": (3, 0)}[spec["name"]]
@@ -151,7 +150,7 @@ def test_parameters_are_those_of_the_real_models():
 def test_kv_bytes_are_those_of_the_tensors(case):
     model = tiny_llava(kv_heads=2)
     with case.method(model, questions=Reader()) as run:
-        model.generate(**tiny_inputs([7]), max_new_tokens=NEW_TOKENS, do_sample=False)
+        model.generate(**prompts(case, tiny_inputs([7])), max_new_tokens=NEW_TOKENS, do_sample=False)
 
     held = kv_bytes(run.kv_lengths.sum(dim=1).tolist(), ModelShape.of(model.config).text, bytes_per_number=4)
     assert held == run.kv_bytes

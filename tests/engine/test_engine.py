@@ -38,9 +38,9 @@ def test_tokens_and_run_are_those_of_generate(case: Case) -> None:
     pd.testing.assert_frame_equal(run.steps, expected.steps, atol=1e-5)
 
 
-def test_what_reads_ahead_or_whole_rows_at_decode_is_refused() -> None:
+def test_what_the_engine_cannot_is_refused() -> None:
     refused = [case for case in CASES + OUTSIDE if case not in ON_ENGINE]
-    assert {case.method.name for case in refused} == {"visionpulse"}
+    assert {case.method.name for case in refused} == {"visionpulse", "voco"}
     for case in refused:
         with pytest.raises(DyrateError, match="which the graph engine cannot: use engine='transformers'"):
             Engine(tiny_llava()).generate(case.method, tiny_inputs(**ROWS), max_new_tokens=3)

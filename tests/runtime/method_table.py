@@ -225,6 +225,8 @@ OUTSIDE = _cases(_OUTSIDE)
 
 def _runs_on_engine(case: Case) -> bool:
     needs = case.method.needs(6)
+    if any(query == "res" and key != "img" for query, key in needs.blocked):
+        return False
     return not needs.decode or not (needs.whole_rows or {*needs.ahead} & {*needs.decode})
 
 
