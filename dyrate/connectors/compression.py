@@ -18,7 +18,6 @@ class CompressionTokens(Connector):
     """
 
     name = "compression_tokens"
-    source = "arXiv:2406.12275, Yxxxb/VoCo-LLaMA"
 
     def __init__(self, sizes: Sizes, *, count: int = 2, token: int = 32000) -> None:
         super().__init__(sizes)

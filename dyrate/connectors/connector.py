@@ -1,10 +1,6 @@
 """What a connector is: a module from the states of a vision tower to the states of visual tokens."""
 
 import inspect
-from collections.abc import Mapping
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -45,8 +41,6 @@ class Connector(nn.Module):
 
     name: ClassVar[str]
     """As a model's config calls it; empty on a base class."""
-    source: ClassVar[str]
-    """arXiv id, and the official code that it was read in."""
     reads_questions: ClassVar[bool] = False
     """Whether it makes of one image other tokens for another question."""
     keeps_end: ClassVar[bool] = False
@@ -134,33 +128,3 @@ def divides(part: int, whole: int, what: str) -> int:
 def two_layers(width: int, hidden: int) -> nn.Sequential:
     """Return LLaVA-1.5's projector, `mlp2x_gelu`."""
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
-
-
-def connectors() -> dict[str, type[Connector]]:
-    """Return every connector by its name."""
-    for module in iter_modules([str(Path(__file__).parent)]):
-        import_module(f"{__package__}.{module.name}")
-    found: dict[str, type[Connector]] = {}
-    pending = Connector.__subclasses__()
-    while pending:
-        one = pending.pop()
-        pending += one.__subclasses__()
-        if "name" in vars(one):
-            found[one.name] = one
-    return dict(sorted(found.items()))
-
-
-def build(name: str, sizes: Sizes, fields: Mapping[str, Any]) -> Connector:
-    """Return a new connector, its weights as the official code begins with.
-
-    Raises `DyrateError` for an unknown name or field, and for a value that does not fit the sizes.
-    """
-    known = connectors()
-    if name not in known:
-        raise DyrateError(f"connector {name!r} is unknown; known: {', '.join(known)}")
-    allowed = [key for key in inspect.signature(known[name]).parameters if key != "sizes"]
-    for key in fields:
-        if key not in allowed:
-            raise DyrateError(f"connector {name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return known[name](sizes, **values)

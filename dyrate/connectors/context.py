@@ -20,7 +20,6 @@ class ContextToken(Connector):
     """
 
     name = "context"
-    source = "arXiv:2311.17043, dvlab-research/LLaMA-VID"
     reads_questions = True
     keeps_end = True
     class_token = True

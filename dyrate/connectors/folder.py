@@ -10,7 +10,8 @@ from pydantic import Strict
 from torch import Tensor
 
 from dyrate import files
-from dyrate.connectors.connector import Connector, Sizes, build
+from dyrate.connectors.connector import Connector, Sizes
+from dyrate.connectors.registry import build
 from dyrate.errors import DyrateError
 from dyrate.trained import load_tensors, save_tensors
 from dyrate.typed import Record

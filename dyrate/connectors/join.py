@@ -87,6 +87,9 @@ class _Place(nn.Module):
         super().__init__()
         self.connector = connector
         self.question: Question | None = None
+        """Of the call to come; each serves one."""
+        self.asked: Question | None = None
+        """Of the last call."""
         self._macs = lru_cache(maxsize=None)(connector.macs)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -98,7 +101,8 @@ class _Place(nn.Module):
                 f"connector {self.connector.name} reads questions: images are encoded by generate(), or by a "
                 "forward that is given input_ids beside them"
             )
-        found: Tensor = self.connector(states, self.question)
+        self.question, self.asked = None, self.question
+        found: Tensor = self.connector(states, self.asked)
         self._images = len(states)
         return found
 
@@ -106,8 +110,8 @@ class _Place(nn.Module):
         """Return the multiply-accumulates of the last call, padding of questions not counted."""
         if not self.connector.reads_questions:
             return self._images * self._macs(0)
-        assert self.question is not None
-        return sum(map(self._macs, self.question.mask.sum(1).tolist()))
+        assert self.asked is not None
+        return sum(map(self._macs, self.asked.mask.sum(1).tolist()))
 
 
 class _Reading:

@@ -16,7 +16,6 @@ class DownsampleProjector(Connector):
     """
 
     name = "ldp"
-    source = "arXiv:2402.03766, Meituan-AutoML/MobileVLM"
 
     def __init__(self, sizes: Sizes, *, stride: int = 2) -> None:
         super().__init__(sizes)

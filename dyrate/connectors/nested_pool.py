@@ -16,7 +16,6 @@ class NestedPool(Connector):
     """
 
     name = "nested_pool"
-    source = "arXiv:2405.17430, mu-cai/matryoshka-mm"
 
     def __init__(self, sizes: Sizes, *, kernel: int = 1, kernels: tuple[int, ...] = (24, 8, 4, 2, 1)) -> None:
         super().__init__(sizes)

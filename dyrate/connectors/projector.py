@@ -12,7 +12,6 @@ class Projector(Connector):
     """
 
     name = "projector"
-    source = "arXiv:2310.03744, haotian-liu/LLaVA"
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

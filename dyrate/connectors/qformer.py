@@ -26,7 +26,6 @@ class QFormer(Connector):
     """
 
     name = "qformer"
-    source = "arXiv:2304.10592, Vision-CAIR/MiniGPT-4"
     class_token = True
 
     def __init__(
@@ -89,7 +88,6 @@ class InstructQFormer(QFormer):
     """
 
     name = "instruct_qformer"
-    source = "arXiv:2305.06500, salesforce/LAVIS"
     reads_questions = True
 
     def __init__(

@@ -19,7 +19,6 @@ class Resampler(Connector):
     """
 
     name = "resampler"
-    source = "arXiv:2308.12966, QwenLM/Qwen-VL"
 
     def __init__(self, sizes: Sizes, *, edge: int = 16, heads: int = 32) -> None:
         super().__init__(sizes)

@@ -20,7 +20,6 @@ class TokenPacker(Connector):
     """
 
     name = "token_packer"
-    source = "arXiv:2407.02392, CircleRadon/TokenPacker"
 
     def __init__(
         self,

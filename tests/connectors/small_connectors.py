@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.connectors.connector import Connector, Question, Sizes, build
+from dyrate.connectors.connector import Connector, Question, Sizes
+from dyrate.connectors.registry import build
 
 SIZES = Sizes(width=16, hidden=32, side=4)
 _BERT = {"queries": 6, "width": 8, "depth": 3, "heads": 2, "feed_forward": 16}

@@ -1,6 +1,7 @@
 """What holds of every connector, and of each what its official code says."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dyrate.connectors.connector import Question, Sizes, build, connectors
+from dyrate.connectors import connector as connector_module
+from dyrate.connectors.connector import Question, Sizes
+from dyrate.connectors.registry import build, connectors
 from dyrate.errors import DyrateError
+from dyrate.fingerprint import sources
 from tests.connectors.small_connectors import FIELDS, SIZES, TOKENS, connector, question, states
 
 NAMES = sorted(FIELDS)
@@ -17,6 +21,11 @@ NAMES = sorted(FIELDS)
 
 def test_every_connector_is_tested_here() -> None:
     assert sorted(connectors()) == NAMES == sorted(TOKENS)
+
+
+def test_what_answers_knows_the_code_of_every_connector() -> None:
+    known = {path.name for path in sources(["dyrate.evaluation.adapter"]) if path.parent.name == "connectors"}
+    assert known == {path.name for path in Path(connector_module.__file__).parent.glob("*.py")}
 
 
 @pytest.mark.parametrize("name", NAMES)

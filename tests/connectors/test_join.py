@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dyrate.connectors.connector import Connector, Sizes, build
+from dyrate.connectors.connector import Connector, Sizes
 from dyrate.connectors.folder import TrainedConnector, save_connector, save_variant
 from dyrate.connectors.join import join, questions, sizes_of
+from dyrate.connectors.registry import build
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import content_hash, load
 from dyrate.registry import load_method
@@ -130,14 +131,13 @@ def test_questions_are_read_from_the_prompt(name: str) -> None:
     place = model.model.multi_modal_projector
     model.generate(**inputs(processor, PROMPTS), max_new_tokens=1, do_sample=False)
     expected = questions(processor.tokenizer, PROMPTS, place.connector)
-    assert place.question.ids.tolist() == expected.ids.tolist()
-    assert place.question.mask.tolist() == expected.mask.tolist()
+    assert place.asked.ids.tolist() == expected.ids.tolist()
+    assert place.asked.mask.tolist() == expected.mask.tolist()
     longest = max(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in PROMPTS)
     assert longest > place.connector.words == expected.ids.shape[1]  # so that one was cut, at which end:
     whole = processor.tokenizer(PROMPTS[1], add_special_tokens=False)["input_ids"]
     cut = whole[-place.connector.words :] if name == "context" else whole[: place.connector.words]
     assert expected.ids[1].tolist() == cut
-    place.question = None
     with pytest.raises(
         DyrateError, match=f"connector {name} reads questions: images are encoded by generate"
     ):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dyrate.connectors.connector import build
 from dyrate.connectors.folder import load_connector
 from dyrate.connectors.join import questions, sizes_of
+from dyrate.connectors.registry import build
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
 from dyrate.registry import load_method
@@ -103,7 +103,7 @@ def test_what_is_saved_answers_as_what_was_trained(trained: Path, lesson: Lesson
     from dyrate.testbed.connectors.student import Student
     from dyrate.testbed.connectors.train import _resume, _trained
 
-    student = Student(SMALL[name], lesson.model, lesson.ends, TURNS)
+    student = Student(SMALL[name], lesson.model, lesson.ends)
     _resume({name: student}, trained / "kept")
     _trained(student)
     student.parts.eval()

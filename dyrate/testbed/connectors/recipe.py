@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dyrate.connectors.connector import Connector, Sizes, build
+from dyrate.connectors.connector import Connector, Sizes
+from dyrate.connectors.registry import build
 from dyrate.errors import DyrateError
 
 

@@ -22,8 +22,8 @@ LINEARS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 class Student:
     """A connector, its adapter and their optimiser."""
 
-    def __init__(self, recipe: ConnectorRecipe, model: Any, ends: tuple[int, int], turns: int) -> None:
-        self.recipe, self.ends, self.turns = recipe, ends, turns
+    def __init__(self, recipe: ConnectorRecipe, model: Any, ends: tuple[int, int]) -> None:
+        self.recipe, self.ends = recipe, ends
         torch.manual_seed(recipe.seed)
         device = model.device
         self.connector: Connector = recipe.build(sizes_of(model)).to(device)
@@ -70,10 +70,11 @@ class Student:
                 features = torch.cat([features, behind.to(features.dtype)], dim=1)
             batch = with_visual_tokens(batch, features.shape[1])
         else:
-            question = questions_of(batch, self.turns, self.ends, connector)
-            features = connector(seen.repeat_interleave(self.turns, 0), question)
-            features = features.unflatten(0, (-1, self.turns)).flatten(1, 2)
-            batch = with_visual_tokens(batch, connector.tokens, self.turns)
+            turns = int(batch.segments.max())
+            question = questions_of(batch, turns, self.ends, connector)
+            features = connector(seen.repeat_interleave(turns, 0), question)
+            features = features.unflatten(0, (-1, turns)).flatten(1, 2)
+            batch = with_visual_tokens(batch, connector.tokens, turns)
         hidden = batch.first_visual_token + connector.tokens if connector.appended else 0
         return batch, answer_logits(self.model.get_base_model(), batch, features, hidden)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dyrate.connectors.folder import TrainedConnector, save_connector, save_variant
 from dyrate.errors import DyrateError
 from dyrate.evaluation import checkpoint
+from dyrate.evaluation.provenance import commit, versions
 from dyrate.testbed.connectors.recipe import ConnectorRecipe
 from dyrate.testbed.connectors.student import Student
 from dyrate.testbed.models import checkpoint as progress_file
@@ -25,6 +26,7 @@ from dyrate.testbed.models.packing import PackedBatch, Packer, normalise
 from dyrate.testbed.models.stream import TrainingStream
 from dyrate.testbed.world.examples import validation_example
 
+KEEP_EVERY = 200  # steps between checkpoints
 LOOK_EVERY = 20  # steps between looks at the losses, which wait for the device
 SHARED = "batch_size", "pack_length", "seed", "steps", "precision"
 """Of a recipe, what all that learn from the same batches have in common."""
@@ -105,8 +107,7 @@ def train(
     held_out = HeldOut(
         lesson.packer, [validation_example(first.seed, i) for i in range(held_out_examples)], 128
     )
-    turns = max(len(placed) for _, rows in held_out.batches for placed in rows)
-    students = {name: Student(recipe, lesson.model, lesson.ends, turns) for name, recipe in recipes.items()}
+    students = {name: Student(recipe, lesson.model, lesson.ends) for name, recipe in recipes.items()}
     start, seconds = _resume(students, checkpoints)
     last = first.steps if stop_after is None else min(first.steps, start + stop_after)
     batches = iter(DataLoader(lesson.stream, None, sampler=range(start, last), num_workers=workers))
@@ -124,6 +125,8 @@ def train(
                 bar.set_postfix({name: f"{loss:.2f}" for name, loss in shown.items()})
             seconds += time.perf_counter() - began
             bar.update()
+            if step % KEEP_EVERY == KEEP_EVERY - 1:
+                _keep(students, checkpoints, step + 1, seconds)
     _keep(students, checkpoints, last, seconds)
     if last < first.steps:
         return None
@@ -144,7 +147,8 @@ def train(
                 "adapter": sum(part.numel() for part in student.adapter),
             },
             "held_out": _scores(student, lesson, held_out),
-            "versions": {"torch": torch.__version__},
+            "versions": versions(),
+            "commit": commit(),
             "device": torch.cuda.get_device_name() if lesson.device.type == "cuda" else "cpu",
         }
         save_connector(trained, output / name, folder, lesson.base, training)
@@ -215,7 +219,9 @@ def _resume(students: Mapping[str, Student], checkpoints: Path) -> tuple[int, fl
         found.add((saved["step"], saved["seconds"]))
     if len(found) > 1:
         steps = ", ".join(str(step) for step, _ in sorted(found))
-        raise DyrateError(f"the checkpoints in {checkpoints} are of different steps: {steps}")
+        raise DyrateError(
+            f"the checkpoints in {checkpoints} are of different steps: {steps}; remove them to start anew"
+        )
     return found.pop()
 
 
