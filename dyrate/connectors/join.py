@@ -74,6 +74,11 @@ def _append(processor: Any, model: Any, connector: Any) -> None:
             "tokenizer, and "
             f"the model embeds the ids 0..{len(rows) - 1}"
         )
+    if model.get_output_embeddings().weight is rows:
+        raise DyrateError(
+            f"connector {connector.name} embeds the token {found}, and this model's head has its embeddings: "
+            "the logits of that token would change as well"
+        )
     with torch.no_grad():
         rows[found] = connector.embedding.to(rows)
     images = processor.image_token * connector.tokens + text * connector.appended

@@ -144,6 +144,16 @@ def test_questions_are_read_from_the_prompt(name: str) -> None:
         model.get_image_features(inputs(processor, PROMPTS)["pixel_values"])
 
 
+def test_a_compression_token_of_another_id_or_of_a_tied_head_is_refused() -> None:
+    with pytest.raises(DyrateError, match=r"has the token id 1000; <voco> is 1023 in this tokenizer"):
+        joined("compression_tokens", token=1000)
+    processor, model = load(MODEL, torch.device("cpu"), "float32")
+    model.lm_head.weight = model.get_input_embeddings().weight
+    made = build("compression_tokens", sizes_of(model), {"token": 1023})
+    with pytest.raises(DyrateError, match="this model's head has its embeddings"):
+        join(processor, model, made)
+
+
 def test_what_does_not_fit_the_model_is_refused() -> None:
     processor, model = load(MODEL, torch.device("cpu"), "float32")
     with pytest.raises(
