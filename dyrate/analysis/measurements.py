@@ -91,6 +91,11 @@ class Measurement:
         return "adapter" in self.result["meta"]
 
     @property
+    def against(self) -> str | None:
+        """The other model of whose unpruned answers it is a part, or less: of a compressor, say."""
+        return self.job.model.against if self.job else None
+
+    @property
     def control(self) -> bool:
         """Whether the method only shows what a budget or an image is worth."""
         return self.method in CONTROLS
@@ -219,8 +224,8 @@ def verdict(
 
 
 def unpruned(measurement: Measurement, among: Iterable[Measurement]) -> Measurement | None:
-    """The same model and decoding without reduction."""
-    same = (measurement.model, NONE, measurement.result["decoding"])
+    """The same decoding without reduction, on the same model or the one that this is measured against."""
+    same = (measurement.against or measurement.model, NONE, measurement.result["decoding"])
     return next((m for m in among if (m.model, m.method, m.result["decoding"]) == same), None)
 
 

@@ -159,7 +159,7 @@ def _frozen(groups: Iterable[tuple[str, Sequence[Row]]]) -> tuple[tuple[str, tup
 
 def standing_for(study: Study, model: str, measurements: Iterable[Measurement]) -> list[Measurement]:
     """The measurements on the models that stand beside a model of the paper."""
-    names = [entry.name for entry in study.models if entry.published == model]
+    names = [entry.name for entry in study.models if model in entry.published]
     return [m for m in measurements if m.model in names]
 
 

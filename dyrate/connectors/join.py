@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AddedToken, LlavaForConditionalGeneration
 
 from dyrate.connectors.connector import Connector, Question, Sizes
+from dyrate.connectors.projector import Projector
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
 
@@ -39,6 +40,11 @@ def join(processor: Any, model: LlavaForConditionalGeneration, connector: Connec
                 f"{depth} layers has none of index {layer}"
             )
     weight = model.model.multi_modal_projector.linear_1.weight
+    if isinstance(connector, Projector):  # LLaVA's own: what works on its patches works on
+        for own, trained in (("linear_1", 0), ("linear_2", 2)):
+            linear = model.model.multi_modal_projector.get_submodule(own)
+            linear.load_state_dict(connector.mlp[trained].state_dict())
+        return
     place = _Place(connector).to(weight.device, weight.dtype).eval()
     model.model.multi_modal_projector = place
     strategy = "full" if connector.class_token else "default"

@@ -82,9 +82,10 @@ class DyrateModel(Answering):
         self.configure(method, decoding, log, **hyperparameters)  # before anything slow
         folder = checkpoint.locate(pretrained, revision)
         self.weights_hash = checkpoint.content_hash(folder)
+        self._connector = checkpoint.connector_of(folder)
         self.processor, self.model = checkpoint.load(folder, self._device, dtype)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
-        questions = QuestionReader.of(self.tokenizer, folder)
+        questions = QuestionReader.of(self.tokenizer, checkpoint.base_of(folder))
         self._generator = Generator(self.model, self.tokenizer, engine, questions)
         self.check(self.setting)
         self._inputs: tuple[Sequence[str], Mapping[str, torch.Tensor]] = (), {}
@@ -98,6 +99,11 @@ class DyrateModel(Answering):
         """What generates with a setting."""
         assert self._generator is not None
         return self._generator.engine(setting.decoding, setting.method)
+
+    @property
+    def connector(self) -> results.Connector | None:
+        """What was trained into the place of its own connector, if anything."""
+        return self._connector
 
     @property
     def tokenizer(self) -> Any:

@@ -78,6 +78,11 @@ class Answering(lmms):  # type: ignore[misc]
         """By which of lmms-eval's adapters it is asked, if by one of them."""
         return None
 
+    @property
+    def connector(self) -> "results.Connector | None":
+        """What was trained into the place of its own connector, if anything."""
+        return None
+
     def use(self, setting: Setting, companions: Sequence[Setting] = ()) -> None:
         """Choose what the next evaluation runs with, and what else answers its batches while they are there.
 

@@ -13,6 +13,8 @@ from dyrate.files import write_text
 if TYPE_CHECKING:
     import torch
 
+    from dyrate.evaluation.results import Connector
+
 DTYPES = ("float32", "float16", "bfloat16")
 # What a model consists of. No pickled weights, no code.
 _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -119,6 +121,30 @@ def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     model = load_model(folder, device, dtype)
     check_vision(folder, processor, model)
     return processor, model
+
+
+def connector_of(folder: Path) -> "Connector | None":
+    """What results say of a trained connector's folder; None for another checkpoint."""
+    from dyrate.connectors.folder import RECORD_FILE, read_record
+
+    if not (folder / RECORD_FILE).exists() or (folder / "config.json").exists():
+        return None
+    record = read_record(folder)
+    return {
+        "name": record.connector,
+        "fields": record.fields,
+        "base": record.base,
+        "sha256": record.sha256,
+    }
+
+
+def base_of(folder: Path) -> Path:
+    """The checkpoint around a trained connector, whose vision tower and text encoder are in use; of another
+    folder itself.
+    """
+    from dyrate.connectors.folder import read_record
+
+    return folder if connector_of(folder) is None else folder / read_record(folder).model
 
 
 def _joined(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:

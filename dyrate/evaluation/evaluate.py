@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 
 def read_baseline(job: Evaluation, path: Path) -> tuple[results.Result, Mapping[str, Sequence[Sample]]]:
-    """Read a baseline and its samples; refuse one of another model, decoding or benchmarks.
+    """Read a baseline and its samples; refuse one of a model that was not asked for, of another decoding or
+    without the benchmarks.
 
     That is what can be known without the model.
     """
     result = results.read(path)
     settings = (
         ("method", {"name": "none"}, result["method"]),
-        ("model", job.name, result["model"]),
+        ("model", job.baseline_model or job.name, result["model"]),
         ("decoding", decoding_spec(job.decoding), result["decoding"]),
     )
     for what, ours, theirs in settings:
@@ -52,12 +53,12 @@ def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None
 
 
 def _check_inputs(
-    path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
+    job: Evaluation, path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
 ) -> None:
     """Refuse a baseline of other weights or data."""
     theirs = baseline["meta"].get("hashes", {})
     data = theirs.get("data", {})
-    pairs = [("weights", model.weights_hash, theirs.get("weights"))]
+    pairs = [("weights", model.weights_hash, theirs.get("weights"))] if job.baseline_model is None else []
     pairs += [
         (f"data of {loaded.benchmark.name}", loaded.data_hash, data.get(loaded.benchmark.name))
         for loaded in tasks
@@ -121,7 +122,7 @@ def evaluate_loaded(
     baseline = None
     if job.baseline is not None:
         found, baseline = read_baseline(job, job.baseline)
-        _check_inputs(job.baseline, found, model, tasks)
+        _check_inputs(job, job.baseline, found, model, tasks)
     setting = setting or setting_of(job)
     model.use(setting, companions)
     answered = run_harness(model, tasks)
@@ -222,6 +223,8 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
         found["engine"] = model.engine
     if model.provenance is not None:
         found["adapter"] = model.provenance
+    if model.connector is not None:
+        found["connector"] = model.connector
     return found
 
 

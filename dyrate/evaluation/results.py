@@ -133,6 +133,15 @@ class Hashes(TypedDict, total=False):
     heads: str
 
 
+class Connector(TypedDict):
+    """What was trained into the place of a checkpoint's own connector; see `ConnectorRecord`."""
+
+    name: Text
+    fields: dict[str, Any]
+    base: str
+    sha256: str
+
+
 class Adapter(TypedDict):
     """One of lmms-eval's adapters and what it was given: see `dyrate.evaluation.harness_adapters`."""
 
@@ -154,6 +163,7 @@ class Meta(TypedDict):
     dtype: str
     engine: NotRequired[str]  # "transformers", or "graph": this package's own
     adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
+    connector: NotRequired[Connector]
     batch_size: NotRequired[Positive]
     samples: NotRequired[Positive | None]  # the limit per benchmark that was asked for; null for all
     commit: NotRequired[str | None]  # null outside a git checkout

@@ -92,11 +92,10 @@ def _unpublished(plan: Plan) -> Iterator[str]:
     tables = {"table1": published.table1(), "table2": published.table2(), "strategy": published.strategy()}
     models = dict.fromkeys([published.TABLE1_MODEL, *(row.group for row in tables["table2"])])
     for model in plan.models:
-        named = () if model.published is None else (model.published,)
         rows, what = models, "no model of the paper's"
-        if model.adapter is not None:
+        if model.adapter is not None or model.against is not None:
             rows, what = dict.fromkeys(row.title for row in tables["table1"]), "no row of Table I"
-        yield from _unknown(f"models: {model.name}: published", named, rows, what)
+        yield from _unknown(f"models: {model.name}: published", model.published, rows, what)
     for method in plan.methods:
         for table, row in method.published.items():
             rows = dict.fromkeys(printed.name for printed in tables[table])
@@ -113,6 +112,12 @@ def _models(plan: Plan) -> Iterator[str]:
     yield from (
         f"models: {name!r} is what the study's folder has beside models" for name in names if name in PLACES
     )
+    first = {model.name for model in plan.models if model.against is None and model.adapter is None}
+    for model in plan.models:
+        against = () if model.against is None else (model.against,)
+        yield from _unknown(
+            f"models: {model.name}: against", against, first, "no model of the study that stands by itself"
+        )
     paths: dict[str, str] = {}
     for model in plan.models:
         system = model.system

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
@@ -47,6 +47,10 @@ class Resources(Record):
     """minutes"""
 
 
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Model(AdapterOptions):
     """A checkpoint under the name that the tables print, or a system that one of lmms-eval's adapters answers
     for: that is evaluated once, as it is, whatever the study's methods and decodings.
@@ -58,8 +62,12 @@ class Model(AdapterOptions):
     checkpoint"""
     adapter: OrAbsent[Text] = None
     """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
-    published: OrAbsent[str] = None
-    """the model of the paper's tables that it is set beside; of an adapter's system, the row of Table I"""
+    published: Annotated[DistinctNames, BeforeValidator(_listed)] = ()
+    """the model of the paper's tables that it is set beside; of an adapter's system, or of a model that is
+    measured against another, the row of Table I, or several"""
+    against: OrAbsent[Name] = None
+    """the model of the study whose unpruned answers its own are compared with, and of whose visual tokens its
+    budgets are shares (default itself): of a compressor, the same model without compression"""
 
     @model_validator(mode="after")
     def _check_either(self) -> "Model":

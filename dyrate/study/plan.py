@@ -124,14 +124,14 @@ class Plan:
         raise StudyError(f"study {self.name!r} has no predictor {name!r} on {model!r}")
 
     def unpruned(self, job: StudyJob) -> StudyJob | None:
-        """The job of the same model and decoding without reduction: itself, if it is of `none`."""
-        same = (job.model, NONE, job.decoding)
-        return next((j for j in self.jobs if (j.model, j.method.name, j.decoding) == same), None)
+        """The job of the same decoding without reduction, on the model that this one is measured against."""
+        same = (job.model.against or job.model.name, NONE, job.decoding)
+        return next((j for j in self.jobs if (j.model.name, j.method.name, j.decoding) == same), None)
 
     def baseline(self, job: StudyJob) -> str | None:
-        """The unpruned result that a job is compared with (same model, same decoding); None for `none`."""
+        """The unpruned result that a job is compared with; None for one that others are compared with."""
         base = self.unpruned(job)
-        return None if job.method.name == NONE or base is None else base.result
+        return None if base is None or base.result == job.result else base.result
 
 
 def _checkpoints(typed: StudyConfig) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class Study(Plan):
                 "method": job.spec,
                 "decoding": job.decoding,
                 "baseline": self.baseline(job),
+                "baseline_model": job.model.against,
                 "output": Path(job.result).parent,
                 **({} if system is None else {"adapter": system.options}),
             }

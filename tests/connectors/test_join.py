@@ -34,9 +34,12 @@ PROMPTS = ["What is left of the red square?", "How many circles are there? Answe
 def joined(name: str, seed: int = 0, **fields: Any) -> tuple[Any, Any]:
     processor, model = load(MODEL, torch.device("cpu"), "float32")
     torch.manual_seed(seed)
-    made = build(name, sizes_of(model), {**FIELDS[name], **CHANGED.get(name, {}), **fields})
-    join(processor, model, made)
+    join(processor, model, built(name, model, **fields))
     return processor, model
+
+
+def built(name: str, model: Any, **fields: Any) -> Connector:
+    return build(name, sizes_of(model), {**FIELDS[name], **CHANGED.get(name, {}), **fields})
 
 
 def inputs(processor: Any, texts: list[str]) -> dict[str, torch.Tensor]:
@@ -49,9 +52,9 @@ def inputs(processor: Any, texts: list[str]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_a_batch_generates_as_its_rows_do(name: str) -> None:
     processor, model = joined(name)
-    connector = model.model.multi_modal_projector.connector
+    tokens = built(name, model).tokens
     given = inputs(processor, PROMPTS)
-    assert (given["input_ids"] == model.config.image_token_id).sum(1).tolist() == [connector.tokens] * 2
+    assert (given["input_ids"] == model.config.image_token_id).sum(1).tolist() == [tokens] * 2
     whole = model(**given).logits[:, -1]
     for row, text in enumerate(PROMPTS):
         image = Image.fromarray(validation_example(0, row).image)
@@ -65,7 +68,7 @@ def test_a_batch_generates_as_its_rows_do(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_unpruned_and_fastv_run_on_top(name: str) -> None:
     processor, model = joined(name)
-    tokens = model.model.multi_modal_projector.connector.tokens
+    tokens = built(name, model).tokens
     given = inputs(processor, PROMPTS)
     plain = model(**given).logits[:, -1]
     if name == "compression_tokens":
@@ -79,6 +82,19 @@ def test_unpruned_and_fastv_run_on_top(name: str) -> None:
         with load_method({"name": "fastv", "layer": 2, "rate": 0.5})(model) as run:
             model.generate(**given, max_new_tokens=2, do_sample=False)
         assert [len(row) for row in run.kept[7]] == [tokens // 2] * 2
+
+
+@torch.no_grad()
+def test_the_projector_becomes_the_models_own_and_what_works_on_patches_works_on() -> None:
+    processor, model = joined("projector")
+    given = inputs(processor, PROMPTS)
+    states = model.model.vision_tower(given["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    torch.manual_seed(0)
+    made = built("projector", model)
+    torch.testing.assert_close(model.model.multi_modal_projector(states[:, 1:]), made(states[:, 1:]))
+    with load_method({"name": "fastervlm", "budget": 0.25})(model) as run:
+        model(**given)
+    assert [len(row) for row in run.kept[0]] == [36] * 2
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ class ConnectorRecipe:
     peak_learning_rate: float = 1e-3
     warmup_steps: int = 100
     clip_norm: float = 1.0
-    rank: int = 4
+    rank: int = 3
     """Of the adapter's matrices, beside every linear layer of the language model; scaled by 2."""
     seed: int = 0
     precision: str = "bfloat16"
@@ -50,7 +50,7 @@ class ConnectorRecipe:
         return build(self.connector, sizes, self.fields)
 
 
-_BERT = {"queries": 36, "width": 64, "depth": 4, "heads": 4, "feed_forward": 192}
+_BERT = {"queries": 36, "width": 48, "depth": 4, "heads": 4, "feed_forward": 144}
 _WORDS = {"vocabulary": 1023}
 
 RECIPES = {
