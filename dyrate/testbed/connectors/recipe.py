@@ -20,8 +20,8 @@ class ConnectorRecipe:
 
     connector: str
     fields: dict[str, Any] = field(default_factory=dict)
-    steps: int = 1600
-    alone: int = 400
+    steps: int = 1000
+    alone: int = 250
     batch_size: int = 192
     pack_length: int = 512
     peak_learning_rate: float = 1e-3
