@@ -151,7 +151,11 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
 
     Under the decoding strategy of the study's first measurement, which the competitors have.
     """
-    comparable = [m for m in measurements if m.decoding == measurements[0].decoding and m.group != RANKED]
+    comparable = [
+        m
+        for m in measurements
+        if m.decoding == measurements[0].decoding and m.group != RANKED and m.against is None
+    ]
     rows = []
     for mine in (m for m in comparable if m.method == DYRATE and not m.replays):
         rivals = families([m for m in comparable if m.model == mine.model])

@@ -60,6 +60,22 @@ class Measurement:
         return self.result["label"]
 
     @property
+    def title(self) -> str:
+        """The label, and on a model that is measured against another the model: a connector that was trained
+        here is not the published system whose idea it is.
+        """
+        if self.against is None:
+            return self.label
+        model = f"{self.model} (trained here)" if self.compressor else self.model
+        return model if self.method == NONE else f"{self.label} on {model}"
+
+    @property
+    def compressor(self) -> str | None:
+        """A hash of the weights of a trained connector that stands in its checkpoint's place."""
+        connector = self.result["meta"].get("connector")
+        return connector["sha256"] if connector else None
+
+    @property
     def origin(self) -> Origin | None:
         """Of DyRate, its ablations and its extensions: whether the paper describes it."""
         return self.result.get("origin")

@@ -23,6 +23,7 @@ from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, po
 from dyrate.analysis.measurements import CONTROLS, NONE, Measurement, unpruned
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.analysis.pareto import sweeps
+from dyrate.analysis.tables import by_model
 from dyrate.evaluation.intervals import LEVEL, Array
 from dyrate.evaluation.results import Difference
 
@@ -104,13 +105,11 @@ def rankings(
     """
     shown = [m for m in measurements if m.group in GROUPS and m.decoding == measurements[0].decoding]
     found = []
-    for model in dict.fromkeys(m.model for m in shown):
-        mine = [m for m in shown if m.model == model]
-        whole = next((m for m in mine if m.method == NONE), None)
+    for model in dict.fromkeys(m.model for m in shown if m.against is None):
+        mine = [m for m in shown if model in (m.model, m.against)]
+        whole = next((m for m in mine if m.method == NONE and m.model == model), None)
         names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in TEN)
-        curves = {**sweeps(mine), **families(mine)}
-        for blind in (m for m in mine if m.method == BLIND):
-            curves[blind.label] = (blind,)
+        curves = _curves(model, mine)
         for share in budgets:
             tried = {
                 name: _place(name, settings, share, names, mine, answers) for name, settings in curves.items()
@@ -136,6 +135,23 @@ def _agreement(first: Ranking, second: Ranking) -> Agreement:
     reverse = sum((worse, better) in second.sure for better, worse in first.sure)
     tau = (2 * alike - len(pairs)) / len(pairs) if pairs else 0.0
     return Agreement(first, second, len(shared), tau, reverse)
+
+
+def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
+    """Settings by method; beside those of a model, the models that are measured against it, several of one
+    trained connector in one curve, and what runs on them.
+    """
+    curves: dict[str, tuple[Measurement, ...]] = {}
+    for name, settings in by_model(measurements):
+        on = "" if name == model else f" on {name}"
+        families_here = {**sweeps(settings), **families(settings)}
+        families_here |= {m.label: (m,) for m in settings if m.method == BLIND}
+        curves |= {f"{label}{on}": family for label, family in families_here.items()}
+    models: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        if m.method == NONE and m.model != model:
+            models.setdefault(m.compressor or m.model, []).append(m)
+    return curves | {family[0].title: tuple(family) for family in models.values()}
 
 
 def _place(

@@ -43,6 +43,7 @@ TABLE1_NOTES = {
     "perception score. Measured is perception plus cognition, over the categories that the data has.",
 }
 
+_TRAINED = "Other models of this study, in percent of one of which the ranking is"
 _SYSTEMS = "Other systems, asked by lmms-eval’s own adapters"
 
 
@@ -65,7 +66,8 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     main = [m for m in measurements if m.group == "main"]
     mine = standing_for(study, published.TABLE1_MODEL, main)
     systems = [m for m in main if m.system]
-    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, systems)[:1]}
+    ideas = [m for m in main if m.against]
+    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, [*systems, *ideas])[:1]}
     pairs = paired_rows(study, "table1", mine, published.table1()) | beside
     unpaired = [m for m in mine if m not in pairs.values()]
     groups: list[tuple[str, Sequence[Row]]] = []
@@ -77,7 +79,9 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     groups.append(("Controls", merge(TABLE1, [], {}, controls, measurements)))
     stands_for = {model.name: model.published for model in study.models}
     groups.append((_SYSTEMS, merge(TABLE1, [], {}, [m for m in systems if m not in beside.values()], main)))
-    for name, others in by_model(main, except_for=[*mine, *systems]):
+    others = [m for m in ideas if m not in beside.values()]
+    groups.append((_TRAINED, merge(TABLE1, [], {}, others, measurements)))
+    for name, others in by_model(main, except_for=[*mine, *systems, *ideas]):
         place = (
             f", in the place of {stands_for[name]}: not in the paper's Table I"
             if stands_for.get(name)

@@ -108,7 +108,7 @@ def _ranked(ranking: Ranking) -> Iterator[dict[str, object]]:
             "rank_from": first,
             "rank_to": last,
             "prefill_share": place.spent,
-            "settings": " + ".join(m.label for m in place.settings),
+            "settings": " + ".join(m.title for m in place.settings),
             "benchmarks": " ".join(ranking.benchmarks),
         }
 
