@@ -75,9 +75,8 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--question-tokenizer",
         metavar="DIR_OR_ID",
-        default="google-bert/bert-base-uncased",
-        help="for LLaMA-VID: a folder with BERT's tokenizer.json, or a hub id in the cache "
-        "(default: %(default)s)",
+        help="for LLaMA-VID: a folder with BERT's tokenizer.json, or a hub id in the cache (default: "
+        "google-bert/bert-base-uncased, in the cache)",
     )
     parser.add_argument(
         "--system",

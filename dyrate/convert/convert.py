@@ -16,7 +16,7 @@ from dyrate.connectors.folder import TrainedConnector, save_connector, save_vari
 from dyrate.convert.compressors import as_projector, connector_of, take_connector
 from dyrate.convert.embeddings import padded
 from dyrate.convert.original import OriginalConfig, System, language_model, read_config, text_config
-from dyrate.convert.processor import processor_of, question_tokenizer, tokenizer_of
+from dyrate.convert.processor import BERT, processor_of, question_tokenizer, tokenizer_of
 from dyrate.convert.tensors import DTYPES, Account, Output, stored_in, write_shards
 from dyrate.convert.towers import Tower, take_tower
 from dyrate.errors import DyrateError
@@ -25,8 +25,6 @@ from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few, quietly
 from dyrate.evaluation.provenance import versions
 
 RECORD, BASE = "conversion.json", "base"
-QUESTIONS = "google-bert/bert-base-uncased"
-"""The tokenizer that LLaMA-VID reads questions by, which no checkpoint of it holds."""
 _STRATEGIES = {"patch": "default", "cls_patch": "full"}
 
 
@@ -35,7 +33,7 @@ def convert(
     output: Path,
     tower: str | None = None,
     system: System | None = None,
-    questions: str = QUESTIONS,
+    questions: str | None = None,
 ) -> dict[str, Any]:
     """Convert a checkpoint, and return what `conversion.json` says of it.
 
@@ -45,7 +43,8 @@ def convert(
         tower: folder, or hub id in the local cache, of the CLIP vision tower; by default what `config.json`
             names. Where the checkpoint holds a tower itself, only sizes and pixels are taken from this one.
         system: what the checkpoint is; by default what its `config.json` says.
-        questions: folder, or hub id in the local cache, of the tokenizer that LLaMA-VID reads questions by.
+        questions: folder, or hub id in the local cache, of the tokenizer that LLaMA-VID reads questions by;
+            by default BERT's own id.
 
     Raises:
         DyrateError: for a checkpoint of no known system, pickled weights, tensors that are absent, left over,
@@ -76,7 +75,8 @@ def convert(
     dtype = _dtype([*language, *projection], folder)
     words = None
     if connector.reads_questions:
-        words = question_tokenizer(located(questions), questions, connector)
+        name = questions or BERT
+        words = question_tokenizer(located(name), name, connector)
     with _appearing(output) as temporary:
         base = temporary if system == "llava" else temporary / BASE
         with quietly():

@@ -14,6 +14,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.files import read_json
 
+BERT = "google-bert/bert-base-uncased"
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions."
@@ -73,7 +74,7 @@ def question_tokenizer(folder: Path | None, name: str, connector: Connector) -> 
         raise DyrateError(
             f"{name}: LLaMA-VID reads questions by BERT's tokenizer, which its checkpoint does not hold, and "
             "there is no tokenizer.json, in a folder of that name or in the hub's local cache: `hf download "
-            "google-bert/bert-base-uncased tokenizer.json`, or name a folder with --question-tokenizer"
+            f"{BERT} tokenizer.json`, or name a folder with --question-tokenizer"
         )
     with complaints(str(path)):
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))

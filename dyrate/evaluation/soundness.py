@@ -39,10 +39,10 @@ def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]], replaced: st
         if names
     ]
     if faults:
-        raise DyrateError(
-            f"--model {folder}: the checkpoint {'; '.join(faults)}. Weights and {CONFIG} must be of one "
-            "model, and adapters merged into it"
-        )
+        cure = f"Weights and {CONFIG} must be of one model, and adapters merged into it"
+        if missing and all("multi_modal_projector" in name for name in missing):
+            cure += "; the base of a converted connector is loaded by the connector's folder"
+        raise DyrateError(f"--model {folder}: the checkpoint {'; '.join(faults)}. {cure}")
 
 
 def check_finite(folder: Path, model: Any) -> None:
