@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dyrate.errors import DyrateError
@@ -16,6 +17,10 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 # Vision towers that give every image the same number of features, in the order of its patches.
 TOWERS = ("clip_vision_model", "siglip_vision_model")
+
+# LLaMA-VID's tower, EVA ViT-g, which transformers has as BLIP-2's, and finds for a LLaVA only if it is told.
+AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)
+_WITH_CLASS_TOKEN = ("clip_vision_model", Blip2VisionConfig.model_type)
 
 # Text models whose decoder layers hand unknown keywords down to the attention function, and are tested here.
 TEXT_MODELS = ("llama", "mistral", "qwen2")
@@ -88,7 +93,7 @@ class Family:
     @property
     def class_tokens(self) -> int:
         """Tokens that the vision tower puts before those of the patches."""
-        return int(self.tower_type == "clip_vision_model")
+        return int(self.tower_type in _WITH_CLASS_TOKEN)
 
     def tower_rows(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scaled queries, and the keys, of a tower layer (FloatTensor [images, heads, tokens, D])

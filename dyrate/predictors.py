@@ -315,6 +315,6 @@ def load_predictor(folder: Path) -> Predictor:
         predictor = Predictor(config)
     weights, wanted = folder / WEIGHTS_FILE, predictor.state_dict()
     predictor.load_state_dict(
-        load_tensors(weights, folder / RECORD_FILE, record.get("sha256"), wanted, "predictor")
+        load_tensors(weights, folder / RECORD_FILE, record.get("sha256"), wanted, "train the predictor again")
     )
     return predictor.eval().requires_grad_(False)

@@ -235,10 +235,11 @@ class VisionHooks:
             return encoded
         (pixels, seen), self._seen, self.images = self._seen, None, None
         features = self.family.features(encoded)
-        if self.family.tower_type not in TOWERS and len(features) > 1:
+        connector = self.family.connector  # all of whose images are of one size
+        if connector is None and self.family.tower_type not in TOWERS and len(features) > 1:
             return encoded  # Images of several sizes, padded to one: which pixels are whose is not known.
         grid, patches = self.family.grid(pixels), seen[0] * seen[1]
-        if (connector := self.family.connector) is not None:
+        if connector is not None:
             tokens = len(features[0])
             self.images = EncodedImages(
                 pixels=pixels,

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from dyrate import registry
+from dyrate.connectors.registry import connectors
+from dyrate.convert.original import System
 from dyrate.paper import published
 from dyrate.study import Study
 
@@ -39,6 +42,13 @@ def test_every_row_of_the_ablations_is_on_the_page() -> None:
     expected = [(row.name, "strategy") for row in published.strategy()]
     expected += [(row.name, "decoding") for row in published.decoding()]
     assert rows("Ablations") == expected
+
+
+def test_rows_that_are_converted_are_the_converters_connectors() -> None:
+    said = dict(re.findall(r"^\| ([\w-]+) \| .* \| convert.*?: connector `(\w+)`", PAGE, re.MULTILINE))
+    assert said == {"LLaMA-VID": "context", "TokenPacker": "token_packer", "M3": "nested_pool"}
+    assert set(said.values()) <= set(connectors())
+    assert {name.lower() for name in said} == set(get_args(System)) - {"llava"}
 
 
 def test_methods_on_the_page_exist() -> None:

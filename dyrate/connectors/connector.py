@@ -100,11 +100,17 @@ class Connector(nn.Module):
             self(states, asked)
         return int(counter.get_total_flops()) // 2
 
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """Return the names of its keyword arguments, and of those that it hands on to its base classes."""
+        inits = [vars(one)["__init__"] for one in cls.__mro__[:-1] if "__init__" in vars(one)]
+        given = [one for init in inits for one in inspect.signature(init).parameters.values()]
+        return list(dict.fromkeys(one.name for one in given if one.kind is one.KEYWORD_ONLY))
+
     @property
     def fields(self) -> dict[str, Any]:
         """The keyword arguments that it was built with, defaults among them."""
-        names = [name for name in inspect.signature(type(self)).parameters if name != "sizes"]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self.field_names()}
 
 
 def raster(grid: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """LLaMA-VID: one token of what the question finds in the image, then the image itself."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,12 @@ class ContextToken(Connector):
     InstructBLIP's Q-Former reads question and image; each of its queries, through a matrix, looks at the
     patches (whose keys are another matrix of them, and whose values are they themselves); the mean over the
     queries goes through a third matrix and comes first. The content goes through LLaVA's projector. With
-    `edge` 0 no patch is
-    averaged: the official image checkpoints keep 256 or 576 of them, and only video and `grid:4` are small.
+    `edge` 0 no patch is averaged: the official image checkpoints keep 256 or 576 of them, and only video and
+    `grid:4` are small.
+
+    `layer` is the tower's hidden state that all of this is made of: -1 with the official tower, an EVA ViT-g
+    without its last layer. The other fields are the Q-Former's. The official one reads BERT's word pieces,
+    [CLS] and [SEP] among its 256 words.
 
     Source: arXiv:2311.17043, dvlab-research/LLaMA-VID, `vlm_attention` and `token_generation`.
     """
@@ -25,38 +31,29 @@ class ContextToken(Connector):
     class_token = True
 
     def __init__(
-        self,
-        sizes: Sizes,
-        *,
-        edge: int = 0,
-        queries: int = 32,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        feed_forward: int = 3072,
-        vocabulary: int = 30523,
-        words: int = 256,
+        self, sizes: Sizes, *, edge: int = 0, layer: int = -2, words: int = 256, **reader: int
     ) -> None:
         super().__init__(sizes)
-        self.edge, self.queries, self.width, self.depth, self.heads = edge, queries, width, depth, heads
-        self.feed_forward, self.vocabulary, self.words = feed_forward, vocabulary, words
+        self.edge, self.layer, self.words = edge, layer, words
+        self.layers = (layer,)
         self.kernel = divides(edge or sizes.side, sizes.side, "edge")
         self.tokens = (edge or sizes.side) ** 2 + 1
-        self.reader = InstructQFormer(
-            sizes,
-            queries=queries,
-            width=width,
-            depth=depth,
-            heads=heads,
-            feed_forward=feed_forward,
-            vocabulary=vocabulary,
-            words=words,
-        )
+        self.reader = InstructQFormer(sizes, words=words, **reader)
         del self.reader.projection
-        self.query_proj = nn.Linear(width, sizes.width)
+        self.query_proj = nn.Linear(self.reader.width, sizes.width)
         self.key_proj = nn.Linear(sizes.width, sizes.width)
         self.value_proj = nn.Linear(sizes.width, sizes.hidden)
         self.mlp = two_layers(sizes.width, sizes.hidden)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """As in `Connector`, with the Q-Former's."""
+        return list(dict.fromkeys([*super().field_names(), *InstructQFormer.field_names()]))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As in `Connector`, with the Q-Former's."""
+        return {**self.reader.fields, "edge": self.edge, "layer": self.layer}
 
     @property
     def grid(self) -> None:

@@ -1,12 +1,15 @@
-"""A trained connector on disk, with the low-rank adapter of the language model that was trained with it."""
+"""A trained connector on disk, with the low-rank adapter of the language model that was trained with it, and
+the tokenizer of the questions that it reads.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Strict
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from dyrate import files
@@ -16,7 +19,7 @@ from dyrate.errors import DyrateError
 from dyrate.trained import load_tensors, save_tensors
 from dyrate.typed import Record
 
-RECORD_FILE, WEIGHTS_FILE = "connector.json", "connector.safetensors"
+RECORD_FILE, WEIGHTS_FILE, WORDS_FILE = "connector.json", "connector.safetensors", "tokenizer.json"
 
 
 class ConnectorRecord(Record):
@@ -40,8 +43,14 @@ class ConnectorRecord(Record):
     """The folder that holds the weights, from this one: another, for the same with other fields."""
     sha256: str
     """Of the weights file."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Of the numbers in it."""
+    words: str | None = None
+    """The SHA-256 of `tokenizer.json` beside the weights, by which questions are read, special tokens and
+    all; without it the language model's reads them, without special tokens.
+    """
     training: dict[str, Any]
-    """How it was trained."""
+    """How it was trained, or what it was converted from."""
 
 
 Adapter = Mapping[str, Tensor]
@@ -56,6 +65,8 @@ class TrainedConnector(NamedTuple):
     connector: Connector
     adapter: Adapter
     scaling: float
+    words: Tokenizer | None = None
+    """By which it reads questions, if not by the language model's."""
 
     def merge_into(self, model: Any) -> None:
         """Add the adapter to the language model's weights; a `DyrateError` for a layer that it lacks."""
@@ -77,17 +88,27 @@ class TrainedConnector(NamedTuple):
 
 
 def save_connector(
-    trained: TrainedConnector, folder: Path, model: Path, base: str, training: Mapping[str, Any]
+    trained: TrainedConnector,
+    folder: Path,
+    model: Path,
+    base: str,
+    training: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a connector and its adapter, in half precision, and their record: of the checkpoint `model`,
-    whose content hash is `base`.
+    """Write a connector and its adapter, in a dtype, and their record: of the checkpoint `model`, whose
+    content hash is `base`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     connector = trained.connector
-    weights = {f"connector.{name}": part.half() for name, part in connector.state_dict().items()}
-    weights |= {f"adapter.{name}": part.half() for name, part in trained.adapter.items()}
+    weights = {f"connector.{name}": part.to(dtype) for name, part in connector.state_dict().items()}
+    weights |= {f"adapter.{name}": part.to(dtype) for name, part in trained.adapter.items()}
+    words = None if trained.words is None else trained.words.to_str(pretty=True)
+    if words is not None:
+        files.write_text(folder / WORDS_FILE, words)
     record = {
         "sha256": save_tensors(weights, folder / WEIGHTS_FILE),
+        "dtype": str(dtype).removeprefix("torch."),
+        "words": None if words is None else files.digest(words.encode()),
         "connector": connector.name,
         "fields": connector.fields,
         "sizes": connector.sizes._asdict(),
@@ -135,12 +156,27 @@ def load_connector(folder: Path) -> TrainedConnector:
             connector = build(record.connector, Sizes(**record.sizes), record.fields)
     except (DyrateError, TypeError, ValueError, RuntimeError) as error:
         raise DyrateError(f"{path}: {error}") from None
-    wanted = {f"connector.{name}": part.half() for name, part in connector.state_dict().items()}
-    wanted |= {f"adapter.{name}": torch.empty(shape).half() for name, shape in record.adapter.items()}
-    weights = load_tensors(folder / record.weights / WEIGHTS_FILE, path, record.sha256, wanted, "connector")
+    dtype: torch.dtype = getattr(torch, record.dtype)
+    wanted = {f"connector.{name}": part.to(dtype) for name, part in connector.state_dict().items()}
+    wanted |= {f"adapter.{name}": torch.empty(shape, dtype=dtype) for name, shape in record.adapter.items()}
+    place = folder / record.weights
+    cure = "train or convert the connector again"
+    weights = load_tensors(place / WEIGHTS_FILE, path, record.sha256, wanted, cure)
     parts: dict[str, dict[str, Tensor]] = {"connector": {}, "adapter": {}}
     for name, part in weights.items():
         kind, _, key = name.partition(".")
         parts[kind][key] = part.float()
     connector.load_state_dict(parts["connector"])
-    return TrainedConnector(connector.eval().requires_grad_(False), parts["adapter"], record.scaling)
+    words = None if record.words is None else _words(place / WORDS_FILE, path, record.words, connector)
+    return TrainedConnector(connector.eval().requires_grad_(False), parts["adapter"], record.scaling, words)
+
+
+def _words(path: Path, record: Path, hashed: str, connector: Connector) -> Tokenizer:
+    """Return the tokenizer of questions, which cuts them to as many words as a connector reads."""
+    text = files.read_bytes(path)
+    if (found := files.digest(text)) != hashed:
+        raise DyrateError(f"{record}: words: is {hashed!r}, but {path.name} beside the weights has {found}")
+    tokenizer = Tokenizer.from_str(text.decode())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(connector.words, direction="left" if connector.keeps_end else "right")
+    return tokenizer

@@ -5,6 +5,7 @@ from functools import lru_cache, wraps
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AddedToken, LlavaForConditionalGeneration
 
@@ -21,11 +22,17 @@ def sizes_of(model: Any) -> Sizes:
     return Sizes(vision.hidden_size, model.config.text_config.hidden_size, side)
 
 
-def join(processor: Any, model: LlavaForConditionalGeneration, connector: Connector) -> None:
+def join(
+    processor: Any,
+    model: LlavaForConditionalGeneration,
+    connector: Connector,
+    words: Tokenizer | None = None,
+) -> None:
     """Put a connector in the place of a LLaVA's own, and let its processor leave as many places for an image.
 
     The model goes on being what it was to all that knows a LLaVA; one whose connector reads questions takes
-    them from `input_ids`, of `generate()` and of a forward with images.
+    them from `input_ids`, of `generate()` and of a forward with images; by the tokenizer `words` (see
+    `questions`), if not by the processor's.
 
     Raises `DyrateError` for a connector of other sizes, and for layers that the vision tower does not have.
     """
@@ -57,7 +64,8 @@ def join(processor: Any, model: LlavaForConditionalGeneration, connector: Connec
     if connector.reads_questions:
         cue = family_of(model).answer_cue
         model.__class__ = _Asking
-        model._reading = _Reading(processor.tokenizer, model.config.image_token_id, cue, place)
+        tokenizer = processor.tokenizer
+        model._reading = _Reading(tokenizer, words or tokenizer, model.config.image_token_id, cue, place)
 
 
 def set_tokens(processor: Any, model: Any, tokens: int) -> None:
@@ -128,8 +136,9 @@ class _Place(nn.Module):
 class _Reading:
     """Tells a connector what is asked about each image of a batch."""
 
-    def __init__(self, tokenizer: Any, image_token: int, cue: str, place: _Place) -> None:
-        self.tokenizer, self.image_token, self.cue, self.place = tokenizer, image_token, cue, place
+    def __init__(self, tokenizer: Any, words: Any, image_token: int, cue: str, place: _Place) -> None:
+        self.tokenizer, self.words = tokenizer, words
+        self.image_token, self.cue, self.place = image_token, cue, place
 
     def read(self, ids: Tensor | None) -> None:
         """Read the questions of a batch of prompts, [rows, tokens]."""
@@ -151,13 +160,18 @@ class _Reading:
                 text = str(self.tokenizer.decode(after, skip_special_tokens=True)).strip()
                 texts += [text.removesuffix(self.cue).strip()] * images
         if texts:
-            self.place.question = questions(self.tokenizer, texts, connector).to(ids.device)
+            self.place.question = questions(self.words, texts, connector).to(ids.device)
 
 
 def questions(tokenizer: Any, texts: Sequence[str], connector: Connector) -> Question:
-    """Return texts as a connector reads them: without special tokens, cut to its `words`."""
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    rows = [row[-connector.words :] if connector.keeps_end else row[: connector.words] for row in rows]
+    """Return texts as a connector reads them: by a language model's tokenizer without special tokens, cut to
+    its `words`; by one of its own as that makes and cuts them.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        rows = [one.ids for one in tokenizer.encode_batch(list(texts))]
+    else:
+        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        rows = [row[-connector.words :] if connector.keeps_end else row[: connector.words] for row in rows]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long)
     mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]

@@ -90,22 +90,9 @@ class InstructQFormer(QFormer):
     name = "instruct_qformer"
     reads_questions = True
 
-    def __init__(
-        self,
-        sizes: Sizes,
-        *,
-        queries: int = 32,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        feed_forward: int = 3072,
-        vocabulary: int = 30523,
-        words: int = 128,
-    ) -> None:
+    def __init__(self, sizes: Sizes, *, vocabulary: int = 30523, words: int = 128, **others: int) -> None:
         self.vocabulary, self.words = vocabulary, words
-        super().__init__(
-            sizes, queries=queries, width=width, depth=depth, heads=heads, feed_forward=feed_forward
-        )
+        super().__init__(sizes, **others)
 
     def look(self, image: Tensor, question: Question | None) -> Tensor:
         """As in `QFormer`."""

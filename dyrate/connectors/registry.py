@@ -1,6 +1,5 @@
 """Connectors by their names; imported one by one, so that the hash of what answers has the code of each."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +40,7 @@ def build(name: str, sizes: Sizes, fields: Mapping[str, Any]) -> Connector:
     known = connectors()
     if name not in known:
         raise DyrateError(f"connector {name!r} is unknown; known: {', '.join(known)}")
-    allowed = [key for key in inspect.signature(known[name]).parameters if key != "sizes"]
+    allowed = known[name].field_names()
     for key in fields:
         if key not in allowed:
             raise DyrateError(f"connector {name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")

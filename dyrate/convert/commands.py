@@ -11,11 +11,15 @@ a folder that transformers and this package load: LlavaForConditionalGeneration,
 processor, prompt.
 
   llava         LLaVA-1.5; complete
-  m3            Matryoshka Multimodal Models: a LLaVA with its fine-tuned tower; complete, and connector.json
-                with the scales that it was trained at
-  tokenpacker   the LLaVA around TokenPacker; its projector in connector.json and connector.safetensors
-  llama-vid     the LLaVA around LLaMA-VID's context token (images), with its EVA tower; what makes that token
-                in connector.json and connector.safetensors, under the original names
+  m3            Matryoshka Multimodal Models: a LLaVA with its fine-tuned tower, in OUTPUT/base, and how it is
+                pooled: OUTPUT at its finest scale, a folder in it for each other one, named after its tokens
+  tokenpacker   TokenPacker, and the LLaVA around it in OUTPUT/base
+  llama-vid     LLaMA-VID for images: its context token, and the LLaVA around it, with its EVA tower, in
+                OUTPUT/base; it reads questions by BERT's tokenizer, which it does not hold itself
+                (--question-tokenizer)
+
+Of the last three OUTPUT is a connector's folder, which `--model`, and `connector:` in a study, take like a
+trained one's. Only M3's base is a whole LLaVA by itself; the others have no projector.
 
 Every tensor finds its place or has a reason to be left aside; the command says what is absent, left over, of
 another shape, or NaN, and then writes nothing. conversion.json says where the folder came from.
@@ -30,7 +34,7 @@ _EXAMPLES = """\
 examples:
   hf download mucai/llava-v1.5-7b-m3
   dyrate convert --from llava-original mucai/llava-v1.5-7b-m3 checkpoints/m3
-  dyrate evaluate --model checkpoints/m3 --tasks hub --benchmarks gqa --output results/m3
+  dyrate evaluate --model checkpoints/m3/36 --tasks hub --benchmarks gqa --output results/m3-36
   dyrate convert --from llava-original downloads/llava-v1.5-7b checkpoints/llava-1.5-7b \\
       --vision-tower downloads/clip-vit-large-patch14-336
 
@@ -69,6 +73,12 @@ def register(subparsers: Subparsers) -> None:
         "hub id in the cache (default: mm_vision_tower of config.json, in the cache)",
     )
     parser.add_argument(
+        "--question-tokenizer",
+        metavar="DIR_OR_ID",
+        help="for LLaMA-VID: a folder with BERT's tokenizer.json, or a hub id in the cache (default: "
+        "google-bert/bert-base-uncased, in the cache)",
+    )
+    parser.add_argument(
         "--system",
         choices=("llava", "m3", "tokenpacker", "llama-vid"),
         help="what the checkpoint is (default: what config.json says)",
@@ -79,7 +89,13 @@ def register(subparsers: Subparsers) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from dyrate.convert.convert import convert
 
-    done = convert(arguments.source, arguments.output, arguments.vision_tower, arguments.system)
+    done = convert(
+        arguments.source,
+        arguments.output,
+        arguments.vision_tower,
+        arguments.system,
+        arguments.question_tokenizer,
+    )
     for reason, names in done["ignored"].items():
         print(f"left aside: {len(names)} tensors, {names[0]} among them: {reason}")
     tower, images = done["vision_tower"], done["images"]

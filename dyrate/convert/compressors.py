@@ -1,164 +1,133 @@
 """What stands between tower and language model in the original layouts: LLaVA's projector, and compressors.
 
-Read in CircleRadon/TokenPacker (`multimodal_projector/builder.py`), dvlab-research/LLaMA-VID
-(`llamavid_arch.py`, `qformer.py`) and mu-cai/matryoshka-mm (`llava_arch.py`). A compressor's tensors keep
-their names, without `model.` or `model.mm_projector.`.
+Each is a connector of this package whose tensors have other names there. Read in haotian-liu/LLaVA,
+mu-cai/matryoshka-mm (`llava_arch.py`), CircleRadon/TokenPacker (`multimodal_projector/builder.py`,
+`multimodal_encoder/clip_encoder.py`) and dvlab-research/LLaMA-VID (`llamavid_arch.py`, `qformer.py`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+
+from dyrate.connectors.connector import Connector, Sizes
+from dyrate.connectors.registry import build
 from dyrate.convert.original import OriginalConfig, System
 from dyrate.convert.tensors import Account, Output
 from dyrate.errors import DyrateError
+from dyrate.evaluation.checkpoint_files import CONFIG
 
-_EVA_WIDTH = 1408  # of the tower that InstructBLIP's Q-Former was trained with
 _PACKER_LAYERS = (12, 16, 22, 23, -2)  # of CLIP ViT-L's hidden states: fixed in TokenPacker's code
-_PACKER_HEAD = 128
-_Shapes = dict[str, tuple[int | None, ...]]
+_PACKER_HEAD, _BERT_HEAD = 128, 64
+_SELECTED = (-2, "patch")
+"""`mm_vision_select_layer` and `_feature` of all official compressors."""
+_BERT = "model.vlm_att_encoder.bert"
+_PROJECTOR = (("^mlp", "model.mm_projector"),)
+_NAMES: dict[System, tuple[tuple[str, str], ...]] = {
+    "llava": _PROJECTOR,
+    "m3": _PROJECTOR,
+    "tokenpacker": (
+        (r"^(ln_[qkv]|[qkv]_proj)", r"\1_1"),
+        ("^attention", "clip_attn"),
+        ("^", "model.mm_projector."),
+    ),
+    "llama-vid": (
+        *_PROJECTOR,
+        (r"^reader\.query$", "model.vlm_att_query"),
+        (r"^reader\.norm", "model.vlm_att_ln"),
+        ("^query_proj", "model.vlm_att_projector"),
+        ("^key_proj", "model.vlm_att_key_projector"),
+        ("^value_proj", "model.vlm_att_val_projector"),
+        (r"^reader\.qformer", _BERT),
+        (r"embeddings\.layernorm", "embeddings.LayerNorm"),
+        (r"attention\.attention", "attention.self"),
+    ),
+}
+"""What makes of a connector's names the original ones, one after the other."""
 
 
-def projector(account: Account, config: OriginalConfig, system: System) -> tuple[list[Output], list[Output]]:
-    """Take the projector: outputs of LLaVA's own, and of the connector.
-
-    TokenPacker's ends in LLaVA's two layers (`mlp`), which are in both.
-    """
-    if system != "tokenpacker":
-        if config.mm_projector_type != "mlp2x_gelu":
-            raise DyrateError(
-                f"{account.where}: mm_projector_type is {config.mm_projector_type!r}; transformers' LLaVA "
-                "has LLaVA-1.5's mlp2x_gelu only"
-            )
-        connector = list(_connector(account, "model.", _two_layers("mm_projector.", config)))
-        found = [*_renamed(connector, "mm_projector.")]
-        return found, connector if system == "llama-vid" else []
-    connector = list(_connector(account, "model.mm_projector.", _token_packer(config)))
-    return [*_renamed(connector, "mlp.")], connector
-
-
-def _renamed(outputs: list[Output], prefix: str) -> Iterator[Output]:
-    """The two layers among a connector's outputs, as transformers' LLaVA calls them."""
-    for output in outputs:
-        number, _, rest = output.name.removeprefix(prefix).partition(".")
-        if output.name.startswith(prefix):
-            yield Output(f"multi_modal_projector.linear_{int(number) // 2 + 1}.{rest}", output.parts)
-
-
-def _connector(account: Account, prefix: str, shapes: _Shapes) -> Iterator[Output]:
-    for name, shape in shapes.items():
-        yield Output(name, (account.take(prefix + name, shape),))
-
-
-def _linear(name: str, width: int, out: int) -> _Shapes:
-    return {f"{name}.weight": (out, width), f"{name}.bias": (out,)}
-
-
-def _norm(name: str, width: int) -> _Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _two_layers(prefix: str, config: OriginalConfig) -> _Shapes:
-    width, hidden = config.mm_hidden_size, config.hidden_size
-    return {**_linear(f"{prefix}0", width, hidden), **_linear(f"{prefix}2", hidden, hidden)}
-
-
-def _token_packer(config: OriginalConfig) -> _Shapes:
-    width = config.mm_hidden_size
-    shapes: _Shapes = {
-        "q_proj_1.weight": (width, width),
-        "clip_attn.in_proj_weight": (3 * width, width),
-        "clip_attn.in_proj_bias": (3 * width,),
-        **_linear("clip_attn.out_proj", width, width),
-        **_two_layers("mlp.", config),
-    }
-    for name in "kv":
-        shapes |= _linear(f"{name}_proj_1.0", (len(_PACKER_LAYERS) - 1) * width, width)
-        shapes |= _linear(f"{name}_proj_1.2", width, width)
-    for name in "qkv":
-        shapes |= _norm(f"ln_{name}_1", width)
-    return shapes
-
-
-def context(account: Account, config: OriginalConfig) -> Iterator[Output]:
-    """Take what makes LLaMA-VID's context token: a Q-Former, its norm and queries, and three matrices."""
-    kind = str(config.bert_type)
-    if "qformer" not in kind:
-        raise DyrateError(
-            f"{account.where}: bert_type is {kind!r}; expected a Q-Former's, such as qformer_pretrain"
-        )
-    width, pretrained = config.mm_hidden_size, "pretrain" in kind
-    seen = _EVA_WIDTH if pretrained else width
-    query = account.left.get("model.vlm_att_query")
-    inner = query.shape[-1] if query else 768
-    depths = re.compile(r"model\.vlm_att_encoder\.bert\.encoder\.layer\.(\d+)\.")
-    depth = max((int(found[1]) for name in account.left if (found := depths.match(name))), default=11) + 1
-    shapes: _Shapes = {
-        "vlm_att_query": (1, config.num_query, inner),
-        **_linear("vlm_att_projector", inner, width),
-        **_linear("vlm_att_key_projector", width, width),
-        **_linear("vlm_att_val_projector", width, config.hidden_size),
-        **(_norm("vlm_att_ln", seen) if pretrained else {}),
-        **(_linear("vlm_att_bert_proj", width, seen) if seen != width else {}),
-        "vlm_att_encoder.bert.embeddings.word_embeddings.weight": (None, inner),
-        "vlm_att_encoder.bert.embeddings.position_embeddings.weight": (None, inner),
-        **_norm("vlm_att_encoder.bert.embeddings.LayerNorm", inner),
-    }
-    for layer in range(depth):
-        shapes |= _qformer_layer(
-            f"vlm_att_encoder.bert.encoder.layer.{layer}", inner, None if layer % 2 else seen
-        )
-    yield from _connector(account, "model.", shapes)
-    account.ignore(r"model\.vlm_att_encoder\.bert\.embeddings\.position_ids", "counts from 0 on")
-
-
-def _qformer_layer(place: str, width: int, seen: int | None) -> _Shapes:
-    """BERT's layer with a second feed-forward half, for queries, and attention to states of width `seen`."""
-    shapes: _Shapes = {}
-    for attention, keys in (("attention", width), ("crossattention", seen)):
-        if keys is not None:
-            shapes |= _linear(f"{place}.{attention}.self.query", width, width)
-            shapes |= _linear(f"{place}.{attention}.self.key", keys, width)
-            shapes |= _linear(f"{place}.{attention}.self.value", keys, width)
-            shapes |= _linear(f"{place}.{attention}.output.dense", width, width)
-            shapes |= _norm(f"{place}.{attention}.output.LayerNorm", width)
-    for half in ("", "_query"):
-        shapes |= _linear(f"{place}.intermediate{half}.dense", width, 4 * width)
-        shapes |= _linear(f"{place}.output{half}.dense", 4 * width, width)
-        shapes |= _norm(f"{place}.output{half}.LayerNorm", width)
-    return shapes
-
-
-def connector_record(config: OriginalConfig, system: System, side: int) -> dict[str, Any] | None:
-    """Return what `connector.json` says: the connector, and its fields as this package calls them.
+def connector_of(account: Account, config: OriginalConfig, system: System, sizes: Sizes) -> Connector:
+    """Return the connector that a checkpoint has, on the meta device, without its numbers.
 
     Args:
-        config: the original one.
-        system: the system.
-        side: patches along an image's edge.
+        account: the checkpoint's tensors, the connector's among them.
+        config: its configuration.
+        system: what it is.
+        sizes: of its tower and language model.
 
     Raises:
-        DyrateError: for a scale whose squares do not fill an image, and a `compress_type` of no known kind.
+        DyrateError: for a connector of another kind than the official ones, and one that does not fit an
+            image.
     """
+    path = account.where / CONFIG
+    if system != "tokenpacker" and config.mm_projector_type != "mlp2x_gelu":
+        raise DyrateError(
+            f"{path}: mm_projector_type is {config.mm_projector_type!r}; transformers' LLaVA has LLaVA-1.5's "
+            "mlp2x_gelu only"
+        )
+    selected = config.mm_vision_select_layer, config.mm_vision_select_feature
+    if system != "llava" and selected != _SELECTED:
+        raise DyrateError(
+            f"{path}: mm_vision_select_layer and mm_vision_select_feature are {selected}; {system} has "
+            f"{_SELECTED}"
+        )
+    try:
+        name, fields = _fields(account, config, system, sizes)
+        with torch.device("meta"):
+            return build(name, sizes, fields)
+    except (DyrateError, ValueError) as error:
+        raise DyrateError(f"{path}: {error}") from None
+
+
+def take_connector(account: Account, connector: Connector, system: System) -> Iterator[Output]:
+    """Take a connector's tensors."""
+    for name, tensor in connector.state_dict().items():
+        original = name
+        for pattern, replacement in _NAMES[system]:
+            original = re.sub(pattern, replacement, original)
+        yield Output(name, (account.take(original, tuple(tensor.shape)),))
+    account.ignore(re.escape(_BERT) + r"\.embeddings\.position_ids", "counts from 0 on")
+
+
+def as_projector(outputs: Iterable[Output]) -> Iterator[Output]:
+    """The two layers of a connector that is LLaVA's projector, as transformers' LLaVA calls them."""
+    for output in outputs:
+        _, number, rest = output.name.split(".")
+        yield Output(f"multi_modal_projector.linear_{int(number) // 2 + 1}.{rest}", output.parts)
+
+
+def _fields(
+    account: Account, config: OriginalConfig, system: System, sizes: Sizes
+) -> tuple[str, dict[str, Any]]:
     match system:
+        case "llava":
+            return "projector", {}
         case "m3":
             scales = config.matryoshka_vis_token_scale or [1, 9, 36, 144, 576]
-            kernels = [_divisor(int((side**2 / scale) ** 0.5), side, f"{scale} tokens") for scale in scales]
-            return {"connector": "nested_pool", "fields": {"kernel": 1, "kernels": kernels}}
+            return "nested_pool", {"kernel": 1, "kernels": [_kernel(scale, sizes.side) for scale in scales]}
         case "tokenpacker":
-            scale = _divisor(config.scale_factor or 0, side, "scale_factor")
-            heads = max(1, config.mm_hidden_size // _PACKER_HEAD)
-            fields = {"scale": scale, "layers": list(_PACKER_LAYERS), "heads": heads}
-            return {"connector": "token_packer", "fields": fields}
+            if config.scale_factor is None:
+                account.lack(f"scale_factor in {CONFIG}")
+            heads = max(1, sizes.width // _PACKER_HEAD)
+            return "token_packer", {
+                "scale": config.scale_factor or 1,
+                "layers": _PACKER_LAYERS,
+                "heads": heads,
+            }
         case "llama-vid":
-            return {"connector": "context", "fields": {"edge": _edge(config), "queries": config.num_query}}
-    return None
+            return "context", {"edge": _edge(config), "layer": -1, **_reader(account, config)}
 
 
-def _divisor(edge: int, side: int, what: str) -> int:
-    if edge < 1 or side % edge:
-        raise DyrateError(f"{what}: squares of {edge} patches do not fill an image of {side} x {side}")
-    return edge
+def _kernel(scale: int, side: int) -> int:
+    """Patches along the edge of the squares that M3 makes `scale` tokens of."""
+    kernel = int((side**2 / scale) ** 0.5)
+    if not kernel or side % kernel or (side // kernel) ** 2 != scale:
+        raise DyrateError(
+            f"{scale} tokens: squares of {kernel} patches do not fill an image of {side} x {side} with "
+            "so many"
+        )
+    return kernel
 
 
 def _edge(config: OriginalConfig) -> int:
@@ -171,3 +140,28 @@ def _edge(config: OriginalConfig) -> int:
     if kind == "mean":
         return 1
     raise DyrateError(f"compress_type is {kind!r}; expected null, mean, or grid: and a number")
+
+
+def _reader(account: Account, config: OriginalConfig) -> dict[str, int]:
+    """The sizes of LLaMA-VID's Q-Former, which only its tensors tell; of an absent one, the official size."""
+    kind = str(config.bert_type)
+    if "qformer_pretrain" not in kind:
+        raise DyrateError(
+            f"bert_type is {kind!r}; expected a pretrained Q-Former's, such as qformer_pretrain"
+        )
+
+    def rows(name: str, otherwise: int) -> int:
+        found = account.left.get(f"{_BERT}.{name}")
+        return (found.shape[0] if found and found.shape else 0) or otherwise
+
+    number = re.compile(re.escape(_BERT) + r"\.encoder\.layer\.(\d+)\.")
+    layers = [int(found[1]) for name in account.left if (found := number.match(name))]
+    width = rows("embeddings.LayerNorm.bias", 768)
+    return {
+        "queries": config.num_query,
+        "width": width,
+        "depth": 1 + max(layers, default=11),
+        "heads": max(1, width // _BERT_HEAD),
+        "feed_forward": rows("encoder.layer.0.intermediate.dense.bias", 3072),
+        "vocabulary": rows("embeddings.word_embeddings.weight", 30523),
+    }

@@ -1,29 +1,39 @@
-"""From a checkpoint in the original LLaVA layout to a folder in transformers' own."""
+"""From a checkpoint in the original LLaVA layout to a folder in transformers' own, or to a connector's."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+from tokenizers import Tokenizer
+
 from dyrate import files
-from dyrate.convert.compressors import connector_record, context, projector
+from dyrate.connectors.connector import Connector, Sizes
+from dyrate.connectors.folder import TrainedConnector, save_connector, save_variant
+from dyrate.convert.compressors import as_projector, connector_of, take_connector
 from dyrate.convert.embeddings import padded
 from dyrate.convert.original import OriginalConfig, System, language_model, read_config, text_config
-from dyrate.convert.processor import processor_of, tokenizer_of
-from dyrate.convert.tensors import DTYPES, Account, Output, stored_in, write_shards, write_whole
+from dyrate.convert.processor import BERT, processor_of, question_tokenizer, tokenizer_of
+from dyrate.convert.tensors import DTYPES, Account, Output, stored_in, write_shards
 from dyrate.convert.towers import Tower, take_tower
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import load_processor
+from dyrate.evaluation.checkpoint import content_hash, load_processor
 from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few, quietly
 from dyrate.evaluation.provenance import versions
 
-RECORD, CONNECTOR = "conversion.json", "connector"
+RECORD, BASE = "conversion.json", "base"
 _STRATEGIES = {"patch": "default", "cls_patch": "full"}
 
 
 def convert(
-    source: str, output: Path, tower: str | None = None, system: System | None = None
+    source: str,
+    output: Path,
+    tower: str | None = None,
+    system: System | None = None,
+    questions: str | None = None,
 ) -> dict[str, Any]:
     """Convert a checkpoint, and return what `conversion.json` says of it.
 
@@ -33,6 +43,8 @@ def convert(
         tower: folder, or hub id in the local cache, of the CLIP vision tower; by default what `config.json`
             names. Where the checkpoint holds a tower itself, only sizes and pixels are taken from this one.
         system: what the checkpoint is; by default what its `config.json` says.
+        questions: folder, or hub id in the local cache, of the tokenizer that LLaMA-VID reads questions by;
+            by default BERT's own id.
 
     Raises:
         DyrateError: for a checkpoint of no known system, pickled weights, tensors that are absent, left over,
@@ -52,26 +64,31 @@ def convert(
     if tower is not None and place is None:
         raise DyrateError(f"--vision-tower {tower}: neither a folder nor in the hub's local cache")
     seeing = take_tower(account, config, place, wanted)
+    vision = seeing.config
+    sizes = Sizes(vision.hidden_size, text.hidden_size, vision.image_size // vision.patch_size)
     language = list(language_model(account, text, padded(text.vocab_size)))
-    projection, parts = projector(account, config, system)
-    if system == "llama-vid":
-        parts += context(account, config)
+    connector = connector_of(account, config, system, sizes)
+    parts = list(take_connector(account, connector, system))
     account.settle()
-    connector = connector_record(config, system, seeing.config.image_size // seeing.config.patch_size)
+    # With a projector a base would answer without its connector, and wrongly. M3's is a LLaVA by itself.
+    projection = list(as_projector(parts)) if system in ("llava", "m3") else []
     dtype = _dtype([*language, *projection], folder)
+    words = None
+    if connector.reads_questions:
+        name = questions or BERT
+        words = question_tokenizer(located(name), name, connector)
     with _appearing(output) as temporary:
+        base = temporary if system == "llava" else temporary / BASE
         with quietly():
             tokenizer = tokenizer_of(folder, text.vocab_size)
             strategy, pad = _STRATEGIES[config.mm_vision_select_feature], config.image_aspect_ratio == "pad"
-            processor = processor_of(tokenizer, seeing.config, strategy, pad, seeing.pixels)
-            processor.save_pretrained(temporary)
-            _save_config(config, text, seeing, strategy, dtype, temporary)
-        load_processor(temporary)  # it fits the configuration, or says what does not
-        write_shards([*language, *seeing.outputs, *projection], temporary, DTYPES[dtype])
-        if connector is not None:
-            files.write_json(temporary / f"{CONNECTOR}.json", connector)
-            if parts:
-                write_whole(parts, temporary / f"{CONNECTOR}.safetensors")
+            processor = processor_of(tokenizer, vision, strategy, pad, seeing.pixels)
+            processor.save_pretrained(base)
+            _save_config(config, text, seeing, strategy, dtype, base)
+        load_processor(base)  # it fits the configuration, or says what does not
+        write_shards([*language, *seeing.outputs, *projection], base, DTYPES[dtype])
+        if system != "llava":
+            _save_connector(connector, parts, words, temporary, {"system": system, "source": source})
         record = {
             "from": "llava-original",
             "system": system,
@@ -85,6 +102,23 @@ def convert(
         }
         files.write_json(temporary / RECORD, record)
     return record
+
+
+def _save_connector(
+    connector: Connector, parts: list[Output], words: Tokenizer | None, folder: Path, origin: dict[str, Any]
+) -> None:
+    """Make a connector's folder, of the LLaVA that is in it already; and one in it for each further scale."""
+    tensors = {part.name: part.tensor(None) for part in parts}
+    connector.load_state_dict(tensors, assign=True)
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
+    base = folder / BASE
+    save_connector(
+        TrainedConnector(connector, {}, 1.0, words), folder, base, content_hash(base), origin, dtype
+    )
+    for kernel in getattr(connector, "kernels", ()):
+        if kernel > 1:
+            tokens = (connector.sizes.side // kernel) ** 2
+            save_variant(folder / str(tokens), folder, {"kernel": kernel})
 
 
 def located(name: str) -> Path | None:
@@ -151,7 +185,7 @@ def _appearing(output: Path) -> Iterator[Path]:
         with files.only_one(temporary, "converting a checkpoint"):
             try:
                 for left in temporary.iterdir():
-                    left.unlink()
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
                 yield temporary
                 temporary.replace(output)
             except BaseException:

@@ -1,14 +1,20 @@
-"""The processor of a converted checkpoint: tokenizer, image processor, chat template."""
+"""The processor of a converted checkpoint: tokenizer, image processor, chat template; LLaMA-VID's second
+tokenizer.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer
+
+from dyrate.connectors.connector import Connector
 from dyrate.convert.embeddings import IMAGE, PAD
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.files import read_json
 
+BERT = "google-bert/bert-base-uncased"
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions."
@@ -33,7 +39,7 @@ def tokenizer_of(folder: Path, vocabulary: int) -> Any:
 
     Raises `DyrateError` where it cannot be loaded, or has another number of tokens than the model.
     """
-    from transformers import AddedToken, AutoTokenizer
+    from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").exists() and not find_spec("sentencepiece"):
         raise DyrateError(
@@ -53,6 +59,35 @@ def tokenizer_of(folder: Path, vocabulary: int) -> Any:
     if (ids := {token: tokenizer.convert_tokens_to_ids(token) for token in expected}) != expected:
         raise DyrateError(f"{folder}: the tokenizer knows {IMAGE} or {PAD} already: they are {ids}")
     tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def question_tokenizer(folder: Path | None, name: str, connector: Connector) -> Tokenizer:
+    """Return BERT's tokenizer with LLaMA-VID's [DEC] after its tokens, for the Q-Former of a connector.
+
+    `name` is what the folder was looked for by. Raises `DyrateError` where it has no `tokenizer.json`, or one
+    of another number of tokens than the Q-Former embeds, or one that does not put questions between [CLS] and
+    [SEP].
+    """
+    path = None if folder is None else folder / "tokenizer.json"
+    if path is None or not path.is_file():
+        raise DyrateError(
+            f"{name}: LLaMA-VID reads questions by BERT's tokenizer, which its checkpoint does not hold, and "
+            "there is no tokenizer.json, in a folder of that name or in the hub's local cache: `hf download "
+            f"{BERT} tokenizer.json`, or name a folder with --question-tokenizer"
+        )
+    with complaints(str(path)):
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens([AddedToken("[DEC]", special=True)])
+    found, expected = tokenizer.get_vocab_size(), connector.fields["vocabulary"]
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    around = tokenizer.encode("").tokens
+    if found != expected or around != ["[CLS]", "[SEP]"]:
+        raise DyrateError(
+            f"{path}: has {found} tokens, [DEC] among them, and makes {around} of an empty question; the "
+            f"Q-Former embeds {expected}, and expects ['[CLS]', '[SEP]']"
+        )
     return tokenizer
 
 

@@ -106,14 +106,20 @@ class Account:
         if found is None:
             self._absent.append(name)
             return Stored(self.where, name, tuple(size or 0 for size in shape), "F32")
+        place = found.file.name
         fits = len(found.shape) == len(shape) and all(
             size in (None, own) for size, own in zip(shape, found.shape, strict=True)
         )
         if not fits:
-            self._misshapen.append(f"{name} ({list(found.shape)}, expected {list(shape)})")
+            self._misshapen.append(f"{name} ({list(found.shape)}, expected {list(shape)}) in {place}")
         elif found.dtype not in DTYPES:
-            self._misshapen.append(f"{name} (stored as {found.dtype}, expected {', '.join(DTYPES)})")
+            floats = ", ".join(DTYPES)
+            self._misshapen.append(f"{name} (stored as {found.dtype}, expected {floats}) in {place}")
         return found
+
+    def lack(self, what: str) -> None:
+        """Let `settle` say that something is absent that is no tensor."""
+        self._absent.append(what)
 
     def ignore(self, pattern: str, reason: str) -> None:
         """Leave aside what is still there and whose whole name matches a regular expression."""
@@ -125,12 +131,13 @@ class Account:
 
     def settle(self) -> None:
         """Raise one `DyrateError` for all that was absent, had another shape or type, or is left over."""
+        left = [f"{name} in {part.file.name}" for name, part in self.left.items()]
         faults = [
             f"{what} {few(names)}"
             for what, names in (
                 ("lacks", self._absent),
                 ("has otherwise", self._misshapen),
-                ("has, for which there is no place,", self.left),
+                ("has, for which there is no place,", left),
             )
             if names
         ]
@@ -181,8 +188,3 @@ def write_shards(outputs: Iterable[Output], folder: Path, dtype: torch.dtype) ->
         size += sum(tensor.nbytes for tensor in tensors.values())
     if len(files) > 1:
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-
-
-def write_whole(outputs: Iterable[Output], path: Path) -> None:
-    """Write tensors into one file, each in its own dtype."""
-    save_file({output.name: output.tensor(None) for output in outputs}, path, metadata={"format": "pt"})

@@ -161,6 +161,7 @@ def _eva(account: Account, config: OriginalConfig) -> Tower:
         num_attention_heads=max(1, width // _EVA_HEAD),
         image_size=side * _EVA_PATCH,
         patch_size=_EVA_PATCH,
+        num_channels=3,  # which is fixed there, and a field of all other towers
     )
     return Tower(vision, outputs, "the checkpoint", -1, None)
 

@@ -113,12 +113,17 @@ def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     and `soundness`.
     """
     from dyrate.connectors.folder import RECORD_FILE
+
+    if (folder / RECORD_FILE).exists():
+        return _joined(folder, device, dtype)
+    return _stock(folder, device, dtype)
+
+
+def _stock(folder: Path, device: "torch.device", dtype: str, replaced: str | None = None) -> tuple[Any, Any]:
     from dyrate.evaluation.soundness import check_vision
 
-    if (folder / RECORD_FILE).exists() and not (folder / "config.json").exists():
-        return _joined(folder, device, dtype)
     processor = load_processor(folder)
-    model = load_model(folder, device, dtype)
+    model = load_model(folder, device, dtype, replaced)
     check_vision(folder, processor, model)
     return processor, model
 
@@ -165,10 +170,10 @@ def _joined(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]
             f"have {found}"
         )
     trained = load_connector(folder)
-    processor, model = load(base, device, dtype)
+    processor, model = _stock(base, device, dtype, replaced="multi_modal_projector")
     try:
         trained.merge_into(model.model.language_model)
-        join(processor, model, trained.connector)
+        join(processor, model, trained.connector, trained.words)
     except DyrateError as error:
         raise DyrateError(f"{path}: {error}") from None
     return processor, model
@@ -194,10 +199,11 @@ def load_processor(folder: Path) -> Any:
     return processor
 
 
-def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
+def load_model(folder: Path, device: "torch.device", dtype: str, replaced: str | None = None) -> Any:
     """The model in evaluation mode, from safetensors, on `device` in `dtype`.
 
     Raises `DyrateError` unless the checkpoint's weights are all there, all of this model, and all finite.
+    Those of the part `replaced` may be absent, all or some: something else will take its place.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -219,7 +225,7 @@ def load_model(folder: Path, device: "torch.device", dtype: str) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    check_keys(folder, loaded)
+    check_keys(folder, loaded, replaced)
     check_finite(folder, model)
     return model.eval()
 

@@ -37,8 +37,6 @@ _POSITIVE = re.compile(
     r"(hidden|intermediate|vocab|image|patch)_size|num_(hidden_layers|attention_heads|key_value_heads)"
     r"|num_channels|head_dim|max_position_embeddings|(rms|layer)_norm_eps|rope_theta|factor"
 )
-# A connector beside a LLaVA (`dyrate convert`), and the one that may be left out: M3 without pooling.
-_CONNECTOR, _POOL = "connector.json", "nested_pool"
 _LONGEST = 300
 _NAMED = 3
 
@@ -91,11 +89,6 @@ def check_config(folder: Path) -> Any:
         raise DyrateError(
             f"{folder}: holds an adapter (adapter_config.json); merge it into its model (PEFT's "
             "merge_and_unload()) and save that"
-        )
-    if (folder / _CONNECTOR).exists() and (name := _mapping(folder / _CONNECTOR).get("connector")) != _POOL:
-        raise DyrateError(
-            f"{folder}: is what stands around the connector {name!r} ({_CONNECTOR}); alone it would answer, "
-            "and wrongly"
         )
     if values.get("quantization_config"):
         raise DyrateError(

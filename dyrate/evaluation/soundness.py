@@ -16,12 +16,14 @@ from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few
 from dyrate.families import family_of
 
 
-def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]]) -> None:
-    """Raise `DyrateError` unless the weights were exactly those of the model.
+def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]], replaced: str | None = None) -> None:
+    """Raise `DyrateError` unless the weights were exactly those of the model; the part `replaced` may lack
+    its own.
 
     `loaded` is what `from_pretrained(..., output_loading_info=True)` says: tied weights, and what
     transformers itself lets a checkpoint lack or have besides, are not in it.
     """
+    missing = {name for name in loaded["missing_keys"] if replaced not in name.split(".")}
     mismatched = [
         f"{name} ({list(stored)} stored, {list(expected)} by {CONFIG})"
         for name, stored, expected in loaded["mismatched_keys"]
@@ -29,7 +31,7 @@ def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]]) -> None:
     faults = [
         f"{what} {few(names)}"
         for what, names in (
-            ("lacks", loaded["missing_keys"]),
+            ("lacks", missing),
             ("has, beyond the model,", loaded["unexpected_keys"]),
             ("has in another shape", mismatched),
             ("cannot be read:", loaded["error_msgs"]),
@@ -37,10 +39,10 @@ def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]]) -> None:
         if names
     ]
     if faults:
-        raise DyrateError(
-            f"--model {folder}: the checkpoint {'; '.join(faults)}. Weights and {CONFIG} must be of one "
-            "model, and adapters merged into it"
-        )
+        cure = f"Weights and {CONFIG} must be of one model, and adapters merged into it"
+        if missing and all("multi_modal_projector" in name for name in missing):
+            cure += "; the base of a converted connector is loaded by the connector's folder"
+        raise DyrateError(f"--model {folder}: the checkpoint {'; '.join(faults)}. {cure}")
 
 
 def check_finite(folder: Path, model: Any) -> None:

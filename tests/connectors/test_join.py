@@ -239,6 +239,9 @@ class TestFolder:
             ("model", "nowhere", "model: there is no checkpoint in"),
             ("adapter", {}, "the tensor adapter.layers.0.mlp.up_proj.A should not be there"),
             ("weights", "elsewhere", "is missing beside connector.json"),
+            ("dtype", "int8", "dtype: 'int8' is not one of float32, float16, bfloat16"),
+            ("dtype", "float32", " is torch.float16 ("),
+            ("words", "0", "tokenizer.json: no such file"),
         ],
     )
     def test_a_record_that_is_off_is_refused(self, folder: Path, key: str, value: object, error: str) -> None:

@@ -1,13 +1,12 @@
 """Tiny checkpoints in exactly the original layouts, made by renaming the tensors of a tiny LLaVA."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
@@ -35,15 +34,32 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "this", "any", "##thing", "?"]
+"""Of a small BERT, whose token ids are their places."""
+
+
+def write_pieces(folder: Path) -> Path:
+    """Write BERT's tokenizer as the hub has it: of lower-case words, with [CLS] and [SEP] around them."""
+    made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(end, PIECES.index(end)) for end in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    folder.mkdir(parents=True)
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 VOCABULARY = len(tokenizer())
 ROWS = 320  # VOCABULARY + 2, padded to a multiple of 64
 
 
-def llava(seed: int = 0) -> LlavaForConditionalGeneration:
+def llava(seed: int = 0, tower: CLIPVisionConfig | None = None) -> LlavaForConditionalGeneration:
     """What the conversion should give, but for the rows of its new tokens."""
     torch.manual_seed(seed)
+    tower = tower or vision()
     config = LlavaConfig(
-        vision_config=vision().to_dict(),
+        vision_config=tower.to_dict(),
         text_config=LlamaConfig(
             hidden_size=HIDDEN,
             intermediate_size=48,
@@ -56,7 +72,7 @@ def llava(seed: int = 0) -> LlavaForConditionalGeneration:
             initializer_range=0.3,
         ).to_dict(),
         image_token_index=VOCABULARY,
-        image_seq_length=(SIZE // PATCH) ** 2,
+        image_seq_length=(tower.image_size // PATCH) ** 2,
     )
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
@@ -65,13 +81,13 @@ def llava(seed: int = 0) -> LlavaForConditionalGeneration:
     return model.eval()
 
 
-def vision() -> CLIPVisionConfig:
+def vision(layers: int = 3, width: int = WIDTH, size: int = SIZE) -> CLIPVisionConfig:
     return CLIPVisionConfig(
-        hidden_size=WIDTH,
+        hidden_size=width,
         intermediate_size=24,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        image_size=SIZE,
+        image_size=size,
         patch_size=PATCH,
     )
 
@@ -160,14 +176,19 @@ def token_packer(width: int = WIDTH, hidden: int = HIDDEN) -> Tensors:
         shapes |= {f"{name}_proj_1.2.weight": (width, width), f"{name}_proj_1.2.bias": (width,)}
     for name in ("q", "k", "v"):
         shapes |= {f"ln_{name}_1.weight": (width,), f"ln_{name}_1.bias": (width,)}
-    return {name: torch.randn(shape) for name, shape in shapes.items()}
+    return {name: _drawn(shape) for name, shape in shapes.items()}
 
 
-def eva(width: int, blocks: int = 2) -> Tensors:
+def _drawn(shape: tuple[int, ...]) -> Tensor:
+    """Numbers with which states stay about as large as they were, and attention is far from even."""
+    return torch.randn(shape) * 1.5 / (shape[-1] ** 0.5 if len(shape) > 1 else 3) + (len(shape) == 1) * 0.5
+
+
+def eva(width: int, blocks: int = 2, size: int = SIZE) -> Tensors:
     """LLaMA-VID's tower, under the names of its `VisionTransformer`."""
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
-        "pos_embed": (1, (SIZE // PATCH) ** 2 + 1, width),
+        "pos_embed": (1, (size // PATCH) ** 2 + 1, width),
         "patch_embed.proj.weight": (width, 3, PATCH, PATCH),
         "patch_embed.proj.bias": (width,),
     }
@@ -191,18 +212,15 @@ def eva(width: int, blocks: int = 2) -> Tensors:
     return {name: torch.randn(shape) * 0.2 for name, shape in shapes.items()}
 
 
-def context(width: int, hidden: int = HIDDEN, inner: int = 8) -> Tensors:
-    """What LLaMA-VID adds to LLaVA, two layers of Q-Former, `bert_type` qformer_pretrain."""
-    seen = 1408
+def context(width: int, hidden: int = HIDDEN, inner: int = 128) -> Tensors:
+    """What LLaMA-VID adds to LLaVA, three layers of Q-Former, `bert_type` qformer_pretrain."""
     layer = "vlm_att_encoder.bert.encoder.layer."
     shapes: dict[str, tuple[int, ...]] = {
         "vlm_att_query": (1, 32, inner),
-        "vlm_att_ln.weight": (seen,),
-        "vlm_att_ln.bias": (seen,),
-        "vlm_att_bert_proj.weight": (seen, width),
-        "vlm_att_bert_proj.bias": (seen,),
-        "vlm_att_encoder.bert.embeddings.word_embeddings.weight": (50, inner),
-        "vlm_att_encoder.bert.embeddings.position_embeddings.weight": (20, inner),
+        "vlm_att_ln.weight": (width,),
+        "vlm_att_ln.bias": (width,),
+        "vlm_att_encoder.bert.embeddings.word_embeddings.weight": (len(PIECES) + 1, inner),
+        "vlm_att_encoder.bert.embeddings.position_embeddings.weight": (512, inner),
         "vlm_att_encoder.bert.embeddings.LayerNorm.weight": (inner,),
         "vlm_att_encoder.bert.embeddings.LayerNorm.bias": (inner,),
     }
@@ -210,34 +228,30 @@ def context(width: int, hidden: int = HIDDEN, inner: int = 8) -> Tensors:
     def linear(name: str, width: int, out: int) -> None:
         shapes.update({f"{name}.weight": (out, width), f"{name}.bias": (out,)})
 
+    def norm(name: str, width: int) -> None:
+        shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+
     linear("vlm_att_projector", inner, width)
     linear("vlm_att_key_projector", width, width)
     linear("vlm_att_val_projector", width, hidden)
-    for number, attentions in ((0, ("attention", "crossattention")), (1, ("attention",))):
-        for attention in attentions:
-            keys = seen if attention == "crossattention" else inner
+    for number in range(3):
+        for attention in ("attention", "crossattention")[: 1 + (number % 2 == 0)]:
+            keys = width if attention == "crossattention" else inner
             linear(f"{layer}{number}.{attention}.self.query", inner, inner)
             linear(f"{layer}{number}.{attention}.self.key", keys, inner)
             linear(f"{layer}{number}.{attention}.self.value", keys, inner)
             linear(f"{layer}{number}.{attention}.output.dense", inner, inner)
-            linear(f"{layer}{number}.{attention}.output.LayerNorm", 1, inner)
+            norm(f"{layer}{number}.{attention}.output.LayerNorm", inner)
         for half in ("", "_query"):
-            linear(f"{layer}{number}.intermediate{half}.dense", inner, 4 * inner)
-            linear(f"{layer}{number}.output{half}.dense", 4 * inner, inner)
-            linear(f"{layer}{number}.output{half}.LayerNorm", 1, inner)
-    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
-    for name in [name for name in tensors if name.endswith("LayerNorm.weight")]:
-        tensors[name] = tensors[name].flatten()
-    tensors["vlm_att_encoder.bert.embeddings.position_ids"] = torch.arange(20)[None]
+            linear(f"{layer}{number}.intermediate{half}.dense", inner, 2 * inner)
+            linear(f"{layer}{number}.output{half}.dense", 2 * inner, inner)
+            norm(f"{layer}{number}.output{half}.LayerNorm", inner)
+    tensors = {name: _drawn(shape) for name, shape in shapes.items()}
+    tensors["vlm_att_encoder.bert.embeddings.position_ids"] = torch.arange(512)[None]
     return tensors
 
 
-def write_original(
-    folder: Path,
-    tensors: Tensors,
-    values: dict[str, Any],
-    writer: Callable[[Tensors, Path], None] | None = None,
-) -> Path:
+def write_original(folder: Path, tensors: Tensors, values: dict[str, Any]) -> Path:
     """Write a checkpoint: `config.json`, tokenizer, two shards as a training run leaves them."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(values))
@@ -248,7 +262,7 @@ def write_original(
     return folder
 
 
-def write_tower(folder: Path, tower: Tensors) -> Path:
+def write_tower(folder: Path, tower: Tensors, config: CLIPVisionConfig | None = None) -> Path:
     """Write a whole CLIP as the hub has it; of its text half a few tensors."""
     folder.mkdir()
     text = {"text_model.final_layer_norm.bias": torch.ones(8), "logit_scale": torch.ones(())}
@@ -256,6 +270,6 @@ def write_tower(folder: Path, tower: Tensors) -> Path:
     save_file(
         {name: tensor.contiguous().clone() for name, tensor in whole.items()}, folder / "model.safetensors"
     )
-    values = {"model_type": "clip", "vision_config": vision().to_dict(), "text_config": {}}
+    values = {"model_type": "clip", "vision_config": (config or vision()).to_dict(), "text_config": {}}
     (folder / "config.json").write_text(json.dumps(values))
     return folder

@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch.nn import functional
-from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel, CLIPImageProcessorPil, LlavaConfig
+from transformers import CLIPImageProcessorPil, LlavaConfig
 
 from dyrate.cli import main
 from dyrate.convert.convert import convert
@@ -81,10 +80,8 @@ def test_m3_has_its_own_tower(model: Any, tmp_path: Path) -> None:
     }
     record = convert(str(source(tmp_path, model, fine_tuned=True, **scales)), tmp_path / "out", str(clip))
     assert same_answers(tmp_path / "out", model)
+    assert same_answers(tmp_path / "out" / "base", model)
     assert (record["system"], record["vision_tower"]) == ("m3", "the checkpoint")
-    connector = json.loads((tmp_path / "out" / "connector.json").read_text())
-    assert connector == {"connector": "nested_pool", "fields": {"kernel": 1, "kernels": [2, 1]}}
-    assert not (tmp_path / "out" / "connector.safetensors").exists()
 
 
 def test_the_system_can_be_said(model: Any, tower: Path, tmp_path: Path) -> None:
@@ -168,97 +165,6 @@ def test_images_are_cropped_where_the_checkpoint_was_trained_so(
     record = convert(str(source(tmp_path, model, image_aspect_ratio=None)), tmp_path / "out", str(tower))
     assert record["images"] == "cropped to a square"
     assert not getattr(load_processor(tmp_path / "out").image_processor, "do_pad", False)
-
-
-def test_token_packer(model: Any, tower: Path, tmp_path: Path) -> None:
-    packer = originals.token_packer()
-    tensors = {n: t for n, t in originals.original_tensors(model)[0].items() if "mm_projector" not in n}
-    tensors |= {f"model.mm_projector.{name}": tensor for name, tensor in packer.items()}
-    values = originals.config(mm_projector_type="tokenpacker", scale_factor=2)
-    folder = originals.write_original(tmp_path / "original", tensors, values)
-    assert convert(str(folder), tmp_path / "out", str(tower))["system"] == "tokenpacker"
-    connector = json.loads((tmp_path / "out" / "connector.json").read_text())
-    assert connector["connector"] == "token_packer"
-    assert connector["fields"] == {"scale": 2, "layers": [12, 16, 22, 23, -2], "heads": 1}
-    kept = load_file(tmp_path / "out" / "connector.safetensors")
-    assert kept.keys() == packer.keys()
-    assert all(torch.equal(kept[name], packer[name]) for name in packer)
-    weights = load_file(tmp_path / "out" / "model-00002-of-00003.safetensors")
-    assert torch.equal(weights["multi_modal_projector.linear_2.weight"], packer["mlp.2.weight"])
-    with pytest.raises(DyrateError, match="around the connector 'token_packer'"):
-        load(tmp_path / "out", choose_device("cpu"), "float32")
-
-
-WIDE = 88  # one head of EVA
-
-
-@pytest.fixture
-def eva_in_llava() -> Iterator[None]:
-    AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)
-    yield
-    AutoModel._model_mapping._extra_content.pop(Blip2VisionConfig)
-
-
-def llama_vid(folder: Path, model: Any, **changes: Any) -> tuple[Path, Tensors, Tensors]:
-    tower, parts = originals.eva(WIDE), originals.context(WIDE)
-    tensors = originals.original_tensors(model)[0]
-    tensors["model.mm_projector.0.weight"] = torch.randn(originals.HIDDEN, WIDE)
-    tensors |= {TOWER + name: tensor for name, tensor in tower.items()}
-    tensors |= {f"model.{name}": tensor for name, tensor in parts.items()}
-    values = originals.config(
-        architectures=["LlavaLlamaAttForCausalLM"],
-        mm_hidden_size=WIDE,
-        mm_vision_tower="./model_zoo/LAVIS/eva_vit_g.pth",
-        bert_type="qformer_pretrain",
-        num_query=32,
-        **changes,
-    )
-    parts |= {n.removeprefix("model."): t for n, t in tensors.items() if "mm_projector" in n}
-    return originals.write_original(folder / "original", tensors, values), tower, parts
-
-
-def eva_states(tower: Tensors, pixels: torch.Tensor) -> torch.Tensor:
-    """EVA's last states, after the description of its official code."""
-    grid = functional.conv2d(
-        pixels, tower["patch_embed.proj.weight"], tower["patch_embed.proj.bias"], stride=14
-    )
-    states = torch.cat([tower["cls_token"], grid.flatten(2).transpose(1, 2)], 1) + tower["pos_embed"]
-    for block in range(2):
-        own = {n.partition(f"blocks.{block}.")[2]: t for n, t in tower.items() if f"blocks.{block}." in n}
-
-        def norm(name: str, x: torch.Tensor, own: Tensors = own) -> torch.Tensor:
-            return functional.layer_norm(x, (WIDE,), own[f"{name}.weight"], own[f"{name}.bias"], 1e-6)
-
-        bias = torch.cat([own["attn.q_bias"], torch.zeros(WIDE), own["attn.v_bias"]])
-        query, key, value = functional.linear(norm("norm1", states), own["attn.qkv.weight"], bias).chunk(
-            3, -1
-        )
-        mixed = (query @ key.transpose(1, 2) * 88**-0.5).softmax(-1) @ value
-        states = states + functional.linear(mixed, own["attn.proj.weight"], own["attn.proj.bias"])
-        inner = functional.linear(norm("norm2", states), own["mlp.fc1.weight"], own["mlp.fc1.bias"])
-        states = states + functional.linear(
-            functional.gelu(inner), own["mlp.fc2.weight"], own["mlp.fc2.bias"]
-        )
-    return states
-
-
-@pytest.mark.usefixtures("eva_in_llava")
-def test_llama_vid(model: Any, tmp_path: Path) -> None:
-    from transformers import LlavaForConditionalGeneration
-
-    folder, tower, parts = llama_vid(tmp_path, model, compress_type="grid:2")
-    assert convert(str(folder), tmp_path / "out")["system"] == "llama-vid"
-    connector = json.loads((tmp_path / "out" / "connector.json").read_text())
-    assert connector == {"connector": "context", "fields": {"edge": 2, "queries": 32}}
-    kept = load_file(tmp_path / "out" / "connector.safetensors")
-    del parts["vlm_att_encoder.bert.embeddings.position_ids"]
-    assert kept.keys() == parts.keys()
-    assert all(torch.equal(kept[name], parts[name]) for name in parts)
-    whole = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="float32").eval()
-    pixels = torch.randn(1, 3, SIZE, SIZE)
-    with torch.no_grad():
-        found = whole.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        torch.testing.assert_close(found[whole.config.vision_feature_layer], eva_states(tower, pixels))
 
 
 Damage = Callable[[Tensors, dict[str, Any]], object]
@@ -418,6 +324,8 @@ def test_an_empty_folder_and_what_a_killed_one_left(model: Any, tower: Path, tmp
     left = tmp_path / ".out.converting"
     left.mkdir()
     (left / "model.safetensors").write_text("half")
+    (left / "base").mkdir()
+    (left / "base" / "config.json").write_text("{")
     convert(str(source(tmp_path, model)), tmp_path / "out", str(tower))
     assert same_answers(tmp_path / "out", model)
     assert not left.exists()
