@@ -204,7 +204,7 @@ def finish(table: Table) -> Table:
     for row in table.rows:
         for i, cell in enumerate(row.cells):
             if row.measurement and cell.measured:
-                key = (row.measurement.model, i)
+                key = (row.measurement.reference, i)
                 best[key] = max(best.get(key, cell.measured.value), cell.measured.value)
     groups = tuple(
         (name, tuple(_with_best(row, best) for row in rows)) for name, rows in table.groups if rows
@@ -237,7 +237,7 @@ def _with_best(row: Row, best: Mapping[tuple[str, int], float]) -> Row:
             row.measurement
             and not row.measurement.system
             and cell.measured
-            and cell.measured.value == best[row.measurement.model, i]
+            and cell.measured.value == best[row.measurement.reference, i]
         ):
             return replace(cell, measured=replace(cell.measured, best=True))
         return cell

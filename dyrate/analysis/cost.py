@@ -70,7 +70,7 @@ def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
     lengths = [
         f"{m.model}: t = {mine.text_tokens:.0f}, N = {mine.new_tokens:.0f}"
         for m in measurements
-        if m.method == NONE and m.group == "main" and (mine := spent(m, benchmark))
+        if m.kind == NONE and m.group == "main" and (mine := spent(m, benchmark))
     ]
     means = f" Means over samples, unpruned: {'; '.join(lengths)}." if lengths else ""
     return (
@@ -89,7 +89,7 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostTable:
-    """FLOPs of a model's main rows on a benchmark."""
+    """FLOPs of the main rows on a model, or measured against it, on a benchmark."""
 
     model: str
     benchmark: str
@@ -101,8 +101,8 @@ def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) 
     main = [m for m in measurements if m.group == "main"]
     tables = []
     for benchmark in benchmarks:
-        for model in dict.fromkeys(m.model for m in main):
-            rows = [mine for m in main if m.model == model and (mine := spent(m, benchmark))]
+        for model in dict.fromkeys(m.reference for m in main):
+            rows = [mine for m in main if m.reference == model and (mine := spent(m, benchmark))]
             if not rows:
                 continue
             shares = [percentages(mine, measurements) for mine in rows]

@@ -112,6 +112,16 @@ class Measurement:
         return self.job.model.against if self.job else None
 
     @property
+    def reference(self) -> str:
+        """The model whose unpruned answers its own are compared with."""
+        return self.against or self.model
+
+    @property
+    def kind(self) -> str:
+        """The method, or what stands for one: a connector, or a model that is measured against another."""
+        return (self.compressor or self.model) if self.against and self.method == NONE else self.method
+
+    @property
     def control(self) -> bool:
         """Whether the method only shows what a budget or an image is worth."""
         return self.method in CONTROLS
@@ -241,7 +251,7 @@ def verdict(
 
 def unpruned(measurement: Measurement, among: Iterable[Measurement]) -> Measurement | None:
     """The same decoding without reduction, on the same model or the one that this is measured against."""
-    same = (measurement.against or measurement.model, NONE, measurement.result["decoding"])
+    same = (measurement.reference, NONE, measurement.result["decoding"])
     return next((m for m in among if (m.model, m.method, m.result["decoding"]) == same), None)
 
 
@@ -254,7 +264,7 @@ def relative_difference(
     """
     mine, reference = m.benchmark(benchmark), unpruned(m, among)
     whole = reference.benchmark(benchmark) if reference else None
-    if m.method == NONE or mine is None or whole is None:
+    if m.kind == NONE or mine is None or whole is None:
         return None
     difference = primary(mine)[1]
     scale = primary(whole)[0]["value"] / 100

@@ -106,7 +106,7 @@ def rankings(
     shown = [m for m in measurements if m.group in GROUPS and m.decoding == measurements[0].decoding]
     found = []
     for model in dict.fromkeys(m.model for m in shown if m.against is None):
-        mine = [m for m in shown if model in (m.model, m.against)]
+        mine = [m for m in shown if m.reference == model]
         whole = next((m for m in mine if m.method == NONE and m.model == model), None)
         names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in TEN)
         curves = _curves(model, mine)
@@ -149,8 +149,8 @@ def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[
         curves |= {f"{label}{on}": family for label, family in families_here.items()}
     models: dict[str, list[Measurement]] = {}
     for m in measurements:
-        if m.method == NONE and m.model != model:
-            models.setdefault(m.compressor or m.model, []).append(m)
+        if m.method == NONE and m.kind != NONE:
+            models.setdefault(m.kind, []).append(m)
     return curves | {family[0].title: tuple(family) for family in models.values()}
 
 

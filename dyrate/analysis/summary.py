@@ -47,15 +47,15 @@ class Line:
 
 
 def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
-    """Verdicts of every measurement but the unpruned ones, by model."""
+    """Verdicts of every measurement but those that others are compared with, by the model of these."""
     by_model: dict[str, list[Line]] = {}
     for m in measurements:
-        if m.method != NONE:
+        if m.kind != NONE:
             verdicts = tuple(_verdict(m, name) for name in benchmarks)
             compared = [name for name, told in zip(benchmarks, verdicts, strict=True) if told]
             counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
             line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
-            by_model.setdefault(m.model, []).append(line)
+            by_model.setdefault(m.reference, []).append(line)
     return {model: tuple(entries) for model, entries in by_model.items()}
 
 

@@ -43,7 +43,7 @@ TABLE1_NOTES = {
     "perception score. Measured is perception plus cognition, over the categories that the data has.",
 }
 
-_TRAINED = "Other models of this study, in percent of one of which the ranking is"
+_FURTHER = "Further models of this study, compared with another of its models"
 _SYSTEMS = "Other systems, asked by lmms-eval’s own adapters"
 
 
@@ -67,7 +67,8 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     mine = standing_for(study, published.TABLE1_MODEL, main)
     systems = [m for m in main if m.system]
     ideas = [m for m in main if m.against]
-    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, [*systems, *ideas])[:1]}
+    others = [*systems, *ideas]
+    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, others)[:1]}
     pairs = paired_rows(study, "table1", mine, published.table1()) | beside
     unpaired = [m for m in mine if m not in pairs.values()]
     groups: list[tuple[str, Sequence[Row]]] = []
@@ -79,8 +80,8 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     groups.append(("Controls", merge(TABLE1, [], {}, controls, measurements)))
     stands_for = {model.name: model.published for model in study.models}
     groups.append((_SYSTEMS, merge(TABLE1, [], {}, [m for m in systems if m not in beside.values()], main)))
-    others = [m for m in ideas if m not in beside.values()]
-    groups.append((_TRAINED, merge(TABLE1, [], {}, others, measurements)))
+    further = [m for m in ideas if m not in beside.values()]
+    groups.append((_FURTHER, merge(TABLE1, [], {}, further, measurements)))
     for name, others in by_model(main, except_for=[*mine, *systems, *ideas]):
         place = (
             f", in the place of {stands_for[name]}: not in the paper's Table I"
@@ -150,9 +151,10 @@ def _groups_per_model(
         )
         groups.append((title, merge(columns, printed, pairs, extra, measurements)))
         placed += mine
-    systems = [m for m in main if m.system]
+    systems, ideas = [m for m in main if m.system], [m for m in main if m.against]
     groups.append((_SYSTEMS, merge(columns, [], {}, systems, measurements)))
-    for name, others in by_model(main, except_for=[*placed, *systems]):
+    groups.append((_FURTHER, merge(columns, [], {}, ideas, measurements)))
+    for name, others in by_model(main, except_for=[*placed, *systems, *ideas]):
         groups.append((f"On {name}", merge(columns, [], {}, others, measurements)))
     return _frozen(groups)
 

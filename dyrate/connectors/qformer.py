@@ -77,7 +77,7 @@ class QFormer(Connector):
 
 
 class InstructQFormer(QFormer):
-    """The same with the question: queries and words attend to each other, words have positions and a feed-
+    """BLIP-2's with the question: queries and words attend to each other, words have positions and a feed-
     forward half of their own, and only queries look at the image. Of real systems: InstructBLIP.
 
     What runs is transformers' own `InstructBlipQFormerModel`. The real one reads BERT's word pieces; one that

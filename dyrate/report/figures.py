@@ -24,13 +24,13 @@ def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     """Measurements that share a panel: on each model, a method's first setting, its second one, and so on."""
     groups: dict[tuple[str, str, int], list[Measurement]] = {}
     for m in measurements:
-        if m.method != NONE:
+        if m.kind != NONE:
             nth = sum(
-                m.model in {other.model for other in group}
+                m.reference in {other.reference for other in group}
                 for key, group in groups.items()
-                if key[:2] == (m.method, m.decoding)
+                if key[:2] == (m.kind, m.decoding)
             )
-            groups.setdefault((m.method, m.decoding, nth), []).append(m)
+            groups.setdefault((m.kind, m.decoding, nth), []).append(m)
     return list(groups.values())
 
 
@@ -42,9 +42,9 @@ def differences(
     One line per benchmark, one marker per model; a filled marker's 95% interval excludes zero. None if
     nothing shown has a difference. `name` makes the SVG's ids unique on the page.
     """
-    models = list(dict.fromkeys(m.model for m in measurements))
+    models = list(dict.fromkeys(m.reference for m in measurements))
     points = [
-        (benchmarks.index(benchmark), models.index(m.model), *point)
+        (benchmarks.index(benchmark), models.index(m.reference), *point)
         for m in shown
         for benchmark in benchmarks
         if (point := relative_difference(m, benchmark, measurements))
@@ -86,7 +86,7 @@ def tradeoff(
     """
     marks = _marks(measurements)
     points = []
-    for m in (m for m in measurements if m.model == model):
+    for m in (m for m in measurements if m.reference == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
         kept = score_kept(m, benchmarks, measurements)
@@ -158,24 +158,24 @@ def legend(measurements: Sequence[Measurement]) -> list[tuple[Mark, str]]:
     """The marks of `tradeoff` and the settings that they stand for, joined where models share a mark."""
     labels: dict[Mark, dict[str, None]] = {}
     for m, mark in _marks(measurements).items():
-        labels.setdefault(mark, {})[m.label] = None
+        labels.setdefault(mark, {})[m.title] = None
     return [(mark, " / ".join(names)) for mark, names in labels.items()]
 
 
 def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
-    listed = dict.fromkeys(m.method for m in measurements if m.method != NONE)
+    listed = dict.fromkeys(m.kind for m in measurements if m.kind != NONE)
     methods = sorted(
         listed, key=lambda method: method != DYRATE
     )  # DyRate's as on every picture, others in order
     seen: Counter[tuple[str, str]] = Counter()
     marks = {}
     for m in measurements:
-        if m.method == NONE:
+        if m.kind == NONE:
             marks[m] = Mark("*", None, False)
             continue
-        at = methods.index(m.method) + (DYRATE not in methods)
-        marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.model, m.method] > 0)
-        seen[m.model, m.method] += 1
+        at = methods.index(m.kind) + (DYRATE not in methods)
+        marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.reference, m.kind] > 0)
+        seen[m.reference, m.kind] += 1
     return marks
 
 

@@ -61,7 +61,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         method_benches=benches,
         summary=lines(main, study.benchmarks),
         differences=[
-            (" / ".join(dict.fromkeys(m.label for m in shown)), svg)
+            (" / ".join(dict.fromkeys(m.title for m in shown)), svg)
             for i, shown in enumerate(figures.panels(main))
             if (svg := figures.differences(shown, main, study.benchmarks, f"d{i}"))
         ],
@@ -71,7 +71,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
                 ("Questions and short answers", questions, "prefill"),
                 ("Captions", captions, "decode"),
             )
-            for i, m in enumerate(dict.fromkeys(m.model for m in main))
+            for i, m in enumerate(dict.fromkeys(m.reference for m in main))
             if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}"))
         ],
         marks=figures.legend(main),
@@ -147,6 +147,7 @@ def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any
         "source": source(study, measurements),
         "facts": facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),
+        "references": list(dict.fromkeys(m.reference for m in measurements)),
         "heading": heading,
         "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),

@@ -211,6 +211,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _connectors(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from dyrate.testbed.connectors.card import write_card
     from dyrate.testbed.connectors.recipe import recipes_named
     from dyrate.testbed.connectors.train import train
 
@@ -236,6 +237,7 @@ def _connectors(arguments: argparse.Namespace) -> int:
             f"{score['questions']:.1%} with {scale} tokens" for scale, score in training["held_out"].items()
         )
         print(f"{arguments.output / name}: of the held-out questions right: {shares}")
+    print(write_card(arguments.output))
     return 0
 
 
