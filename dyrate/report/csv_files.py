@@ -167,7 +167,7 @@ def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
         return {}
     return {
         "model": m.model,
-        "method": m.label,
+        "method": m.title,
         "decoding": m.decoding,
         "task": m.result["benchmarks"][column.benchmark]["task"],
         "metric": score.metric,

@@ -62,7 +62,7 @@ class Model(AdapterOptions):
     checkpoint"""
     adapter: OrAbsent[Text] = None
     """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
-    published: Annotated[DistinctNames, BeforeValidator(_listed)] = ()
+    published: Annotated[DistinctNames, BeforeValidator(_listed), NOT_NULL] = ()
     """the model of the paper's tables that it is set beside; of an adapter's system, or of a model that is
     measured against another, the row of Table I, or several"""
     against: OrAbsent[Name] = None
