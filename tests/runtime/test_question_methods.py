@@ -1,17 +1,22 @@
 """Methods that compare the question with the image: numbers at LLaVA-1.5's sizes, and what is rare."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dyrate import load_method
 from dyrate.errors import DyrateError
+from dyrate.evaluation import checkpoint
 from dyrate.methods.cdpruner import CDPruner, greedy_map
 from dyrate.methods.trim import TRIM
 from dyrate.question_reader import QuestionReader
+from dyrate.testbed.world.examples import validation_example
 from tests.tiny import tiny_inputs, tiny_llava
 
 PATCHES = 576
@@ -104,3 +109,29 @@ def test_a_checkpoint_without_the_other_half_is_refused(method: Any) -> None:
         method(model, questions=QuestionReader(None)),
     ):
         model(**tiny_inputs())
+
+
+@pytest.mark.parametrize("budget", [0.5, 1 / 3, 0.0625])
+@pytest.mark.parametrize(
+    "spec", [{"name": "cdpruner"}, {"name": "trim"}, {"name": "trim", "similarity": "cosine"}]
+)
+def test_layers_have_the_budget(spec: dict[str, Any], budget: float, testbed: Any) -> None:
+    model, inputs, questions = testbed
+    with load_method({**spec, "budget": budget})(model, questions=questions) as run, torch.no_grad():
+        model(**inputs)
+    for layer in range(model.config.text_config.num_hidden_layers):
+        assert [len(row) for row in run.kept[layer]] == [pytest.approx(budget * 144, abs=0.5)] * 2
+
+
+@pytest.fixture(scope="module")
+def testbed() -> Any:
+    folder = Path("models/testbed-s")
+    processor, model = checkpoint.load(folder, torch.device("cpu"), "float32")
+    examples = [validation_example(0, index) for index in range(2)]
+    inputs = processor(
+        images=[Image.fromarray(one.image) for one in examples],
+        text=[f"USER: <image>\n{one.turns[0].prompt} ASSISTANT:" for one in examples],
+        padding=True,
+        return_tensors="pt",
+    )
+    return model, inputs, QuestionReader.of(processor.tokenizer, folder)
