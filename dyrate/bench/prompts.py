@@ -20,8 +20,16 @@ from dyrate.evaluation.visual_tokens import TokenSums
 class Reader(DyrateModel):
     """Reads a benchmark's questions and answers none."""
 
-    def __init__(self, path: str, device: torch.device, dtype: str) -> None:
-        super().__init__(path, device=str(device), dtype=dtype, engine="transformers")
+    def __init__(
+        self,
+        path: str,
+        device: torch.device,
+        dtype: str,
+        revision: str | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        given = {"revision": revision, "chat_template": chat_template}
+        super().__init__(path, device=str(device), dtype=dtype, engine="transformers", **given)
         prepared(self.model)
         self._seen: list[Mapping[str, Tensor]] = []
 
