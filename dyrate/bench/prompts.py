@@ -28,8 +28,14 @@ class Reader(DyrateModel):
         revision: str | None = None,
         chat_template: str | None = None,
     ) -> None:
-        given = {"revision": revision, "chat_template": chat_template}
-        super().__init__(path, device=str(device), dtype=dtype, engine="transformers", **given)
+        super().__init__(
+            path,
+            device=str(device),
+            dtype=dtype,
+            engine="transformers",
+            revision=revision,
+            chat_template=chat_template,
+        )
         prepared(self.model)
         self._seen: list[Mapping[str, Tensor]] = []
 

@@ -182,11 +182,12 @@ def _result(
         visual_tokens, work = means_and_work(record.tokens)
         benchmarks[benchmark.name] = {
             **scored(loaded, found, job.seed),
-            **({} if record.prompt is None else {"prompt": record.prompt}),
             "difference": theirs,
             "visual_tokens": visual_tokens,
             "work": work,
         }
+        if record.prompt is not None:
+            benchmarks[benchmark.name]["prompt"] = record.prompt
     result: results.Result = {
         "schema": results.SCHEMA,
         "version": results.VERSION,

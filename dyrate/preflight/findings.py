@@ -8,11 +8,14 @@ from typing import Any, Literal
 _WIDE = 110
 
 
+State = Literal["ok", "note", "fails"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at."""
 
-    state: Literal["ok", "note", "fails"]
+    state: State
     what: str
     found: str
     cure: str = ""

@@ -12,7 +12,7 @@ from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.preflight.findings import Finding
+from dyrate.preflight.findings import Finding, State
 from dyrate.study import Model, Study
 
 PROMPT = 640
@@ -46,8 +46,8 @@ def packages() -> Iterator[Finding]:
             found = ""
         if not found or not one.specifier.contains(found, prereleases=True):
             bad = True
-            state = f"{found} is installed" if found else "is not installed"
-            yield Finding("fails", one.name, state, f"pip install '{one.name}{one.specifier}'")
+            there = f"{found} is installed" if found else "is not installed"
+            yield Finding("fails", one.name, there, f"pip install '{one.name}{one.specifier}'")
     if not bad:
         shown = ("torch", "transformers", "lmms-eval", "datasets", "huggingface-hub")
         yield Finding("ok", "packages", ", ".join(f"{name} {version(name)}" for name in shown))
@@ -113,7 +113,7 @@ def gpu(study: Study, gibibytes: float | None) -> Iterator[Finding]:
             continue
         fits = int((0.95 * gibibytes - weights) // (row * beams))
         # A batch is halved where memory is short, so only weights that do not fit end a job.
-        state = "note" if fits > 0 else "fails"
+        state: State = "note" if fits > 0 else "fails"
         cure = f"batch_size: {fits}" if fits > 0 else "another GPU, or dtype: bfloat16"
         yield Finding(state, f"GPU memory: {model.name}", f"{what}, of {gibibytes:.0f}", cure)
 

@@ -9,7 +9,7 @@ from dyrate.evaluation.hub import record
 from dyrate.evaluation.hub.fetch import existing, wanted
 from dyrate.evaluation.hub.job import Fetch
 from dyrate.evaluation.hub.trouble import HubError
-from dyrate.preflight.findings import Finding
+from dyrate.preflight.findings import Finding, State
 from dyrate.study import Study
 from dyrate.study.fetches import fetches
 
@@ -84,7 +84,7 @@ def _look(name: str, job: Fetch) -> Looked:
         what += f", {found.missing / 1e9:.2f} to come"
     what += f", licence {found.licence or 'not stated'}"
     cure = "" if job.revision else f"to have the same again: {_pin(job)}: {found.commit}"
-    state = "ok" if job.revision else "note"
+    state: State = "ok" if job.revision else "note"
     expected = BENCHMARKS[job.benchmark].hub_rows if job.benchmark else None
     if found.rows not in (None, expected):
         state, cure = "note", f"the estimate takes {expected:,}; is it the data that you mean?"

@@ -1,5 +1,7 @@
 """What a study on the hub's data needs from there: models and benchmarks' data, each fetched by a job."""
 
+from typing import Any
+
 from dyrate.evaluation.hub.job import Fetch
 from dyrate.study.config import Model
 from dyrate.study.plan import Plan
@@ -10,7 +12,7 @@ def fetches(plan: Plan) -> dict[str, Fetch]:
     found: dict[str, Fetch] = {}
     if plan.tasks == "hub":
         for name in plan.benchmarks:
-            given = {"benchmark": name, "revision": plan.typed.revisions.get(name)}
+            given: dict[str, Any] = {"benchmark": name, "revision": plan.typed.revisions.get(name)}
             found[name] = Fetch.of({**given, "output": f"{plan.hub}/{name}.json"})
     for model in plan.models:
         for path in records(plan, model):

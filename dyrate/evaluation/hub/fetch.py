@@ -152,8 +152,9 @@ def task_config(benchmark: Benchmark) -> Mapping[str, Any]:
     """The config of a benchmark's task on the hub, from lmms-eval's file; functions are not looked up."""
     from lmms_eval.utils import load_yaml_config
 
-    [home] = find_spec("lmms_eval.tasks").submodule_search_locations
-    folder = Path(home) / benchmark.hub_folder
+    spec = find_spec("lmms_eval.tasks")
+    assert spec is not None, "lmms_eval has been imported"
+    folder = Path(spec.origin or "").parent / benchmark.hub_folder
     path = next(path for path in folder.rglob("*.yaml") if path.stem == benchmark.hub_task)
     config: dict[str, Any] = load_yaml_config(str(path), mode="simple")
     return config

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import model_validator
 
 from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.job import Commit
+from dyrate.evaluation.harness_adapters import Commit
 from dyrate.jobs import Job, option
 from dyrate.typed import File
 

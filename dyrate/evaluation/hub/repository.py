@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import cached_hash
 from dyrate.evaluation.hub.trouble import HubError, told
 
@@ -67,7 +66,7 @@ class Repository:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        asked = {"recursive": True, "revision": commit, "repo_type": self.kind}
+        asked: dict[str, Any] = {"recursive": True, "revision": commit, "repo_type": self.kind}
         tree = self._ask(lambda: [*HfApi().list_repo_tree(self.name, **asked)])
         return {
             one.path: RemoteFile(one.path, one.size, one.lfs.sha256 if one.lfs else None)
@@ -117,8 +116,8 @@ class Repository:
         """Let the cache answer with this commit when the revision is asked for and there is no network."""
         from huggingface_hub import snapshot_download
 
-        asked = {"repo_type": self.kind, "revision": self.revision, "allow_patterns": ["config.json"]}
-        found = self._ask(lambda: snapshot_download(self.name, **asked))
+        asked: dict[str, Any] = {"repo_type": self.kind, "revision": self.revision}
+        found = self._ask(lambda: snapshot_download(self.name, allow_patterns=["config.json"], **asked))
         if Path(found).name != commit:
             raise HubError(str(self), f"has moved on from {commit[:12]} in the meantime", "fetch it again")
 
@@ -149,14 +148,3 @@ class Repository:
             with attempt, told(str(self), self.page):
                 return question()
         raise AssertionError("the last attempt returns or raises")
-
-
-def check_name(name: str, where: str) -> None:
-    """Raise `DyrateError` for what is no name of a repository."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise DyrateError(f"{where} {name}: is not a hub id such as org/name") from None
