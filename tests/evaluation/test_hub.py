@@ -163,6 +163,8 @@ def test_an_evaluation_names_the_commits_it_is_of_and_asks_the_hub_for_nothing(
     assert not isinstance(result, Exception), result
     assert result["meta"]["revisions"] == {"model": OTHER, "data": {"pope": COMMIT}}
     assert result["benchmarks"]["pope"]["prompt"].startswith("USER: <image>\nIs there a ")
+    template = (checkpoint / "chat_template.jinja").read_text()
+    assert result["meta"]["hashes"]["template"] == hashlib.sha256(template.encode()).hexdigest()
     assert hub.asked == []
 
 
