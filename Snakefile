@@ -1,5 +1,6 @@
 # A study from its config to its report: `snakemake --cores all` runs the testbed.
 # What to run, on what, and where it lands is decided in dyrate/study; the rules only say how.
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -31,14 +32,23 @@ except DyrateError as error:
     raise WorkflowError(str(error)) from None
 # Jobs run the Python that runs Snakemake, also where its environment is not activated; with `--sdm conda` each
 # runs its own environment's, which a prefix would hide.
-if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
-    shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+python = shlex.quote(str(Path(sys.executable).parent))
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    prefix = ""
+else:
+    prefix = f"export PATH={python}:$PATH; "
+# Jobs ask the hub for nothing: what they need is fetched before, by a rule that has the user's own setting.
+if study.tasks == "hub":
+    asked = shlex.quote(os.environ.get("HF_HUB_OFFLINE", "0"))
+    prefix += f"export DYRATE_HUB_OFFLINE={asked} HF_HUB_OFFLINE=1; "
+shell.prefix(prefix)
 
 
 report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/testbed.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/predictors.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/trace.smk"

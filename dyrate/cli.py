@@ -18,7 +18,9 @@ def parser() -> argparse.ArgumentParser:
     from dyrate.bench.end_to_end import commands as bench_harness
     from dyrate.convert import commands as convert
     from dyrate.evaluation import commands as evaluation
+    from dyrate.evaluation.hub import commands as hub
     from dyrate.predictor_training import commands as predictor_training
+    from dyrate.preflight import commands as preflight
     from dyrate.report import commands as report
     from dyrate.testbed import commands as testbed
     from dyrate.trace import commands as trace
@@ -30,7 +32,19 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    parts = (methods, evaluation, trace, predictor_training, bench, bench_harness, convert, testbed, report)
+    parts = (
+        methods,
+        preflight,
+        evaluation,
+        hub,
+        trace,
+        predictor_training,
+        bench,
+        bench_harness,
+        convert,
+        testbed,
+        report,
+    )
     for part in parts:
         part.register(subparsers)
     return top

@@ -58,7 +58,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     contenders = _contenders(job)
     methods = [one.method for one in contenders if one.method is not None]
     if job.model and any(method.content_hash for method in methods):  # hashing takes its time
-        weights = content_hash(locate(job.model))
+        weights = content_hash(locate(job.model, job.revision))
         for method in methods:
             method.check_checkpoint(weights)
     if job.threads is not None:
@@ -122,7 +122,7 @@ def _loads(
     loads = [(batch, new) for new in job.new_tokens for batch in job.batch]
     if job.benchmark is None:
         model = (
-            models.loaded_model(job.model, device, job.dtype)
+            models.loaded_model(job.model, device, job.dtype, job.revision)
             if job.model
             else models.random_model(models.named_shape(job.shape or ""), device, getattr(torch, job.dtype))
         )
@@ -134,7 +134,7 @@ def _loads(
     from dyrate.evaluation.commands import quiet_libraries
 
     quiet_libraries()
-    reader = Reader(job.model, device, job.dtype)
+    reader = Reader(job.model, device, job.dtype, job.revision, job.chat_template)
     asked: list[tuple[Load, list[dict[str, torch.Tensor]] | None]] = []
     for batch, new in loads:
         prompts = reader.prompts(job.benchmark, job.tasks, job.data, batch=batch, count=job.rounds)

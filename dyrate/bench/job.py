@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from dyrate.evaluation.job import UNPRUNED, Data, Device, Dtype, Spec, Tasks, Threads
+from dyrate.evaluation.job import (
+    UNPRUNED,
+    ChatTemplate,
+    Data,
+    Device,
+    Dtype,
+    Revision,
+    Spec,
+    Tasks,
+    Threads,
+)
 from dyrate.jobs import Job, option
 from dyrate.typed import File, Natural, Positive
 
@@ -65,6 +75,8 @@ class Bench(Job):
     """after the measuring, what a decode step of each row consists of: kernels on a GPU, operations on a
     CPU, by torch's profiler"""
     threads: Threads = None
+    revision: Revision = None
+    chat_template: ChatTemplate = None
 
     @model_validator(mode="after")
     def _check_prompts(self) -> "Bench":

@@ -27,11 +27,11 @@ def random_model(shape: ModelShape, device: torch.device, dtype: torch.dtype) ->
     return prepared(model.to(dtype))
 
 
-def loaded_model(path: str, device: torch.device, dtype: str) -> Any:
+def loaded_model(path: str, device: torch.device, dtype: str, revision: str | None = None) -> Any:
     """Return a checkpoint's model."""
     from dyrate.evaluation.checkpoint import load_model, locate
 
-    return prepared(load_model(locate(path), device, dtype))
+    return prepared(load_model(locate(path, revision), device, dtype))
 
 
 def prepared(model: Any) -> Any:

@@ -20,8 +20,22 @@ from dyrate.evaluation.visual_tokens import TokenSums
 class Reader(DyrateModel):
     """Reads a benchmark's questions and answers none."""
 
-    def __init__(self, path: str, device: torch.device, dtype: str) -> None:
-        super().__init__(path, device=str(device), dtype=dtype, engine="transformers")
+    def __init__(
+        self,
+        path: str,
+        device: torch.device,
+        dtype: str,
+        revision: str | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(
+            path,
+            device=str(device),
+            dtype=dtype,
+            engine="transformers",
+            revision=revision,
+            chat_template=chat_template,
+        )
         prepared(self.model)
         self._seen: list[Mapping[str, Tensor]] = []
 

@@ -59,7 +59,7 @@ def job(study: Study, model: Model, jobs: tuple[StudyJob, ...]) -> Bench:
             **latency,
             "peers": (),
             "methods": [job.spec for job in jobs],
-            "model": model.path,
+            **model.asked,
             "engine": (engine,),
             "output": document(study, model.name),
         }

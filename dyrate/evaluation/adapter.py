@@ -27,7 +27,7 @@ from dyrate.evaluation import checkpoint, results
 from dyrate.evaluation.answering import Answering
 from dyrate.evaluation.generator import Generator
 from dyrate.evaluation.log import content_key
-from dyrate.evaluation.prompts import PromptStyle
+from dyrate.evaluation.prompts import PromptStyle, read_template
 from dyrate.evaluation.requests import Question, Request, colors, images_of
 from dyrate.evaluation.setting import Setting
 from dyrate.evaluation.visual_tokens import TokenSums, add, decode_steps, token_sums
@@ -53,8 +53,9 @@ def __getattr__(name: str) -> Any:
 class DyrateModel(Answering):
     """A checkpoint of a supported family with a reduction method and a decoding strategy.
 
-    `pretrained` is a folder or a hub id; `method` a name, a spec with `name`, or the spec as JSON, and
-    further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file.
+    `pretrained` is a folder or a hub id, of which `revision` is a commit; `chat_template` a name, a file or a
+    text, where the checkpoint's own is not wanted; `method` a name, a spec with `name`, or the spec as JSON,
+    and further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file.
     """
 
     observer: Observer | None = None
@@ -69,7 +70,7 @@ class DyrateModel(Answering):
         dtype: str = "float32",
         engine: str = "auto",
         batch_size: int | str = 1,
-        revision: str = "main",
+        revision: str | None = None,
         chat_template: str | None = None,
         log: str | Path | None = None,
         **hyperparameters: Any,
@@ -81,10 +82,13 @@ class DyrateModel(Answering):
         self._generator: Generator | None = None
         self.configure(method, decoding, log, **hyperparameters)  # before anything slow
         folder = checkpoint.locate(pretrained, revision)
+        self.revision = checkpoint.commit_of(folder)
         self.weights_hash = checkpoint.content_hash(folder)
         self._connector = checkpoint.connector_of(folder)
         self.processor, self.model = checkpoint.load(folder, self._device, dtype)
-        self.style = PromptStyle.of(self.processor, self.model.config.model_type, chat_template)
+        template = read_template(chat_template)
+        self.style = PromptStyle.of(self.processor, self.model.config.model_type, template)
+        self.template_hash = self.style.hash
         questions = QuestionReader.of(self.tokenizer, checkpoint.base_of(folder))
         self._generator = Generator(self.model, self.tokenizer, engine, questions)
         self.check(self.setting)

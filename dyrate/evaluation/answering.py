@@ -35,6 +35,10 @@ class Answering(lmms):  # type: ignore[misc]
     """Of its weights."""
     weights_hash: str
     """sha256 of the checkpoint; empty where that is not known."""
+    revision: str | None = None
+    """Commit of the checkpoint, where it comes from the hub."""
+    template_hash: str | None = None
+    """sha256 of the chat template; None where another's code makes the prompts."""
     model: Any = None
     _device: "torch.device"
 
@@ -131,8 +135,15 @@ class Answering(lmms):  # type: ignore[misc]
                 questions = [self._question(one) for one in batch]
                 found = self._accepted(questions, turn.answers(batch[0], questions, limit))
                 answers.update(zip(places, found, strict=True))
+                self._keep_prompt(questions)
                 bar.update(len(places))
         return [answers[index] for index in range(len(asked))]
+
+    def _keep_prompt(self, questions: Sequence[Question]) -> None:
+        """Keep the prompt of a task's first row, which the result shows."""
+        for question in questions:
+            if question.doc_id == 0:
+                self.setting.records[question.task].prompt = question.prompt
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Refused: reduction methods are defined on generation."""

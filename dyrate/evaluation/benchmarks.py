@@ -27,6 +27,28 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Subset:
+    """Rows of a split that others call the benchmark: those whose `column` has this `value`."""
+
+    name: str
+    column: str
+    value: str
+    rows: int
+
+
+ALL = "all"
+"""In place of a subset's name: all rows."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is asked of a benchmark's rows: about `samples` of them, all if None, of a subset or of all."""
+
+    samples: int | None = None
+    subset: str = ALL
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
 
@@ -48,11 +70,26 @@ class Benchmark:
     stratum: str | None = None
     note: str = ""  # what a reader of the numbers should know
     hub_new_tokens: int | None = None  # where lmms-eval's task sets no limit and would generate 1,024
+    hub_rows: int = 0  # of its split on the hub
+    subsets: tuple[Subset, ...] = ()
 
     @property
     def testbed_task(self) -> str:
         """Name of the local task file; never one of lmms-eval's, whose names would win."""
         return f"{self.name}_testbed"
+
+    def subset(self, name: str) -> Subset | None:
+        """The subset of that name; None for all rows. Raises `DyrateError` for an unknown one."""
+        known = {one.name: one for one in self.subsets}
+        if name not in (ALL, *known):
+            raise DyrateError(f"{self.name}: has no subset {name!r}{meant(name, [ALL, *known])}")
+        return known.get(name)
+
+    def rows(self, cut: Cut) -> int:
+        """About how many rows a cut leaves of the split on the hub."""
+        subset = self.subset(cut.subset)
+        rows = subset.rows if subset else self.hub_rows
+        return rows if cut.samples is None else min(rows, cut.samples)
 
     @property
     def primary(self) -> Metric:
@@ -72,11 +109,11 @@ def _vqa(name: str, title: str, hub_task: str, folder: str, chance: str = _OPEN,
     return Benchmark(name, title, "vqa", "match", hub_task, folder, match, chance, **more)
 
 
-def _caption(name: str, title: str, hub_task: str, folder: str, prefix: str) -> Benchmark:
+def _caption(name: str, title: str, hub_task: str, folder: str, prefix: str, **more: Any) -> Benchmark:
     names = ("CIDEr", "METEOR", "ROUGE_L", "Bleu_4", "Bleu_3", "Bleu_2", "Bleu_1")
     metrics = tuple(Metric(metric, (f"{prefix}_{metric}",), "x100", 100.0) for metric in names)
     chance = "0: a caption that shares no word pair with the references"
-    return Benchmark(name, title, "caption", "caption", hub_task, folder, metrics, chance)
+    return Benchmark(name, title, "caption", "caption", hub_task, folder, metrics, chance, **more)
 
 
 # MME's own split of its categories, lmms_eval.tasks.mme.utils.eval_type_dict.
@@ -91,11 +128,18 @@ _READ = "0: the answer is printed in the image"
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        _vqa("gqa", "GQA", "gqa", "gqa"),
-        _vqa("vizwiz", "VizWiz", "vizwiz_vqa_val", "vizwiz_vqa", hub_new_tokens=16),
-        _vqa("sqa", "ScienceQA-IMG", "scienceqa_img", "scienceqa", "25 to 50, by the number of options"),
-        _vqa("vqav2", "VQAv2", "vqav2_val", "vqav2"),
-        _vqa("textvqa", "TextVQA", "textvqa_val", "textvqa", _READ, hub_new_tokens=16),
+        _vqa("gqa", "GQA", "gqa", "gqa", hub_rows=12_578),
+        _vqa("vizwiz", "VizWiz", "vizwiz_vqa_val", "vizwiz_vqa", hub_new_tokens=16, hub_rows=4_319),
+        _vqa(
+            "sqa",
+            "ScienceQA-IMG",
+            "scienceqa_img",
+            "scienceqa",
+            "25 to 50, by the number of options",
+            hub_rows=2_017,
+        ),
+        _vqa("vqav2", "VQAv2", "vqav2_val", "vqav2", hub_rows=214_354),
+        _vqa("textvqa", "TextVQA", "textvqa_val", "textvqa", _READ, hub_new_tokens=16, hub_rows=5_000),
         Benchmark(
             "pope",
             "POPE",
@@ -111,6 +155,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 Metric("yes_ratio", (), "percent", 100.0, higher_is_better=None),
             ),
             "50: half of the answers are yes",
+            hub_rows=9_000,
         ),
         Benchmark(
             "mmb",
@@ -122,6 +167,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             (_percent("accuracy", "gpt_eval_score", scale=1.0),),
             "25 for always preferring the same of four texts; 0.4 for independent guesses; 0 for one letter",
             unit="index",
+            hub_rows=4_329,
             modulo=1_000_000,
             note="by lmms-eval's static scorer, which finds the letter in an answer by rules; published "
             "scores are mostly by a judge model (its task mmbench_en_dev)",
@@ -140,11 +186,20 @@ BENCHMARKS: dict[str, Benchmark] = {
             ),
             "75 per category for guesses, 50 for a constant answer: each pair has one yes and one no",
             unit="question_id",
+            hub_rows=2_374,
             stratum="category",
         ),
-        _caption("nocaps", "NoCaps", "nocaps_val", "nocaps", "nocaps"),
-        _caption("flickr30k", "Flickr30k", "flickr30k_test", "flickr30k", "flickr"),
-        _caption("coco2017", "COCO2017", "coco2017_cap_val", "coco_cap", "coco"),
+        _caption("nocaps", "NoCaps", "nocaps_val", "nocaps", "nocaps", hub_rows=4_500),
+        _caption(
+            "flickr30k",
+            "Flickr30k",
+            "flickr30k_test",
+            "flickr30k",
+            "flickr",
+            hub_rows=31_783,  # the whole data set, which lmms-eval calls `test`
+            subsets=(Subset("karpathy-test", "split", "test", 1_000),),
+        ),
+        _caption("coco2017", "COCO2017", "coco2017_cap_val", "coco_cap", "coco", hub_rows=5_000),
     )
 }
 

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What a model consists of. No pickled weights, no code.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 _CACHE_ABOVE = 256 * 2**20
 
 
-def locate(pretrained: str, revision: str = "main") -> Path:
+def locate(pretrained: str, revision: str | None = None) -> Path:
     """The checkpoint's folder: `pretrained` itself, or the hub's snapshot, downloaded if it is not there yet.
 
-    Raises `DyrateError` where there is neither, or no safetensors weights.
+    `revision` is a commit, today's main where there is none. Raises `DyrateError` where there is neither
+    folder nor snapshot, or no safetensors weights, and for a revision of a folder.
     """
     try:
         folder = Path(pretrained).expanduser()
         there = folder.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long, or ~user without such a user
         raise DyrateError(f"--model {pretrained}: {error}") from None
+    if there and revision is not None:
+        raise DyrateError(
+            f"--revision {revision}: {pretrained} is a folder; only what is on the hub has revisions"
+        )
     if not there:
         folder = _snapshot(pretrained, revision)
     if not any(folder.glob("*.safetensors")) and not (folder / "connector.json").exists():
@@ -40,12 +45,17 @@ def locate(pretrained: str, revision: str = "main") -> Path:
     return folder
 
 
-def _snapshot(name: str, revision: str) -> Path:
+def commit_of(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
     except HFValidationError:
         raise DyrateError(f"--model {name}: no such folder, and not a hub id such as org/name") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -60,10 +70,10 @@ def content_hash(folder: Path) -> str:
     what the file system says of the file. Raises `DyrateError` for a file that cannot be read.
     """
     digest = hashlib.sha256()
-    patterns = [f"{place}{pattern}" for place in ("", f"{TEXT_ENCODER}/") for pattern in _FILES]
+    patterns = [f"{place}{pattern}" for place in ("", f"{TEXT_ENCODER}/") for pattern in FILES]
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         try:
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_hash(path)}\n".encode())
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{cached_hash(path)}\n".encode())
         except OSError as error:
             raise DyrateError(f"{path}: cannot be read: {error.strerror}") from None
     return digest.hexdigest()
@@ -75,7 +85,8 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def cached_hash(path: Path) -> str:
+    """sha256 of a file; of a large one from the user's cache folder, where it is the same file still."""
     path = path.resolve()
     status = path.stat()
     if status.st_size < _CACHE_ABOVE:

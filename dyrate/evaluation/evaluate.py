@@ -77,7 +77,13 @@ def load(job: Asked) -> "DyrateModel":
 
     _use_threads(job)
     return DyrateModel(
-        job.model, device=job.device, dtype=job.dtype, engine=job.engine, batch_size=job.batch_size
+        job.model,
+        device=job.device,
+        dtype=job.dtype,
+        engine=job.engine,
+        batch_size=job.batch_size,
+        revision=job.revision,
+        chat_template=job.chat_template,
     )
 
 
@@ -173,13 +179,16 @@ def _result(
         theirs = None
         if baseline is not None:
             theirs = differences(benchmark, found.samples, baseline[benchmark.name], job.seed, RESAMPLES)
-        visual_tokens, work = means_and_work(model.records[loaded.name].tokens)
+        record = model.records[loaded.name]
+        visual_tokens, work = means_and_work(record.tokens)
         benchmarks[benchmark.name] = {
             **scored(loaded, found, job.seed),
             "difference": theirs,
             "visual_tokens": visual_tokens,
             "work": work,
         }
+        if record.prompt is not None:
+            benchmarks[benchmark.name]["prompt"] = record.prompt
     result: results.Result = {
         "schema": results.SCHEMA,
         "version": results.VERSION,
@@ -205,6 +214,8 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
     }
     if model.weights_hash:
         hashes["weights"] = model.weights_hash
+    if model.template_hash:
+        hashes["template"] = model.template_hash
     if model.method.content_hash:  # a trained predictor's, which the spec only names
         hashes["method"] = model.method.content_hash
     found: results.Meta = {
@@ -219,6 +230,13 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
         "hashes": hashes,
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": job.seed},
     }
+    revisions: results.Revisions = {} if model.revision is None else {"model": model.revision}
+    if data := {loaded.benchmark.name: loaded.revision for loaded in tasks if loaded.revision}:
+        revisions["data"] = data
+    if revisions:
+        found["revisions"] = revisions
+    if job.subsets:
+        found["subsets"] = job.subsets
     if model.engine is not None:
         found["engine"] = model.engine
     if model.provenance is not None:

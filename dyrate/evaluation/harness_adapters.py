@@ -10,16 +10,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.typed import OrAbsent, Record, Text, meant
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _OWN = "dyrate"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _ELSEWHERE = ("revision", "trust_remote_code")
 CODE = (
     "Python code of its own, which would run here with all your rights and may be another tomorrow. It does "
@@ -27,6 +27,16 @@ CODE = (
     "<40 hexadecimal digits>`"
 )
 """Why a checkpoint's code does not run, after "... brings" or the like."""
+
+
+def a_commit(revision: str) -> str:
+    """Refuse a revision that may be another one tomorrow."""
+    if not _COMMIT.fullmatch(revision):
+        raise ValueError(f"{revision!r:.80} is no commit of 40 hexadecimal digits; branches and tags move")
+    return revision
+
+
+Commit = Annotated[str, AfterValidator(a_commit)]
 
 
 class AdapterOptions(Record):
@@ -47,11 +57,11 @@ class AdapterOptions(Record):
         for key in _ELSEWHERE:
             if key in self.arguments:
                 raise ValueError(f"arguments.{key}: {key} stands beside `arguments`, not in it")
-        if self.revision is not None and not _COMMIT.fullmatch(self.revision):
-            raise ValueError(
-                f"revision: {self.revision!r:.80} is no commit of 40 hexadecimal digits; branches and tags "
-                "move"
-            )
+        if self.revision is not None:
+            try:
+                a_commit(self.revision)
+            except ValueError as error:
+                raise ValueError(f"revision: {error}") from None
         if self.trust_remote_code and self.revision is None:
             raise ValueError(f"trust_remote_code: true needs a `revision`. A checkpoint may bring {CODE}")
         return self
@@ -145,7 +155,7 @@ class Adapter:
         from dyrate.evaluation.checkpoint_files import complaints
 
         with complaints(f"{where} of {name}"):
-            folder = Path(snapshot_download(name, revision=self.spec.revision, ignore_patterns=[*_PICKLED]))
+            folder = Path(snapshot_download(name, revision=self.spec.revision, ignore_patterns=[*PICKLED]))
             if not any(folder.glob("*.safetensors")):
                 folder = Path(snapshot_download(name, revision=self.spec.revision))
         return folder

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import Benchmark
+from dyrate.evaluation.benchmarks import Benchmark, Cut
 from dyrate.evaluation.checkpoint import file_hash
 from dyrate.evaluation.checkpoint_files import complaints
+from dyrate.evaluation.hub.data import HubData
 from dyrate.evaluation.job import SOURCES
 from dyrate.evaluation.rows import check_images, check_rows
 
@@ -28,6 +31,8 @@ class LoadedTask:
     task: Any  # lmms_eval.api.task.ConfigurableTask
     rows: Sequence[int]  # doc_id -> row of the benchmark's data
     data_hash: str
+    revision: str | None = None
+    """Commit of the data on the hub."""
 
     @property
     def name(self) -> str:
@@ -39,16 +44,17 @@ def load_tasks(
     benchmarks: Sequence[Benchmark],
     source: str,
     data: Path | None,
-    samples: int | None,
+    samples: int | Sequence[Cut] | None,
     primary_only: bool = False,
 ) -> list[LoadedTask]:
-    """Load each benchmark's task and cut it to about `samples` rows, its units kept whole.
+    """Load each benchmark's task and cut it to about `samples` rows, or each to its cut, units kept whole.
 
     `primary_only` drops lmms-eval's other metrics: METEOR alone takes longer than a small model's captions.
 
     `source` is `testbed`, `hub`, or a folder whose task files carry the hub tasks' names. Relative
-    `data_files` stand under `data`, or under that folder. Raises `DyrateError` for a missing task, file, or
-    column.
+    `data_files` stand under `data`, or under that folder; of the hub, `data` holds the records of what was
+    fetched, and without it what is not there is fetched now. Raises `DyrateError` for a missing task, file,
+    or column.
     """
     from lmms_eval.tasks import TaskManager
 
@@ -57,7 +63,11 @@ def load_tasks(
         manager = TaskManager(
             "ERROR", include_path=[str(folder) for folder in folders], include_defaults=False
         )
-    return [_load(benchmark, source, root, samples, manager, primary_only) for benchmark in benchmarks]
+    cuts = samples if isinstance(samples, Sequence) else [Cut(samples)] * len(benchmarks)
+    return [
+        _load(benchmark, source, root, cut, manager, primary_only)
+        for benchmark, cut in zip(benchmarks, cuts, strict=True)
+    ]
 
 
 def _task_file(place: str, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
@@ -86,7 +96,7 @@ def _load(
     benchmark: Benchmark,
     source: str,
     root: Path | None,
-    samples: int | None,
+    asked: Cut,
     manager: Any,
     primary_only: bool,
 ) -> LoadedTask:
@@ -107,11 +117,15 @@ def _load(
             raise DyrateError(
                 f"--tasks {path}: task {name} has no {missing[0]}; it needs {', '.join(_NEEDED)}"
             )
-    files = _data_files(config, root, source)
+    hub = HubData.of(benchmark, config, root) if source == "hub" else None
+    files = {} if hub else _data_files(config, root, source)
     place = f"task {name} ({files.get(config['test_split']) or config['dataset_path']})"
-    cut = _Cut(benchmark, samples, config.get("process_docs"), place)
+    inner = hub.process if hub else config.get("process_docs")
+    cut = _Process(benchmark, asked, inner, place, drawn=source != "testbed")
     override: dict[str, Any] = {"task": name, "process_docs": cut}
-    if files:
+    if hub:
+        override |= hub.override
+    elif files:
         override["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": files}
     if primary_only and benchmark.primary.harness:
         chosen = [entry for entry in config["metric_list"] if entry["metric"] in benchmark.primary.harness]
@@ -124,6 +138,8 @@ def _load(
             task = manager.load_config(override)[name]
     except unreadable as error:
         raise DyrateError(f"{place}: the data cannot be read: {_reason(error)}") from error
+    if hub:
+        return LoadedTask(benchmark, task, cut.rows, hub.hash, hub.fetched["commit"])
     data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
     return LoadedTask(benchmark, task, cut.rows, data_hash)
 
@@ -160,54 +176,96 @@ def _data_files(config: Mapping[str, Any], root: Path | None, source: str) -> di
     return found
 
 
-class _Cut:
+class _Process:
     """lmms-eval's `process_docs`: checks the rows, chooses some, and runs the task's own on them."""
 
-    def __init__(self, benchmark: Benchmark, samples: int | None, inner: Any, place: str) -> None:
-        self._benchmark, self._samples, self._inner, self._place = benchmark, samples, inner, place
+    def __init__(self, benchmark: Benchmark, cut: Cut, inner: Any, place: str, drawn: bool) -> None:
+        self._benchmark, self._cut, self._inner, self._place = benchmark, cut, inner, place
+        self._drawn = drawn
+        """Whether a sample is drawn: the testbed's rows are drawn already."""
         self.rows: Sequence[int] = ()
         self.fingerprint = ""
 
     def __call__(self, dataset: Any) -> Any:
         self.fingerprint = str(dataset._fingerprint)
         check_rows(self._benchmark, dataset, self._place)
-        self.rows = choose_rows(self._benchmark, dataset, self._samples)
+        self.rows = choose_rows(
+            self._benchmark, dataset, self._cut.samples, self._subset(dataset), self._drawn
+        )
         if len(self.rows) < len(dataset):
             dataset = dataset.select(self.rows)
         if self._inner:
             dataset = self._inner(dataset)
+        dataset = _with_image(dataset)
         check_images(dataset, self.rows, self._place)
         return dataset
 
+    def _subset(self, dataset: Any) -> Sequence[int] | None:
+        subset = self._benchmark.subset(self._cut.subset)
+        if subset is None:
+            return None
+        if subset.column not in dataset.column_names:
+            raise DyrateError(
+                f"{self._place}: has no column {subset.column!r}, which says what is {subset.name}: "
+                "ask for all rows"
+            )
+        rows = [row for row, value in enumerate(dataset[subset.column]) if value == subset.value]
+        if not rows:
+            raise DyrateError(
+                f"{self._place}: no row has {subset.value!r} in {subset.column!r} ({subset.name})"
+            )
+        return rows
 
-def choose_rows(benchmark: Benchmark, dataset: Any, samples: int | None) -> Sequence[int]:
-    """The rows that a limit of `samples` leaves, ascending.
 
-    Whole units only, so a few rows more where the limit falls inside one; in their order, and taken in turn
-    from the strata where there are some.
+def _with_image(dataset: Any) -> Any:
+    """The column `image` as an image where its files do not say that it is one, but it can be."""
+    from datasets import Image
+
+    kind = dataset.features.get("image")
+    is_plain = isinstance(kind, dict) and {*kind} == {"bytes", "path"}
+    return dataset.cast_column("image", Image()) if is_plain else dataset
+
+
+def choose_rows(
+    benchmark: Benchmark,
+    dataset: Any,
+    samples: int | None,
+    among: Sequence[int] | None = None,
+    drawn: bool = False,
+) -> Sequence[int]:
+    """The rows that a limit of `samples` leaves, of all or `among` some, ascending.
+
+    Whole units only, so a few rows more where the limit falls inside one; taken in turn from the strata where
+    there are some. They are the first ones, or `drawn`: at random, the same ones each time, and with a
+    smaller limit some of those with a larger one. Intervals hold for drawn rows alone: those that stand first
+    in a file may be of a kind.
     """
-    if samples is None or samples >= len(dataset):
-        return range(len(dataset))
+    rows = range(len(dataset)) if among is None else among
+    if samples is None or samples >= len(rows):
+        return rows
+    if drawn:
+        rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
     if benchmark.unit is None:
-        return range(samples)
+        return sorted(rows[:samples])
     columns = [name for name in (benchmark.unit, benchmark.stratum) if name]
     if missing := [name for name in columns if name not in dataset.column_names]:
         raise DyrateError(f"the data of {benchmark.name} has no column {missing[0]!r}")
     keys = dataset[benchmark.unit]
     strata = dataset[benchmark.stratum] if benchmark.stratum else [""] * len(dataset)
     units: dict[tuple[Any, Any], list[int]] = {}
-    for row, (key, stratum) in enumerate(zip(keys, strata, strict=True)):
-        units.setdefault((stratum, key % benchmark.modulo if benchmark.modulo else key), []).append(row)
+    for row in rows:
+        key = keys[row] % benchmark.modulo if benchmark.modulo else keys[row]
+        units.setdefault((strata[row], key), []).append(row)
     turns: dict[Any, int] = {}
     order = []
-    for (stratum, _), rows in units.items():
+    for place, ((stratum, _), members) in enumerate(units.items()):
         turns[stratum] = turns.get(stratum, -1) + 1
-        order.append((turns[stratum], rows[0], rows))
+        order.append((turns[stratum], place, members))
     chosen: list[int] = []
-    for _, _, rows in sorted(order):
+    for _, _, members in sorted(order):
         if len(chosen) >= samples:
             break
-        chosen += rows
+        chosen += members
     return sorted(chosen)
 
 

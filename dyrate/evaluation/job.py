@@ -1,19 +1,20 @@
 """What `dyrate evaluate` is asked, and the options that it shares with other jobs and with studies."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.benchmarks import ALL, BENCHMARKS, Cut, select
 from dyrate.evaluation.decoding import decoding_slug
-from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
+from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec, Commit
 from dyrate.evaluation.results import ResultFiles
 from dyrate.files import parse_json
 from dyrate.jobs import Job, flag, option
 from dyrate.registry import as_spec
-from dyrate.typed import File, Names, Natural, Positive
+from dyrate.typed import File, Names, Natural, Positive, meant
 
 
 def _spec(value: Any) -> dict[str, Any]:
@@ -33,6 +34,30 @@ def _adapter_options(value: Any) -> dict[str, Any]:
     return AdapterOptions.of(given).model_dump(exclude_defaults=True)
 
 
+def _mapping(value: Any) -> Any:
+    """What JSON text says; any other value as it is."""
+    return parse_json(value, f"{value!r:.80}") if isinstance(value, str) and value.startswith("{") else value
+
+
+def _samples(value: Any) -> Any:
+    """Refuse what is neither a number of rows, nor null, nor a mapping to such."""
+    value = _mapping(value)
+    numbers = value if isinstance(value, dict) else {"": value}
+    for name, number in numbers.items():
+        where = f"{name}: " if name else ""
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise ValueError(f"{where}{number!r:.200} is not a whole number")
+        if number is not None and number < 1:
+            raise ValueError(f"{where}{number} is not a whole number from 1 on")
+    return value
+
+
+def cut_of(benchmark: str, samples: Any, subsets: Mapping[str, str]) -> Cut:
+    """What `samples` and `subsets` ask of a benchmark's rows."""
+    number = samples.get(benchmark, samples.get(DEFAULT)) if isinstance(samples, Mapping) else samples
+    return Cut(number, subsets.get(benchmark, ALL))
+
+
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     select(names)
     return names
@@ -42,8 +67,30 @@ SOURCES = ("testbed", "hub")
 """Where tasks come from, but for a folder of them."""
 UNPRUNED: dict[str, Any] = {"name": "none"}
 _GREEDY: dict[str, Any] = {"name": "greedy"}
+_ALL_ROWS: dict[str, str] = {}
 Spec = Annotated[dict[str, Any], BeforeValidator(_spec)]
-Samples = Annotated[Positive | None, option("what", "N", "per benchmark; pairs and rotations stay whole")]
+DEFAULT = "default"
+"""In a mapping of samples, what holds for the other benchmarks."""
+Samples = Annotated[
+    Positive | dict[str, Positive | None] | None,
+    BeforeValidator(_samples),
+    option(
+        "what",
+        "N",
+        "per benchmark, drawn from all rows; pairs and rotations stay whole. Or JSON: a number for some, "
+        f"and a {DEFAULT} for the others; null for all rows",
+    ),
+]
+Subsets = Annotated[
+    dict[str, str],
+    BeforeValidator(_mapping),
+    option(
+        "what",
+        "JSON",
+        "rows that others call the benchmark: flickr30k has karpathy-test, 1,000 of 31,783 (default: all)",
+        printed="changed",
+    ),
+]
 Tasks = Annotated[
     str,
     option(
@@ -52,6 +99,15 @@ Tasks = Annotated[
 ]
 Data = Annotated[File | None, option("data", "DIR", "folder of the parquet files (default: data/testbed)")]
 BatchSize = Annotated[Positive, option("how", "N", "halved when memory is short")]
+Revision = Annotated[Commit | None, option("what", "COMMIT", "of a model on the hub (default: today's main)")]
+ChatTemplate = Annotated[
+    str | None,
+    option(
+        "how",
+        "WHICH",
+        "a .jinja file, or vicuna, for a checkpoint that has none of its own (default: the checkpoint's)",
+    ),
+]
 Device = Annotated[str, option("how", "DEVICE", "auto, cpu, cuda, cuda:N")]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], option("how", text="of the model")]
 Engine = Annotated[
@@ -105,12 +161,33 @@ class Asked(_Named):
     tasks: Tasks = "testbed"
     data: Data = None
     samples: Samples = None
+    subsets: Subsets = _ALL_ROWS
     batch_size: BatchSize = 16
     device: Device = "auto"
     dtype: Dtype = "float32"
     engine: Engine = "auto"
     threads: Threads = None
     seed: Seed = 0
+    revision: Revision = None
+    chat_template: ChatTemplate = None
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> "Asked":
+        for key, names in (("samples", self.samples), ("subsets", self.subsets)):
+            for name in names if isinstance(names, dict) else ():
+                if name not in BENCHMARKS and (key, name) != ("samples", DEFAULT):
+                    raise ValueError(f"{flag(key)}: unknown benchmark {name!r}{meant(name, BENCHMARKS)}")
+        for name, subset in self.subsets.items():
+            try:
+                BENCHMARKS[name].subset(subset)
+            except DyrateError as error:
+                raise ValueError(f"{flag('subsets')}: {error}") from None
+        return self
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What is asked of the rows of each of its benchmarks."""
+        return tuple(cut_of(name, self.samples, self.subsets) for name in self.benchmarks)
 
 
 class _Treated(_Named):
@@ -150,9 +227,13 @@ class Evaluation(Asked, _Treated):
 
     @model_validator(mode="after")
     def _check_as_it_is(self) -> "Evaluation":
+        if self.adapter is None:
+            return self
+        if (key := "revision" if self.revision else "chat_template" if self.chat_template else "") != "":
+            raise ValueError(f"{flag(key)}: is for checkpoints; what an adapter is given stands in --adapter")
         given = {"method": (self.method["name"], "none"), "decoding": (self.decoding["name"], "greedy")}
         for key, (name, only) in given.items():
-            if self.adapter is not None and name != only:
+            if name != only:
                 raise ValueError(
                     f"{flag(key)}: {name!r}: what an lmms-eval adapter answers for is asked as it is, "
                     f"greedily and with no reduction method: leave {flag(key)} out"

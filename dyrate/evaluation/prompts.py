@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from dyrate.errors import DyrateError
+from dyrate.files import digest, read_bytes
 
 IMAGE = "<image>"
-# What llava_hf falls back on for tokenizers without a chat template (lmms_eval.models.simple.llava_hf).
+# What llava_hf falls back on for tokenizers without a chat template (lmms_eval.models.simple.llava_hf); here
+# it has to be asked for.
 VICUNA = (
     "{% for message in messages %}{% if loop.index0 == 0 %}A chat between a curious user and an artificial "
     "intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's "
@@ -17,6 +20,8 @@ VICUNA = (
     "USER: {{ message['content'] }} {% else %} ASSISTANT: {{ message['content'] }}{{ eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+NAMED = {"vicuna": VICUNA}
+"""Templates that go by a name."""
 _PROBE = "What is this?"
 
 
@@ -30,17 +35,20 @@ class PromptStyle:
 
     @classmethod
     def of(cls, processor: Any, model_type: str, template: str | None = None) -> "PromptStyle":
-        """Choose the given template, the tokenizer's, for LLaVA Vicuna's, or the processor's, in this order.
+        """Choose the given template, the tokenizer's, or the processor's, in this order.
 
         A template that loses a plain string gets its message in parts. Raises `DyrateError` without any, and
         for one that is no Jinja, or that loses the question or the image in parts, too.
         """
         tokenizer = processor.tokenizer
-        chosen = template or tokenizer.chat_template
+        chosen = template or tokenizer.chat_template or getattr(processor, "chat_template", None)
         if chosen is None:
-            chosen = VICUNA if model_type.startswith("llava") else processor.chat_template
-        if chosen is None:
-            raise DyrateError(f"the checkpoint ({model_type}) has no chat template; pass chat_template=...")
+            raise DyrateError(
+                f"the checkpoint ({model_type}) has no chat template, and gets none unasked: it would answer "
+                "other prompts than it knows. Say which one it was trained with: --chat-template (in a study "
+                f"chat_template, beside the path) takes a .jinja file, or {', '.join(NAMED)}, which "
+                "lmms-eval's llava_hf falls back on"
+            )
         plain = cls(tokenizer, chosen, structured=False)
         try:
             style = plain if _PROBE in plain.render(_PROBE, 0) else cls(tokenizer, chosen, structured=True)
@@ -54,6 +62,11 @@ class PromptStyle:
                 f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}"
             )
         return style
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the template."""
+        return digest(self.template.encode())
 
     def render(self, text: str, images: int) -> str:
         """The prompt for a user's text and some images; text that places its images keeps them there."""
@@ -71,3 +84,19 @@ class PromptStyle:
             add_generation_prompt=True,
         )
         return prompt
+
+
+def read_template(given: str | None) -> str | None:
+    """The chat template that a name, the path of a file or its own text stands for; None for None.
+
+    Raises `DyrateError` for what is none of them.
+    """
+    if given is None or given in NAMED or "{" in given:
+        return NAMED.get(str(given), given)
+    try:
+        return read_bytes(Path(given)).decode()
+    except (DyrateError, UnicodeDecodeError) as error:
+        known = ", ".join(NAMED)
+        raise DyrateError(
+            f"--chat-template {given}: {error}; a .jinja file is wanted, or one of {known}"
+        ) from None

@@ -109,6 +109,7 @@ class BenchmarkResult(TypedDict):
     scores: Annotated[dict[str, Annotated[Score, IN_ORDER]], NotEmpty]
     difference: dict[str, Annotated[Difference, IN_ORDER]] | None  # null when there is no baseline
     visual_tokens: VisualTokens | None  # null where the producer does not know
+    prompt: NotRequired[str]  # of the first row, as the model read it
     work: NotRequired[Phases | None]
 
 
@@ -126,6 +127,7 @@ class Hashes(TypedDict, total=False):
 
     weights: str  # weights, configuration and tokenizer of the checkpoint
     data: dict[str, str]  # per benchmark: its parquet file, or the dataset's fingerprint
+    template: str  # the chat template that made the prompts
     code: str  # the runtime, the method's own file and the evaluation
     method: str  # of the files that the method's spec names, such as a trained predictor; absent if none
     answers: str  # what the answers file says, `dyrate.evaluation.answers.digest`
@@ -153,6 +155,13 @@ class Adapter(TypedDict):
     cut_prompt: bool
 
 
+class Revisions(TypedDict, total=False):
+    """Commits of what came from the hub."""
+
+    model: str
+    data: dict[str, str]  # per benchmark
+
+
 @with_config(OPEN)
 class Meta(TypedDict):
     """How a result came about; nothing here depends on time."""
@@ -165,10 +174,13 @@ class Meta(TypedDict):
     adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
     connector: NotRequired[Connector]
     batch_size: NotRequired[Positive]
-    samples: NotRequired[Positive | None]  # the limit per benchmark that was asked for; null for all
+    # Asked for per benchmark; null for all.
+    samples: NotRequired[Positive | dict[str, Positive | None] | None]
+    subsets: NotRequired[dict[str, str]]  # by benchmark, which of its rows; all where none is named
     commit: NotRequired[str | None]  # null outside a git checkout
     versions: NotRequired[dict[str, str]]
     hashes: NotRequired[Hashes]
+    revisions: NotRequired[Revisions]
     bootstrap: NotRequired[dict[str, Any]]  # level, resamples, seed
     # Of answers that another harness collected, by benchmark: file, sha256, harness, commit, date and more.
     sources: NotRequired[dict[str, dict[str, str | None]]]

@@ -21,6 +21,7 @@ class TaskRecord:
     seconds: float = 0.0  # in generation
     generated: int = 0  # answers made now
     reused: int = 0  # answers found in the log of an earlier run
+    prompt: str | None = None  # of the first row, as the model reads it
     tokens: list[TokenSums] = field(default_factory=list)  # per batch
 
 

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from dyrate.evaluation.answering import Answering
     from dyrate.evaluation.setting import Setting
 
-SHARED = ("model", "adapter", "device", "dtype", "engine", "batch_size", "threads")
+SHARED = (
+    "model",
+    "revision",
+    "chat_template",
+    "adapter",
+    "device",
+    "dtype",
+    "engine",
+    "batch_size",
+    "threads",
+)
 """What the loaded model is bound to."""
 
 
@@ -57,7 +67,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
             primary = job.metrics == "primary"
-            tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.samples, primary_only=primary)
+            tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.cuts, primary_only=primary)
             clock.lap("tasks")
             setting = settings[place]
             if isinstance(setting, Exception):
@@ -97,7 +107,12 @@ def _companions(
     for other, setting in zip(jobs[place + 1 :], settings[place + 1 :], strict=True):
         if isinstance(setting, Exception):
             continue
-        alike = (other.tasks, other.data, other.samples) == (job.tasks, job.data, job.samples)
+        alike = (other.tasks, other.data, other.samples, other.subsets) == (
+            job.tasks,
+            job.data,
+            job.samples,
+            job.subsets,
+        )
         setting.tasks = {loaded.name for loaded in tasks if loaded.benchmark.name in other.benchmarks}
         if alike and setting.tasks and other.method["name"] in built_in():
             found.append(setting)

@@ -32,7 +32,7 @@ from loguru import logger
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.answering import Answering
-from dyrate.evaluation.checkpoint import choose_device, content_hash, file_hash
+from dyrate.evaluation.checkpoint import choose_device, commit_of, content_hash, file_hash
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.guards import modules_of, trusted_code, unswallowed, whole_weights
 from dyrate.evaluation.harness_adapters import Adapter, AdapterSpec
@@ -71,9 +71,7 @@ class System(Answering):
             logger.warning("{}: its weights are {}, not {}", spec.where, self.dtype, dtype)
         folder = self._trusted or adapter.folder()
         self.weights_hash = "" if folder is None else content_hash(folder)
-        self._revision = spec.revision or (
-            folder.name if folder and folder.parent.name == "snapshots" else None
-        )
+        self.revision = spec.revision or (commit_of(folder) if folder else None)
         code = fingerprint(["dyrate.evaluation.system"])
         self._code = f"{code} {file_hash(adapter.source)} lmms-eval {version('lmms-eval')}"
         self._requests: dict[tuple[str, int], Any] = {}
@@ -98,7 +96,7 @@ class System(Answering):
             "name": spec.name,
             "class_path": self._adapter.path,
             "arguments": spec.arguments,
-            "revision": self._revision,
+            "revision": self.revision,
             "trust_remote_code": spec.trust_remote_code,
             "cut_prompt": spec.cut_prompt,
         }
@@ -134,7 +132,7 @@ class System(Answering):
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0
         given = self._adapter.spec.model_dump(exclude={"cut_prompt"})  # which the log's answers still have
         spec = json.dumps({**given, "max_new_tokens": new_tokens}, sort_keys=True, default=str)
-        weights = f"{self.weights_hash} {self._revision}"
+        weights = f"{self.weights_hash} {self.revision}"
         numerics = f"{place} {threads} {self.dtype} {versions}"
         return content_key(question.content, weights, spec, numerics, self._code)
 

@@ -105,11 +105,13 @@ class Batch:
 class Encoder:
     """Makes batches of (PIL image, question, answer), with prompts and tokens as they are at inference."""
 
-    def __init__(self, processor: Any, model: Any, longest_answer: int) -> None:
+    def __init__(
+        self, processor: Any, model: Any, longest_answer: int, chat_template: str | None = None
+    ) -> None:
         self.processor = processor
         self.model = model
         self.longest_answer = longest_answer
-        self.style = PromptStyle.of(processor, model.config.model_type)
+        self.style = PromptStyle.of(processor, model.config.model_type, chat_template)
         end = model.generation_config.eos_token_id
         end = processor.tokenizer.eos_token_id if end is None else end
         self.end: int = end[0] if isinstance(end, list) else end

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.job import Device, Threads
+from dyrate.evaluation.job import ChatTemplate, Device, Revision, Threads
 from dyrate.files import parse_json
 from dyrate.jobs import Job, option
 from dyrate.typed import File
@@ -49,6 +49,8 @@ class Training(Job):
     dtype: Annotated[Literal["float32", "bfloat16"], option("how")] = "float32"
     """of the frozen model"""
     threads: Threads = None
+    revision: Revision = None
+    chat_template: ChatTemplate = None
     output: Annotated[File, option("result", "DIR")]
     """folder of the predictor and its checkpoint"""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dyrate import files
 from dyrate.evaluation import checkpoint, provenance
+from dyrate.evaluation.prompts import read_template
 from dyrate.predictor_training.batch import Encoder
 from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
 from dyrate.predictor_training.job import Training
@@ -42,19 +43,20 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
         if job.data is None
         else FileExamples(job.data, recipe.seed, recipe.validation_examples, job.limit)
     )
-    folder = checkpoint.locate(job.model)
+    folder = checkpoint.locate(job.model, job.revision)
     processor, model = checkpoint.load(folder, device, job.dtype)
     files.make_folder(job.output)
     facts = {
         "model": {
             "name": Path(job.model).name,
             "weights": checkpoint.content_hash(folder),
+            **({} if (commit := checkpoint.commit_of(folder)) is None else {"revision": commit}),
             "dtype": job.dtype,
         },
         "data": examples.description,
     }
     with files.only_one(job.output, "training there"), teacher_forced(model) as frozen:
-        encode = Encoder(processor, model, recipe.longest_answer)
+        encode = Encoder(processor, model, recipe.longest_answer, read_template(job.chat_template))
         trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
         if not trainer.run(stop_after):
             return None

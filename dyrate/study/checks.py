@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from dyrate import registry
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.benchmarks import ALL, BENCHMARKS
 from dyrate.evaluation.decoding import decoding_spec
-from dyrate.evaluation.job import SOURCES
+from dyrate.evaluation.job import DEFAULT, SOURCES
 from dyrate.paper import published
 from dyrate.speed.documents import FOLDER as SPEED
 from dyrate.study.entries import NONE
@@ -18,7 +18,7 @@ from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])
 # What stands beside the models in a study's folder.
-PLACES = ("latency", "logs", "predictors", "study.json", "tables", "timings", "trace")
+PLACES = ("fetched", "latency", "logs", "predictors", "study.json", "tables", "timings", "trace")
 
 
 def problems(plan: Plan) -> Iterator[str]:
@@ -26,13 +26,15 @@ def problems(plan: Plan) -> Iterator[str]:
     yield from _places(plan)
     yield from _unknown_names(plan)
     yield from _without_effect(plan)
+    if plan.typed.revisions and plan.tasks != "hub":
+        yield f"revisions: are of data sets on the hub, and the study's tasks are {plan.tasks!r}"
     yield from _unpublished(plan)
     yield from _models(plan)
     yield from _decodings(plan)
     yield from _methods(plan)
     if plan.tasks not in SOURCES and not Path(plan.tasks).is_dir():
         yield f"tasks: {plan.tasks!r} is no folder and none of {', '.join(SOURCES)}"
-    if plan.tasks == "testbed" and plan.typed.samples is None:
+    if plan.tasks == "testbed" and any(cut.samples is None for cut in plan.cuts.values()):
         yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
 
 
@@ -54,6 +56,7 @@ def _places(plan: Plan) -> Iterator[str]:
 def _unknown_names(plan: Plan) -> Iterator[str]:
     models = [model.name for model in plan.models]
     yield from _unknown("benchmarks", plan.benchmarks, BENCHMARKS, "unknown")
+    yield from _by_benchmark(plan)
     for key in ("methods", "predictors"):
         for entry in plan.config[key]:
             yield from _unknown(f"{key}: {entry}", entry.get("models", ()), models, "no model of the study")
@@ -65,6 +68,19 @@ def _unknown_names(plan: Plan) -> Iterator[str]:
             trained = dict.fromkeys(entry.name for entry in plan.predictors if entry.model.name == model)
             where = f"methods: {method.slug}"
             yield from _unknown(where, [str(method.predictor)], trained, f"no predictor on {model!r}")
+
+
+def _by_benchmark(plan: Plan) -> Iterator[str]:
+    """What is said of single benchmarks."""
+    no = "no benchmark of the study"
+    if isinstance(plan.typed.samples, dict):
+        yield from _unknown("samples", plan.typed.samples, [*plan.benchmarks, DEFAULT], no)
+    yield from _unknown("subsets", plan.typed.subsets, plan.benchmarks, no)
+    yield from _unknown("revisions", plan.typed.revisions, plan.benchmarks, no)
+    for name, subset in plan.typed.subsets.items():
+        if name in BENCHMARKS:
+            known = [ALL, *(one.name for one in BENCHMARKS[name].subsets)]
+            yield from _unknown(f"subsets.{name}", [subset], known, "no subset of it")
 
 
 def _without_effect(plan: Plan) -> Iterator[str]:
@@ -121,7 +137,8 @@ def _models(plan: Plan) -> Iterator[str]:
     paths: dict[str, str] = {}
     for model in plan.models:
         system = model.system
-        what = os.path.normpath(model.path) if system is None else system.model_dump_json()
+        asked = f"{os.path.normpath(model.path)}@{model.revision} {model.chat_template}"
+        what = asked if system is None else system.model_dump_json()
         if (first := paths.setdefault(what, model.name)) != model.name:
             same = "the path" if system is None else f"the adapter {system.name} with the arguments"
             yield f"models: {model.name!r} has {same} of {first!r}: {model.path or model.arguments}"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
-from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed
+from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec, Commit
+from dyrate.evaluation.job import BatchSize, Dtype, Engine, Metrics, Samples, Seed, Subsets
 from dyrate.plain import plain_problems, read_plain
 from dyrate.study.content import content
 from dyrate.typed import (
@@ -30,6 +30,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Listed = Annotated[tuple[Value, ...], Strict(False), Field(min_length=1)]
 
 
+_NOTHING: dict[str, str] = {}
 _OF_ADAPTERS = frozenset(AdapterOptions.model_fields)
 
 
@@ -62,6 +63,8 @@ class Model(AdapterOptions):
     checkpoint"""
     adapter: OrAbsent[Text] = None
     """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
+    chat_template: OrAbsent[Text] = None
+    """of a checkpoint that has none of its own: a .jinja file, or vicuna"""
     published: Annotated[DistinctNames, BeforeValidator(_listed), NOT_NULL] = ()
     """the model of the paper's tables that it is set beside; of an adapter's system, or of a model that is
     measured against another, the row of Table I, or several"""
@@ -73,8 +76,13 @@ class Model(AdapterOptions):
     def _check_either(self) -> "Model":
         if bool(self.path) == (self.adapter is not None):
             raise ValueError(f"{self.name}: exactly one of path and adapter must be given")
-        if self.adapter is None and (given := [key for key in _OF_ADAPTERS if key in self.model_fields_set]):
+        given = [key for key in _OF_ADAPTERS if key in self.model_fields_set and key != "revision"]
+        if self.adapter is None and given:
             raise ValueError(f"{self.name}: {given[0]}: belongs to an adapter, and there is none")
+        if self.adapter is not None and self.chat_template is not None:
+            raise ValueError(
+                f"{self.name}: chat_template: is for checkpoints; an adapter makes prompts itself"
+            )
         return self
 
     def __hash__(self) -> int:
@@ -109,8 +117,21 @@ class Model(AdapterOptions):
 
     @property
     def content(self) -> str:
-        """A hash of a local checkpoint's files (times do not matter), or the hub id."""
-        return content(self.files) if self.files else self.checkpoint
+        """A hash of a local checkpoint's files (times do not matter), or the hub id and its pinned commit."""
+        pinned = f"{self.checkpoint}@{self.revision}" if self.revision else self.checkpoint
+        found = content(self.files) if self.files else pinned
+        template = self.chat_template if self.chat_template and Path(self.chat_template).is_file() else None
+        return f"{found} {content([template])}" if template else found
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What jobs are told of a checkpoint: which one, of which commit, asked how."""
+        return {"model": self.path, "revision": self.revision, "chat_template": self.chat_template}
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is fetched from the hub."""
+        return bool(self.checkpoint) and not self.missing and not Path(self.checkpoint).expanduser().is_dir()
 
     @property
     def missing(self) -> bool:
@@ -207,6 +228,9 @@ class StudyConfig(Record):
     data: Text = "data/testbed"
     """folder of the testbed's parquet files"""
     samples: Samples = 100  # null takes all, but not of the testbed
+    subsets: Subsets = _NOTHING
+    revisions: dict[str, Commit] = _NOTHING
+    """by benchmark, a commit of its data set on the hub (default today's main, when it is fetched)"""
     seed: Seed = 0  # of the data, too
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+)$")] = "auto"
     """auto, cpu, cuda or cuda:N"""

@@ -57,6 +57,10 @@ def _size(model: Model) -> Size | None:
             raise StudyError(f"models: {model.name}: {error}") from error
         return None
     folder = Path(model.path).expanduser()
+    if model.revision is not None and folder.is_dir():
+        raise StudyError(
+            f"models: {model.name}: revision: {model.path} is a folder; only what is on the hub has revisions"
+        )
     if not (folder / "config.json").is_file():
         return None
     from transformers import AutoConfig

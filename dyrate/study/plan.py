@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from dyrate.evaluation.job import SOURCES
+from dyrate.evaluation.benchmarks import Cut
+from dyrate.evaluation.job import SOURCES, cut_of
 from dyrate.study.config import (
     DEFAULTS,
     METHOD_KEYS,
@@ -102,13 +103,30 @@ class Plan:
 
     @property
     def data_files(self) -> tuple[str, ...]:
-        """The parquet files that the testbed's rule builds; none for other sources."""
+        """What stands for the benchmarks' data: the parquet files that the testbed's rule builds, the records
+        of what is fetched from the hub; none for a folder of tasks.
+        """
         return self.data_of(self.benchmarks)
 
     def data_of(self, benchmarks: Iterable[str]) -> tuple[str, ...]:
         """Those of some benchmarks."""
-        read = benchmarks if self.tasks == "testbed" else ()
-        return tuple(f"{self.typed.data}/{name}.parquet" for name in read)
+        place = {"testbed": f"{self.typed.data}/{{}}.parquet", "hub": f"{self.hub}/{{}}.json"}.get(self.tasks)
+        return tuple(place.format(name) for name in benchmarks) if place else ()
+
+    @property
+    def cuts(self) -> dict[str, Cut]:
+        """What is asked of the rows of each benchmark."""
+        return {name: cut_of(name, self.typed.samples, self.typed.subsets) for name in self.benchmarks}
+
+    @property
+    def drawn(self) -> int:
+        """How many rows the testbed draws of each benchmark: enough for the one that is asked for most."""
+        return max((cut.samples or 0 for cut in self.cuts.values()), default=0)
+
+    @property
+    def hub(self) -> str:
+        """Folder of the records of what is fetched from there."""
+        return f"results/{self.name}/fetched"
 
     @property
     def trainings(self) -> tuple[StudyPredictor, ...]:

@@ -71,7 +71,7 @@ class Study(Plan):
 
     def shared(self, kind: type[Record]) -> dict[str, Any]:
         """What the config says of the fields of a kind of job; CPU threads are the workflow's to add."""
-        data = self.config["data"] if self.tasks == "testbed" else None
+        data = {"testbed": self.config["data"], "hub": self.hub}.get(self.tasks)
         given = {name: self.config[name] for name in kind.model_fields if name in self.config}
         return {**given, "data": data, "threads": None}
 
@@ -82,7 +82,7 @@ class Study(Plan):
             {
                 **self.shared(Evaluation),
                 "benchmarks": job.method.benchmarks,
-                "model": job.model.adapter or job.model.path,
+                **({"model": job.model.adapter} if system else job.model.asked),
                 "model_name": job.model.name,
                 "method": job.spec,
                 "decoding": job.decoding,
@@ -104,7 +104,7 @@ class Study(Plan):
         dtype = "bfloat16" if self.typed.dtype == "float16" else self.typed.dtype
         return Training.model_validate(
             {
-                "model": predictor.model.path,
+                **predictor.model.asked,
                 "recipe": predictor.recipe,
                 "data": predictor.data,
                 "device": self.typed.device,

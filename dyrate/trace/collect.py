@@ -26,7 +26,7 @@ def trace(job: Trace) -> Summary:
     make_folder(job.output.parent)
     model = load(job)
     model.recorded = range(len(family_of(model.model).layers))
-    tasks = load_tasks(select(job.benchmarks), job.tasks, job.data, job.samples)
+    tasks = load_tasks(select(job.benchmarks), job.tasks, job.data, job.cuts)
     recorders = {loaded.benchmark.name: _record(model, loaded) for loaded in tasks}
     summary = _summary(job, model, tasks, recorders)
     summary["meta"]["hashes"] |= {

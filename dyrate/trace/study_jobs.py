@@ -50,7 +50,7 @@ def job(study: Study, model: Model) -> Trace:
             **shared,
             **_settings(study).model_dump(exclude_none=True),
             "benchmarks": benchmarks(study),
-            "model": model.path,
+            **model.asked,
             "model_name": model.name,
             "output": TraceFiles.in_study(study.name, model.name).summary,
         }

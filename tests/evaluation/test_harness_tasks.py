@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import BENCHMARKS, select
+from dyrate.evaluation.benchmarks import BENCHMARKS, Cut, select
 from dyrate.evaluation.harness_tasks import choose_rows, load_tasks
 
 MME = BENCHMARKS["mme"]
@@ -34,6 +34,49 @@ def test_mmb_rotations_stay_whole_though_they_stand_far_apart() -> None:
     data = Dataset.from_dict({"index": index, "x": range(5)})
     assert list(choose_rows(MMB, data, 2)) == [0, 2, 3]
     assert list(choose_rows(MMB, data, 4)) == [0, 1, 2, 3, 4]
+
+
+def test_drawn_rows_are_the_same_each_time_and_those_of_a_larger_limit() -> None:
+    data = Dataset.from_dict({"question": [str(number) for number in range(2000)]})
+    few, many = (choose_rows(BENCHMARKS["gqa"], data, count, drawn=True) for count in (50, 500))
+    assert few == choose_rows(BENCHMARKS["gqa"], data, 50, drawn=True)
+    assert len(few) == 50
+    assert list(few) == sorted(few)
+    assert set(few) < set(many)
+    assert abs(sum(many) / 500 - 1000) < 80  # three standard errors: from everywhere, not the first ones
+
+
+def test_drawn_pairs_stay_whole_and_come_from_all_categories_in_turn() -> None:
+    names = [name for name in "abcdefghijklmnop" for _ in range(2)]
+    data = Dataset.from_dict({"question_id": names, "category": ["color"] * 16 + ["count"] * 16})
+    rows = choose_rows(MME, data, 8, drawn=True)
+    assert len(rows) == 8
+    assert sum(row < 16 for row in rows) == 4
+    assert {names[row] for row in rows} == {names[row] for row in rows if names.index(names[row]) == row}
+    assert list(rows) != list(choose_rows(MME, data, 8))
+
+
+def test_a_limit_holds_for_the_rows_of_a_subset() -> None:
+    data = Dataset.from_dict({"question": list("abcdefgh")})
+    assert list(choose_rows(BENCHMARKS["flickr30k"], data, None, among=[1, 3, 7])) == [1, 3, 7]
+    assert list(choose_rows(BENCHMARKS["flickr30k"], data, 2, among=[1, 3, 7])) == [1, 3]
+
+
+def test_a_subset_is_told_by_its_column(data: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_parquet(str(data / "flickr30k.parquet"))
+    kinds = ["train", "test", "val"] * 4
+    rows.add_column("split", kinds).to_parquet(tmp_path / "flickr30k.parquet")
+    flickr = select(["flickr30k"])
+    (loaded,) = load_tasks(flickr, "testbed", tmp_path, [Cut(subset="karpathy-test")])
+    assert list(loaded.rows) == [1, 4, 7, 10]
+    (fewer,) = load_tasks(flickr, "testbed", tmp_path, [Cut(2, "karpathy-test")])
+    assert list(fewer.rows) == [1, 4]
+    with pytest.raises(DyrateError, match="has no column 'split', which says what is karpathy-test"):
+        load_tasks(flickr, "testbed", data, [Cut(subset="karpathy-test")])
+    with pytest.raises(
+        DyrateError, match="flickr30k: has no subset 'karpathy'; did you mean 'karpathy-test'"
+    ):
+        load_tasks(flickr, "testbed", data, [Cut(subset="karpathy")])
 
 
 def test_a_column_that_is_missing_is_named() -> None:

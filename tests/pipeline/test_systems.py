@@ -54,7 +54,8 @@ def test_a_system_has_one_evaluation() -> None:
     assert study.evaluation(jobs[0]).command() == (
         "dyrate evaluate --benchmarks gqa nocaps --study small --model instructblip "
         """--model-name InstructBLIP-7B --method '{"name": "none"}' --decoding '{"name": "greedy"}' """
-        "--tasks hub --samples 5 --batch-size 16 --device auto --dtype float32 --engine auto --seed 0 "
+        "--tasks hub --data results/small/fetched --samples 5 --batch-size 16 --device auto --dtype float32 "
+        "--engine auto --seed 0 "
         """--adapter '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, """
         """"cut_prompt": true}' """
         "--output results/small/InstructBLIP-7B/none"
@@ -76,8 +77,16 @@ def test_a_system_has_one_evaluation() -> None:
         (with_blip(revision="main"), "models.1: revision: 'main' is no commit of 40 hexadecimal digits"),
         (with_blip(argument={}), "models.1.argument is unknown; did you mean 'arguments'?"),
         (
-            {**CONFIG, "models": [{"name": "a", "path": "x", "revision": COMMIT}]},
-            "models.0: a: revision: belongs to an adapter, and there is none",
+            {**CONFIG, "models": [{"name": "a", "path": "x", "cut_prompt": True}]},
+            "models.0: a: cut_prompt: belongs to an adapter, and there is none",
+        ),
+        (
+            with_blip(chat_template="vicuna"),
+            "InstructBLIP-7B: chat_template: is for checkpoints",
+        ),
+        (
+            {**CONFIG, "models": [{"name": "a", "path": "o/x", "revision": "main"}]},
+            "models.0: revision: 'main' is no commit of 40 hexadecimal digits",
         ),
         (
             {**CONFIG, "models": [*CONFIG["models"], {**BLIP, "name": "again"}]},

@@ -9,7 +9,7 @@ for sweep in study.sweeps:
         name:
             f"evaluate_{sweep.name}"
         input:
-            data=study.data_files,
+            data=[*study.data_files, *records(study, sweep.model)],
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=ancient(sweep.model.files),
             baselines=study.baselines(sweep),

@@ -12,6 +12,7 @@ if timed:
     rule latency:
         input:
             data=timing.data_files(study),
+            fetched=lambda w: records(study, timed[w.model][0].model),
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(timed[w.model][0].model.files),
             shipped=lambda w: ancient(timing.predictor_files(timed[w.model], True)),

@@ -7,6 +7,7 @@ if study.trainings:
 
     rule train_predictor:
         input:
+            fetched=lambda w: records(study, study.training(*w).model),
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(study.training(*w).model.files),
         output:

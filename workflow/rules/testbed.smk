@@ -1,7 +1,7 @@
 # The testbed's benchmarks, all of the study's in one job.
 
 
-if study.data_files:
+if study.tasks == "testbed":
 
     rule build_benchmarks:
         output:
@@ -15,7 +15,7 @@ if study.data_files:
         threads: 1
         params:
             benchmarks=study.benchmarks,
-            samples=study.typed.samples,
+            samples=study.drawn,
             seed=study.typed.seed,
             output=subpath(output[0], parent=True),
             code=fingerprint(["dyrate.testbed.benchmarks.build"]),

@@ -12,6 +12,7 @@ if traced:
     rule trace:
         input:
             data=tracing.data_files(study),
+            fetched=lambda w: records(study, traced[w.model]),
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(traced[w.model].files),
         output:

@@ -1,0 +1,137 @@
+"""A study whose models and data come from the hub, played by a server here: fetched once, then shut off."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dyrate.study import Study, StudyError
+from dyrate.study.fetches import fetches, records
+from tests.evaluation.fake_hub import COMMIT, FakeHub, Repo, card, folder_files, serving
+from tests.evaluation.stand_ins import make_benchmark, make_checkpoint
+
+OTHER = "f" * 40
+CONFIG: dict[str, Any] = {
+    "study": "small",
+    "tasks": "hub",
+    "samples": {"pope": 6, "default": None},
+    "device": "cpu",
+    "models": [{"name": "tiny", "path": "org/tiny", "revision": OTHER}],
+    "methods": [{"name": "none"}, {"name": "random", "layer": 1, "rate": 0.5}],
+    "benchmarks": ["pope"],
+}
+
+
+def pope(folder: Path, commit: str) -> Repo:
+    rows = make_benchmark(folder, "pope", 12).read_bytes()
+    files = {
+        "README.md": card({"default": {"test": "data/test-*"}}),
+        "data/test-00000-of-00001.parquet": rows,
+    }
+    return Repo("dataset", "lmms-lab-encoder/POPE", files, commit)
+
+
+def test_each_thing_on_the_hub_is_fetched_by_a_job_of_its_own() -> None:
+    system = {"name": "blip", "adapter": "instructblip", "arguments": {"pretrained": "org/blip"}}
+    models = [*CONFIG["models"], system]
+    study = Study.of(
+        {**CONFIG, "models": models, "benchmarks": ["pope", "gqa"], "revisions": {"gqa": COMMIT}}
+    )
+
+    asked = {name: job.arguments() for name, job in fetches(study).items()}
+
+    place = "results/small/fetched"
+    assert asked == {
+        "pope": ["--benchmark", "pope", "--output", f"{place}/pope.json"],
+        "gqa": ["--benchmark", "gqa", "--revision", COMMIT, "--output", f"{place}/gqa.json"],
+        "models/tiny": ["--model", "org/tiny", "--revision", OTHER, "--output", f"{place}/models/tiny.json"],
+        "models/blip": ["--model", "org/blip", "--whole", "--output", f"{place}/models/blip.json"],
+    }
+    assert study.data_files == (f"{place}/pope.json", f"{place}/gqa.json")
+    assert records(study, study.models[0]) == [f"{place}/models/tiny.json"]
+    evaluation = study.evaluation(study.jobs[0])
+    assert (str(evaluation.data), evaluation.revision) == (place, OTHER)
+
+
+def test_nothing_is_fetched_for_a_study_on_local_files() -> None:
+    local = {**CONFIG, "tasks": "testbed", "samples": 5, "models": [{"name": "tiny", "path": "org/tiny"}]}
+    study = Study.of(local)
+    assert fetches(study) == {}
+    assert study.data_files == ("data/testbed/pope.parquet",)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"revisions": {"gqa": COMMIT}}, "revisions: 'gqa' is no benchmark of the study; known: pope"),
+        (
+            {"revisions": {"pope": "main"}},
+            "'main' is no commit of 40 hexadecimal digits; branches and tags move",
+        ),
+        ({"samples": {"gqa": 5}}, "samples: 'gqa' is no benchmark of the study"),
+        ({"subsets": {"pope": "half"}}, "subsets.pope: 'half' is no subset of it; known: all"),
+        (
+            {"tasks": "testbed", "revisions": {"pope": COMMIT}, "samples": 5},
+            "revisions: are of data sets on the hub, and the study's tasks are 'testbed'",
+        ),
+        ({"tasks": "testbed", "samples": {"pope": None}}, "samples: null takes all, but the testbed draws"),
+    ],
+)
+def test_what_is_said_of_benchmarks_must_be_of_the_studys(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(StudyError) as told:
+        Study.of({**CONFIG, **change})
+    assert complaint in str(told.value)
+
+
+def test_the_testbed_draws_enough_for_the_benchmark_that_is_asked_most() -> None:
+    samples = {"pope": 7, "default": 3}
+    study = Study.of({**CONFIG, "tasks": "testbed", "samples": samples, "benchmarks": ["gqa", "pope"]})
+    assert study.drawn == 7
+    assert [cut.samples for cut in study.evaluation(study.jobs[0]).cuts] == [3, 7]
+
+
+@pytest.mark.slow
+def test_a_study_fetches_once_and_then_asks_for_nothing(
+    project: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("hub")
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(folder / "home"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        hub.add(pope(folder, COMMIT))
+        hub.add(Repo("model", "org/tiny", folder_files(make_checkpoint(folder / "tiny")), OTHER))
+        write(project, CONFIG)
+
+        project.snakemake("--configfile", "small.yaml", "--", "fetch")
+        hub.down = 500
+        hub.asked.clear()
+        project.snakemake("--configfile", "small.yaml")
+
+        assert hub.asked == []
+        assert revisions(project) == {"model": OTHER, "data": {"pope": COMMIT}}
+        page = (project.folder / "reports/small/index.html").read_text()
+        assert "n = 6" in page
+        assert "Nothing to be done" in project.snakemake("--configfile", "small.yaml")
+        rerun_with_another_commit(project, hub, folder)
+
+
+def rerun_with_another_commit(project: Any, hub: FakeHub, folder: Path) -> None:
+    another = "a" * 40
+    hub.down = None
+    hub.add(pope(folder, another))
+    write(project, {**CONFIG, "revisions": {"pope": another}})
+    project.snakemake("--configfile", "small.yaml")
+    assert revisions(project) == {"model": OTHER, "data": {"pope": another}}
+
+
+def write(project: Any, config: dict[str, Any]) -> None:
+    (project.folder / "small.yaml").write_text(yaml.safe_dump(config))
+
+
+def revisions(project: Any) -> dict[str, Any]:
+    result = project.folder / "results/small/tiny/random-layer=1-rate=0.5/greedy.json"
+    found: dict[str, Any] = json.loads(result.read_text())["meta"]["revisions"]
+    return found

@@ -1,0 +1,35 @@
+# What a study needs from the hub, each thing once and by a job of its own. All other jobs ask the hub for nothing.
+import re
+
+from dyrate.study.fetches import fetches, records
+
+fetched = fetches(study)
+
+
+if fetched:
+
+    rule fetch_one:
+        output:
+            f"{study.hub}/{{item}}.json",
+        log:
+            f"results/{study.name}/logs/fetch/{{item}}.log",
+        wildcard_constraints:
+            item="|".join(map(re.escape, fetched)),
+        retries: 2
+        # Compute nodes often have no network.
+        localrule: True
+        conda:
+            "../../environment.yml"
+        threads: 1
+        params:
+            arguments=lambda w: fetched[w.item].arguments(),
+        message:
+            "Fetching {wildcards.item}"
+        shell:
+            "HF_HUB_OFFLINE=$DYRATE_HUB_OFFLINE python -m dyrate.cli fetch {params.arguments:q} > {log:q} 2>&1"
+
+
+rule fetch:
+    input:
+        [job.output for job in fetched.values()],
+    localrule: True
