@@ -33,7 +33,8 @@ def _adapter_options(value: Any) -> dict[str, Any]:
     return AdapterOptions.of(given).model_dump(exclude_defaults=True)
 
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+def known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return benchmarks' names; a `DyrateError` for one that is unknown or given twice."""
     select(names)
     return names
 
@@ -80,7 +81,7 @@ Metrics = Annotated[
 class _Named(Job):
     """Which benchmarks, of which model: what every printed command begins with."""
 
-    benchmarks: Annotated[Names, AfterValidator(_known), option("what", "NAME", ", ".join(BENCHMARKS))]
+    benchmarks: Annotated[Names, AfterValidator(known), option("what", "NAME", ", ".join(BENCHMARKS))]
     study: Annotated[str, option("result", "NAME")] = "adhoc"
     """written into the result"""
     model: Annotated[str, option("what", "M")]
