@@ -16,12 +16,14 @@ def parser() -> argparse.ArgumentParser:
     from dyrate import method_commands as methods
     from dyrate.bench import commands as bench
     from dyrate.bench.end_to_end import commands as bench_harness
+    from dyrate.bench.training import commands as bench_training
     from dyrate.convert import commands as convert
     from dyrate.evaluation import commands as evaluation
     from dyrate.predictor_training import commands as predictor_training
     from dyrate.report import commands as report
     from dyrate.testbed import commands as testbed
     from dyrate.trace import commands as trace
+    from dyrate.training_questions import commands as training_questions
 
     top = argparse.ArgumentParser(
         prog="dyrate",
@@ -30,7 +32,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    parts = (methods, evaluation, trace, predictor_training, bench, bench_harness, convert, testbed, report)
+    parts = (
+        *(methods, evaluation, trace, training_questions, predictor_training),
+        *(bench, bench_harness, bench_training, convert, testbed, report),
+    )
     for part in parts:
         part.register(subparsers)
     return top
