@@ -15,7 +15,7 @@ def register(subparsers: Subparsers) -> None:
         "them in its parquet files, which are streamed: about a gigabyte. No picture of a benchmark comes\n"
         "in, neither its bytes nor the same picture at another size or compression: all benchmarks are read\n"
         "first, and one that cannot be read ends the command.\n\n"
-        "FILE is what `dyrate train-predictor --data` takes. FILE with .made.json says what was checked,\n"
+        "FILE is what `dyrate train-predictor --data` takes. The record beside it says what was checked,\n"
         "dropped, and how near the nearest of the others comes.",
         "examples:\n"
         "  dyrate training-questions --output data/paper/train.jsonl\n"

@@ -29,4 +29,4 @@ class TrainingQuestions(Job):
     tasks: Tasks = "hub"
     data: Data = None
     output: Annotated[File, option("result", "FILE")]
-    """.jsonl file; its images go into the folder of its name, its record beside it"""
+    """.jsonl file; images go beside it into a folder, .made, and the record into .made.json"""

@@ -52,7 +52,7 @@ def make(job: TrainingQuestions) -> dict[str, Any]:
         with files.writable(path):
             path.write_bytes(taken.image)
         entry = {"image": f"{folder.name}/{path.name}", "question": taken.question, "answer": taken.answer}
-        lines.append(json.dumps(entry, ensure_ascii=False))
+        lines.append(json.dumps(entry))  # in ASCII: some other characters end a line
     text = "\n".join(lines) + "\n"
     record = {
         "schema": SCHEMA,

@@ -14,8 +14,8 @@ def record_path(questions: Path) -> Path:
 
 
 def images_folder(questions: Path) -> Path:
-    """Where its images stand."""
-    return questions.with_suffix("")
+    """Where its images stand; a rule empties it, so that no user's folder may have this name."""
+    return questions.with_suffix(".made")
 
 
 def is_made(questions: Path) -> bool:

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     questions = [*map(row, FRESH[:6], range(6)), row(FRESH[5], 6), *unfit, *map(row, planted)]
     asked = "Describe it, please."
-    captions: list[Row] = [([one], [(asked, f" A caption. {i}\n")]) for i, one in enumerate(FRESH[6:])]
+    captions: list[Row] = [([one], [(asked, f" A caption.\u2028 {i}\n")]) for i, one in enumerate(FRESH[6:])]
     captions += map(row, planted[:2])
     save(home / "source", {"vqav2": questions, "textcaps": captions})
     return home
