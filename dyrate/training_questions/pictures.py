@@ -87,7 +87,7 @@ def outline_of(data: bytes, where: str) -> NDArray[np.float32]:
         raise DyrateError(f"{where}: the image cannot be decoded ({error})") from None
     differences = np.concatenate([np.diff(cells, axis=axis).ravel() for axis in (0, 1)])
     length = float(np.linalg.norm(differences))
-    return differences / length if length else differences
+    return np.asarray(differences / length if length else differences, np.float32)
 
 
 def pictures_of(loaded: Any) -> Iterator[bytes]:

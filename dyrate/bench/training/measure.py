@@ -52,12 +52,13 @@ def measure_training(
     words = asked["input_ids"][asked["input_ids"] != model.config.image_token_id].cpu()
     drawn = torch.randint(len(words), (batch, answer), generator=torch.Generator().manual_seed(job.seed))
     made = Batch.of(asked, words[drawn].tolist(), model.config.image_token_id)
+    nothing: Any = _Nothing()
     with tempfile.TemporaryDirectory(prefix="dyrate-training-") as folder, teacher_forced(model) as frozen:
 
         def encode(_: Sequence[Answered]) -> Batch:
             return made
 
-        trainer = Trainer(recipe, frozen, _Nothing(), encode, Path(folder), {})
+        trainer = Trainer(recipe, frozen, nothing, encode, Path(folder), {})
         return [
             _part(trainer, part, job, answer, ModelShape.of(model.config), limits)
             for part in (("ranking", "rate") if recipe.learns_ranking else ("rate",))
@@ -79,11 +80,16 @@ def _part(
         if step >= job.warmups:
             seconds.append(perf_counter() - started)
     taken = median(seconds)
-    cost = None
+    expected: dict[str, Any] = {"expected_bytes": None, "expected_flops": None, "matrix_share": None}
     if part == "rate":
         size = torch.finfo(getattr(torch, job.dtype)).bits // 8
         tokens = job.prompt + answer - 1
         cost = TrainingCost.of(shape, recipe.layer, recipe.batch_size, tokens, size)
+        expected = {
+            "expected_bytes": cost.weights + cost.kept,
+            "expected_flops": cost.flops,
+            "matrix_share": cost.flops / taken / limits.flops_per_second,
+        }
     return TrainingRow(
         part=part,
         batch=recipe.batch_size,
@@ -93,9 +99,7 @@ def _part(
         seconds_per_step=taken,
         reached=_reached(trainer, part),
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        expected_bytes=cost and cost.weights + cost.kept,
-        expected_flops=cost and cost.flops,
-        matrix_share=cost and cost.flops / taken / limits.flops_per_second,
+        **expected,
     )
 
 
