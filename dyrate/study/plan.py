@@ -129,6 +129,10 @@ class Plan:
         read = any(entry.data == path for entry in self.trainings)
         return path if read and is_made(Path(path)) else None
 
+    def made_questions(self, training: StudyPredictor) -> tuple[str, ...]:
+        """The file of `questions`, where a training reads it."""
+        return (self.questions,) if self.questions and self.questions == training.data else ()
+
     def training(self, model: str, name: str) -> StudyPredictor:
         """The predictor of a name on a model; `StudyError` if there is none."""
         for entry in self.predictors:

@@ -3,20 +3,13 @@ import re
 # One job per predictor and model that the checkout does not ship; `--config retrain=1` trains those as well.
 
 
-def made_questions(training):
-    """The file of questions that a rule makes for a training, if it reads that."""
-    return (
-        [study.questions] if training.data and training.data == study.questions else []
-    )
-
-
 if study.trainings:
 
     rule train_predictor:
         input:
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(study.training(*w).model.files),
-            made=lambda w: made_questions(study.training(*w)),
+            made=lambda w: study.made_questions(study.training(*w)),
         output:
             # A checkpoint stands beside these, undeclared, so that a killed training goes on from it.
             record=f"results/{study.name}/predictors/{{model}}/{{predictor}}/predictor.json",
@@ -40,7 +33,7 @@ if study.trainings:
             # No input: a user's file may be missing when the study is planned, and the command says so clearly.
             data=lambda w: (
                 None
-                if made_questions(study.training(*w))
+                if study.made_questions(study.training(*w))
                 else study.training(*w).data_content
             ),
             weights=lambda w: study.training(*w).model.content,
