@@ -49,6 +49,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/testbed.smk"
 include: "workflow/rules/fetch.smk"
+include: "workflow/rules/training_questions.smk"
 include: "workflow/rules/predictors.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/trace.smk"

@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     from dyrate import method_commands as methods
     from dyrate.bench import commands as bench
     from dyrate.bench.end_to_end import commands as bench_harness
+    from dyrate.bench.training import commands as bench_training
     from dyrate.convert import commands as convert
     from dyrate.evaluation import commands as evaluation
     from dyrate.evaluation.hub import commands as hub
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     from dyrate.report import commands as report
     from dyrate.testbed import commands as testbed
     from dyrate.trace import commands as trace
+    from dyrate.training_questions import commands as training_questions
 
     top = argparse.ArgumentParser(
         prog="dyrate",
@@ -33,17 +35,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parts = (
-        methods,
-        preflight,
-        evaluation,
-        hub,
-        trace,
-        predictor_training,
-        bench,
-        bench_harness,
-        convert,
-        testbed,
-        report,
+        *(methods, preflight, evaluation, hub, trace, training_questions, predictor_training),
+        *(bench, bench_harness, bench_training, convert, testbed, report),
     )
     for part in parts:
         part.register(subparsers)

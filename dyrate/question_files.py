@@ -47,7 +47,7 @@ def _from_json_lines(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, 
         entry = parse_json(line, f"{where}: {line!r:.80}")
         match entry:
             case {"image": str() as image} if (values := _texts(entry, texts)) is not None:
-                yield _decoded(_read(path.parent / image), where), values
+                yield decoded(_read(path.parent / image), where), values
             case _:
                 fields = "".join(f', "{name}": text' for name in texts)
                 raise DyrateError(f'{where}: {line!r:.80}; expected {{"image": path{fields}}}')
@@ -71,7 +71,7 @@ def _from_parquet(path: Path, texts: tuple[str, ...]) -> Iterator[tuple[Any, lis
         values = _texts(entry, texts)
         match entry:
             case {"image": {"bytes": bytes() as data}} if data and values is not None:
-                yield _decoded(data, where), values
+                yield decoded(data, where), values
             case _:
                 raise DyrateError(
                     f"{where}: {entry!r:.80}; expected a text {' and '.join(f'`{name}`' for name in texts)} "
@@ -96,7 +96,7 @@ def _texts(entry: dict[str, Any], names: tuple[str, ...]) -> list[str] | None:
     return present if len(present) == len(names) else None
 
 
-def _decoded(data: bytes, where: str) -> Any:
+def decoded(data: bytes, where: str) -> Any:
     """Return the PIL image in `data`, in RGB; `where` it came from goes into the error."""
     from PIL import Image, ImageFile, UnidentifiedImageError
 

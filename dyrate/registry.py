@@ -37,9 +37,9 @@ def reference(name: str) -> str:
 
     Raises `DyrateError` for an unknown one, with the nearest name, and for one that two packages give.
     """
-    known = references()
-    if name in built_in():
-        return known[name]
+    if name in (own := built_in()):
+        return own[name]
+    known = references()  # looks through all that is installed
     if name in known:
         given = {entry.value for entry in entry_points(group=ENTRY_POINTS) if entry.name == name}
         if len(given) > 1:

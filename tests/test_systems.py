@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from dyrate import registry
+from dyrate.analysis.ablations import DECODINGS
+from dyrate.bench import study_jobs as timing
 from dyrate.connectors.registry import connectors
 from dyrate.convert.original import System
 from dyrate.paper import published
@@ -57,8 +61,58 @@ def test_methods_on_the_page_exist() -> None:
     assert named <= set(registry.references())
 
 
-def test_rows_that_a_method_measures_are_so_in_the_studys_config() -> None:
-    study = Study.read(Path(__file__).parents[1] / "config/paper.yaml")
+@pytest.fixture(scope="module")
+def paper() -> Study:
+    return Study.read(Path(__file__).parents[1] / "config/paper.yaml")
+
+
+def test_every_row_of_table_1_is_in_the_papers_config_or_the_page_says_why_not(paper: Study) -> None:
+    measured = {method.published.get("table1") for method in paper.methods}
+    measured |= {model.published for model in paper.models if model.adapter}
+    for row in published.table1():
+        (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {row.name} | {row.llm} |"))
+        assert ({row.name, row.title} & measured != set()) != ("**not in the config**: " in line), line
+
+
+def test_every_row_of_tables_2_and_3_is_in_the_papers_config_for_its_model(paper: Study) -> None:
+    measured = {(job.model.published, job.method.published.get("table2")) for job in paper.jobs}
+    timed = {
+        (job.model.published, job.method.published.get("table2"))
+        for jobs in timing.timed(paper).values()
+        for job in jobs
+    }
+
+    assert {(row.group, row.name) for row in published.table2()} <= measured
+    assert {(row.group, row.name) for row in published.table3()} <= timed
+
+
+def test_both_ablations_are_in_the_papers_config_on_the_model_that_they_are_printed_of(paper: Study) -> None:
+    jobs = [job for job in paper.jobs if job.model.published == published.TABLE1_MODEL]
+    strategies = {
+        job.method.published["strategy"]: job.method for job in jobs if "strategy" in job.method.published
+    }
+    decoded = {(job.method.slug, job.decoding["name"]) for job in jobs if "nocaps" in job.method.benchmarks}
+    mine = next(job.method for job in jobs if job.method.published.get("table2") == "DyRate")
+
+    assert {*strategies} == {row.name for row in published.strategy()}
+    assert strategies["Ours(FP)"].spec["layer"] == 3
+    assert {DECODINGS[name] for slug, name in decoded if slug == mine.slug} == {
+        row.name for row in published.decoding()
+    }
+    assert {name for slug, name in decoded if slug == "none"} == {*DECODINGS}
+
+
+def test_both_rankings_are_in_the_papers_config_and_ours_stands_beside_no_row(paper: Study) -> None:
+    origins = {(entry.model.name, entry.origin, entry.recipe["ranking"]) for entry in paper.predictors}
+    for model in ("llava-1.5-7b", "llava-1.5-13b"):
+        assert {(model, "paper", "attention"), (model, "ours", "mlp")} <= origins
+    for job in paper.jobs:
+        if job.predictor and job.predictor.origin == "ours":
+            assert not job.method.published
+
+
+def test_rows_that_a_method_measures_are_so_in_the_studys_config(paper: Study) -> None:
+    study = paper
     measured = {m.published["table1"]: m.name for m in study.methods if "table1" in m.published}
     assert len(measured) == 7
     for name, method in measured.items():

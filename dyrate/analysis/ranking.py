@@ -3,7 +3,8 @@
 At a budget b a method is what `equal_budget` makes of its settings: on each benchmark the mixture of the two
 whose shares of visual tokens, true means over layers, lie around b. So all methods spend exactly b. Where the
 leanest setting of a method spends up to `NEAR` more, it stands for itself. What a method keeps is the mean
-over the paper's ten benchmarks of its score in percent of the unpruned model's.
+over the paper's ten benchmarks, or those of them that the group `methods` is asked, of its score in percent
+of the unpruned model's.
 
 Two methods differ where the difference of what they keep is sure after Holm (1979) among all pairs of their
 ranking; its standard deviation is that over paired resamples, and its p-value that of a normal distribution,
@@ -108,7 +109,10 @@ def rankings(
     for model in dict.fromkeys(m.model for m in shown if m.against is None):
         mine = [m for m in shown if m.reference == model]
         whole = next((m for m in mine if m.method == NONE and m.model == model), None)
-        names = tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in TEN)
+        # The group may be asked fewer benchmarks than the tables have: then these are what is ranked by.
+        asked = [{*m.job.method.benchmarks} for m in mine if m.group == RANKED and m.job]
+        whole_has = whole.result["benchmarks"] if whole else ()
+        names = tuple(name for name in whole_has if name in TEN and all(name in one for one in asked))
         curves = _curves(model, mine)
         for share in budgets:
             tried = {

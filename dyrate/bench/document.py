@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
     from dyrate.bench.end_to_end.job import HarnessBench
     from dyrate.bench.job import Bench
+    from dyrate.bench.training.job import TrainingBench
 
 
 def publish(
-    kind: type[Document], job: "Bench | HarnessBench", device: "torch.device", parts: dict[str, Any]
+    kind: type[Document],
+    job: "Bench | HarnessBench | TrainingBench",
+    device: "torch.device",
+    parts: dict[str, Any],
 ) -> None:
     """Print the document as one line, and write it to `--output`: where it comes from, and `parts`."""
     import platform

@@ -58,7 +58,8 @@ def cut_of(benchmark: str, samples: Any, subsets: Mapping[str, str]) -> Cut:
     return Cut(number, subsets.get(benchmark, ALL))
 
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+def known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return benchmarks' names; a `DyrateError` for one that is unknown or given twice."""
     select(names)
     return names
 
@@ -136,7 +137,7 @@ Metrics = Annotated[
 class _Named(Job):
     """Which benchmarks, of which model: what every printed command begins with."""
 
-    benchmarks: Annotated[Names, AfterValidator(_known), option("what", "NAME", ", ".join(BENCHMARKS))]
+    benchmarks: Annotated[Names, AfterValidator(known), option("what", "NAME", ", ".join(BENCHMARKS))]
     study: Annotated[str, option("result", "NAME")] = "adhoc"
     """written into the result"""
     model: Annotated[str, option("what", "M")]

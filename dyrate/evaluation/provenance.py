@@ -29,8 +29,8 @@ def result_code(spec: Mapping[str, Any]) -> str:
 
 
 def _hash(spec: Mapping[str, Any], *modules: str) -> str:
-    module = registry.references().get(spec["name"], "").partition(":")[0]
-    own = module.startswith("dyrate.")
+    module = registry.built_in().get(spec["name"], "").partition(":")[0]
+    own = bool(module)
     used, files = ([*modules, module], []) if own else (modules, [registry.module_file(spec)])
     check_unchanged(sources(used, files))
     return fingerprint(used, files)

@@ -12,10 +12,12 @@ from dyrate.jobs import Job, option
 from dyrate.typed import File
 
 _DEFAULT: dict[str, Any] = {}
+# In float16 a closed gate has no gradient.
+TrainingDtype = Annotated[Literal["float32", "bfloat16"], option("how", text="of the frozen model")]
 
 
-def _values(recipe: Any) -> Any:
-    """What a recipe's JSON text says, or the JSON file of that path."""
+def recipe_values(recipe: Any) -> Any:
+    """Return what a recipe's JSON text says, or the JSON file of that path."""
     if not isinstance(recipe, str):
         return recipe
     text, source = recipe, f"{recipe!r:.80}"
@@ -37,7 +39,7 @@ class Training(Job):
 
     model: Annotated[str, option("what", "DIR_OR_ID")]
     """checkpoint folder or hub id"""
-    recipe: Annotated[dict[str, Any], BeforeValidator(_values), option("what", "JSON")] = _DEFAULT
+    recipe: Annotated[dict[str, Any], BeforeValidator(recipe_values), option("what", "JSON")] = _DEFAULT
     """the recipe's keys that differ from the default, as JSON text or the path of a JSON file; an unknown key
     lists the known ones"""
     data: Annotated[File | None, option("data", "FILE")] = None
@@ -45,9 +47,7 @@ class Training(Job):
     limit: Annotated[int | None, option("data", "N")] = None
     """use the first N entries of --data only"""
     device: Device = "auto"
-    # In float16 a closed gate has no gradient.
-    dtype: Annotated[Literal["float32", "bfloat16"], option("how")] = "float32"
-    """of the frozen model"""
+    dtype: TrainingDtype = "float32"
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None

@@ -1,6 +1,7 @@
 """A study's config: its keys, their types and defaults, and the file that it is read from."""
 
 from collections.abc import Iterable, Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from dyrate.typed import (
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 Listed = Annotated[tuple[Value, ...], Strict(False), Field(min_length=1)]
+Group = Literal["main", "budget", "methods", "strategy", "decoding", "predictor"]
 
 
 _NOTHING: dict[str, str] = {}
@@ -168,7 +170,7 @@ class MethodEntry(Record):
     decodings: OrAbsent[DistinctNames] = None
     """names of its decoding strategies (default the study's `decodings`)"""
     published: Published = Published()
-    group: Literal["main", "budget", "methods", "strategy", "decoding", "predictor"] = "main"
+    group: Group = "main"
     """the tables that its rows land in: Tables I to III (main), DyRate's comparison at equal budget alone
     (budget), the ranking of all methods alone (methods), or an ablation"""
 
@@ -217,6 +219,11 @@ class Latency(Record):
     """how many prompts"""
 
 
+def _names(value: Any) -> Any:
+    """The names in text, such as a command line's, that are parted by commas."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class StudyConfig(Record):
     """Models x methods x decodings, each evaluated on the same benchmarks."""
 
@@ -249,6 +256,8 @@ class StudyConfig(Record):
     methods: Listed[MethodEntry]
     predictors: Annotated[tuple[PredictorEntry, ...], Strict(False)] = ()
     """DyRate's; a shipped one (predictors/<study>/<model>/<name>) is used, others are trained"""
+    training: OrAbsent[Text] = None
+    """questions for predictors without `data`; a rule makes data/<study>/train.jsonl if no file is there"""
     trained: Text | None = None
     """folder of predictors that are used as they are, by model and name; null is predictors/ and the study's
     name. What it lacks a rule trains"""
@@ -258,6 +267,10 @@ class StudyConfig(Record):
         tuple[Annotated[float, Field(gt=0, lt=1)], ...], Strict(False), AfterValidator(once)
     ] = ()
     """budgets at which all methods are ranked: mean shares of the visual tokens per layer at prefill"""
+    without: Annotated[
+        tuple[Literal[Group, "systems"], ...], Strict(False), AfterValidator(once), BeforeValidator(_names)
+    ] = ()
+    """groups that are left out: of methods, and `systems`, all models behind lmms-eval's adapters"""
     trace: OrAbsent[TraceSettings] = None
     latency: OrAbsent[Latency] = None
     decodings: Listed[Decoding] = (Decoding(name="greedy"),)
@@ -285,6 +298,18 @@ def check(config: Mapping[str, Any], source: str) -> StudyConfig:
     except DyrateError as error:
         refuse(source, str(error).splitlines())
         raise
+
+
+def left_out(typed: StudyConfig, config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
+    """A config, typed and plain, without the groups of methods and models that its `without` names."""
+    groups: dict[str, list[str | None]] = {
+        "models": [None if model.adapter is None else "systems" for model in typed.models],
+        "methods": [method.group for method in typed.methods],
+    }
+    stay = {key: [group not in typed.without for group in found] for key, found in groups.items()}
+    kept = {key: tuple(compress(getattr(typed, key), chosen)) for key, chosen in stay.items()}
+    plain = {key: list(compress(config[key], chosen)) for key, chosen in stay.items()}
+    return typed.model_copy(update=kept), {**config, **plain}
 
 
 def refuse(source: str, problems: Iterable[str]) -> None:

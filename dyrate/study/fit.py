@@ -31,6 +31,13 @@ def check_jobs(plan: Plan) -> None:
     waiting = [job for job in plan.jobs if not Path(job.result).exists()]
     if not waiting and all(Path(entry.folder).exists() for entry in plan.trainings):
         return
+    named = plan.typed.training
+    read = any(entry.data == named for entry in plan.trainings)
+    if named and read and named != plan.questions and not Path(named).is_file():
+        raise StudyError(
+            f"training: there is no file {named} (relative to {Path.cwd()}); a rule makes "
+            f"data/{plan.name}/train.jsonl, any other file is yours"
+        )
     # By name, as methods are: the report reads studies, and the training's code is none of its own.
     read = import_module("dyrate.predictor_training.recipe").Recipe.read
     recipes = {entry.name: read(entry.recipe, f"predictors: {entry.name}") for entry in plan.predictors}

@@ -17,9 +17,12 @@ from dyrate.study.config import (
     StudyConfig,
     StudyError,
     check,
+    left_out,
+    refuse,
 )
 from dyrate.study.content import content
 from dyrate.study.entries import NONE, Method, StudyJob, StudyPredictor
+from dyrate.training_questions.record import is_made
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Plan:
     @classmethod
     def of(cls, config: Mapping[str, Any], source: str = "config") -> Self:
         """Read a config; raises `StudyError` with a line per problem, naming `source` and key."""
-        typed, resolved = check(config, source), {**DEFAULTS, **config}
+        typed, resolved = left_out(check(config, source), {**DEFAULTS, **config})
+        refuse(source, (f"without: leaves no {key}" for key in ("models", "methods") if not resolved[key]))
         methods = zip(typed.methods, resolved["methods"], strict=True)
         predictors = zip(typed.predictors, resolved["predictors"], strict=True)
         return cls(
@@ -134,6 +138,19 @@ class Plan:
         used = (job.predictor for job in self.jobs if job.predictor and not job.predictor.shipped)
         return tuple({entry.folder: entry for entry in used}.values())
 
+    @cached_property
+    def questions(self) -> str | None:
+        """The file of training questions that a rule makes; None where no training reads it, or where it is
+        the user's own.
+        """
+        path = f"data/{self.name}/train.jsonl"
+        read = any(entry.data == path for entry in self.trainings)
+        return path if read and is_made(Path(path)) else None
+
+    def made_questions(self, training: StudyPredictor) -> tuple[str, ...]:
+        """The file of `questions`, where a training reads it."""
+        return (self.questions,) if self.questions and self.questions == training.data else ()
+
     def training(self, model: str, name: str) -> StudyPredictor:
         """The predictor of a name on a model; `StudyError` if there is none."""
         for entry in self.predictors:
@@ -178,7 +195,7 @@ def _predictor(
         name=entry.name,
         recipe={key: value for key, value in given.items() if key not in PredictorEntry.model_fields},
         prepared=f"{typed.trained or f'predictors/{typed.study}'}/{model.name}/{entry.name}",
-        data=entry.data,
+        data=entry.data or typed.training,
         retrain=bool(typed.retrain),
         origin=entry.origin,
     )

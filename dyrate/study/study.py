@@ -16,6 +16,7 @@ from dyrate.study.config import read_config, refuse
 from dyrate.study.entries import StudyJob, StudyPredictor
 from dyrate.study.plan import Plan
 from dyrate.study.sweeps import Sweep, share_out
+from dyrate.training_questions.job import TrainingQuestions
 from dyrate.typed import Record
 
 
@@ -73,7 +74,8 @@ class Study(Plan):
         """What the config says of the fields of a kind of job; CPU threads are the workflow's to add."""
         data = {"testbed": self.config["data"], "hub": self.hub}.get(self.tasks)
         given = {name: self.config[name] for name in kind.model_fields if name in self.config}
-        return {**given, "data": data, "threads": None}
+        found = {**given, "data": data, "threads": None}
+        return {name: value for name, value in found.items() if name in kind.model_fields}
 
     def evaluation(self, job: StudyJob) -> Evaluation:
         """What `dyrate evaluate` is asked for a job."""
@@ -113,9 +115,19 @@ class Study(Plan):
             }
         )
 
+    def asked_questions(self, output: str) -> TrainingQuestions:
+        """What `dyrate training-questions` is asked: none of the study's images may be in them."""
+        return TrainingQuestions.model_validate({**self.shared(TrainingQuestions), "output": output})
+
     def code(self, job: StudyJob) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""
-        return f"{fingerprint(['dyrate.evaluation.commands'])}-{result_code(job.method.spec)}"
+        return self._codes[job.method.name]
+
+    @cached_property
+    def _codes(self) -> dict[str, str]:
+        """That hash by the method's name, on which alone it depends."""
+        evaluation = fingerprint(["dyrate.evaluation.commands"])
+        return {method.name: f"{evaluation}-{result_code(method.spec)}" for method in self.methods}
 
     def to_json(self) -> str:
         """The checked config, defaults filled in, as one line of JSON."""

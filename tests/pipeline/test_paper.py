@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from statistics import fmean
 
 import lmms_eval.tasks
 import pytest
@@ -17,7 +18,12 @@ from transformers import (
     LlavaProcessor,
 )
 
+from dyrate.bench.models import inputs, random_model
+from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
+from dyrate.cost.work import work_of
 from dyrate.evaluation.results import read
+from dyrate.registry import load_method
+from dyrate.study import Study
 from dyrate.testbed.benchmarks.build import build
 from tests.evaluation.stand_in_adapters import make_instructblip
 
@@ -78,6 +84,33 @@ def save_tasks(folder: Path) -> None:
         (folder / f"{task}.yaml").write_text(yaml.safe_dump(text))
 
 
+NARROW = ModelShape(
+    TextShape(layers=32, hidden=64, intermediate=64, heads=2, kv_heads=2, head_dim=32, vocabulary=256),
+    VisionShape(layers=24, hidden=64, intermediate=64, patches=576, patch_inputs=588),
+)
+"""LLaVA-1.5-7B's depths and tokens."""
+
+
+@pytest.mark.slow
+def test_every_method_of_the_papers_config_keeps_its_budget_at_that_depth():
+    methods = Study.read(Path(__file__).parents[2] / "config/paper.yaml").methods
+    model = random_model(NARROW, torch.device("cpu"), torch.float32)
+    asked = inputs(model, 1, 640, 0)
+    seen = set()
+    for spec in (method.spec for method in methods if method.predictor is None):
+        loaded = load_method(spec)
+        loaded.check(32, 32)
+        if loaded in seen:
+            continue
+        seen.add(loaded)
+        with torch.no_grad(), loaded(model) as run:
+            model.generate(**asked, max_new_tokens=2, do_sample=False)
+        tokens = [length - 64 for length in work_of(run, loaded).prefill.tokens]
+        if "budget" in spec:
+            assert fmean(tokens) / 576 == pytest.approx(spec["budget"], abs=0.03), spec
+    assert len(seen) > 50
+
+
 @pytest.mark.slow
 def test_the_papers_rules_run_on_stand_ins(project):
     save_checkpoint(project.folder / "models/stand-in")
@@ -102,7 +135,8 @@ def test_the_papers_rules_run_on_stand_ins(project):
         "methods": [
             entry
             for entry in yaml.safe_load((project.folder / "config/paper.yaml").read_text())["methods"]
-            if (entry["name"], entry.get("layer")) in {("none", None), ("fastv", 2)}
+            if (entry["name"], entry.get("layer"), "group" in entry)
+            in {("none", None, False), ("fastv", 2, False)}
         ],
         "benchmarks": list(HUB_TASKS),
         "trace": {"benchmarks": ["nocaps"], "samples": 2},

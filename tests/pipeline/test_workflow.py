@@ -128,11 +128,12 @@ def test_the_papers_study_is_planned_offline(project):
     output = project.snakemake("-n", "--configfile", "config/paper.yaml")
 
     todo = rules_to_run(output)
-    assert (todo["evaluate"], todo["train_predictor"]) == (25, 2)
+    assert (todo["training_questions"], todo["train_predictor"]) == (1, 6)
+    assert todo["evaluate"] == 87
     assert "testbed-s" not in output, "the default study leaks into the named one"
     assert output.count(", 1 GPU)") >= 19 + 2
-    assert output.count("--data data/paper/train.jsonl") == 2
-    assert output.count("--dtype bfloat16") == 2, "in float16 the gates of training have no gradient"
+    assert output.count("--data data/paper/train.jsonl") == 6
+    assert output.count("--dtype bfloat16") == 6, "in float16 the gates of training have no gradient"
 
 
 def test_a_mistake_in_the_config_is_one_clear_line(project):

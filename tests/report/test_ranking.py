@@ -72,6 +72,19 @@ def test_every_method_is_set_to_the_budget(study):
     assert controls == [True, True]
 
 
+def test_it_is_by_the_benchmarks_that_the_group_is_asked(study, tmp_path):
+    fewer = [{**one, "benchmarks": ["gqa"]} if one.get("group") == "methods" else one for one in METHODS]
+    study = Study.of({**study.config, "study": "fewer", "methods": fewer})
+    shares = {"visionzip": (0.51, 0.51), "text_only": (0, 0), "0.9": (0.45, 0.45)}
+    write(study, tmp_path, {**SHARES, **shares})
+
+    half, *_ = rankings(load(study), (0.5,), Answers(0))
+
+    assert half.benchmarks == ("gqa",)
+    assert {"FastV (K=2)", "DyRate", "visionzip (budget=0.5)", "text_only"} <= set(places(half))
+    assert not half.left_out.keys() & set(places(half))
+
+
 def test_what_spends_far_more_is_not_ranked(study):
     assert not rankings(load(study), (0.3,), Answers(0)), "text_only alone is no ranking"
     lean, *_ = rankings(load(study), (0.39,), Answers(0))

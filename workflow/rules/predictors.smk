@@ -10,6 +10,7 @@ if study.trainings:
             fetched=lambda w: records(study, study.training(*w).model),
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=lambda w: ancient(study.training(*w).model.files),
+            made=lambda w: study.made_questions(study.training(*w)),
         output:
             # A checkpoint stands beside these, undeclared, so that a killed training goes on from it.
             record=f"results/{study.name}/predictors/{{model}}/{{predictor}}/predictor.json",
@@ -31,7 +32,11 @@ if study.trainings:
         params:
             arguments=lambda w: study.asked_training(study.training(*w)).arguments(),
             # No input: a user's file may be missing when the study is planned, and the command says so clearly.
-            data=lambda w: study.training(*w).data_content,
+            data=lambda w: (
+                None
+                if study.made_questions(study.training(*w))
+                else study.training(*w).data_content
+            ),
             weights=lambda w: study.training(*w).model.content,
             code=fingerprint(["dyrate.predictor_training.commands"]),
         message:

@@ -1,0 +1,1 @@
+"""Training a predictor, measured: memory, seconds per step, and whether gradients arrive."""
