@@ -94,7 +94,7 @@ def estimates(study: Study, times: Times, speed: float = 1.0) -> Iterator[Estima
         beams = spec["num_beams"]
         engine = "graph" if study.typed.engine != "transformers" and beams == 1 else "transformers"
         rows = {name: BENCHMARKS[name].rows(study.cuts[name]) for name in job.method.benchmarks}
-        shape = _shape(job.model.published or job.model.name)
+        shape = _shape(*job.model.published, job.model.name)
         timing, measured = None, False
         if shape is not None and job.model.adapter is None:
             timing, measured = times.timing(shape, job.spec, engine, study.typed.batch_size)
@@ -132,5 +132,6 @@ def _is_of(row: Timing, method: Mapping[str, Any] | None) -> bool:
     return settings == method
 
 
-def _shape(name: str) -> ModelShape | None:
-    return next((shape for known, shape in LLAVA.items() if known.lower() == name.lower()), None)
+def _shape(*names: str) -> ModelShape | None:
+    wanted = {name.lower() for name in names}
+    return next((shape for known, shape in LLAVA.items() if known.lower() in wanted), None)

@@ -128,11 +128,11 @@ def _models(plan: Plan) -> Iterator[str]:
     yield from (
         f"models: {name!r} is what the study's folder has beside models" for name in names if name in PLACES
     )
-    first = {model.name for model in plan.models if model.against is None and model.adapter is None}
+    alone = {model.name for model in plan.models if model.against is None and model.adapter is None}
     for model in plan.models:
         against = () if model.against is None else (model.against,)
         yield from _unknown(
-            f"models: {model.name}: against", against, first, "no model of the study that stands by itself"
+            f"models: {model.name}: against", against, alone, "no model of the study that stands by itself"
         )
     paths: dict[str, str] = {}
     for model in plan.models:
