@@ -143,7 +143,7 @@ def shape_of(model: Model) -> ModelShape | None:
             return ModelShape.of(AutoConfig.from_pretrained(Path(found).parent, trust_remote_code=False))
         except (OSError, ValueError, AttributeError, TypeError):
             return None
-    return LLAVA.get(str(model.published))
+    return next((LLAVA[name] for name in model.published if name in LLAVA), None)
 
 
 def space(study: Study, coming: int, unpacked: int, known: bool = True) -> Iterator[Finding]:
