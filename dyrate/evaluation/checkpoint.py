@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyrate import gpus
 from dyrate.clip import FOLDER as TEXT_ENCODER
 from dyrate.errors import DyrateError
 from dyrate.files import write_text
@@ -242,14 +243,19 @@ def load_model(folder: Path, device: "torch.device", dtype: str, replaced: str |
 
 
 def choose_device(name: str) -> "torch.device":
-    """`auto` is this process's GPU where there is one, else the CPU; a missing device is a `DyrateError`."""
+    """`auto` is a GPU where there is one, else the CPU; a missing device is a `DyrateError`.
+
+    A GPU without a number is that of LOCAL_RANK, or else one that no other process has taken so.
+    """
     import torch
 
     origin = f"--device {name!r}"
     if name == "auto":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        origin += f" with LOCAL_RANK={rank}"
-        name = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        rank = os.environ.get("LOCAL_RANK")
+        origin += "" if rank is None else f" with LOCAL_RANK={rank}"
+        name = f"cuda:{gpus.take(gpus.visible()) if rank is None else rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -263,4 +269,6 @@ def choose_device(name: str) -> "torch.device":
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DyrateError(f"{origin}: not usable here ({reason}); try auto, cpu or cuda") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what is not told where to run, kernels say, runs there
     return device
