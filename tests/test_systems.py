@@ -49,7 +49,7 @@ def test_every_row_of_the_ablations_is_on_the_page() -> None:
 
 
 def test_rows_that_are_converted_are_the_converters_connectors() -> None:
-    said = dict(re.findall(r"^\| ([\w-]+) \| .* \| convert.*?: connector `(\w+)`", PAGE, re.MULTILINE))
+    said = dict(re.findall(r"^\| ([\w-]+) \| .*? convert, which.*?: connector `(\w+)`", PAGE, re.MULTILINE))
     assert said == {"LLaMA-VID": "context", "TokenPacker": "token_packer", "M3": "nested_pool"}
     assert set(said.values()) <= set(connectors())
     assert {name.lower() for name in said} == set(get_args(System)) - {"llava"}
@@ -68,26 +68,24 @@ def paper() -> Study:
 
 def test_every_row_of_table_1_is_in_the_papers_config_or_the_page_says_why_not(paper: Study) -> None:
     measured = {method.published.get("table1") for method in paper.methods}
-    measured |= {model.published for model in paper.models if model.adapter}
+    measured |= {row for model in paper.models if model.adapter for row in model.published}
     for row in published.table1():
         (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {row.name} | {row.llm} |"))
         assert ({row.name, row.title} & measured != set()) != ("**not in the config**: " in line), line
 
 
 def test_every_row_of_tables_2_and_3_is_in_the_papers_config_for_its_model(paper: Study) -> None:
-    measured = {(job.model.published, job.method.published.get("table2")) for job in paper.jobs}
-    timed = {
-        (job.model.published, job.method.published.get("table2"))
-        for jobs in timing.timed(paper).values()
-        for job in jobs
-    }
+    measured, timed = (
+        {(model, job.method.published.get("table2")) for job in jobs for model in job.model.published}
+        for jobs in (paper.jobs, [job for jobs in timing.timed(paper).values() for job in jobs])
+    )
 
     assert {(row.group, row.name) for row in published.table2()} <= measured
     assert {(row.group, row.name) for row in published.table3()} <= timed
 
 
 def test_both_ablations_are_in_the_papers_config_on_the_model_that_they_are_printed_of(paper: Study) -> None:
-    jobs = [job for job in paper.jobs if job.model.published == published.TABLE1_MODEL]
+    jobs = [job for job in paper.jobs if published.TABLE1_MODEL in job.model.published]
     strategies = {
         job.method.published["strategy"]: job.method for job in jobs if "strategy" in job.method.published
     }
