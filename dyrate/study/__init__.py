@@ -4,8 +4,9 @@ Torch-free, so that Snakemake parses in a second; how a job is evaluated is `dyr
 and how a predictor is trained that of `dyrate train-predictor`.
 """
 
-from dyrate.study.config import Model, StudyError, read_config
+from dyrate.study.config import StudyError, read_config
 from dyrate.study.entries import Method, StudyJob, StudyPredictor
+from dyrate.study.model import Model
 from dyrate.study.study import Study
 
 __all__ = ["Method", "Model", "Study", "StudyError", "StudyJob", "StudyPredictor", "read_config"]

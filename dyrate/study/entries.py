@@ -10,8 +10,9 @@ from typing import Any
 from dyrate import registry
 from dyrate.evaluation.checkpoint import content_hash
 from dyrate.evaluation.decoding import decoding_slug
-from dyrate.study.config import Model, StudyError
+from dyrate.study.config import StudyError
 from dyrate.study.content import content
+from dyrate.study.model import Model
 
 NONE = "none"
 PREDICTOR_FILES = ("predictor.json", "predictor.safetensors")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dyrate.evaluation.hub.job import Fetch
-from dyrate.study.config import Model
+from dyrate.study.model import Model
 from dyrate.study.plan import Plan
 
 

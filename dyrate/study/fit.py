@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dyrate import registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation.harness_adapters import Adapter
-from dyrate.study.config import METHOD_KEYS, Model, StudyError
+from dyrate.study.config import METHOD_KEYS, StudyError
 from dyrate.study.entries import StudyJob
+from dyrate.study.model import Model
 from dyrate.study.plan import Plan
 
 if TYPE_CHECKING:

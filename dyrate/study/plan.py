@@ -12,7 +12,6 @@ from dyrate.study.config import (
     DEFAULTS,
     METHOD_KEYS,
     MethodEntry,
-    Model,
     PredictorEntry,
     StudyConfig,
     StudyError,
@@ -22,6 +21,7 @@ from dyrate.study.config import (
 )
 from dyrate.study.content import content
 from dyrate.study.entries import NONE, Method, StudyJob, StudyPredictor
+from dyrate.study.model import Model
 from dyrate.training_questions.record import is_made
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dyrate.study.config import Model
 from dyrate.study.entries import NONE, StudyJob
+from dyrate.study.model import Model
 
 
 @dataclass(frozen=True)

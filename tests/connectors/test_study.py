@@ -3,7 +3,7 @@
 import pytest
 
 from dyrate.errors import DyrateError
-from dyrate.study.config import Model
+from dyrate.study.model import Model
 
 
 def test_a_model_entry_may_name_a_connector() -> None:

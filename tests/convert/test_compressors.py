@@ -26,7 +26,7 @@ from dyrate.evaluation.evaluate import load as load_for
 from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.registry import load_method
-from dyrate.study.config import Model
+from dyrate.study.model import Model
 from tests.convert import originals, references
 from tests.convert.originals import HIDDEN, PIECES, SHARDS, TOWER, Tensors
 from tests.evaluation.stand_ins import make_benchmark
