@@ -6,6 +6,7 @@ if study.questions:
     rule training_questions:
         input:
             data=study.data_files,
+            fetched=[fetched[name].output for name in study.benchmarks if name in fetched],
         output:
             questions=study.questions,
             record=record_path(Path(study.questions)),
@@ -26,4 +27,5 @@ if study.questions:
         message:
             f"Training questions without the images of {len(study.benchmarks)} benchmarks"
         shell:
+            "HF_HUB_OFFLINE=${{DYRATE_HUB_OFFLINE:-${{HF_HUB_OFFLINE:-0}}}} "
             "python -m dyrate.cli training-questions {params.arguments:q} > {log:q} 2>&1"
