@@ -2,11 +2,14 @@
 
 import os
 import platform
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
+
+from loguru import logger
 
 from dyrate import files
 from dyrate.errors import DyrateError
@@ -110,12 +113,16 @@ def evaluate_loaded(
     clock: "Clock | None" = None,
     setting: "Setting | None" = None,
     companions: "Sequence[Setting]" = (),
+    unloaded: Mapping[str, Exception] | None = None,
 ) -> results.Result:
     """Run a job and write its result, run information, answers and response log; returns the result.
 
     A killed job goes on from its response log. `clock` has run since the job began. `setting` is the job's
-    own, if others have answered with it already; `companions` are settings of jobs to come. Raises
-    `DyrateError` for an unfit baseline.
+    own, if others have answered with it already; `companions` are settings of jobs to come; `unloaded` has
+    what is wrong with benchmarks that could not be loaded. Raises `DyrateError` for an unfit baseline.
+
+    A benchmark that cannot be loaded, answered or scored costs no other: what there is becomes a partial
+    result, which names each that failed, under a name of its own. Where all fail, the first error is raised.
     """
     clock = clock or Clock(perf_counter())
     baseline = None
@@ -124,20 +131,62 @@ def evaluate_loaded(
         _check_inputs(job.baseline, found, model, tasks)
     setting = setting or setting_of(job)
     model.use(setting, companions)
-    answered = run_harness(model, tasks)
+    answered, failed = _answered(model, tasks, setting)
+    failed = {**(unloaded or {}), **failed}
+    if not answered:
+        raise next(failed[name] for name in job.benchmarks if name in failed)
+    for error in failed.values():
+        if not isinstance(error, DyrateError):
+            traceback.print_exception(error)
+    tasks = [loaded for loaded in tasks if loaded.benchmark.name in answered]
+    files_of = job.files.partial if failed else job.files
     clock.shift(setting.borrowed)
     generating = sum(record.seconds for record in model.records.values())
     clock.lap("harness")
     result = _result(job, model, tasks, answered, baseline)
+    if failed:
+        result["failed"] = {name: reason(failed[name]) for name in job.benchmarks if name in failed}
     result["meta"]["hashes"]["answers"] = answers.write(
-        job.files.answers, {name: found.samples for name, found in answered.items()}
+        files_of.answers, {name: found.samples for name, found in answered.items()}
     )
-    results.write(job.files.result, result)
+    results.write(files_of.result, result)
+    if not failed:
+        job.files.partial.remove()
     clock.lap("score")
     clock.stages["generate"] = generating
     clock.stages["harness"] -= generating
-    files.write_json(job.files.run, _run_information(job, model, tasks, clock))
+    files.write_json(files_of.run, _run_information(files_of.result, model, tasks, clock))
     return result
+
+
+def _answered(
+    model: "Answering", tasks: Sequence[LoadedTask], setting: "Setting"
+) -> tuple[dict[str, Answered], dict[str, Exception]]:
+    """Every benchmark's answers, scored, and what is wrong with those that have none.
+
+    All are asked at once. If that fails, each is asked by itself: what has been answered is in the log.
+    """
+    try:
+        return (run_harness(model, tasks) if tasks else {}), {}
+    except Exception as error:  # noqa: BLE001 - as below
+        if len(tasks) == 1:
+            return {}, {tasks[0].benchmark.name: error}
+        logger.warning("{}; now each benchmark by itself", reason(error))
+    answered: dict[str, Answered] = {}
+    failed: dict[str, Exception] = {}
+    setting.records.clear()
+    for loaded in tasks:
+        try:
+            answered |= run_harness(model, [loaded])
+        except Exception as error:  # noqa: BLE001 - it is told, and the others are measured
+            failed[loaded.benchmark.name] = error
+    return answered, failed
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, with its kind where it is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DyrateError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class Clock:
@@ -233,7 +282,7 @@ def device_name(model: "Answering") -> str:
 
 
 def _run_information(
-    job: Evaluation, model: "Answering", tasks: Sequence[LoadedTask], clock: Clock
+    result: Path, model: "Answering", tasks: Sequence[LoadedTask], clock: Clock
 ) -> results.RunInformation:
     import torch
 
@@ -244,7 +293,7 @@ def _run_information(
         "schema": "dyrate.run",
         "version": results.VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "result": files.digest(files.read_bytes(job.files.result)),
+        "result": files.digest(files.read_bytes(result)),
         "wall_seconds": perf_counter() - clock.started,
         "generate_seconds": seconds,
         "samples": generated + sum(record.reused for record in records.values()),
