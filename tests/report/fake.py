@@ -169,7 +169,7 @@ def result(job: StudyJob, study: Study, benchmarks: tuple[str, ...] | None = Non
         "benchmarks": found,
         "shape": SHAPE,
         "meta": {
-            "command": f"dyrate evaluate --model {job.model.path} --method '{json.dumps(spec)}'",
+            "command": study.evaluation(job).command(),
             "seed": 0,
             "device": "cpu",
             "dtype": "float32",
