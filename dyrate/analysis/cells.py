@@ -86,6 +86,10 @@ class Row:
     cells: tuple[Cell, ...]
     texts: tuple[TextCell, ...] = ()
 
+    def why_not(self, benchmark: str) -> str | None:
+        """Why nothing was measured on a benchmark, where it should have been."""
+        return self.measurement.missing.get(benchmark) if self.measurement else None
+
     def pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
         """Each benchmark's column with its cell."""
         return zip(columns, self.cells, strict=True)
@@ -122,7 +126,8 @@ class Table:
     @property
     def missing(self) -> bool:
         """Whether anything in it is missing."""
-        return any(cell.missing for row in self.rows for cell in (*row.cells, *row.texts))
+        cells: list[Cell | TextCell] = [cell for row in self.rows for cell in (*row.cells, *row.texts)]
+        return any(cell.missing for cell in cells)
 
     @property
     def many_decodings(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dyrate.analysis.measurements import Measurement
-from dyrate.analysis.reasons import last_words, trained, why
+from dyrate.analysis.reasons import last_words, trained, untrained, why
 from dyrate.bench import study_jobs as jobs
 from dyrate.errors import DyrateError
 from dyrate.speed.documents import BenchDocument, Timing, read
@@ -39,11 +39,9 @@ class Latencies:
         for name, timed in jobs.timed(study).items():
             path, model = Path(jobs.document(study, name)), timed[0].model
             asked |= {job.result: name for job in timed}
-            untrained = [job for job in timed if not trained(job)]
-            if untrained:
-                missing[name] = why(study, untrained[0])
-            elif not path.exists():
-                missing[name] = last_words(study.log(name, "latency"))
+            if not path.exists() or any(untrained(study, job) for job in timed):
+                waiting = [job for job in timed if not trained(job)]
+                missing[name] = why(study, waiting[0]) if waiting else last_words(study.log(name, "latency"))
             else:
                 bench = _only(path)
                 if bench.model != model.path:

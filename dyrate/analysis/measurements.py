@@ -252,12 +252,19 @@ def _what_there_is(study: Study, job: StudyJob) -> Measurement:
         "model": job.model.name,
         "method": job.spec,
         "label": _label(job),
-        "origin": job.predictor and Recipe.read(job.predictor.recipe, job.predictor.name).config(1).origin,
+        "origin": _origin(job),
         "decoding": decoding_spec(job.decoding),
         "benchmarks": {},
         "meta": meta,
     }
     return Measurement(whole, nothing, None, job, dict.fromkeys(job.method.benchmarks, reason))
+
+
+def _origin(job: StudyJob) -> Origin | None:
+    """Whose its recipe is, which keeps what is ours out of the paper's rows."""
+    if job.predictor is None:
+        return None
+    return Recipe.read(job.predictor.recipe, f"predictors: {job.predictor.name}").config(1).origin
 
 
 def _label(job: StudyJob) -> str:

@@ -110,7 +110,7 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
                         "latency_ms": latencies.per_token(row.measurement),
                     },
                     {
-                        "tflops_percent": row.measurement and row.measurement.missing.get("nocaps"),
+                        "tflops_percent": row.why_not("nocaps"),
                         "latency_ms": latencies.why_not(row.measurement),
                     },
                 )

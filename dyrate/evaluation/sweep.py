@@ -66,8 +66,9 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
                 raise setting  # noqa: TRY301
             alone = job.adapter is not None or model.device.type != "cpu"
             others = [] if alone else _companions(jobs, settings, place, tasks)
-            outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, setting, others, unloaded)
-            if "failed" in outcome:
+            result = evaluate_loaded(job, model, tasks, clock, setting, others, unloaded)
+            outcome: Result | Exception = result
+            if "failed" in result:
                 failed.add(job.files.result.resolve())
         except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
             failed.add(job.files.result.resolve())
