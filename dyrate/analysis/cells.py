@@ -126,8 +126,10 @@ class Table:
     @property
     def missing(self) -> bool:
         """Whether anything in it is missing."""
-        cells: list[Cell | TextCell] = [cell for row in self.rows for cell in (*row.cells, *row.texts)]
-        return any(cell.missing for cell in cells)
+        return any(
+            any(cell.missing for cell in row.cells) or any(cell.missing for cell in row.texts)
+            for row in self.rows
+        )
 
     @property
     def many_decodings(self) -> bool:
