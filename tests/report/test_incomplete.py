@@ -55,7 +55,8 @@ def older(paths):
 
 
 @pytest.fixture
-def made(study, measurements):
+def made(study, tmp_path):
+    fake.write_study(study, tmp_path, asked=True)
     older(study.data_files)
     return study
 
@@ -161,7 +162,7 @@ def trained(tmp_path, monkeypatch):
             "methods": [one for one in fake.WITH_DYRATE["methods"] if one.get("models") != ["testbed-m"]],
         }
     )
-    fake.write_study(study, tmp_path)
+    fake.write_study(study, tmp_path, asked=True)
     older([*study.data_files, *(path for predictor in study.trainings for path in predictor.files)])
     return study
 
