@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.current_basedir))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 from dyrate.errors import DyrateError
@@ -27,9 +28,13 @@ try:
     for path in workflow.configfiles:
         read_config(path)
     study = Study.of(config)
-    check_jobs(study)
+    if workflow.is_main_process:  # a cluster's jobs read this file again, twice each
+        check_jobs(study)
 except DyrateError as error:
     raise WorkflowError(str(error)) from None
+if workflow.is_main_process:
+    for line in study.without_data:
+        logger.warning(line)
 # Jobs run the Python that runs Snakemake, also where its environment is not activated; with `--sdm conda` each
 # runs its own environment's, which a prefix would hide.
 python = shlex.quote(str(Path(sys.executable).parent))
@@ -55,6 +60,35 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/trace.smk"
 include: "workflow/rules/latency.smk"
 include: "workflow/rules/report.smk"
+
+
+onstart:
+    # On a cluster they would cut each job's CPUs; of this machine there are no more.
+    cores = workflow.resource_settings.cores
+    if workflow.non_local_exec and cores and cores < study.typed.threads:
+        raise WorkflowError(
+            f"--cores {cores}: no job would get more CPUs of the cluster, but each takes "
+            f"{study.typed.threads} (`threads` in the config): leave --cores out"
+        )
+
+
+# Where jobs failed, tables and page, which would be of everything, are made from what there is: both commands
+# mark what is missing, and list it on stderr.
+onerror:
+    if any(job.rule.name == "tables" for job in workflow.dag.jobs):
+        made, text = f"results/{study.name}", study.to_json()
+        page = f"reports/{study.name}/index.html"
+        logger.error(f"Tables and {page} are made from what there is:")
+        shell(
+            "mkdir -p {made:q} && (printf '%s\\n' {text:q} | cmp -s - {made:q}/study.json"
+            " || printf '%s\\n' {text:q} > {made:q}/study.json)"
+        )
+        making = "python -m dyrate.cli {} --study {{made:q}}/study.json --output {}"
+        shell(making.format("tables", "{made:q}/tables > /dev/null || true"))
+        shell(
+            making.format("report", "{page:q} 2>&1 > /dev/null")
+            + " | (grep -v '^dyrate: missing: ' >&2 || true)"
+        )
 
 
 rule all:

@@ -82,6 +82,7 @@ def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
                             row,
                             (FLOPS,),
                             {"flops_percent": cost.percent(row.measurement, "nocaps", measurements)},
+                            {"flops_percent": row.why_not("nocaps")},
                         )
                         for row in group
                     ),

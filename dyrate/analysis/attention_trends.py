@@ -1,31 +1,41 @@
 """What the traces of a study's models say of where they look while they answer, in words."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dyrate.evaluation.results import Estimate
-from dyrate.study import Study
+from dyrate.study import Model, Study
+from dyrate.trace import study_jobs as tracing
 from dyrate.trace.files import Summary, TracedBenchmark, TraceError, TraceFiles, read_summary
 
 
 def read_summaries(study: Study) -> tuple[Summary, ...]:
     """Read the traces that are there, in the order of the study's models.
 
+    Of a model whose trace failed on some benchmarks, the part that there is.
+
     Raises `TraceError` for a damaged trace and for one of another study or model.
     """
     return tuple(
-        _read(study.name, model.name)
+        found
         for model in study.models
-        if TraceFiles.in_study(study.name, model.name).summary.exists()
+        for whole in [TraceFiles.in_study(study.name, model.name)]
+        for path in [path for path in (whole.summary, whole.partial.summary) if path.exists()][:1]
+        if (found := _read(study, model, path)) is not None
     )
 
 
-def _read(study: str, model: str) -> Summary:
-    path = TraceFiles.in_study(study, model).summary
+def _read(study: Study, model: Model, path: Path) -> Summary | None:
+    """The trace; None for a part of one that was asked for otherwise than the study asks now."""
     summary = read_summary(path)
-    for key, given, expected in (("study", summary["study"], study), ("model", summary["model"], model)):
+    for key, given, expected in (
+        ("study", summary["study"], study.name),
+        ("model", summary["model"], model.name),
+    ):
         if given != expected:
             raise TraceError(f"{path}: {key}: is {given!r}, but its place is that of {expected!r}")
-    return summary
+    asked = study.typed.trace and tracing.job(study, model).command()
+    return None if "failed" in summary and summary["meta"]["command"] != asked else summary
 
 
 def sentences(benchmarks: Sequence[TracedBenchmark]) -> list[str]:

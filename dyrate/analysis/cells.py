@@ -64,6 +64,7 @@ class Cell:
     measured: Measured | None
     published: str | None  # as printed
     printed_bold: bool
+    missing: str | None = None  # why nothing was measured, where it should have been
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class TextCell:
 
     measured: str | None
     published: str | None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Row:
     budget: Budget
     cells: tuple[Cell, ...]
     texts: tuple[TextCell, ...] = ()
+
+    def why_not(self, benchmark: str) -> str | None:
+        """Why nothing was measured on a benchmark, where it should have been."""
+        return self.measurement.missing.get(benchmark) if self.measurement else None
 
     def pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
         """Each benchmark's column with its cell."""
@@ -114,8 +120,16 @@ class Table:
 
     @property
     def measured(self) -> bool:
-        """Whether anything in it was measured."""
+        """Whether it has a row that was measured, or should have been."""
         return any(row.measurement for row in self.rows)
+
+    @property
+    def missing(self) -> bool:
+        """Whether anything in it is missing."""
+        return any(
+            any(cell.missing for cell in row.cells) or any(cell.missing for cell in row.texts)
+            for row in self.rows
+        )
 
     @property
     def many_decodings(self) -> bool:
@@ -177,13 +191,20 @@ def fill(
 
 
 def with_texts(
-    row: Row, columns: Sequence[TextColumn], measured: Mapping[str, str | None] | None = None
+    row: Row,
+    columns: Sequence[TextColumn],
+    measured: Mapping[str, str | None] | None = None,
+    missing: Mapping[str, str | None] | None = None,
 ) -> Row:
-    """The row with its text cells: what is so here by the column's key, and what is printed."""
+    """The row with its text cells: what is so here by the column's key (or why not), and what is printed."""
     values = row.printed.values if row.printed else {}
     here = measured or {}
     texts = (
-        TextCell(here.get(column.key), values.get(column.published) if column.published else None)
+        TextCell(
+            here.get(column.key),
+            values.get(column.published) if column.published else None,
+            None if here.get(column.key) else (missing or {}).get(column.key),
+        )
         for column in columns
     )
     return replace(row, texts=tuple(texts))
@@ -217,7 +238,7 @@ def _cell(column: Column, printed: PublishedRow | None, measurement: Measurement
     bold = bool(printed and column.published in printed.bold)
     benchmark = measurement.benchmark(column.benchmark) if measurement else None
     if benchmark is None:
-        return Cell(None, number, bold)
+        return Cell(None, number, bold, measurement.missing.get(column.benchmark) if measurement else None)
     score, difference = primary(benchmark)
     measured = Measured(
         value=score["value"],

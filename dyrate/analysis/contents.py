@@ -8,6 +8,7 @@ from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
 from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.missing import Missing, missing
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import Ranking, rankings
 from dyrate.analysis.tables import table1, table2, table3
@@ -19,7 +20,7 @@ from dyrate.study import Study
 @dataclass(frozen=True)
 class Contents:
     """A study's tables, its comparisons at equal budget, what becomes of the paper's claims, and what the
-    paper's own tables say of each other.
+    paper's own tables say of each other; and what the study asks for and does not have.
     """
 
     tables: tuple[Table, ...]
@@ -27,12 +28,18 @@ class Contents:
     rankings: tuple[Ranking, ...]
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
+    missing: tuple[Missing, ...]
 
 
 def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
-    """Fill in all tables, and compare what can be compared."""
+    """Fill in all tables, and compare what can be compared; differences that results lack are put into them.
+
+    Tables have a row for each job; all else is of what was measured.
+    """
     answers = Answers(study.config["seed"])
-    compared = standings(measurements, answers)
+    answers.compare(measurements)
+    measured = [m for m in measurements if m.measured]
+    compared = standings(measured, answers)
     return Contents(
         tables=(
             table1(study, measurements),
@@ -43,7 +50,8 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
             predictor_table(study, measurements, answers),
         ),
         standings=compared,
-        rankings=rankings(measurements, study.typed.rank_at, answers),
-        claims=claims(measurements, compared, answers),
+        rankings=rankings(measured, study.typed.rank_at, answers),
+        claims=claims(measured, compared, answers),
         findings=audit(),
+        missing=missing(study, measurements),
     )

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.reasons import last_words, trained, untrained, why
 from dyrate.bench import study_jobs as jobs
 from dyrate.errors import DyrateError
-from dyrate.speed.documents import BenchDocument, read
+from dyrate.speed.documents import BenchDocument, Timing, read
 from dyrate.study import Study
 
 UNMEASURED = (
@@ -19,46 +21,68 @@ UNMEASURED = (
 
 @dataclass(frozen=True)
 class Latencies:
-    """The documents of a study's models, by the model's name."""
+    """The documents of a study's models."""
 
-    documents: Mapping[str, BenchDocument]
+    documents: Mapping[str, tuple[BenchDocument, ...]]
+    """By the model's name."""
+    asked: Mapping[str, str]
+    """The name of its document, by the result of each job that is timed."""
+    missing: Mapping[str, str]
+    """Why a document is not there, by its name."""
 
     @classmethod
     def of(cls, study: Study) -> "Latencies":
         """Read those that are there; raises `DyrateError` for damaged ones and for one of another model."""
-        documents: dict[str, BenchDocument] = {}
+        documents: dict[str, tuple[BenchDocument, ...]] = {}
+        asked: dict[str, str] = {}
+        missing: dict[str, str] = {}
         for name, timed in jobs.timed(study).items():
-            path = Path(jobs.document(study, name))
-            if path.exists():
-                documents[name] = bench = _only(path)
-                if bench.model != timed[0].model.path:
-                    wanted = timed[0].model.path
-                    raise DyrateError(f"{path}: model: is {bench.model!r}, should be {wanted!r}")
-        return cls(documents)
+            path, model = Path(jobs.document(study, name)), timed[0].model
+            asked |= {job.result: name for job in timed}
+            if not path.exists() or any(untrained(study, job) for job in timed):
+                waiting = [job for job in timed if not trained(job)]
+                missing[name] = why(study, waiting[0]) if waiting else last_words(study.log(name, "latency"))
+            else:
+                bench = _only(path)
+                if bench.model != model.path:
+                    raise DyrateError(f"{path}: model: is {bench.model!r}, should be {model.path!r}")
+                documents[model.name] = (*documents.get(model.name, ()), bench)
+        return cls(documents, asked, missing)
 
     def per_token(self, m: Measurement | None) -> str | None:
         """Milliseconds per token, end to end, of the row of a measurement; None where it was not timed."""
-        bench = self.documents.get(m.model) if m else None
-        if m is None or bench is None:
-            return None
-        for timing in bench.rows:
-            if timing.method and timing.method.settings == m.result["method"]:
+        for timing in self._rows(m.model) if m else ():
+            if m and timing.method and _is(timing.method.settings, m):
                 return f"{timing.whole_ms.median / timing.new_tokens:.2f}"
         return None
+
+    def why_not(self, m: Measurement | None) -> str | None:
+        """Why the row of a measurement has no time, where the study asks for one."""
+        return self.missing.get(self.asked.get(m.job.result, "")) if m and m.job else None
+
+    def _rows(self, model: str) -> list[Timing]:
+        return [timing for bench in self.documents.get(model, ()) for timing in bench.rows]
 
     def note(self) -> str:
         """Where the times come from."""
         if not self.documents:
             return UNMEASURED
-        loads = {timing.new_tokens for bench in self.documents.values() for timing in bench.rows}
-        devices = sorted({bench.device for bench in self.documents.values()})
-        paths = " and ".join(bench.path.as_posix() for bench in self.documents.values())
+        benches = [bench for found in self.documents.values() for bench in found]
+        loads = {timing.new_tokens for bench in benches for timing in bench.rows}
+        devices = sorted({bench.device for bench in benches})
+        paths = " and ".join(bench.path.as_posix() for bench in benches)
         return (
             f"Milliseconds per token, end to end, {' or '.join(map(str, sorted(loads)))} tokens to each "
             "prompt, one prompt at a time, medians over prompts; on this study’s own models and machine "
             f"({', '.join(devices)}), with nothing else of the study running. Command, commit and versions "
             f"are in {paths}. For times at the paper’s shapes, see the report’s section Time and memory."
         )
+
+
+def _is(settings: Mapping[str, Any], m: Measurement) -> bool:
+    """Whether these are a measurement's settings; of a job without a result only the study's are known."""
+    spec = m.result["method"]
+    return settings == spec if m.measured else settings == {**settings, **spec}
 
 
 def _only(path: Path) -> BenchDocument:

@@ -3,18 +3,21 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from dyrate.analysis import external
+from dyrate.analysis import external, reasons
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.decoding import decoding_slug
+from dyrate.evaluation.decoding import decoding_slug, decoding_spec
 from dyrate.evaluation.results import (
+    SCHEMA,
+    VERSION,
     BenchmarkResult,
     Difference,
+    Meta,
     Result,
     ResultError,
     ResultFiles,
@@ -23,6 +26,7 @@ from dyrate.evaluation.results import (
     read,
     read_run,
 )
+from dyrate.predictor_training.recipe import Recipe
 from dyrate.study import Study, StudyJob
 from dyrate.typed import Origin
 
@@ -38,6 +42,15 @@ class Measurement:
     result: Result
     run: RunInformation | None
     job: StudyJob | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why there is nothing, by benchmark; of a job without a result all of its benchmarks."""
+    uncompared: dict[str, str] = field(default_factory=dict)
+    """Why there is no difference to the unpruned model, though both were measured, by benchmark."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything: else it holds the place of a job without a result."""
+        return bool(self.result["benchmarks"])
 
     @property
     def key(self) -> str:
@@ -142,15 +155,29 @@ class Budget:
 def load(study: Study) -> tuple[Measurement, ...]:
     """Read a study's result files and, where present, the run information beside them.
 
+    A job without a result has a measurement that says why, and one with a partial result says so of what is
+    missing. Where anything is missing, only results that the study would make now are taken: others would be
+    replaced if all jobs had run.
+
     Raises `ResultError` for a result that is not the one of its place (of another study, job or kind of
     tasks) and for one of another producer with what nobody can have measured: its figures would be shown as
     what they are not.
     """
     jobs = {job.result: job for job in study.jobs}
-    measurements = tuple(_load(Path(path), jobs.get(path)) for path in study.results)
-    if lines := [line for m in measurements for line in _misplaced(m, study)]:
+    whole = all(Path(path).exists() and not reasons.untrained(study, job) for path, job in jobs.items())
+    measurements = tuple(
+        _load(ResultFiles.beside(Path(path)), jobs.get(path))
+        if whole or path not in jobs
+        else _what_there_is(study, jobs[path])
+        for path in study.results
+    )
+    labels = {m.job.method.slug: m.label for m in measurements if m.job and m.measured and not m.system}
+    for m in measurements:
+        if m.job and not m.measured and not m.system:
+            m.result["label"] = labels.get(m.job.method.slug, m.label)
+    if lines := [line for m in measurements if m.measured for line in _misplaced(m, study)]:
         raise ResultError("\n".join(lines))
-    ours = [m.result for m in measurements if m.job]
+    ours = [m.result for m in measurements if m.job and m.measured]
     theirs = [(str(m.files.result), m.result) for m in measurements if not m.job]
     if lines := list(external.problems(theirs, ours)):
         raise ResultError("\n".join(lines))
@@ -188,7 +215,8 @@ def _job_facts(result: Result, job: StudyJob) -> Iterator[tuple[str, Any, Any]]:
     asked = system and {"name": system.name, **system.options}
     yield "meta.adapter", adapter and {key: adapter.get(key) for key in asked or adapter}, asked
     yield "decoding", decoding_slug(result["decoding"]), decoding_slug(job.decoding)
-    yield "benchmarks", sorted(result["benchmarks"]), sorted(job.method.benchmarks)
+    found = [*result["benchmarks"], *result.get("failed", ())]
+    yield "benchmarks", sorted(found), sorted(job.method.benchmarks)
 
 
 def _asked(command: str) -> Any:
@@ -221,9 +249,61 @@ def units(name: str, benchmark: BenchmarkResult) -> int | None:
     return benchmark.get("units", benchmark["samples"] if whole else None)
 
 
-def _load(path: Path, job: StudyJob | None) -> Measurement:
-    files = ResultFiles.beside(path)
-    return Measurement(files, read(path), read_run(files.run, path) if files.run.exists() else None, job)
+def _load(files: ResultFiles, job: StudyJob | None) -> Measurement:
+    result = read(files.result)
+    run = read_run(files.run, files.result) if files.run.exists() else None
+    return Measurement(files, result, run, job, result.get("failed", {}))
+
+
+def _what_there_is(study: Study, job: StudyJob) -> Measurement:
+    """A job's result, or a part of it, or a measurement of nothing."""
+    whole = ResultFiles.beside(Path(job.result))
+    reason = reasons.why(study, job)
+    for files in (whole, whole.partial):
+        if files.result.exists():
+            found = _load(files, job)
+            old = reasons.outdated(study, job, files.result, found.result)
+            if old is None:
+                return found
+            reason = f"{old}; {reason}"
+    system = job.model.system
+    asked = study.evaluation(job)
+    meta: Meta = {
+        "command": asked.command(),
+        "seed": asked.seed,
+        "device": asked.device,
+        "dtype": asked.dtype,
+    }
+    if system is not None:
+        meta["adapter"] = {**system.model_dump(), "class_path": ""}  # type: ignore[typeddict-item]
+    nothing: Result = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "study": study.name,
+        "model": job.model.name,
+        "method": job.spec,
+        "label": _label(job),
+        "origin": _origin(job),
+        "decoding": decoding_spec(job.decoding),
+        "benchmarks": {},
+        "meta": meta,
+    }
+    return Measurement(whole, nothing, None, job, dict.fromkeys(job.method.benchmarks, reason))
+
+
+def _origin(job: StudyJob) -> Origin | None:
+    """Whose its recipe is, which keeps what is ours out of the paper's rows."""
+    if job.predictor is None:
+        return None
+    return Recipe.read(job.predictor.recipe, f"predictors: {job.predictor.name}").config(1).origin
+
+
+def _label(job: StudyJob) -> str:
+    """A method as the config has it; its own label is known where it could be loaded."""
+    if job.model.system is not None:
+        return job.model.name
+    fields = ", ".join(f"{key}={value}" for key, value in job.method.spec.items() if key != "name")
+    return f"{job.method.name} ({fields})" if fields else job.method.name
 
 
 def span(counts: Iterable[int | None]) -> str:

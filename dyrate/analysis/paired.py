@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurements import NONE, Measurement, unpruned
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import (
@@ -78,11 +78,49 @@ class Answers:
             return None
         return mine.minus([(1.0, theirs)]).difference
 
-    def _resample(self, m: Measurement, benchmark: str) -> Resampled | None:
+    def compare(self, measurements: Sequence[Measurement]) -> None:
+        """Take the differences to the unpruned model that the study's results do not carry, into them.
+
+        Where two cannot be compared, `uncompared` of the measurement says why.
+        """
+        for m in measurements:
+            whole = unpruned(m, measurements)
+            if m.job is None or m.kind == NONE or whole is None:
+                continue
+            for name, found in m.result["benchmarks"].items():
+                if found["difference"] is not None or whole.benchmark(name) is None:
+                    continue
+                difference = None if (why := self._apart(m, whole, name)) else self.difference(m, whole, name)
+                if difference is None:
+                    m.uncompared[name] = why or "the two did not answer the same samples"
+                else:
+                    found["difference"] = {found["primary"]: difference}
+
+    def _apart(self, m: Measurement, whole: Measurement, benchmark: str) -> str | None:
+        """Why an answer of one says nothing of the other's."""
+        for one in (m, whole):
+            if not one.files.answers.exists():
+                return f"there is no {one.files.answers}"
+        mine, theirs = (one.result["meta"].get("hashes", {}) for one in (m, whole))
+        pairs = [("data", mine.get("data", {}).get(benchmark), theirs.get("data", {}).get(benchmark))]
+        if m.against is None:
+            pairs.append(("weights", mine.get("weights"), theirs.get("weights")))
+        for what, ours, other in pairs:
+            if ours != other:
+                return f"its {what} have the hash {ours}, the unpruned model's {other}"
+        prompts = [
+            {one.doc_id: one.prompt for one in self._answers(x).get(benchmark, ())} for x in (m, whole)
+        ]
+        return None if prompts[0] == prompts[1] else "the two were not asked the same"
+
+    def _answers(self, m: Measurement) -> Mapping[str, Sequence[Sample]]:
         if m not in self._samples:
             path = m.files.answers
             self._samples[m] = answers.read(path, m.result) if path.exists() else {}
-        samples = self._samples[m].get(benchmark)
+        return self._samples[m]
+
+    def _resample(self, m: Measurement, benchmark: str) -> Resampled | None:
+        samples = self._answers(m).get(benchmark)
         if not samples or benchmark not in BENCHMARKS:
             return None
         units = to_units(BENCHMARKS[benchmark], samples)

@@ -114,6 +114,10 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
                         "tflops_percent": cost.percent(row.measurement, "nocaps", measurements),
                         "latency_ms": latencies.per_token(row.measurement),
                     },
+                    {
+                        "tflops_percent": row.why_not("nocaps"),
+                        "latency_ms": latencies.why_not(row.measurement),
+                    },
                 )
                 for row in rows
             ),
@@ -187,7 +191,7 @@ def paired_rows(
     rows = {
         row.name: row.title for row in reversed([*printed])
     }  # a row that this model does not have pairs with nothing
-    by_path = {m.files.result.as_posix(): m for m in mine}
+    by_path = {m.job.result if m.job else m.files.result.as_posix(): m for m in mine}
     pairs: dict[str, Measurement] = {}
     for job in study.jobs:
         row = job.method.published.get(table)

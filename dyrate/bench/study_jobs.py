@@ -8,8 +8,11 @@ from dyrate.study.config import Latency
 
 
 def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
-    """By model, the jobs whose methods are timed: greedy ones with a row of Table II, whose times the paper
-    prints, or with a predictor, among the main ones; none where the config has no `latency`.
+    """By document, the jobs whose methods are timed; none where the config has no `latency`.
+
+    They are greedy ones with a row of Table II, whose times the paper prints, or with a predictor, among the
+    main ones. A model's document has its name; jobs that wait for a training, which may fail, are in one of
+    their own.
 
     Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
     """
@@ -22,18 +25,22 @@ def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
     for job in study.jobs:
         wanted = job.method.group == "main" and ("table2" in job.method.published or job.method.predictor)
         if wanted and job.decoding["name"] == "greedy":
-            found.setdefault(job.model.name, []).append(job)
-    return {model: tuple(jobs) for model, jobs in found.items()}
+            found.setdefault(_name(job), []).append(job)
+    return {name: tuple(jobs) for name, jobs in found.items()}
 
 
-def document(study: Study, model: str) -> str:
-    """The path of a model's document."""
-    return f"results/{study.name}/latency/{model}.json"
+def _name(job: StudyJob) -> str:
+    return f"{job.model.name}{'+trained' if job.predictor_files(shipped=False) else ''}"
+
+
+def document(study: Study, name: str) -> str:
+    """The path of a document."""
+    return f"results/{study.name}/latency/{name}.json"
 
 
 def documents(study: Study) -> list[str]:
     """Those of all models."""
-    return [document(study, model) for model in timed(study)]
+    return [document(study, name) for name in timed(study)]
 
 
 def predictor_files(jobs: tuple[StudyJob, ...], shipped: bool) -> list[str]:
@@ -47,7 +54,7 @@ def data_files(study: Study) -> tuple[str, ...]:
 
 
 def job(study: Study, model: Model, jobs: tuple[StudyJob, ...]) -> Bench:
-    """What a model's `dyrate bench` is asked; CPU threads are the workflow's to add."""
+    """What a document's `dyrate bench` is asked; CPU threads are the workflow's to add."""
     latency, engine = _settings(study).model_dump(exclude_none=True), study.typed.engine
     if "new_tokens" in latency:
         latency["new_tokens"] = (latency["new_tokens"],)
@@ -61,7 +68,7 @@ def job(study: Study, model: Model, jobs: tuple[StudyJob, ...]) -> Bench:
             "methods": [job.spec for job in jobs],
             **model.asked,
             "engine": (engine,),
-            "output": document(study, model.name),
+            "output": document(study, _name(jobs[0])),
         }
     )
 

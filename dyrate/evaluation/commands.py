@@ -31,6 +31,9 @@ baseline, and the visual tokens that each layer really worked on. Four files are
   greedy.run.json          when, where and how fast
   greedy.answers.parquet   every prompt, answer, reference and score
   greedy.log.jsonl         the response log: a killed run, started again, goes on from it
+A benchmark that fails (no data, an image that is none) takes no other with it: what there is becomes
+greedy.partial.json, which says why the rest is missing, and the exit status is 2. The same command again asks
+for what is missing alone.
 
 --adapter makes --model the name of one of lmms-eval's adapters, which then answers in place of this package:
 greedily, without a method, one question at a time unless its arguments say `batch_size`. Its JSON holds the
@@ -90,7 +93,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     status = 0
     for job, outcome in zip(jobs, sweep(jobs, _STARTED), strict=True):
         if not isinstance(outcome, Exception):
-            print("\n".join([*summary(outcome), "", str(job.files.result)]), flush=True)
+            failed = outcome.get("failed", {})
+            path = job.files.partial.result if failed else job.files.result
+            print("\n".join([*summary(outcome), "", str(path)]), flush=True)
+            for name, reason in failed.items():
+                status = 2
+                where = f"{name}: " if len(jobs) == 1 else f"{job.files.result}: {name}: "
+                print(f"dyrate: error: {where}{reason}", file=sys.stderr, flush=True)
         elif len(jobs) == 1:
             raise outcome
         else:

@@ -2,11 +2,14 @@
 
 import os
 import platform
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
+
+from loguru import logger
 
 from dyrate import files
 from dyrate.errors import DyrateError
@@ -27,15 +30,14 @@ if TYPE_CHECKING:
 
 
 def read_baseline(job: Evaluation, path: Path) -> tuple[results.Result, Mapping[str, Sequence[Sample]]]:
-    """Read a baseline and its samples; refuse one of a model that was not asked for, of another decoding or
-    without the benchmarks.
+    """Read a baseline and its samples; refuse one of another model, decoding or benchmarks.
 
     That is what can be known without the model.
     """
     result = results.read(path)
     settings = (
         ("method", {"name": "none"}, result["method"]),
-        ("model", job.baseline_model or job.name, result["model"]),
+        ("model", job.name, result["model"]),
         ("decoding", decoding_spec(job.decoding), result["decoding"]),
     )
     for what, ours, theirs in settings:
@@ -53,12 +55,12 @@ def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None
 
 
 def _check_inputs(
-    job: Evaluation, path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
+    path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
 ) -> None:
     """Refuse a baseline of other weights or data."""
     theirs = baseline["meta"].get("hashes", {})
     data = theirs.get("data", {})
-    pairs = [("weights", model.weights_hash, theirs.get("weights"))] if job.baseline_model is None else []
+    pairs = [("weights", model.weights_hash, theirs.get("weights"))]
     pairs += [
         (f"data of {loaded.benchmark.name}", loaded.data_hash, data.get(loaded.benchmark.name))
         for loaded in tasks
@@ -117,34 +119,80 @@ def evaluate_loaded(
     clock: "Clock | None" = None,
     setting: "Setting | None" = None,
     companions: "Sequence[Setting]" = (),
+    unloaded: Mapping[str, Exception] | None = None,
 ) -> results.Result:
     """Run a job and write its result, run information, answers and response log; returns the result.
 
     A killed job goes on from its response log. `clock` has run since the job began. `setting` is the job's
-    own, if others have answered with it already; `companions` are settings of jobs to come. Raises
-    `DyrateError` for an unfit baseline.
+    own, if others have answered with it already; `companions` are settings of jobs to come; `unloaded` has
+    what is wrong with benchmarks that could not be loaded. Raises `DyrateError` for an unfit baseline.
+
+    A benchmark that cannot be loaded, answered or scored costs no other: what there is becomes a partial
+    result, which names each that failed, under a name of its own. Where all fail, the first error is raised.
     """
     clock = clock or Clock(perf_counter())
     baseline = None
     if job.baseline is not None:
         found, baseline = read_baseline(job, job.baseline)
-        _check_inputs(job, job.baseline, found, model, tasks)
+        _check_inputs(job.baseline, found, model, tasks)
     setting = setting or setting_of(job)
     model.use(setting, companions)
-    answered = run_harness(model, tasks)
+    answered, failed = _answered(model, tasks, setting)
+    failed = {**(unloaded or {}), **failed}
+    if not answered:
+        raise next(failed[name] for name in job.benchmarks if name in failed)
+    for error in failed.values():
+        if not isinstance(error, DyrateError):
+            traceback.print_exception(error)
+    tasks = [loaded for loaded in tasks if loaded.benchmark.name in answered]
+    files_of = job.files.partial if failed else job.files
     clock.shift(setting.borrowed)
     generating = sum(record.seconds for record in model.records.values())
     clock.lap("harness")
     result = _result(job, model, tasks, answered, baseline)
+    if failed:
+        result["failed"] = {name: reason(failed[name]) for name in job.benchmarks if name in failed}
     result["meta"]["hashes"]["answers"] = answers.write(
-        job.files.answers, {name: found.samples for name, found in answered.items()}
+        files_of.answers, {name: found.samples for name, found in answered.items()}
     )
-    results.write(job.files.result, result)
+    results.write(files_of.result, result)
+    if not failed:
+        job.files.partial.remove()
     clock.lap("score")
     clock.stages["generate"] = generating
     clock.stages["harness"] -= generating
-    files.write_json(job.files.run, _run_information(job, model, tasks, clock))
+    files.write_json(files_of.run, _run_information(files_of.result, model, tasks, clock))
     return result
+
+
+def _answered(
+    model: "Answering", tasks: Sequence[LoadedTask], setting: "Setting"
+) -> tuple[dict[str, Answered], dict[str, Exception]]:
+    """Every benchmark's answers, scored, and what is wrong with those that have none.
+
+    All are asked at once. If that fails, each is asked by itself: what has been answered is in the log.
+    """
+    try:
+        return (run_harness(model, tasks) if tasks else {}), {}
+    except Exception as error:  # noqa: BLE001 - as below
+        if len(tasks) == 1:
+            return {}, {tasks[0].benchmark.name: error}
+        logger.warning("{}; now each benchmark by itself", reason(error))
+    answered: dict[str, Answered] = {}
+    failed: dict[str, Exception] = {}
+    setting.records.clear()
+    for loaded in tasks:
+        try:
+            answered |= run_harness(model, [loaded])
+        except Exception as error:  # noqa: BLE001 - it is told, and the others are measured
+            failed[loaded.benchmark.name] = error
+    return answered, failed
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, with its kind where it is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DyrateError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class Clock:
@@ -254,7 +302,7 @@ def device_name(model: "Answering") -> str:
 
 
 def _run_information(
-    job: Evaluation, model: "Answering", tasks: Sequence[LoadedTask], clock: Clock
+    result: Path, model: "Answering", tasks: Sequence[LoadedTask], clock: Clock
 ) -> results.RunInformation:
     import torch
 
@@ -265,7 +313,7 @@ def _run_information(
         "schema": "dyrate.run",
         "version": results.VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "result": files.digest(files.read_bytes(job.files.result)),
+        "result": files.digest(files.read_bytes(result)),
         "wall_seconds": perf_counter() - clock.started,
         "generate_seconds": seconds,
         "samples": generated + sum(record.reused for record in records.values()),

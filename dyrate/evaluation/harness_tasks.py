@@ -1,5 +1,6 @@
 """Loads the benchmarks as lmms-eval tasks: the local ones, lmms-eval's own, or a folder of task files."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -46,6 +47,7 @@ def load_tasks(
     data: Path | None,
     samples: int | Sequence[Cut] | None,
     primary_only: bool = False,
+    failed: dict[str, Exception] | None = None,
 ) -> list[LoadedTask]:
     """Load each benchmark's task and cut it to about `samples` rows, or each to its cut, units kept whole.
 
@@ -54,7 +56,8 @@ def load_tasks(
     `source` is `testbed`, `hub`, or a folder whose task files carry the hub tasks' names. Relative
     `data_files` stand under `data`, or under that folder; of the hub, `data` holds the records of what was
     fetched, and without it what is not there is fetched now. Raises `DyrateError` for a missing task, file,
-    or column.
+    or column; where `failed` is given, it takes what is wrong with a benchmark by its name, and the others
+    load.
     """
     from lmms_eval.tasks import TaskManager
 
@@ -64,10 +67,15 @@ def load_tasks(
             "ERROR", include_path=[str(folder) for folder in folders], include_defaults=False
         )
     cuts = samples if isinstance(samples, Sequence) else [Cut(samples)] * len(benchmarks)
-    return [
-        _load(benchmark, source, root, cut, manager, primary_only)
-        for benchmark, cut in zip(benchmarks, cuts, strict=True)
-    ]
+    loaded = []
+    for benchmark, cut in zip(benchmarks, cuts, strict=True):
+        try:
+            loaded.append(_load(benchmark, source, root, cut, manager, primary_only))
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[benchmark.name] = error
+    return loaded
 
 
 def _task_file(place: str, but: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
@@ -123,10 +131,12 @@ def _load(
     inner = hub.process if hub else config.get("process_docs")
     cut = _Process(benchmark, asked, inner, place, drawn=source != "testbed")
     override: dict[str, Any] = {"task": name, "process_docs": cut}
+    if given := config.get("dataset_kwargs"):
+        override["dataset_kwargs"] = _with_or_without_login(given)
     if hub:
         override |= hub.override
     elif files:
-        override["dataset_kwargs"] = {**config["dataset_kwargs"], "data_files": files}
+        override["dataset_kwargs"] |= {"data_files": files}
     if primary_only and benchmark.primary.harness:
         chosen = [entry for entry in config["metric_list"] if entry["metric"] in benchmark.primary.harness]
         override["metric_list"] = chosen
@@ -137,7 +147,7 @@ def _load(
         with _task_file(path, but=unreadable), _impatient():
             task = manager.load_config(override)[name]
     except unreadable as error:
-        raise DyrateError(f"{place}: the data cannot be read: {_reason(error)}") from error
+        raise DyrateError(f"{place}: the data cannot be read: {_with_cure(_reason(error))}") from error
     if hub:
         return LoadedTask(benchmark, task, cut.rows, hub.hash, hub.fetched["commit"])
     data_hash = file_hash(Path(files[config["test_split"]])) if files else cut.fingerprint
@@ -163,6 +173,37 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, RetryError):
         error = error.last_attempt.exception() or error
     return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _with_or_without_login(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What lmms-eval hands to `load_dataset` but `token: True`, which insists on a login for public data.
+
+    Without a word of it, a login is used where there is one.
+    """
+    return {key: value for key, value in given.items() if (key, value) != ("token", True)}
+
+
+@contextmanager
+def _loading_as_anybody(function: Any) -> Iterator[None]:
+    """The same for what a task's own function loads: GQA's images are another data set."""
+    names = getattr(function, "__globals__", {})
+    load = names.get("load_dataset")
+    if load is None:
+        yield
+        return
+    loading = {"load_dataset": lambda *args, **given: load(*args, **_with_or_without_login(given))}
+    with patch.dict(names, loading):
+        yield
+
+
+def _with_cure(reason: str) -> str:
+    """What the hub says, and what to do where it does not know who asks."""
+    if not re.search(r"gated|authenticat|\b(401|403)\b|Unauthorized|Forbidden|HF_TOKEN", reason):
+        return reason
+    return (
+        f"{reason} (the hub wants to know who asks: accept the conditions on the data's page, then log in by "
+        "`hf auth login`, or set HF_TOKEN)"
+    )
 
 
 def _data_files(config: Mapping[str, Any], root: Path | None, source: str) -> dict[str, str]:
@@ -195,7 +236,8 @@ class _Process:
         if len(self.rows) < len(dataset):
             dataset = dataset.select(self.rows)
         if self._inner:
-            dataset = self._inner(dataset)
+            with _loading_as_anybody(self._inner):
+                dataset = self._inner(dataset)
         dataset = _with_image(dataset)
         check_images(dataset, self.rows, self._place)
         return dataset

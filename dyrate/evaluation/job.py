@@ -210,8 +210,6 @@ class Evaluation(Asked, _Treated):
 
     baseline: Annotated[File | None, option("result", "JSON")] = None
     """result to take paired differences from"""
-    baseline_model: Annotated[str | None, option("result", "NAME")] = None
-    """the model whose result that is, where not this one: another connector's, say (default: this one)"""
     metrics: Metrics = "all"
     adapter: Annotated[dict[str, Any] | None, BeforeValidator(_adapter_options), option("what", "JSON")] = (
         None

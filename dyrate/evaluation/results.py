@@ -2,8 +2,9 @@
 
 Four files lie beside each other, all named after the decoding strategy: `greedy.json` (the result; a pure
 function of its inputs, so no times and no dates), `greedy.run.json` (when, where and how fast),
-`greedy.answers.parquet` (one line per sample) and `greedy.log.jsonl` (the response log). This module knows
-the first two; it imports no torch.
+`greedy.answers.parquet` (one line per sample) and `greedy.log.jsonl` (the response log). Where a benchmark
+failed, what there is of the others is named `greedy.partial.json` and so on: a `greedy.json` is whole. This
+module knows the first two; it imports no torch.
 """
 
 from collections.abc import Iterator
@@ -236,6 +237,8 @@ class Result(TypedDict):
     origin: NotRequired[Origin | None]  # of DyRate, its ablations and its extensions
     decoding: Spec  # {"name": ..., generation arguments}
     benchmarks: Annotated[dict[str, Annotated[BenchmarkResult, AfterValidator(_has_primary)]], NotEmpty]
+    # Of a partial result alone: why each of the other benchmarks is not there.
+    failed: NotRequired[Annotated[dict[str, Text], NotEmpty]]
     shape: NotRequired[Shape]
     meta: Meta
 
@@ -294,6 +297,16 @@ class ResultFiles:
     def log(self) -> Path:
         """The response log."""
         return self.directory / f"{self.decoding}.log.jsonl"
+
+    @property
+    def partial(self) -> "ResultFiles":
+        """Where what there is stands while benchmarks are missing."""
+        return ResultFiles(self.directory, f"{self.decoding}.partial")
+
+    def remove(self) -> None:
+        """Remove all of them but the log."""
+        for path in (self.result, self.run, self.answers):
+            path.unlink(missing_ok=True)
 
     @classmethod
     def beside(cls, result: Path) -> "ResultFiles":

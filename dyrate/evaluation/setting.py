@@ -46,7 +46,9 @@ class Setting:
     borrowed: float = 0.0
     """Seconds that others spent on it in their turns, less those that it spent on others in its own."""
     error: Exception | None = None
-    """What ended it there."""
+    """What kept it from answering there."""
+    errors: dict[str, Exception] = field(default_factory=dict)
+    """What ended it there, by task."""
 
     @classmethod
     def of(

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.benchmarks import Cut, select
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.evaluate import (
     Clock,
@@ -49,8 +49,9 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     """Run the jobs in their order on one loaded model; yield for each its result, or the error that ended it.
 
     Each result is that of a process of its own, byte for byte. A job that fails takes no other with it, but
-    those that it should have made the baseline of. `started` is `perf_counter()` at the start of the process:
-    the first job's wall time counts from there, the others' from the end of the one before.
+    those that it should have made the baseline of; neither does a benchmark (`evaluate_loaded`). `started` is
+    `perf_counter()` at the start of the process: the first job's wall time counts from there, the others'
+    from the end of the one before.
 
     Raises `DyrateError` before anything slow for unfit arguments of any of the jobs, and for jobs that cannot
     share a process; and where the model cannot be loaded.
@@ -58,7 +59,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     clock = Clock(perf_counter() if started is None else started)
     _check(jobs)
     model: Answering = load(jobs[0]) if jobs[0].adapter is None else load_system(jobs[0])
-    tasks_of = lru_cache(maxsize=1)(load_tasks)
+    tasks_of = lru_cache(maxsize=1)(_tasks)
     failed: set[Path] = set()
     settings = [_prepared(job) for job in jobs]
     for place, job in enumerate(jobs):
@@ -66,21 +67,33 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
         try:
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
-            primary = job.metrics == "primary"
-            tasks = tasks_of(select(job.benchmarks), job.tasks, job.data, job.cuts, primary_only=primary)
+            tasks, unloaded = tasks_of(
+                job.benchmarks, job.tasks, job.data, job.cuts, job.metrics == "primary"
+            )
             clock.lap("tasks")
             setting = settings[place]
             if isinstance(setting, Exception):
                 raise setting  # noqa: TRY301
             alone = job.adapter is not None or model.device.type != "cpu"
             others = [] if alone else _companions(jobs, settings, place, tasks)
-            outcome: Result | Exception = evaluate_loaded(job, model, tasks, clock, setting, others)
+            result = evaluate_loaded(job, model, tasks, clock, setting, others, unloaded)
+            outcome: Result | Exception = result
+            if "failed" in result:
+                failed.add(job.files.result.resolve())
         except Exception as error:  # noqa: BLE001 - in processes of their own, the others would go on as well
             failed.add(job.files.result.resolve())
             outcome = error
         yield outcome
         clock = Clock(perf_counter())
         model.release()
+
+
+def _tasks(
+    benchmarks: tuple[str, ...], source: str, data: Path | None, cuts: tuple[Cut, ...], primary_only: bool
+) -> tuple[list[LoadedTask], dict[str, Exception]]:
+    """The benchmarks' tasks, and what is wrong with those that do not load."""
+    failed: dict[str, Exception] = {}
+    return load_tasks(select(benchmarks), source, data, cuts, primary_only, failed), failed
 
 
 def _prepared(job: Evaluation) -> "Setting | Exception":

@@ -72,25 +72,30 @@ class Turn:
         self._opened.close()
 
     @contextmanager
-    def _noting(self, setting: Setting) -> Iterator[None]:
-        """Keep a companion's error for its own turn."""
+    def _noting(self, setting: Setting, task: str = "") -> Iterator[None]:
+        """Keep a companion's error for its own turn: that of a task, or one that is in the way of all."""
         try:
             yield
         except Exception as error:
             if setting is self._own:
                 raise
-            setting.error = error
+            if task:
+                setting.errors[task] = error
+            else:
+                setting.error = error
 
     def answers(self, first: Request, questions: Sequence[Question], limit: int) -> list[str]:
         """Answer a batch, of whose requests the first is `first`, with at most `limit` new tokens."""
         if self._prefix is not None:
             self._prefix.forget()
         answers: list[str] = []
+        if first.task in self._own.errors:
+            raise self._own.errors[first.task]
         for setting, log in self._logs.items():
-            with self._noting(setting):
+            with self._noting(setting, first.task):
                 if setting is self._own:
                     answers = self._answer(setting, log, questions, limit)
-                elif setting.error is None and first.task in setting.tasks:
+                elif first.task in setting.tasks and first.task not in setting.errors:
                     self._answer(setting, log, questions, new_tokens(first, setting.decoding))
         return answers
 

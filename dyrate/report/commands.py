@@ -1,12 +1,22 @@
 """`dyrate tables` and `dyrate report`: result files in, CSV and HTML out."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dyrate.analysis.missing import Missing
+
+_INCOMPLETE = (
+    " What is missing, because its job failed or has not run, is marked in its place and listed; the exit "
+    "status is then 1."
+)
 _STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study>/study.json"
 
 
@@ -20,7 +30,8 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "measured figures with intervals beside the printed ones. And equal_budget.csv: DyRate against each "
         "competitor at the same budget of visual tokens, per benchmark. ranking.csv: all methods at the "
         "budgets that the study names in rank_at. cost.csv: the FLOPs of every row, by "
-        "convention and scope. audit.csv: the printed tables checked against themselves and arithmetic.",
+        "convention and scope. audit.csv: the printed tables checked against themselves and arithmetic. "
+        "missing.csv: what the study asks for and does not have." + _INCOMPLETE,
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,7 +43,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "report",
         help="the report page of a study",
         description="Reads a study's result files and writes one self-contained HTML page: tables, figures, "
-        "sample answers, and the command behind each row.",
+        "sample answers, and the command behind each row." + _INCOMPLETE,
         epilog="example:\n  dyrate report --study config/testbed.yaml --output reports/testbed/index.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,27 +63,37 @@ def _tables(arguments: argparse.Namespace) -> int:
     measurements = load(study)
     contents = gather(study, measurements)
     files.make_folder(arguments.output)
-    csv_files.write_costs(measurements, arguments.output / "cost.csv")
+    csv_files.write_missing(contents.missing, arguments.output / "missing.csv")
+    csv_files.write_costs([m for m in measurements if m.measured], arguments.output / "cost.csv")
     csv_files.write_findings(contents.findings, arguments.output / "audit.csv")
     csv_files.write_standings(contents.standings, arguments.output / "equal_budget.csv")
     csv_files.write_rankings(contents.rankings, arguments.output / "ranking.csv")
     for table in contents.tables:
         csv_files.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
-        files.write_text(page, table_page(table, study, measurements))
+        files.write_text(page, table_page(table, study, measurements, contents.missing))
         print(f"wrote {page.with_suffix('.csv')} and {page}")
-    return 0
+    return _complete(contents.missing)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from dyrate.analysis.measurements import load
+    from dyrate.analysis.missing import missing
     from dyrate.report.page import report_page
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
     if arguments.output.is_dir():
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
+    measurements = load(study)
     files.make_folder(arguments.output.parent)
-    files.write_text(arguments.output, report_page(study, load(study)))
+    files.write_text(arguments.output, report_page(study, measurements))
     print(f"wrote {arguments.output}")
-    return 0
+    return _complete(missing(study, measurements))
+
+
+def _complete(missing: "Sequence[Missing]") -> int:
+    """The exit status, having said what is missing."""
+    for one in missing:
+        print(f"dyrate: missing: {one.what}: {one.why}", file=sys.stderr)
+    return 1 if missing else 0

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from dyrate import files
@@ -11,13 +12,14 @@ from dyrate.analysis.cells import Cell, Column, Row, Table, TextColumn
 from dyrate.analysis.cost import lines
 from dyrate.analysis.equal_budget import Comparison, Standing
 from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.missing import Missing
 from dyrate.analysis.ranking import Ranking
 from dyrate.paper.audit.finding import Finding
 
 FIELDS = (
     "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples", "units",
     "value", "low", "high", "difference", "difference_low", "difference_high",
-    "published_row", "published", "published_bold", "prefill_share", "decode_share", "result",
+    "published_row", "published", "published_bold", "prefill_share", "decode_share", "result", "missing",
 )  # fmt: skip
 
 
@@ -33,6 +35,7 @@ BUDGET_FIELDS = (
 def write(table: Table, path: Path) -> None:
     """Write the table; empty fields are what was not measured, or not published.
 
+    `missing` says why there is no value where there should be one.
     A text column is the field of its key, and what the paper prints in it that of its key with `published_`.
     """
     texts = [name for column in table.text_columns for name in _text_fields(column)]
@@ -43,7 +46,7 @@ def _lines(table: Table) -> Iterator[dict[str, object]]:
     for group, rows in table.groups:
         for row in rows:
             for column, cell in row.pairs(table.columns):
-                if cell.measured or cell.published:
+                if cell.measured or cell.published or cell.missing:
                     line = _published(row, column, cell) | _measured(row, column, cell)
                     yield {"group": group} | line | _texts(table, row)
 
@@ -70,6 +73,11 @@ COST_FIELDS = (
 def write_costs(measurements: Sequence[Measurement], path: Path) -> None:
     """Write the FLOPs of every row: one line per measurement, benchmark, convention and scope."""
     _write(path, COST_FIELDS, lines(measurements))
+
+
+def write_missing(missing: Iterable[Missing], path: Path) -> None:
+    """Write what the study asks for and does not have, one thing a line."""
+    _write(path, ("what", "why"), (asdict(one) for one in missing))
 
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
@@ -163,12 +171,13 @@ def _published(row: Row, column: Column, cell: Cell) -> dict[str, object]:
 
 def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
     m, score = row.measurement, cell.measured
-    if m is None or score is None:
+    if m is None or (score is None and cell.missing is None):
         return {}
+    named = {"model": m.model, "method": m.title, "decoding": m.decoding}
+    if score is None:
+        return {**named, "missing": cell.missing}
     return {
-        "model": m.model,
-        "method": m.title,
-        "decoding": m.decoding,
+        **named,
         "task": m.result["benchmarks"][column.benchmark]["task"],
         "metric": score.metric,
         "unit": score.unit,

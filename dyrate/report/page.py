@@ -15,6 +15,7 @@ from dyrate.analysis.claims import default_standings
 from dyrate.analysis.contents import gather
 from dyrate.analysis.equal_budget import Standing
 from dyrate.analysis.measurements import Measurement, source
+from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
 from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
@@ -34,14 +35,18 @@ COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def table_page(table: Table, study: Study, measurements: Sequence[Measurement]) -> str:
+def table_page(
+    table: Table, study: Study, measurements: Sequence[Measurement], missing: Sequence[Missing] = ()
+) -> str:
     """A self-contained page with one table: the HTML twin of its CSV."""
-    return _render("table_page.html", table=table, **_context(study, measurements))
+    measured = [m for m in measurements if m.measured]
+    return _render("table_page.html", table=table, **_context(study, measured, missing))
 
 
 def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
     """The self-contained report of a study: the same text for the same result files."""
     contents = gather(study, measurements)
+    measurements = [m for m in measurements if m.measured]
     main = [m for m in measurements if m.group == "main"]
     questions, captions = (
         [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
@@ -85,7 +90,7 @@ def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
         scopes=SCOPES,
         speed=speed(),
         choosing=choosing(benches),
-        **_context(study, measurements),
+        **_context(study, measurements, contents.missing),
     )
 
 
@@ -141,9 +146,11 @@ def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str |
     return figures.pareto(curves, colours, title, key, large=name is None)
 
 
-def _context(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
+def _context(study: Study, measurements: Sequence[Measurement], missing: Sequence[Missing]) -> dict[str, Any]:
     return {
         "study": study,
+        "missing": missing,
+        "made_from": len(measurements),
         "source": source(study, measurements),
         "facts": facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),

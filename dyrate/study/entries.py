@@ -82,7 +82,7 @@ class StudyPredictor:
                     f"predictors: {self.name}: {self.folder} was trained with {key}={trained_with[key]!r}, "
                     f"but the study says {value!r}; {again}, or give the recipe another name"
                 )
-        if self.model.files and weights != _weights(self.model.path, self.model.content):
+        if self.model.files and weights != weights_of(self.model.path, self.model.content):
             raise StudyError(
                 f"predictors: {self.name}: {self.folder} was trained on other weights than those in "
                 f"{self.model.path}; {again}"
@@ -157,5 +157,6 @@ class StudyJob:
 
 
 @cache
-def _weights(folder: str, content: str) -> str:
+def weights_of(folder: str, content: str) -> str:
+    """The hash of a local checkpoint that results carry; `content` says whether it is still the same."""
     return content_hash(Path(folder))

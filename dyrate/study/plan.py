@@ -163,11 +163,6 @@ class Plan:
         same = (job.model.against or job.model.name, NONE, job.decoding)
         return next((j for j in self.jobs if (j.model.name, j.method.name, j.decoding) == same), None)
 
-    def baseline(self, job: StudyJob) -> str | None:
-        """The unpruned result that a job is compared with; None for one that others are compared with."""
-        base = self.unpruned(job)
-        return None if base is None or base.result == job.result else base.result
-
 
 def _checkpoints(typed: StudyConfig) -> tuple[str, ...]:
     """The models that methods and predictors are for, unless they name some."""

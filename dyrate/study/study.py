@@ -57,17 +57,13 @@ class Study(Plan):
         """What a rule tells Snakemake that a job takes; whether a GPU, only when it asks."""
         return {**self.typed.resources.model_dump(exclude_none=True), "gpu": lambda wildcards: self.gpus}
 
-    def baselines(self, sweep: Sweep) -> tuple[str, ...]:
-        """The results of other sweeps that one needs."""
-        return tuple(dict.fromkeys(base for job in sweep.jobs if (base := self.baseline(job))))
-
     def share(self, sweep: Sweep) -> float:
         """A sweep's part of the study's work, roughly: models are listed from the smallest on."""
         work = [one.benchmarks * (1 + self.models.index(one.model)) for one in self.sweeps]
         return work[self.sweeps.index(sweep)] / sum(work)
 
     def urgency(self, sweep: Sweep) -> float:
-        """What runs sooner has more, below 1: first the unpruned, which others wait for, then the longest."""
+        """What runs sooner has more, below 1: the unpruned, whom all are compared with, then the longest."""
         return (self.share(sweep) + sweep.unpruned) / 2
 
     def shared(self, kind: type[Record]) -> dict[str, Any]:
@@ -78,7 +74,10 @@ class Study(Plan):
         return {name: value for name, value in found.items() if name in kind.model_fields}
 
     def evaluation(self, job: StudyJob) -> Evaluation:
-        """What `dyrate evaluate` is asked for a job."""
+        """What `dyrate evaluate` is asked for a job.
+
+        No baseline: it would wait for that, and fail with it. What is paired is paired in the tables.
+        """
         system = job.model.system
         return Evaluation.model_validate(
             {
@@ -88,8 +87,6 @@ class Study(Plan):
                 "model_name": job.model.name,
                 "method": job.spec,
                 "decoding": job.decoding,
-                "baseline": self.baseline(job),
-                "baseline_model": job.model.against,
                 "output": Path(job.result).parent,
                 **({} if system is None else {"adapter": system.options}),
             }
@@ -118,6 +115,25 @@ class Study(Plan):
     def asked_questions(self, output: str) -> TrainingQuestions:
         """What `dyrate training-questions` is asked: none of the study's images may be in them."""
         return TrainingQuestions.model_validate({**self.shared(TrainingQuestions), "output": output})
+
+    def log(self, *key: str) -> str:
+        """The path of a job's log: what a process is about, such as model, method and decoding."""
+        return f"{'/'.join(('results', self.name, 'logs', *key))}.log"
+
+    @property
+    def without_data(self) -> tuple[str, ...]:
+        """A line for each training whose questions are not there: which rows the study will lack."""
+        lines = []
+        for entry in self.trainings:
+            if entry.data is None or Path(entry.data).is_file() or self.made_questions(entry):
+                continue
+            rows = sum(job.predictor is entry for job in self.jobs)
+            lines.append(
+                f"{entry.data} is not there: predictor {entry.name!r} of {entry.model.name} will not be "
+                f"trained, and {rows} row{'' if rows == 1 else 's'} of the tables will be missing: "
+                + ", ".join(" ".join(job.key[1:]) for job in self.jobs if job.predictor is entry)
+            )
+        return tuple(lines)
 
     def code(self, job: StudyJob) -> str:
         """A hash of the code that a job runs: the evaluation's and the method's, no other method's."""

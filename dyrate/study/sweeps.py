@@ -40,8 +40,8 @@ def share_out(jobs: Iterable[StudyJob], size: int) -> tuple[Sweep, ...]:
     """Share the jobs out in their order, at most `size` to a sweep.
 
     An entry that is added to a group of methods moves no other group's jobs. Unpruned jobs are apart: all
-    others wait for them, and would run again with any job that shared their process. So no sweep waits for
-    one that waits for it. Jobs that wait for a training, which may fail, are apart as well.
+    others are compared with them, and they would run again with any job that shared their process. Jobs that
+    wait for a training, which may fail, are apart as well.
     """
     alike: dict[tuple[str, str, bool, bool], list[StudyJob]] = {}
     for job in jobs:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dyrate.evaluation.benchmarks import select
-from dyrate.evaluation.evaluate import load, meta
+from dyrate.evaluation.evaluate import load, meta, reason
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.families import family_of
@@ -21,19 +21,36 @@ if TYPE_CHECKING:
 
 
 def trace(job: Trace) -> Summary:
-    """Run a trace and write its files; returns the summary. Raises `DyrateError` for unfit arguments."""
+    """Run a trace and write its files; returns the summary. Raises `DyrateError` for unfit arguments.
+
+    A benchmark that fails costs no other, as in an evaluation: what there is becomes a partial trace, which
+    names it, under a name of its own. Where all fail, the first error is raised.
+    """
     out = TraceFiles.of(job.output)
     make_folder(job.output.parent)
     model = load(job)
     model.recorded = range(len(family_of(model.model).layers))
-    tasks = load_tasks(select(job.benchmarks), job.tasks, job.data, job.cuts)
-    recorders = {loaded.benchmark.name: _record(model, loaded) for loaded in tasks}
-    summary = _summary(job, model, tasks, recorders)
+    failed: dict[str, Exception] = {}
+    tasks = load_tasks(select(job.benchmarks), job.tasks, job.data, job.cuts, failed=failed)
+    recorders: dict[str, Recorder] = {}
+    for loaded in tasks:
+        try:
+            recorders[loaded.benchmark.name] = _record(model, loaded)
+        except Exception as error:  # noqa: BLE001 - it is told, and the others are traced
+            failed[loaded.benchmark.name] = error
+    if not recorders:
+        raise next(failed[name] for name in job.benchmarks if name in failed)
+    summary = _summary(job, model, [one for one in tasks if one.benchmark.name in recorders], recorders)
+    if failed:
+        summary["failed"] = {name: reason(failed[name]) for name in job.benchmarks if name in failed}
+        out = out.partial
     summary["meta"]["hashes"] |= {
         "mass": files.write_mass(out.mass, {name: one.samples for name, one in recorders.items()}),
         "heads": files.write_heads(out.heads, {name: one.heads for name, one in recorders.items()}),
     }
     files.write_summary(out.summary, summary)
+    if not failed:
+        out.partial.remove()
     return summary
 
 

@@ -1,6 +1,7 @@
 """`dyrate trace`: where the unpruned model looks while it answers. Imports nothing slow until it runs."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from dyrate.evaluation.commands import quiet_libraries
@@ -19,6 +20,7 @@ Three files are written, named after --output; the same inputs give the same byt
   testbed-s.json            does visual attention decay as the answer grows? figures with 95% intervals
   testbed-s.parquet         class mass per benchmark, sample, step and layer; heads averaged
   testbed-s.heads.parquet   class mass per benchmark, step, layer and head; samples averaged
+Where a benchmark fails, what there is becomes testbed-s.partial.json, and the exit status is 2.
 """
 
 _EXAMPLES = """\
@@ -40,10 +42,15 @@ def _trace(arguments: argparse.Namespace) -> int:
     [job] = asked(Trace, arguments)
     quiet_libraries()
     from dyrate.trace.collect import trace
+    from dyrate.trace.files import TraceFiles
 
-    print("\n".join(lines(trace(job))))
-    print(f"\n{job.output}")
-    return 0
+    summary = trace(job)
+    failed = summary.get("failed", {})
+    print("\n".join(lines(summary)))
+    print(f"\n{TraceFiles(job.output).partial.summary if failed else job.output}", flush=True)
+    for name, reason in failed.items():
+        print(f"dyrate: error: {name}: {reason}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def lines(summary: "Summary") -> list[str]:

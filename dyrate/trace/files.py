@@ -8,7 +8,7 @@ equal bytes: no times and no dates.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +94,7 @@ class Summary(TypedDict):
     layers: Positive
     heads: Positive
     benchmarks: Annotated[dict[str, TracedBenchmark], NotEmpty]
+    failed: NotRequired[Annotated[dict[str, Text], NotEmpty]]  # of a partial one: why others are not there
     meta: Meta
 
 
@@ -124,6 +125,16 @@ class TraceFiles:
     def heads(self) -> Path:
         """Class mass per head, samples averaged."""
         return self.summary.with_suffix(".heads.parquet")
+
+    @property
+    def partial(self) -> "TraceFiles":
+        """Where what there is stands while benchmarks are missing."""
+        return TraceFiles(self.summary.with_suffix(".partial.json"))
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        for path in (self.summary, self.mass, self.heads):
+            path.unlink(missing_ok=True)
 
 
 def write_summary(path: Path, summary: Summary) -> None:

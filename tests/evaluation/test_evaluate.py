@@ -279,21 +279,6 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
         list(sweep([job]))
 
 
-def test_a_baseline_may_be_another_models_where_that_is_asked_for(
-    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
-) -> None:
-    base = make_job(tmp_path / "base", method={"name": "none"})
-    result = evaluate_loaded(base, model, tasks)
-    result["meta"]["hashes"]["weights"] = "0ther"
-    results.write(base.files.result, result)
-    given = {"baseline": base.files.result, "model_name": "packed"}
-    found = evaluate_loaded(make_job(tmp_path / "x", baseline_model="tiny", **given), model, tasks)
-    assert found["benchmarks"]["gqa"]["difference"]
-    assert "--baseline-model tiny" in found["meta"]["command"]
-    with pytest.raises(DyrateError, match="its model is 'tiny', should be 'other'"):
-        evaluate_loaded(make_job(tmp_path / "y", baseline_model="other", **given), model, tasks)
-
-
 @pytest.mark.parametrize(
     ("hashes", "message"),
     [

@@ -1,13 +1,20 @@
 """Loading tasks: the right files, whole units, and rows that keep their number."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import lmms_eval.tasks
+import PIL.Image
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import LocalTokenNotFoundError
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, Cut, select
-from dyrate.evaluation.harness_tasks import choose_rows, load_tasks
+from dyrate.evaluation.harness_tasks import _loading_as_anybody, choose_rows, load_tasks
 
 MME = BENCHMARKS["mme"]
 MMB = BENCHMARKS["mmb"]
@@ -139,3 +146,64 @@ def test_primary_only_leaves_each_benchmark_what_its_primary_metric_needs(data: 
         known = [entry["metric"] for entry in full.task.config.metric_list]
         assert names == [name for name in known if name in benchmark.primary.harness] or names == known
         assert set(benchmark.primary.harness) <= set(names)
+
+
+def refusing(rows: Dataset) -> Callable[..., Any]:
+    """`load_dataset` as it is without a login: it refuses where one is insisted on."""
+
+    def load(*arguments: Any, **given: Any) -> Any:
+        if given.get("token") is True:
+            raise LocalTokenNotFoundError("Token is required (`token=True`), but no token found.")
+        return rows if "split" in given else DatasetDict({"test": rows})
+
+    return load
+
+
+def test_public_data_of_the_hub_needs_no_login(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Path(lmms_eval.tasks.__file__).parent / "pope/pope.yaml"
+    assert "token: True" in theirs.read_text(), "lmms-eval insists no longer: what is done about it can go"
+    monkeypatch.setattr("datasets.load_dataset", refusing(Dataset.from_parquet(str(data / "pope.parquet"))))
+
+    (loaded,) = load_tasks(select(["pope"]), "hub", None, 3)
+
+    assert (loaded.name, len(loaded.rows)) == ("pope", 3)
+
+
+def test_neither_do_gqas_images_which_its_own_function_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmms_eval.tasks.gqa import utils
+
+    images = [{"id": "7", "image": PIL.Image.new("RGB", (2, 2))}]
+    monkeypatch.setattr(utils, "load_dataset", refusing(images))  # type: ignore[arg-type]
+    asked = SimpleNamespace(map=lambda function, **_: function({"imageId": "7"}))
+
+    with pytest.raises(LocalTokenNotFoundError):
+        utils.gqa_process_docs(asked)
+    with _loading_as_anybody(utils.gqa_process_docs):
+        assert utils.gqa_process_docs(asked)["image"].size == (2, 2)
+    with pytest.raises(LocalTokenNotFoundError):
+        utils.gqa_process_docs(asked)
+
+
+@pytest.mark.parametrize(
+    ("said", "cured"),
+    [
+        ("Dataset 'x/y' is a gated dataset on the Hub. You must be authenticated to access it.", True),
+        ("401 Client Error: Unauthorized for url: https://hub/api/datasets/x", True),
+        ("Couldn't reach 'x/y' on the Hub (ConnectionError)", False),
+        ("no tokenizer; 1401 rows", False),
+    ],
+)
+def test_where_the_hub_wants_a_login_the_error_says_how(
+    said: str, cured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any, **given: Any) -> Any:
+        raise DatasetNotFoundError(said)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+
+    with pytest.raises(DyrateError) as refused:
+        load_tasks(select(["pope"]), "hub", None, 3)
+
+    assert f"task pope (lmms-lab-encoder/POPE): the data cannot be read: {said}" in str(refused.value)
+    assert ("`hf auth login`, or set HF_TOKEN" in str(refused.value)) == cured

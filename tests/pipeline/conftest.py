@@ -34,7 +34,7 @@ class Project:
         environment = {
             **os.environ,
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
+            "PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.run(
@@ -89,7 +89,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _finish(project: Project) -> None:
     study = Study.read(project.folder / "config/smoke.yaml")
-    fake.write_study(study, project.folder / "made-up")
+    fake.write_study(study, project.folder / "made-up", asked=True)
     predictor = "made-up/results/smoke/predictors/{wildcards.model}/{wildcards.predictor}"
     for rule, copying in (
         ("testbed", "cp made-up/data/smoke/*.parquet {params.output} #"),

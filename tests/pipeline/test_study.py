@@ -72,7 +72,7 @@ def test_arguments_say_everything_that_the_config_says():
         '--method {"name": "vtw", "layer": 4} --decoding {"name": "greedy"} '
         "--tasks testbed --data data/testbed "
         "--samples 7 --batch-size 4 --device cpu --dtype float32 --engine auto --seed 3 "
-        "--baseline results/small/a/none/greedy.json --output results/small/a/vtw-layer=4"
+        "--output results/small/a/vtw-layer=4"
     )
 
 

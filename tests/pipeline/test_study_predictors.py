@@ -227,7 +227,8 @@ def test_a_method_runs_under_its_own_decodings():
     assert [slug[1] for slug in found] == ["greedy"] * 2 + ["beam-2", "top_p-seed=5"] * 2
     sampled = found["dyrate-layer=2-predictor=default", "top_p-seed=5"]
     assert (sampled.decoding["seed"], sampled.method.group) == (5, "decoding")
-    assert study.baseline(sampled) == "results/small/a/none/top_p-seed=5.json"
+    assert (whole := study.unpruned(sampled))
+    assert whole.result == "results/small/a/none/top_p-seed=5.json"
 
 
 def test_a_decodings_settings_are_the_studys_where_it_gives_them():

@@ -48,7 +48,7 @@ def test_a_system_has_one_evaluation() -> None:
     assert [job.result for job in jobs] == ["results/small/InstructBLIP-7B/none/greedy.json"]
     assert len(study.jobs) == 5
     assert len(study.sweeps[-1].jobs) == 1
-    assert study.baseline(jobs[0]) is None
+    assert study.unpruned(jobs[0]) is jobs[0]
     assert '"adapter"' not in study.evaluations(study.sweeps[0])
     assert "InstructBLIP-7B" not in {*tracing.traced(study), *timing.timed(study)}
     assert study.evaluation(jobs[0]).command() == (

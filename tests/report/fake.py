@@ -259,9 +259,12 @@ def write_job(job: StudyJob, study: Study, root: Path, **changes: Any) -> Result
     return files
 
 
-def write_study(study: Study, root: Path, images: bool = True) -> None:
+def write_study(study: Study, root: Path, images: bool = True, asked: bool = False) -> None:
+    """Write all files; results were `asked` for as the study asks where somebody compares that."""
     for job in study.jobs:
-        write_job(job, study, root)
+        meta = result(job, study)["meta"]
+        own = {"meta": {**meta, "command": study.evaluation(job).command()}} if asked else {}
+        write_job(job, study, root, **own)
     for predictor in study.trainings:
         write_predictor(predictor, root)
     for name, timed in jobs.timed(study).items():

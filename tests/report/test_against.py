@@ -79,15 +79,29 @@ def measurements(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return load(study)
 
 
-def test_their_baseline_is_the_other_models_result(study: Study) -> None:
-    whole = "results/small/whole/none/greedy.json"
-    baselines = {(job.model.name, job.method.name): study.baseline(job) for job in study.jobs}
-
-    assert baselines.pop(("whole", "none")) is None
-    assert set(baselines.values()) == {whole}
-    asked = {job.model.name: study.evaluation(job).baseline_model for job in study.jobs}
-    assert asked == {"whole": None, "deep-16": "whole", "deep-4": "whole", "packed": "whole"}
-    assert [study.baselines(sweep) for sweep in study.sweeps if sweep.model.name == "packed"] == [(whole,)]
+def test_they_are_compared_with_the_other_models_answers(
+    study: Study, measurements: tuple[Measurement, ...]
+) -> None:
+    assert {job.result for one in study.jobs if (job := study.unpruned(one))} == {
+        "results/small/whole/none/greedy.json"
+    }
+    for m in measurements:
+        for benchmark in m.result["benchmarks"].values():
+            benchmark["difference"] = None
+        m.result["meta"].setdefault("hashes", {})["weights"] = m.model
+    Answers(0).compare(measurements)
+    found = {
+        f"{m.model} {m.method}": m.result["benchmarks"]["gqa"]["difference"]
+        for m in measurements
+        if m.group == "main"
+    }
+    assert found.pop("whole none") is None
+    assert {name: one["exact_match"]["value"] for name, one in found.items() if one} == {
+        "deep-16 none": pytest.approx(-25),
+        "deep-16 fastv": pytest.approx(-30),
+        "deep-4 none": pytest.approx(-75),
+        "packed none": pytest.approx(-10),
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ for sweep in study.sweeps:
             data=[*study.data_files, *records(study, sweep.model)],
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=ancient(sweep.model.files),
-            baselines=study.baselines(sweep),
             # So has a predictor that comes with it; others are a rule's to make.
             shipped=ancient(
                 [path for job in sweep.jobs for path in job.predictor_files(True)]

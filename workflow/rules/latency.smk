@@ -1,4 +1,5 @@
-# Table III's times: one job per model, which takes all cores, so that nothing else of the study runs beside it.
+# Table III's times: one job per model, which takes all cores, so that nothing else of the study runs beside it; and
+# one for its methods that wait for a training, which may fail.
 import re
 
 from dyrate.bench import study_jobs as timing

@@ -39,6 +39,8 @@ rule tables:
         study=rules.study.output,
         results=study.results,
         latencies=latencies,
+        # Not shown, but each table's page lists what the study lacks.
+        traces=traces,
     output:
         **{
             f"{key}_{kind}": report(

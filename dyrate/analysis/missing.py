@@ -1,0 +1,71 @@
+"""What a study asks for and does not have: rows, cells, differences, traces and times, and why."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dyrate.analysis.attention_trends import read_summaries
+from dyrate.analysis.latency import Latencies
+from dyrate.analysis.measurements import NONE, Measurement
+from dyrate.analysis.reasons import last_words
+from dyrate.study import Study
+from dyrate.trace import study_jobs as tracing
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that is not there."""
+
+    what: str
+    why: str
+
+
+def missing(study: Study, measurements: Sequence[Measurement]) -> tuple[Missing, ...]:
+    """Everything that is missing, in the order of the study's jobs; then differences, traces and times.
+
+    `measurements` must have been compared with the unpruned model (`dyrate.analysis.paired.Answers.compare`).
+    """
+    return (
+        *_cells(measurements),
+        *_differences(measurements),
+        *_traces(study),
+        *(Missing(f"times of {model}, Table III", why) for model, why in Latencies.of(study).missing.items()),
+    )
+
+
+def _cells(measurements: Sequence[Measurement]) -> Iterator[Missing]:
+    for m in measurements:
+        for why, names in _by_reason(m.missing).items():
+            all_of_it = "" if len(names) < len(m.missing) or m.measured else "all of it: "
+            more = (
+                "; so no row of this model has a difference to it"
+                if m.method == NONE and not m.system
+                else ""
+            )
+            yield Missing(_named(m, f"{all_of_it}{', '.join(names)}"), f"{why}{more}")
+
+
+def _differences(measurements: Sequence[Measurement]) -> Iterator[Missing]:
+    for m in measurements:
+        for why, names in _by_reason(m.uncompared).items():
+            yield Missing(_named(m, f"the difference to the unpruned model on {', '.join(names)}"), why)
+
+
+def _traces(study: Study) -> Iterator[Missing]:
+    there = {summary["model"]: summary for summary in read_summaries(study)}
+    for model in tracing.traced(study):
+        if model not in there:
+            yield Missing(f"trace of {model}", last_words(study.log(model, "trace")))
+            continue
+        for why, names in _by_reason(there[model].get("failed", {})).items():
+            yield Missing(f"trace of {model}: {', '.join(names)}", why)
+
+
+def _named(m: Measurement, what: str) -> str:
+    return f"{m.model}, {m.label}, {m.decoding}: {what}"
+
+
+def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        found.setdefault(why, []).append(name)
+    return found
