@@ -78,7 +78,7 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
         groups.append((title, merge(TABLE1, printed, pairs, extra, measurements)))
     controls = [m for m in unpaired if m.control]
     groups.append(("Controls", merge(TABLE1, [], {}, controls, measurements)))
-    stands_for = {model.name: model.published for model in study.models}
+    stands_for = {model.name: " and ".join(model.published) for model in study.models}
     groups.append((_SYSTEMS, merge(TABLE1, [], {}, [m for m in systems if m not in beside.values()], main)))
     further = [m for m in ideas if m not in beside.values()]
     groups.append((_FURTHER, merge(TABLE1, [], {}, further, measurements)))

@@ -152,6 +152,7 @@ def test_help_teaches(capsys) -> None:
     assert '--method \'{"name": "fastv"' in text
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_done_without(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
     command = [

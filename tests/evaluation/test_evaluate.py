@@ -117,6 +117,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert run_information["reused_samples"] == sum(len(json.loads(line)["keys"]) for line in lines[:at])
 
 
+@pytest.mark.slow
 def test_a_sigkilled_process_goes_on_in_another(
     undisturbed: dict[str, bytes],
     out: Path,

@@ -63,6 +63,7 @@ def _bytes(*files: Path) -> list[bytes]:
     ]
 
 
+@pytest.mark.slow
 def test_each_result_has_the_bytes_of_a_process_of_its_own(first: list[str], tmp_path: Path) -> None:
     unpruned, random = tmp_path / "none", tmp_path / "random"
     files = (unpruned / "greedy.json", random / "top_p.json", random / "greedy.json")

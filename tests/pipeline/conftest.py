@@ -16,6 +16,13 @@ REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "predictors", "environment.yml", "dyrate")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs Snakemake takes more than ten seconds."""
+    for item in items:
+        if {"project", "finished"} & {*getattr(item, "fixturenames", ())} and "pipeline" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+
+
 class Project:
     """A copy of the repository's pipeline, models left out, and ways to run it."""
 

@@ -44,7 +44,7 @@ def test_a_rule_makes_the_file_that_some_training_reads() -> None:
     assert [entry.data for entry in study.predictors] == [MADE, "own.jsonl"]
     assert study.asked_questions(MADE).command() == (
         "dyrate training-questions --source HuggingFaceM4/the_cauldron --rows 4096 --seed 0 "
-        f"--benchmarks gqa nocaps --tasks hub --output {MADE}"
+        f"--benchmarks gqa nocaps --tasks hub --data results/small/fetched --output {MADE}"
     )
     unread = {**CONFIG, "methods": [{"name": "none"}, {"name": "dyrate", "predictor": "own", "layer": 2}]}
     assert Study.of(unread).questions is None

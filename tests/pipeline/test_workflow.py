@@ -121,7 +121,7 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
         "report": 1,
     }
     assert output.count("--samples 5") == 1 + traces
-    assert output.count('"samples": 5, "batch_size"') == len(study.jobs)
+    assert output.count('"samples": 5, "subsets": {}, "batch_size"') == len(study.jobs)
 
 
 def test_the_papers_study_is_planned_offline(project):

@@ -42,6 +42,7 @@ def test_the_loss_falls(trained):
     assert record["images"] == 160
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bytes(trained, tmp_path):
     stopped = train(RECIPE, Machine(), tmp_path / "checkpoint", tmp_path / "model", stop_after=7)
     assert stopped is None
@@ -125,6 +126,7 @@ class TestPlan:
         assert LearningRatePlan(900, 1000).within(800, 70.0, 100, 1000.0, 0.3) == LearningRatePlan(800, 1000)
 
 
+@pytest.mark.slow
 def test_a_run_under_a_clock_records_the_steps_it_took(tmp_path, monkeypatch):
     readings = itertools.count()  # a clock that goes on by 50 ms whenever somebody looks
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: 0.05 * next(readings)))

@@ -263,6 +263,7 @@ def test_only_nocaps_has_held_out_pairs(name: str, folder: Path):
         assert not named.search(str(doc))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most"),
     [

@@ -58,6 +58,7 @@ def test_a_benchmark_that_the_study_does_not_have_is_refused(study: Study) -> No
         jobs.traced(fewer)
 
 
+@pytest.mark.slow
 def test_snakemake_plans_one_trace_per_model(tmp_path: Path) -> None:
     project = Project.copied_from(REPOSITORY, tmp_path)
     settings = "\ntrace: {benchmarks: [nocaps, gqa], samples: 4}\n"

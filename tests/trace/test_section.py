@@ -43,6 +43,7 @@ def test_without_a_trace_there_is_no_section(study: Study) -> None:
     assert 'href="#attention"' not in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_trace(study: Study) -> None:
     summary = put()
     results.write_study(study, Path(), images=False)

@@ -99,6 +99,7 @@ def test_the_curve_tells_both_parts(finished):
     assert last["temperature"] < 0.6 < finished.progress.curve[2]["temperature"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["select", "evict"])
 @pytest.mark.parametrize("kind", ["linear", "gru"])
 def test_a_high_price_prunes_and_no_price_does_not(kind, mode, frozen, tmp_path):
