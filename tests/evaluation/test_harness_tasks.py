@@ -159,12 +159,21 @@ def refusing(rows: Dataset) -> Callable[..., Any]:
     return load
 
 
-def test_public_data_of_the_hub_needs_no_login(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A folder of task files, whose pope has its data on the hub, as lmms-eval's own."""
     theirs = Path(lmms_eval.tasks.__file__).parent / "pope/pope.yaml"
     assert "token: True" in theirs.read_text(), "lmms-eval insists no longer: what is done about it can go"
+    (tmp_path / "pope.yaml").write_text(f"include: {theirs}\ntask: pope\n")
+    return str(tmp_path)
+
+
+def test_public_data_of_the_hub_needs_no_login(
+    data: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.load_dataset", refusing(Dataset.from_parquet(str(data / "pope.parquet"))))
 
-    (loaded,) = load_tasks(select(["pope"]), "hub", None, 3)
+    (loaded,) = load_tasks(select(["pope"]), folder, None, 3)
 
     assert (loaded.name, len(loaded.rows)) == ("pope", 3)
 
@@ -194,7 +203,7 @@ def test_neither_do_gqas_images_which_its_own_function_loads(monkeypatch: pytest
     ],
 )
 def test_where_the_hub_wants_a_login_the_error_says_how(
-    said: str, cured: bool, monkeypatch: pytest.MonkeyPatch
+    said: str, cured: bool, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*arguments: Any, **given: Any) -> Any:
         raise DatasetNotFoundError(said)
@@ -203,7 +212,7 @@ def test_where_the_hub_wants_a_login_the_error_says_how(
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
 
     with pytest.raises(DyrateError) as refused:
-        load_tasks(select(["pope"]), "hub", None, 3)
+        load_tasks(select(["pope"]), folder, None, 3)
 
     assert f"task pope (lmms-lab-encoder/POPE): the data cannot be read: {said}" in str(refused.value)
     assert ("`hf auth login`, or set HF_TOKEN" in str(refused.value)) == cured

@@ -52,14 +52,12 @@ def test_what_a_study_says_of_a_method_is_no_hyperparameter():
     assert Study.of(CONFIG).methods[1].spec == {"name": "fastv", "layer": 2, "rate": 0.5}
 
 
-def test_a_baseline_has_the_same_model_and_decoding():
+def test_the_unpruned_job_has_the_same_model_and_decoding():
     study = Study.of(CONFIG)
+    whole = job(study, "b", "none", "beam-2")
 
-    assert (
-        study.baseline(job(study, "b", "fastv-layer=2-rate=0.5", "beam-2"))
-        == "results/small/b/none/beam-2.json"
-    )
-    assert study.baseline(job(study, "b", "none", "beam-2")) is None
+    assert study.unpruned(job(study, "b", "fastv-layer=2-rate=0.5", "beam-2")) is whole
+    assert study.unpruned(whole) is whole
 
 
 def test_arguments_say_everything_that_the_config_says():
@@ -264,7 +262,7 @@ def test_settings_of_one_decoding_are_jobs_of_their_own():
 
     sampled = job(study, "a", "vtw-layer=4", "top_p-top_p=0.7")
 
-    assert study.baseline(sampled) == "results/small/a/none/top_p-top_p=0.7.json"
+    assert study.unpruned(sampled).result == "results/small/a/none/top_p-top_p=0.7.json"
     assert len({job.result for job in study.jobs}) == 10
 
 
@@ -364,8 +362,7 @@ def test_shipped_studies_hold(path):
     study = Study.read(path)
 
     for job in study.jobs:
-        if job.method.name != "none":
-            assert study.baseline(job)
+        assert study.unpruned(job)
 
 
 def test_resolved_config_reads_back(tmp_path):
