@@ -7,6 +7,7 @@ from dyrate.evaluation.provenance import result_code
 from dyrate.evaluation.results import Result
 from dyrate.study import Study, StudyJob
 from dyrate.study.entries import weights_of
+from dyrate.study.fetches import records
 
 _ERROR = "dyrate: error: "
 _LONGEST = 400  # characters of what a job said
@@ -17,8 +18,12 @@ def why(study: Study, job: StudyJob) -> str:
     """Why a job has no result: what it waited for is not there, or its last words."""
     if job.predictor is not None and not trained(job):
         return f"its predictor {job.predictor.name} is not trained: {last_words(_training(study, job))}"
-    if not _there(study.data_of(job.method.benchmarks)):
-        return f"its data is not there: {last_words(study.log('build_benchmarks'))}"
+    for name, path in zip(job.method.benchmarks, study.data_of(job.method.benchmarks), strict=False):
+        if not Path(path).exists():
+            made_by = ("fetch", name) if study.tasks == "hub" else ("build_benchmarks",)
+            return f"its data is not there: {last_words(study.log(*made_by))}"
+    if not _there(records(study, job.model)):
+        return f"its model is not there: {last_words(study.log('fetch', 'models', job.model.name))}"
     sweep = next(sweep for sweep in study.sweeps if job in sweep.jobs)
     results = [one.result for one in sweep.jobs]
     return last_words(

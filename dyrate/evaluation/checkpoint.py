@@ -144,7 +144,7 @@ def connector_of(folder: Path) -> "Connector | None":
     """What results say of a trained connector's folder; None for another checkpoint."""
     from dyrate.connectors.folder import RECORD_FILE, read_record
 
-    if not (folder / RECORD_FILE).exists() or (folder / "config.json").exists():
+    if not (folder / RECORD_FILE).exists():
         return None
     record = read_record(folder)
     return {

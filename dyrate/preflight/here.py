@@ -73,6 +73,9 @@ def training(study: Study) -> Iterator[Finding]:
         users = [one.method.slug for one in study.jobs if one.predictor and one.predictor.data == path]
         if Path(path).is_file():
             yield Finding("ok", "training questions", path)
+        elif path == study.questions:
+            source = study.asked_questions(path).source
+            yield Finding("ok", "training questions", f"{path} is made by a rule, of {source} on the hub")
         else:
             without = ", ".join(dict.fromkeys(users))
             cure = f"put your questions there (config, `predictors`), or leave out {without}"

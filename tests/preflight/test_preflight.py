@@ -13,6 +13,7 @@ from dyrate.preflight import estimate, here, hub, preflight
 from dyrate.preflight.estimate import Times, estimates
 from dyrate.preflight.findings import Finding, table
 from dyrate.study import Study
+from dyrate.training_questions.job import CAULDRON
 from tests.evaluation.fake_hub import COMMIT, Repo, card, playing
 from tests.evaluation.stand_ins import make_benchmark
 
@@ -81,6 +82,15 @@ def test_questions_to_train_on_are_missed(
     (tmp_path / "own").mkdir()
     (tmp_path / "own/train.jsonl").touch()
     assert only(here.training(study), "ok")
+
+
+def test_questions_that_a_rule_makes_are_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = f"data/{small().name}/train.jsonl"
+    trained = {"name": "default", "data": made, "layer": 2}
+    methods = [{"name": "none"}, {"name": "dyrate", "predictor": "default"}]
+    found = only(here.training(small(predictors=[trained], methods=methods)), "ok")
+    assert found["training questions"].found == f"{made} is made by a rule, of {CAULDRON} on the hub"
 
 
 def test_space_is_summed_where_disks_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

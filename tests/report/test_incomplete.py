@@ -9,7 +9,7 @@ import pytest
 from dyrate.analysis.contents import gather
 from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers
-from dyrate.analysis.reasons import last_words
+from dyrate.analysis.reasons import last_words, why
 from dyrate.bench import study_jobs as timing
 from dyrate.cli import main
 from dyrate.evaluation import answers, results
@@ -327,3 +327,28 @@ def test_missing_traces_and_parts_of_them_are_listed(tmp_path, monkeypatch):
 def test_a_complete_study_lists_nothing(page):
     assert "Not complete" not in page
     assert 'class="missing"' not in page
+
+
+@pytest.mark.parametrize(
+    ("there", "what", "log"),
+    [("pope.json", "data", "gqa"), ("pope.json gqa.json", "model", "models/a")],
+)
+def test_what_was_not_fetched_is_told_by_its_own_log(tmp_path, monkeypatch, there, what, log):
+    monkeypatch.chdir(tmp_path)
+    study = Study.of(
+        {
+            "study": "small",
+            "tasks": "hub",
+            "models": [{"name": "a", "path": "owner/a"}],
+            "methods": [{"name": "none"}],
+            "benchmarks": ["pope", "gqa"],
+        }
+    )
+    path = Path(f"results/small/logs/fetch/{log}.log")
+    path.parent.mkdir(parents=True)
+    path.write_text("dyrate: error: it is gated; log in\n")
+    for name in there.split():
+        (tmp_path / study.hub).mkdir(parents=True, exist_ok=True)
+        (tmp_path / study.hub / name).touch()
+
+    assert why(study, study.jobs[0]) == f"its {what} is not there: it is gated; log in ({path})"
