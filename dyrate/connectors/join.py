@@ -43,21 +43,18 @@ def join(
         if not -depth - 1 <= layer <= depth:
             raise DyrateError(
                 f"connector {connector.name} takes the tower's hidden states {connector.layers}, and a tower "
-                "of "
-                f"{depth} layers has none of index {layer}"
+                f"of {depth} layers has none of index {layer}"
             )
-    weight = model.model.multi_modal_projector.linear_1.weight
-    if isinstance(connector, Projector):  # LLaVA's own: what works on its patches works on
-        for own, trained in (("linear_1", 0), ("linear_2", 2)):
-            linear = model.model.multi_modal_projector.get_submodule(own)
-            linear.load_state_dict(connector.mlp[trained].state_dict())
-        return
-    place = _Place(connector).to(weight.device, weight.dtype).eval()
-    model.model.multi_modal_projector = place
     strategy = "full" if connector.class_token else "default"
     layers: Any = list(connector.layers)
     model.config.vision_feature_layer = layers[0] if len(layers) == 1 else layers
     model.config.vision_feature_select_strategy = processor.vision_feature_select_strategy = strategy
+    if isinstance(connector, Projector):  # LLaVA's own: what works on its patches works on
+        _fill(model, connector)
+        return
+    weight = model.model.multi_modal_projector.linear_1.weight
+    place = _Place(connector).to(weight.device, weight.dtype).eval()
+    model.model.multi_modal_projector = place
     set_tokens(processor, model, connector.tokens)
     if connector.appended:
         _append(processor, model, connector)
@@ -66,6 +63,20 @@ def join(
         model.__class__ = _Asking
         tokenizer = processor.tokenizer
         model._reading = _Reading(tokenizer, words or tokenizer, model.config.image_token_id, cue, place)
+
+
+def _fill(model: Any, connector: Projector) -> None:
+    """Give a LLaVA's own projector the weights of a connector."""
+    config = model.config
+    kind = config.projector_hidden_act, config.multimodal_projector_bias
+    if kind != ("gelu", True):
+        raise DyrateError(
+            f"connector {connector.name} is two layers with biases and a GELU between them, and the model's "
+            f"has projector_hidden_act {kind[0]!r} and multimodal_projector_bias {kind[1]}"
+        )
+    for name, trained in (("linear_1", 0), ("linear_2", 2)):
+        linear = model.model.multi_modal_projector.get_submodule(name)
+        linear.load_state_dict(connector.mlp[trained].state_dict())
 
 
 def set_tokens(processor: Any, model: Any, tokens: int) -> None:

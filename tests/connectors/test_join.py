@@ -98,6 +98,22 @@ def test_the_projector_becomes_the_models_own_and_what_works_on_patches_works_on
 
 
 @torch.no_grad()
+def test_the_projector_gets_its_own_states_and_no_other_activation() -> None:
+    processor, model = joined("projector")
+    given = inputs(processor, PROMPTS[:1])
+    wanted = model(**given).logits
+    processor, other = load(MODEL, torch.device("cpu"), "float32")
+    other.config.vision_feature_layer = -1  # it would be given what it was not trained on
+    torch.manual_seed(0)
+    join(processor, other, built("projector", other))
+    torch.testing.assert_close(other(**given).logits, wanted)
+
+    other.config.projector_hidden_act = "relu"
+    with pytest.raises(DyrateError, match=r"a GELU between them, and the model's has .*'relu'"):
+        join(processor, other, built("projector", other))
+
+
+@torch.no_grad()
 def test_nested_pool_with_the_models_own_projector_is_the_model() -> None:
     processor, model = load(MODEL, torch.device("cpu"), "float32")
     expected = model(**inputs(processor, PROMPTS)).logits

@@ -88,8 +88,7 @@ def train(
 
     Raises:
         DyrateError: for recipes that cannot share batches, for a checkpoint of other recipes, and where a
-        loss is
-            not a number.
+            loss is not a number.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are forks, and each has one core
     first = next(iter(recipes.values()))
@@ -98,8 +97,7 @@ def train(
             if getattr(recipe, key) != getattr(first, key):
                 raise DyrateError(
                     f"{name}: {key} is {getattr(recipe, key)}, and {getattr(first, key)} of the first; "
-                    "connectors "
-                    "that are trained together share their batches"
+                    "connectors that are trained together share their batches"
                 )
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
@@ -212,8 +210,7 @@ def _resume(students: Mapping[str, Student], checkpoints: Path) -> tuple[int, fl
         if saved["recipe"] != json.loads(json.dumps(asdict(student.recipe))):
             raise DyrateError(
                 f"the checkpoint in {checkpoints / name} belongs to another recipe; name another "
-                "--checkpoint, or "
-                "remove it to start anew"
+                "--checkpoint, or remove it to start anew"
             )
         progress_file.restore(student.parts, student.optimizer, tensors)
         found.add((saved["step"], saved["seconds"]))
