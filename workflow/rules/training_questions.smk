@@ -6,7 +6,9 @@ if study.questions:
     rule training_questions:
         input:
             data=study.data_files,
-            fetched=[fetched[name].output for name in study.benchmarks if name in fetched],
+            fetched=[
+                fetched[name].output for name in study.benchmarks if name in fetched
+            ],
         output:
             questions=study.questions,
             record=record_path(Path(study.questions)),
