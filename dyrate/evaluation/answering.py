@@ -118,7 +118,7 @@ class Answering(lmms):  # type: ignore[misc]
         return f"{self.label}{others}"
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answer the requests, in their order.
+        """Answer the requests, in their order; those that the setting leaves to others with nothing.
 
         The batches are laid out from all requests before the log is looked at, so that a resumed run computes
         the same batches as an undisturbed one.
@@ -128,16 +128,17 @@ class Answering(lmms):  # type: ignore[misc]
         layout = batches(asked, self._lengths(asked), self.batch_size)
         limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
         answers: dict[int, str] = {}
-        bar = tqdm(total=len(asked), desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
+        total = sum(map(len, layout[self.setting.batches]))
+        bar = tqdm(total=total, desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
         with bar, Turn(self, self.setting, self.companions) as turn:
-            for places, limit in zip(layout, limits, strict=True):
+            for places, limit in [*zip(layout, limits, strict=True)][self.setting.batches]:
                 batch = [asked[i] for i in places]
                 questions = [self._question(one) for one in batch]
                 found = self._accepted(questions, turn.answers(batch[0], questions, limit))
                 answers.update(zip(places, found, strict=True))
                 self._keep_prompt(questions)
                 bar.update(len(places))
-        return [answers[index] for index in range(len(asked))]
+        return [answers.get(index, "") for index in range(len(asked))]
 
     def _keep_prompt(self, questions: Sequence[Question]) -> None:
         """Keep the prompt of a task's first row, which the result shows."""
@@ -158,7 +159,11 @@ class Answering(lmms):  # type: ignore[misc]
         path = setting.log
         if path is not None and self.world_size > 1:
             path = path.with_name(f"{path.name}.{self.rank}")
-        return ResponseLog(path)
+        log = ResponseLog(path)
+        for other in setting.others:
+            with ResponseLog(other) as found:
+                log.take_in(found)
+        return log
 
     def key(self, setting: Setting, question: Question, new_tokens: int) -> str:
         """Return what finds an answer in a log."""

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -72,6 +73,12 @@ def register(subparsers: Subparsers) -> None:
     evaluate.add_argument(
         "--jobs", action=FromFile, metavar="FILE", help="a YAML or JSON list of evaluations: see above"
     )
+    evaluate.add_argument(
+        "--part",
+        metavar="K/N",
+        help="of N processes the K-th: answer every N-th batch into a log of its own, and score nothing. The "
+        "same command without --part then finds those answers, gives what is missing, and scores",
+    )
     evaluate.set_defaults(run=_evaluate, jobs=None)
 
     benchmarks = subparsers.add_parser(
@@ -88,6 +95,8 @@ def register(subparsers: Subparsers) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     jobs = asked(Evaluation, arguments, arguments.jobs)
     quiet_libraries()
+    if arguments.part is not None:
+        return _answer(jobs, arguments.part)
     from dyrate.evaluation.sweep import sweep
 
     status = 0
@@ -108,6 +117,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 traceback.print_exception(outcome)
             print(f"dyrate: error: {job.files.result}: {outcome}", file=sys.stderr, flush=True)
     return status
+
+
+def _answer(jobs: Sequence[Evaluation], part: str) -> int:
+    """What fails here fails again where the whole is scored, and is told there."""
+    from dyrate.evaluation.parts import answer
+
+    for where, error in answer(jobs, part):
+        print(f"dyrate: {where}: {error}; left to the evaluation itself", file=sys.stderr, flush=True)
+    return 0
 
 
 def quiet_libraries() -> None:

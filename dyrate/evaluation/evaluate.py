@@ -109,7 +109,9 @@ def setting_of(job: Evaluation) -> "Setting":
     """Return what a job answers with."""
     from dyrate.evaluation.setting import Setting
 
-    return Setting.of(job.method, job.decoding, job.files.log)
+    setting = Setting.of(job.method, job.decoding, job.files.log)
+    setting.others = job.files.logs_of_parts
+    return setting
 
 
 def evaluate_loaded(

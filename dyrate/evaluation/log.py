@@ -122,6 +122,10 @@ class ResponseLog:
         """The logged batch of exactly these requests in this order, if there is one."""
         return self._batches.get(content_key(*keys))
 
+    def take_in(self, other: "ResponseLog") -> None:
+        """Know what another log knows; nothing is written."""
+        self._batches = other._batches | self._batches
+
     def append(self, keys: Sequence[str], answers: Sequence[str], tokens: TokenSums | None) -> LoggedBatch:
         """Write a batch; when this returns, it is on disk. A `DyrateError` where that cannot be done."""
         batch: LoggedBatch = {

@@ -298,6 +298,19 @@ class ResultFiles:
         """The response log."""
         return self.directory / f"{self.decoding}.log.jsonl"
 
+    def log_of(self, benchmark: str, part: str) -> Path:
+        """The response log of one that answers a part of the batches of a benchmark."""
+        return self._parts / f"{benchmark}.{part.replace('/', '-of-')}.jsonl"
+
+    @property
+    def logs_of_parts(self) -> list[Path]:
+        """Those that there are."""
+        return sorted(self._parts.glob("*.jsonl"))
+
+    @property
+    def _parts(self) -> Path:
+        return self.directory / f"{self.decoding}.parts"
+
     @property
     def partial(self) -> "ResultFiles":
         """Where what there is stands while benchmarks are missing."""

@@ -1,6 +1,6 @@
 """A method and a decoding strategy that a loaded model answers with, and what came of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Setting:
     """File of the response log."""
     code: str
     """Hash of the code behind the answers."""
+    others: Sequence[Path] = ()
+    """Files of response logs in which others may have answered its questions."""
+    batches: slice = field(default_factory=lambda: slice(None))
+    """Which of its batches are answered; the answers to the others are empty."""
     records: dict[str, TaskRecord] = field(default_factory=dict)
     """By task."""
     chunk: int | None = None

@@ -3,7 +3,7 @@
 On a CPU, what methods compute alike on a batch is computed once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -57,9 +57,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
     share a process; and where the model cannot be loaded.
     """
     clock = Clock(perf_counter() if started is None else started)
-    _check(jobs)
-    model: Answering = load(jobs[0]) if jobs[0].adapter is None else load_system(jobs[0])
-    tasks_of = lru_cache(maxsize=1)(_tasks)
+    model, tasks_of = loaded_model(jobs), loaded_tasks()
     failed: set[Path] = set()
     settings = [_prepared(job) for job in jobs]
     for place, job in enumerate(jobs):
@@ -67,9 +65,7 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
         try:
             if job.baseline is not None and job.baseline.resolve() in failed:
                 raise DyrateError(f"--baseline {job.baseline}: the evaluation that makes it failed")  # noqa: TRY301
-            tasks, unloaded = tasks_of(
-                job.benchmarks, job.tasks, job.data, job.cuts, job.metrics == "primary"
-            )
+            tasks, unloaded = tasks_of(job)
             clock.lap("tasks")
             setting = settings[place]
             if isinstance(setting, Exception):
@@ -86,6 +82,25 @@ def sweep(jobs: Sequence[Evaluation], started: float | None = None) -> Iterator[
         yield outcome
         clock = Clock(perf_counter())
         model.release()
+
+
+def loaded_model(jobs: Sequence[Evaluation]) -> "Answering":
+    """Load the model that all jobs are about.
+
+    Raises `DyrateError` before anything slow for unfit arguments of any of the jobs, and for jobs that cannot
+    share a process.
+    """
+    _check(jobs)
+    return load(jobs[0]) if jobs[0].adapter is None else load_system(jobs[0])
+
+
+def loaded_tasks() -> Callable[[Evaluation], tuple[list[LoadedTask], dict[str, Exception]]]:
+    """What returns the tasks of a job's benchmarks, and what is wrong with those that do not load.
+
+    Jobs alike that follow each other share them.
+    """
+    tasks_of = lru_cache(maxsize=1)(_tasks)
+    return lambda job: tasks_of(job.benchmarks, job.tasks, job.data, job.cuts, job.metrics == "primary")
 
 
 def _tasks(

@@ -31,9 +31,44 @@ class Sweep:
         return self.jobs[0].method.name == NONE
 
     @property
-    def benchmarks(self) -> int:
+    def benchmarks(self) -> tuple[str, ...]:
+        """Those that any of its jobs is on."""
+        return tuple(dict.fromkeys(name for job in self.jobs for name in job.method.benchmarks))
+
+    @property
+    def size(self) -> int:
         """How many benchmarks are run, by any of its jobs: what it costs, roughly."""
         return sum(len(job.method.benchmarks) for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The questions of a benchmark that one process answers for a sweep, which then finds the answers."""
+
+    sweep: Sweep
+    benchmark: str
+    number: int
+    """From 1 on, of `count`."""
+    count: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The sweep's name, and one among its parts."""
+        return self.sweep.name, f"{self.benchmark}.{self.number}-of-{self.count}"
+
+    @property
+    def share(self) -> str:
+        """As `dyrate evaluate --part` takes it."""
+        return f"{self.number}/{self.count}"
+
+    @property
+    def jobs(self) -> tuple[StudyJob, ...]:
+        """The sweep's jobs on the benchmark."""
+        return tuple(job for job in self.sweep.jobs if self.benchmark in job.method.benchmarks)
+
+    def predictor_files(self, shipped: bool) -> list[str]:
+        """Of the predictors that those run with, shipped or not."""
+        return [path for job in self.jobs for path in job.predictor_files(shipped)]
 
 
 def share_out(jobs: Iterable[StudyJob], size: int) -> tuple[Sweep, ...]:
