@@ -1,6 +1,7 @@
 # A study from its config to its report: `snakemake --cores all` runs the testbed.
 # What to run, on what, and where it lands is decided in dyrate/study; the rules only say how.
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from dyrate.errors import DyrateError
 from dyrate.fingerprint import fingerprint
+from dyrate.preflight import first as preflight
 from dyrate.study import Study, read_config
 from dyrate.study.fit import check_jobs
 
@@ -70,6 +72,18 @@ onstart:
             f"--cores {cores}: no job would get more CPUs of the cluster, but each takes "
             f"{study.typed.threads} (`threads` in the config): leave --cores out"
         )
+    # Before the night is lost; where all is measured there is nothing to look at.
+    measuring = re.compile("evaluate|train|trace|latency")
+    waiting = [job.rule.name for job in workflow.dag.needrun_jobs()]
+    if study.looks_first and any(map(measuring.match, waiting)):
+        logger.info(f"Preflight of {study.name}, into {preflight.log(study, 'txt')}")
+        failing = preflight.look(study, elsewhere=workflow.non_local_exec)
+        if failing:
+            logger.error("\n".join(["Some of the study would fail:", *failing]))
+        if failing and study.typed.preflight == "stop":
+            raise WorkflowError(
+                "Nothing has been started. Mend it, or let it cost what it costs: --config preflight=warn"
+            )
 
 
 # Where jobs failed, tables and page, which would be of everything, are made from what there is: both commands

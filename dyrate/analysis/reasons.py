@@ -25,6 +25,9 @@ def why(study: Study, job: StudyJob) -> str:
     if not _there(records(study, job.model)):
         return f"its model is not there: {last_words(study.log('fetch', 'models', job.model.name))}"
     sweep = next(sweep for sweep in study.sweeps if job in sweep.jobs)
+    for key, done in zip(study.parts_of(sweep), study.done(sweep), strict=True):
+        if not Path(done).exists() and Path(study.log("parts", *key)).exists():
+            return f"a part of its answers is not there: {last_words(study.log('parts', *key))}"
     results = [one.result for one in sweep.jobs]
     return last_words(
         study.log(*sweep.jobs[0].key), job.result, [path for path in results if path != job.result]

@@ -35,6 +35,7 @@ def register(subparsers: Subparsers) -> None:
         "--configfile", nargs="+", required=True, metavar="FILE", help="as Snakemake's: later ones win"
     )
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of the GPU that the jobs get")
+    parser.add_argument("--elsewhere", action="store_true", help="the jobs run on other machines' GPUs")
     parser.add_argument(
         "--speed",
         type=float,
@@ -55,7 +56,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     study = read_study(arguments.configfile)
-    found = findings(study, arguments.gpu_memory)
+    found = findings(study, arguments.gpu_memory, arguments.elsewhere)
     times = Times.recorded()
     taken = [*estimates(study, times, arguments.speed)]
     failing = sum(one.state == "fails" for one in found)

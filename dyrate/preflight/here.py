@@ -82,10 +82,14 @@ def training(study: Study) -> Iterator[Finding]:
             yield Finding("fails", "training questions", f"{path} is not there", cure)
 
 
-def gpu(study: Study, gibibytes: float | None) -> Iterator[Finding]:
+def gpu(study: Study, gibibytes: float | None, elsewhere: bool = False) -> Iterator[Finding]:
     """Whether the models fit on the GPU with the study's batch; `gibibytes`: of a GPU that is elsewhere."""
     if not study.gpus:
         yield Finding("ok", "GPU", "the study's jobs ask for none")
+        return
+    if gibibytes is None and elsewhere:
+        cure = "`dyrate preflight` looks at it with --gpu-memory GIB"
+        yield Finding("note", "GPU", "the jobs run elsewhere, and its memory is not known", cure)
         return
     if gibibytes is None:
         import torch

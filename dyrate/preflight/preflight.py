@@ -18,15 +18,15 @@ def read_study(paths: Sequence[str]) -> Study:
     return Study.of(config, " ".join(paths))
 
 
-def findings(study: Study, gibibytes: float | None) -> list[Finding]:
-    """What a run of the study would meet here; `gibibytes` of a GPU that is elsewhere."""
+def findings(study: Study, gibibytes: float | None, elsewhere: bool = False) -> list[Finding]:
+    """What a run of the study would meet here; `gibibytes` of a GPU that is `elsewhere`."""
     looked = hub.look(study)
     coming, rows = (sum(getattr(one, key) for one in looked) for key in ("coming", "data"))
     return [
         *here.packages(),
         *here.java(study),
         *_jobs(study),
-        *here.gpu(study, gibibytes),
+        *here.gpu(study, gibibytes, elsewhere),
         *here.training(study),
         *hub.access(study),
         *(one.finding for one in looked),

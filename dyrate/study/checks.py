@@ -18,7 +18,7 @@ from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])
 # What stands beside the models in a study's folder.
-PLACES = ("fetched", "latency", "logs", "predictors", "study.json", "tables", "timings", "trace")
+PLACES = ("fetched", "latency", "logs", "parts", "predictors", "study.json", "tables", "timings", "trace")
 
 
 def problems(plan: Plan) -> Iterator[str]:
@@ -79,6 +79,7 @@ def _by_benchmark(plan: Plan) -> Iterator[str]:
     asked = [name for name, one in plan.typed.subsets.items() if one != ALL or name not in BENCHMARKS]
     yield from _unknown("subsets", asked, plan.benchmarks, no)
     yield from _unknown("revisions", plan.typed.revisions, plan.benchmarks, no)
+    yield from _unknown("parts", plan.typed.parts, [*BENCHMARKS, DEFAULT], "no benchmark")
     for name, subset in plan.typed.subsets.items():
         if name in BENCHMARKS:
             known = [ALL, *(one.name for one in BENCHMARKS[name].subsets)]

@@ -31,6 +31,7 @@ Group = Literal["main", "budget", "methods", "strategy", "decoding", "predictor"
 
 
 _NOTHING: dict[str, str] = {}
+_NO_PARTS: dict[str, int] = {}
 
 
 class StudyError(DyrateError):
@@ -150,6 +151,10 @@ class StudyConfig(Record):
     sweep: Positive = 1
     """at most how many evaluations share a process, which loads the model once and, on a CPU, does once what
     they have in common; of one model and one group, the unpruned apart from the others"""
+    parts: dict[str, Positive] = _NO_PARTS
+    """by benchmark, how many jobs share its questions in each evaluation, on as many GPUs or nodes; 1 is a
+    job of its own, and `default` is for the others, which are otherwise asked by the evaluation itself. The
+    results are the same"""
     threads: Positive = 1
     """CPU threads of one process"""
     resources: Resources = Resources()
@@ -169,6 +174,9 @@ class StudyConfig(Record):
         tuple[Annotated[float, Field(gt=0, lt=1)], ...], Strict(False), AfterValidator(once)
     ] = ()
     """budgets at which all methods are ranked: mean shares of the visual tokens per layer at prefill"""
+    preflight: Literal["stop", "warn", "skip"] = "stop"
+    """what a study on the hub's data does first: look at what it needs (`dyrate preflight`), and stop where
+    something would fail, warn of it, or nothing"""
     without: Annotated[
         tuple[Literal[Group, "systems"], ...], Strict(False), AfterValidator(once), BeforeValidator(_names)
     ] = ()

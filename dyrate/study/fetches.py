@@ -13,7 +13,8 @@ def fetches(plan: Plan) -> dict[str, Fetch]:
     if plan.tasks == "hub":
         for name in plan.benchmarks:
             given: dict[str, Any] = {"benchmark": name, "revision": plan.typed.revisions.get(name)}
-            found[name] = Fetch.of({**given, "output": f"{plan.hub}/{name}.json"})
+            place = f"{plan.hub}/{name}"
+            found[name] = Fetch.of({**given, "output": f"{place}.json", "failures": f"{place}.failures.txt"})
     for model in plan.models:
         for path in records(plan, model):
             given = {
@@ -29,3 +30,10 @@ def records(plan: Plan, *models: Model) -> list[str]:
     """The records of those models that are fetched."""
     fetched = [model for model in models if plan.tasks == "hub" and model.on_hub]
     return [f"{plan.hub}/models/{model.name}.json" for model in fetched]
+
+
+def failures(job: Fetch) -> int:
+    """How often a benchmark's data has not come, which makes the rule try again."""
+    if job.failures is None or not job.failures.is_file():
+        return 0
+    return len(job.failures.read_text("utf-8").splitlines())

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from dyrate.evaluation.job import Evaluation
+from dyrate.evaluation.job import DEFAULT, Evaluation
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
 from dyrate.predictor_training.job import Training
@@ -15,7 +15,7 @@ from dyrate.study.checks import problems
 from dyrate.study.config import read_config, refuse
 from dyrate.study.entries import StudyJob, StudyPredictor
 from dyrate.study.plan import Plan
-from dyrate.study.sweeps import Sweep, share_out
+from dyrate.study.sweeps import Part, Sweep, share_out
 from dyrate.training_questions.job import TrainingQuestions
 from dyrate.typed import Record
 
@@ -42,6 +42,26 @@ class Study(Plan):
         return share_out(self.jobs, self.typed.sweep)
 
     @cached_property
+    def parts(self) -> Mapping[tuple[str, str], Part]:
+        """What is answered beside the evaluations, by the sweep's name and its own."""
+        found = [
+            Part(sweep, name, number, count)
+            for sweep in self.sweeps
+            for name in sweep.benchmarks
+            if (count := self.typed.parts.get(name, self.typed.parts.get(DEFAULT)))
+            for number in range(1, count + 1)
+        ]
+        return {part.key: part for part in found}
+
+    def parts_of(self, sweep: Sweep) -> list[tuple[str, str]]:
+        """The keys of a sweep's parts."""
+        return [key for key, part in self.parts.items() if part.sweep == sweep]
+
+    def done(self, sweep: Sweep) -> list[str]:
+        """What says of each of them that it is answered."""
+        return [f"results/{self.name}/parts/{'/'.join(key)}.done" for key in self.parts_of(sweep)]
+
+    @cached_property
     def gpus(self) -> int:
         """How many GPUs a job asks Snakemake for: as the config says, else one where its device is a GPU."""
         if self.typed.resources.gpu is not None:
@@ -57,9 +77,14 @@ class Study(Plan):
         """What a rule tells Snakemake that a job takes; whether a GPU, only when it asks."""
         return {**self.typed.resources.model_dump(exclude_none=True), "gpu": lambda wildcards: self.gpus}
 
+    @property
+    def looks_first(self) -> bool:
+        """Whether it begins with a preflight."""
+        return self.tasks == "hub" and self.typed.preflight != "skip"
+
     def share(self, sweep: Sweep) -> float:
         """A sweep's part of the study's work, roughly: models are listed from the smallest on."""
-        work = [one.benchmarks * (1 + self.models.index(one.model)) for one in self.sweeps]
+        work = [one.size * (1 + self.models.index(one.model)) for one in self.sweeps]
         return work[self.sweeps.index(sweep)] / sum(work)
 
     def urgency(self, sweep: Sweep) -> float:
@@ -92,10 +117,14 @@ class Study(Plan):
             }
         )
 
-    def evaluations(self, sweep: Sweep) -> str:
-        """The file of jobs, as JSON, that a sweep's `dyrate evaluate` is called with."""
-        jobs = [self.evaluation(job).model_dump(mode="json", exclude_none=True) for job in sweep.jobs]
-        return json.dumps(jobs, ensure_ascii=False)
+    def evaluations(self, sweep: Sweep, benchmark: str | None = None) -> str:
+        """The file of jobs, as JSON, that a sweep's `dyrate evaluate` is called with; or of one benchmark."""
+        jobs = [self.evaluation(job) for job in sweep.jobs if benchmark in (None, *job.method.benchmarks)]
+        if benchmark is not None:
+            jobs = [job.model_copy(update={"benchmarks": (benchmark,)}) for job in jobs]
+        return json.dumps(
+            [job.model_dump(mode="json", exclude_none=True) for job in jobs], ensure_ascii=False
+        )
 
     def asked_training(self, predictor: StudyPredictor) -> Training:
         """What `dyrate train-predictor` is asked for a predictor."""

@@ -1,5 +1,6 @@
 """A study whose models and data come from the hub, played by a server here: fetched once, then shut off."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,13 @@ def test_each_thing_on_the_hub_is_fetched_by_a_job_of_its_own() -> None:
     asked = {name: job.arguments() for name, job in fetches(study).items()}
 
     place = "results/small/fetched"
+
+    def record(name: str) -> list[str]:
+        return ["--output", f"{place}/{name}.json", "--failures", f"{place}/{name}.failures.txt"]
+
     assert asked == {
-        "pope": ["--benchmark", "pope", "--output", f"{place}/pope.json"],
-        "gqa": ["--benchmark", "gqa", "--revision", COMMIT, "--output", f"{place}/gqa.json"],
+        "pope": ["--benchmark", "pope", *record("pope")],
+        "gqa": ["--benchmark", "gqa", "--revision", COMMIT, *record("gqa")],
         "models/tiny": ["--model", "org/tiny", "--revision", OTHER, "--output", f"{place}/models/tiny.json"],
         "models/blip": ["--model", "org/blip", "--whole", "--output", f"{place}/models/blip.json"],
     }
@@ -125,6 +130,61 @@ def rerun_with_another_commit(project: Any, hub: FakeHub, folder: Path) -> None:
     write(project, {**CONFIG, "revisions": {"pope": another}})
     project.snakemake("--configfile", "small.yaml")
     assert revisions(project) == {"model": OTHER, "data": {"pope": another}}
+
+
+@pytest.mark.slow
+def test_a_set_that_does_not_come_costs_its_own_cells_until_it_does(
+    project: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("hub")
+    mme = make_benchmark(folder, "mme", 4).read_bytes()
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(folder / "home"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        hub.add(pope(folder, COMMIT))
+        hub.add(Repo("model", "org/tiny", folder_files(make_checkpoint(folder / "tiny")), OTHER))
+        benchmarks = {"samples": 4, "benchmarks": ["mme", "pope"], "parts": {"pope": 2}, "batch_size": 2}
+        write(project, {**CONFIG, **benchmarks})
+
+        stopped = project.snakemake("--configfile", "small.yaml", status=1)
+        before = sorted(path.name for path in (project.folder / "results/small").iterdir())
+        alone = project.snakemake("--configfile", "small.yaml", "--", "fetch", status=1)
+        asked = ("--configfile", "small.yaml", "--config", "preflight=warn")
+        study = project.snakemake(*asked, status=1)
+
+        reason = "data set lmms-lab-encoder/MME: is not there, or is private"
+        assert "Nothing has been started. Mend it" in stopped
+        assert "mme: is not there, or is private" in stopped
+        assert before == ["logs"]
+        assert reason in alone
+        assert "pope" not in missing(project)
+        assert reason in missing(project)["mme"]
+        assert "Not complete." in (project.folder / "reports/small/index.html").read_text()
+        assert (project.folder / "results/small/fetched/pope.json").stat().st_size > 0
+        assert "greedy.partial.json" in {
+            path.name for path in project.folder.rglob("results/small/tiny/none/*")
+        }, study
+
+        files = {"README.md": card({"default": {"test": "data/t-*"}}), "data/t-00000-of-00001.parquet": mme}
+        hub.add(Repo("dataset", "lmms-lab-encoder/MME", files, COMMIT))
+        project.snakemake(*asked)
+
+        assert missing(project) == {}
+        run = json.loads((project.folder / "results/small/tiny/none/greedy.run.json").read_text())
+        assert (run["samples"], run["reused_samples"]) == (8, 4)
+        logs = (project.folder / "results/small/tiny/none/greedy.parts").iterdir()
+        assert sorted(path.name for path in logs) == ["pope.1-of-2.jsonl", "pope.2-of-2.jsonl"]
+        assert "Nothing to be done" in project.snakemake("--configfile", "small.yaml")
+
+
+def missing(project: Any) -> dict[str, str]:
+    """By benchmark why the unpruned model has no score."""
+    text = (project.folder / "results/small/tables/table1.csv").read_text()
+    rows = csv.DictReader(text.splitlines())
+    return {
+        row["benchmark"]: row["missing"] for row in rows if row["missing"] and row["method"] == "Unpruned"
+    }
 
 
 def write(project: Any, config: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 # What a study needs from the hub, each thing once and by a job of its own. All other jobs ask the hub for nothing.
 import re
 
-from dyrate.study.fetches import fetches, records
+from dyrate.evaluation.hub.record import absence
+from dyrate.study.fetches import failures, fetches, records
 
 fetched = fetches(study)
 
@@ -23,6 +24,8 @@ if fetched:
         threads: 1
         params:
             arguments=lambda w: fetched[w.item].arguments(),
+            # A benchmark's data that does not come costs its own cells only: the job succeeds, and runs again next time.
+            failures=lambda w: failures(fetched[w.item]),
         message:
             "Fetching {wildcards.item}"
         shell:
@@ -33,3 +36,7 @@ rule fetch:
     input:
         [job.output for job in fetched.values()],
     localrule: True
+    run:
+        absent = [line for path in input if (line := absence(Path(path)))]
+        if absent:
+            raise WorkflowError("\n".join(absent))

@@ -2,7 +2,9 @@
 
 import argparse
 
+from dyrate.errors import DyrateError
 from dyrate.evaluation.hub.job import Fetch
+from dyrate.files import writable
 from dyrate.jobs import Subparsers, asked
 
 _DESCRIPTION = """\
@@ -44,7 +46,16 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from dyrate.evaluation.hub.fetch import existing, wanted
 
     there = existing(job)
-    found = wanted(job).fetch() if there is None else there
+    try:
+        found = wanted(job).fetch() if there is None else there
+    except DyrateError as error:
+        if job.failures is None:
+            raise
+        record.write_absence(job.output, str(error))
+        with writable(job.failures), job.failures.open("a", encoding="utf-8") as file:
+            file.write(" ".join(str(error).split()) + "\n")
+        print(f"dyrate: error: {error}")  # as the last words of a job's log
+        return 0
     if there is None:
         record.write(job.output, found)
     gigabytes = record.size(found) / 1e9

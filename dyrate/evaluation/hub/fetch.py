@@ -126,7 +126,7 @@ def _known(repository: Repository, tree: Mapping[str, RemoteFile], path: str) ->
 
 def existing(job: Fetch) -> Fetched | None:
     """The record that is there already, if it is of what is asked for, and all its files are in the cache."""
-    if not job.output.is_file():
+    if not job.output.is_file() or record.absence(job.output) is not None:
         return None
     found = record.read(job.output)
     name = job.model or task_config(BENCHMARKS[str(job.benchmark)])["dataset_path"]

@@ -27,8 +27,16 @@ class Fetch(Job):
     output: Annotated[File, option("result", "FILE")]
     """the record, a .json; where it is there and all its files are, nothing is asked of the hub"""
 
+    failures: Annotated[File | None, option("result", "FILE")] = None
+    """where the benchmark's data does not come, add a line to this file, let the record say why, and exit
+    with 0: what needs the data fails by itself, and nothing else"""
+
     @model_validator(mode="after")
     def _check_benchmark(self) -> "Fetch":
         if self.benchmark is not None:
             select([self.benchmark])
+        elif self.failures is not None:
+            raise ValueError(
+                "--failures: is for a benchmark's data; without its model nothing can be answered"
+            )
         return self

@@ -1,4 +1,7 @@
-"""What `dyrate fetch` leaves behind: of which commit which files, in the hub's cache, and their hashes."""
+"""What `dyrate fetch` leaves behind: of which commit which files, in the hub's cache, and their hashes.
+
+Or, where a data set did not come and others are to go on, why.
+"""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, NotRequired
@@ -9,10 +12,11 @@ from typing_extensions import TypedDict
 from dyrate import typed
 from dyrate.errors import DyrateError
 from dyrate.evaluation.hub.repository import Repository
-from dyrate.files import digest
+from dyrate.files import digest, read_json, write_json
 from dyrate.typed import Natural, NotEmpty, Record, Text
 
 SCHEMA: Final = "dyrate.fetched"
+ABSENT: Final = "dyrate.not_fetched"
 
 
 class FetchedFile(TypedDict):
@@ -44,8 +48,21 @@ class Fetched(TypedDict):
 
 
 def read(path: Path) -> Fetched:
-    """Read a record; a `DyrateError` for a file that is none."""
+    """Read a record; a `DyrateError` for a file that is none, and for one of what did not come."""
+    if (why := absence(path)) is not None:
+        raise DyrateError(f"{path}: was not fetched: {why}")
     return typed.read(Fetched, path, DyrateError)
+
+
+def absence(path: Path) -> str | None:
+    """Why what the record is of did not come; None if it did, or if there is no sound record."""
+    found = read_json(path, DyrateError) if path.is_file() else None
+    return str(found.get("why")) if isinstance(found, dict) and found.get("schema") == ABSENT else None
+
+
+def write_absence(path: Path, why: str) -> None:
+    """Say in the record's place why there is none."""
+    write_json(path, {"schema": ABSENT, "version": 1, "why": why})
 
 
 def write(path: Path, fetched: Fetched) -> None:
