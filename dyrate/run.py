@@ -129,7 +129,8 @@ class Run:
 
     @property
     def seen(self) -> Tensor:
-        """BoolTensor [steps, layers, batch, V]: which visual tokens each layer attended to, the prefill first.
+        """BoolTensor [steps, layers, batch, V]: the visual tokens that each layer attended to, the prefill
+        first.
 
         Raises `DyrateError` after the engine `graph`, whose decode steps count them on the device.
         """

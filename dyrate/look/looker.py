@@ -32,8 +32,9 @@ Say = Callable[[str], None]
 NEW_TOKENS = 64
 UNPRUNED = "none"
 _SCENES = (
-    "{name} is a small model of this project's testbed. It knows nothing but synthetic scenes of coloured shapes "
-    "and printed signs, and the questions asked about them: of a photo, its answers mean nothing. It is not LLaVA-1.5."
+    "{name} is a small model of this project's testbed. It knows nothing but synthetic scenes of coloured "
+    "shapes and printed signs, and the questions asked about them: of a photo, its answers mean nothing. It "
+    "is not LLaVA-1.5."
 )
 
 
@@ -122,15 +123,12 @@ class Looker:
         inputs: Mapping[str, Tensor] = {}
         for setting in settings:
             label = "unpruned" if setting.method.name == UNPRUNED else setting.method.label
+            streamer = None
+            if say is not None:
+                say(f"\n{label}\n  ")
+                streamer = _Words(self.model.tokenizer, say)
             try:
-                if say is not None:
-                    say(f"\n{label}\n  ")
-                inputs, made, run = self.model.generate(
-                    setting,
-                    [question],
-                    new_tokens,
-                    None if say is None else _Words(self.model.tokenizer, say),
-                )
+                inputs, made, run = self.model.generate(setting, [question], new_tokens, streamer)
             except Exception as error:
                 if failed is None or not answers:  # without the unpruned answer there is nothing to compare
                     raise
@@ -208,7 +206,7 @@ class Looker:
             found.append(
                 "Tokens that a step leaves out are evicted from the KV cache, and never return."
                 if needs.decode_mode == "evict"
-                else "Tokens that a step leaves out stay in the KV cache, and a later step may see them again."
+                else "Tokens that a step leaves out stay in the KV cache; a later step may see them again."
             )
         return found
 
@@ -255,7 +253,7 @@ def spoken(decode: Callable[[list[int]], str], ids: list[int]) -> list[str]:
         now = decode(ids[:end])
         if now.endswith("\ufffd") and end < len(ids):
             now = before
-        found.append(now[len(os.path.commonprefix([before, now])) :])
+        found.append(now[len(os.path.commonprefix([before, now])) :])  # noqa: RUF071 - of characters
         before = now
     return found
 

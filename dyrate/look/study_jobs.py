@@ -1,4 +1,4 @@
-"""The survival records that a study asks for: of which models and methods, into which files. Imports no torch."""
+"""The survival records that a study asks for: of which models and methods, and where. Imports no torch."""
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.provenance import result_code

@@ -70,9 +70,10 @@ def survive(job: Survive) -> Survival:
             references=list(dict.fromkeys(sample.references)),
             failed=failed,
         )
-        scores = {str(result["method"]): _score(one.benchmark, _sample(by, one)) for result, by in given}
         for answer in look["answers"]:
-            answer["score"] = scores.get(str(answer["method"]))
+            for result, samples in given:
+                if result["method"] == answer["method"]:
+                    answer["score"] = _score(one.benchmark, _sample(samples, one))
         looks.append({**look, "why": one.why})
     hashes: results.Hashes = {
         "weights": looker.model.weights_hash,
@@ -115,17 +116,15 @@ def choose(given: Given, benchmarks: Sequence[str], shown: int, seed: int) -> li
         ranked = []
         for name in benchmarks:
             moved = {row: sign * (new - old) for row, (new, old) in differences[name].items()}
-            ranked.append(
-                [(name, row) for row in sorted(moved, key=lambda row: -moved[row]) if moved[row] > 0]
-            )
+            best = sorted((row for row in moved if moved[row] > 0), key=lambda row: -moved[row])
+            ranked.append([(name, row) for row in best])
         in_turn = [pair for pair in chain.from_iterable(zip_longest(*ranked)) if pair is not None]
         for name, row in [pair for pair in in_turn if pair not in chosen][: shown // 3]:
             new, old = differences[name][row]
             metric = BENCHMARKS[name].primary.name
             chosen[name, row] = f"largest {word} of {label}: {metric} {new:.3g}, unpruned {old:.3g}"
-    rest = [
-        (name, row) for name in benchmarks for row in sorted(differences[name]) if (name, row) not in chosen
-    ]
+    pairs = [(name, row) for name in benchmarks for row in sorted(differences[name])]
+    rest = [pair for pair in pairs if pair not in chosen]
     for place in np.random.default_rng(seed).permutation(len(rest))[: shown - len(chosen)]:
         chosen[rest[place]] = "drawn at random"
     return [Chosen(*pair, why) for pair, why in chosen.items()]
@@ -146,9 +145,8 @@ def _read(job: Survive) -> Given:
             raise DyrateError(f"--results {path}: the unpruned model's result comes first, and once")
         samples = answers.read(ResultFiles.beside(path).answers, result)
         if missing := [name for name in job.benchmarks if name not in samples]:
-            raise DyrateError(
-                f"--results {path}: has no benchmark {missing[0]!r}; it has {', '.join(samples)}"
-            )
+            known = ", ".join(samples)
+            raise DyrateError(f"--results {path}: has no benchmark {missing[0]!r}; it has {known}")
         given.append((result, samples))
     return given
 

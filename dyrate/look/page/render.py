@@ -33,8 +33,9 @@ def _render(template: str, **context: Any) -> str:
         .get_template(template)
         .render(
             script=Markup(script),
-            # The one script that may run, and nothing from anywhere.
-            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+            # One script may run, and nothing comes from anywhere.
+            policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src 'sha256-{digest}'",
             style=Markup((_TEMPLATES / "look.css").read_text(encoding="utf-8")),
             classes=CLASSES,
             **context,
