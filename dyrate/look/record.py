@@ -96,7 +96,7 @@ class Survival(TypedDict):
 
 def write(path: Path, survival: Survival) -> None:
     """Check a record and write it atomically; equal ones give equal bytes."""
-    typed.check(Survival, path, survival, LookError)
+    typed.check(Survival, survival, path, LookError)
     _check_sets(path, survival)
     write_json(path, survival)
 
