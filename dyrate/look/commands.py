@@ -132,9 +132,11 @@ def lines(answer: "Answer", visual_tokens: int) -> list[str]:
     wide = min(wide, max(5, shutil.get_terminal_size().columns - 45))
     found = [answer["label"]]
     found.append(f"  {'word':<{wide}}{'rate':>6}{'system':>9}{'image':>8}{'instruction':>13}{'response':>10}")
+    from dyrate.look.record import in_order
+
     for step in answer["steps"]:
         word = printable(step["word"].replace("\n", " ").strip()) or "(end)"
-        system, image, instruction, response = (f"{100 * share:.0f}%" for share in step["mass"])
+        system, image, instruction, response = (f"{100 * share:.0f}%" for share in in_order(step["mass"]))
         found.append(
             f"  {word:<{wide}.{wide}}{step['rate']:>6.0%}{system:>9}{image:>8}{instruction:>13}{response:>10}"
         )

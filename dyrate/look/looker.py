@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from dyrate.evaluation.checkpoint import base_of
 from dyrate.evaluation.requests import Question, Request
 from dyrate.evaluation.setting import Setting
 from dyrate.families import family_of
-from dyrate.look.record import Answer, Look, Picture, Step
+from dyrate.look.record import CLASSES, Answer, Look, Mass, Picture, Step
 from dyrate.look.sources import in_colors, photo
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Looker:
             steps.append(
                 {
                     "word": word,
-                    "mass": mass[step].tolist(),
+                    "mass": cast(Mass, dict(zip(CLASSES, mass[step].tolist(), strict=True))),
                     "rate": rates[step],
                     "sets": [sets.setdefault(one, len(sets)) for one in tokens],
                 }

@@ -25,11 +25,21 @@ class LookError(DyrateError):
 
 
 @with_config(CLOSED)
+class Mass(TypedDict):
+    """Where the attention of a step's newest token went: shares that sum to 1, mean over heads and layers."""
+
+    sys: Share
+    img: Share
+    ins: Share
+    res: Share
+
+
+@with_config(CLOSED)
 class Step(TypedDict):
     """One step of generation, which makes one token."""
 
     word: str  # what the token adds to the answer: a word, a part of one, or nothing where it ends it
-    mass: Annotated[list[Share], Field(min_length=4, max_length=4)]  # sys, img, ins, res; mean over layers
+    mass: Mass
     rate: Share  # share of the visual tokens that the last layer did not attend to
     sets: Annotated[list[Natural], NotEmpty]  # of each layer, which of the answer's `sets` it attended to
 
@@ -59,7 +69,7 @@ class Picture(TypedDict):
     rows: Positive
     columns: Positive
     # Row and column of each visual token, -1 for a class token; null where tokens are no patches.
-    places: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None
+    places: list[list[int]] | None
     note: NotRequired[Text]  # why there are no places
 
 
@@ -94,6 +104,11 @@ class Survival(TypedDict):
     seconds: NotRequired[Amount]
 
 
+def in_order(mass: Mass) -> list[float]:
+    """The shares as `CLASSES` has them; a file's keys stand in another order."""
+    return [mass["sys"], mass["img"], mass["ins"], mass["res"]]
+
+
 def write(path: Path, survival: Survival) -> None:
     """Check a record and write it atomically; equal ones give equal bytes."""
     typed.check(Survival, survival, path, LookError)
@@ -116,6 +131,8 @@ def _check_sets(path: Path, survival: Mapping[str, Any]) -> None:
             raise LookError(
                 f"{path}: looks.{i}.picture.places: {len(places)} places of {look['visual_tokens']} tokens"
             )
+        if wrong := [place for place in places or () if len(place) != 2]:
+            raise LookError(f"{path}: looks.{i}.picture.places: {wrong[0]} is no row and column")
         for answer in look["answers"]:
             where = f"{path}: looks.{i}: {answer['label']}"
             for token in (token for tokens in answer["sets"] for token in tokens):

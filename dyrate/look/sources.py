@@ -27,13 +27,15 @@ def photo(path: Path) -> Image.Image:
     def decode() -> Image.Image:
         from datasets import Image as Column
 
-        try:
-            decoded: Image.Image = Column().decode_example({"bytes": data, "path": None})
-        except UnidentifiedImageError:
-            raise DyrateError(f"{path}: its {len(data)} bytes are no image of a known format") from None
+        decoded: Image.Image = Column().decode_example({"bytes": data, "path": None})
         return decoded
 
-    return in_colors(decode, str(path))
+    try:
+        return in_colors(decode, str(path))
+    except DyrateError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise DyrateError(f"{path}: its {len(data)} bytes are no image of a known format") from None
+        raise
 
 
 def in_colors(read: Callable[[], Image.Image], where: str) -> Image.Image:

@@ -133,7 +133,7 @@ def choose(given: Given, benchmarks: Sequence[str], shown: int, seed: int) -> li
 def _read(job: Survive) -> Given:
     """Results and their answers; refuses those that cannot stand side by side."""
     given: Given = []
-    for path in job.results:
+    for number, path in enumerate(job.results):
         result = results.read(path)
         for what, theirs, ours in (
             ("model", result["model"], job.name),
@@ -141,7 +141,7 @@ def _read(job: Survive) -> Given:
         ):
             if theirs != ours:
                 raise DyrateError(f"--results {path}: its {what} is {theirs!r}, should be {ours!r}")
-        if (result["method"]["name"] == "none") != (path == job.results[0]):
+        if (result["method"]["name"] == "none") != (number == 0):
             raise DyrateError(f"--results {path}: the unpruned model's result comes first, and once")
         samples = answers.read(ResultFiles.beside(path).answers, result)
         if missing := [name for name in job.benchmarks if name not in samples]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 from dyrate.evaluation.job import Asked
 from dyrate.jobs import option
@@ -17,10 +17,16 @@ class Survive(Asked):
     results: Annotated[
         tuple[File, ...],
         Strict(False),
-        Field(min_length=2),
+        Field(min_length=1),
         option("what", "JSON", "results of one model under greedy decoding, the unpruned one's first"),
     ]
     shown: Annotated[Positive, option("what", "N")] = 6
     """samples to show: a third at random, a third each where the first method wins and loses most"""
     output: Annotated[File, option("result", "FILE")]
     """the record, a .json"""
+
+    @model_validator(mode="after")
+    def _check_results(self) -> "Survive":
+        if len(self.results) < 2:
+            raise ValueError("--results: a result beside the unpruned model's is wanted")
+        return self

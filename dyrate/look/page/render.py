@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dyrate.look.record import CLASSES, Answer, Look, Survival
+from dyrate.look.record import CLASSES, Answer, Look, Survival, in_order
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -59,7 +59,7 @@ def _drawn(answer: Answer) -> Mapping[str, Any]:
             {
                 "word": step["word"],
                 "rate": step["rate"],
-                "mass": [round(share, 4) for share in step["mass"]],
+                "mass": [round(share, 4) for share in in_order(step["mass"])],
                 "sets": step["sets"],
             }
             for step in answer["steps"]
