@@ -16,7 +16,9 @@ from dyrate.look.record import Look, Survival
 from tests.evaluation.stand_ins import VISUAL
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-HOSTILE = "</script><img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>'\"&{{ 7 * 7 }}"
+HOSTILE = (
+    "</script><img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>'\"&{{ 7*7 }}"
+)
 
 # Runs beside the page, in whose frame it does what a reader does; what it returns becomes the title.
 DRIVER = """
@@ -129,8 +131,7 @@ def test_each_sample_of_a_study_has_a_slider_of_its_own(look: Look, tmp_path: Pa
     seen = drive(
         page,
         tmp_path,
-        "key('ArrowRight', looks[1].querySelector('.word')); key('ArrowRight', looks[2].querySelector('.word'));"
-        "key('ArrowRight', looks[2].querySelector('.word')); return looks.map(at);",
+        "for (const i of [1, 2, 2]) key('ArrowRight', looks[i].querySelector('.word')); return looks.map(at)",
     )
     assert seen["found"] == [0, 1, 2]
     assert seen["title"] == "dyrate · study tiny · token survival"
