@@ -77,7 +77,7 @@ def survive(job: Survive) -> Survival:
         looks.append({**look, "why": one.why})
     hashes: results.Hashes = {
         "weights": looker.model.weights_hash,
-        "template": looker.model.template_hash,
+        "template": looker.model.style.hash,
         "data": data,
         "code": fingerprint(["dyrate.look.survival", "dyrate.reduction"]),
     }

@@ -78,4 +78,6 @@ def test_snakemake_plans_a_record_per_model_and_one_page(tmp_path: Path) -> None
     assert re.search(r"^survival\s+1$", output, re.MULTILINE)
     assert re.search(r"^survival_page\s+1$", output, re.MULTILINE)
     assert not re.search(r"^(report|tables)\s", output, re.MULTILINE), "the page needs no other"
+    report = project.snakemake("-n", "reports/smoke/index.html", "--configfile", "config/smoke.yaml")
+    assert not re.search(r"^survival", report, re.MULTILINE), "a job that fails would cost the report"
     assert "dyrate.cli survival --benchmarks nocaps gqa --study smoke --model models/testbed-s" in output

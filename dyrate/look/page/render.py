@@ -15,8 +15,10 @@ from dyrate.look.record import CLASSES, Answer, Look, Survival, in_order
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def look_page(look: Look, knows: str, command: str) -> str:
-    """One self-contained page of one look; `knows` is what must be said of the model, if anything."""
+def look_page(look: Look, knows: str = "", command: str = "") -> str:
+    """One self-contained page of one look; `knows` is what must be said of the model, if anything, and
+    `command` what made the page.
+    """
     return _render("look.html", look=look, knows=knows, command=command)
 
 
