@@ -197,11 +197,13 @@ class Looker:
                 "feature that took its place, which may be of several patches or of a larger one."
             )
         if run.merged:
-            layers = ", ".join(map(str, run.merged))
+            layers = f"layer{'s' * (len(run.merged) > 1)} {', '.join(map(str, run.merged))}"
             found.append(
-                f"On entering layer {layers}, tokens are merged: one that lives carries what others gave it."
+                f"On entering {layers}, tokens are merged: one that lives carries what others gave it."
             )
         needs = method.needs(len(self.family.layers))
+        if ("ins", "img") in needs.blocked:
+            found.append("Instruction and answer see the image through its compression tokens alone.")
         if needs.decode:
             found.append(
                 "Tokens that a step leaves out are evicted from the KV cache, and never return."
