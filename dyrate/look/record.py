@@ -11,7 +11,7 @@ from dyrate import typed
 from dyrate.errors import DyrateError
 from dyrate.evaluation.results import CLOSED, Hashes
 from dyrate.files import write_json
-from dyrate.typed import Amount, Natural, NotEmpty, Positive, Text
+from dyrate.typed import Natural, NotEmpty, Positive, Text
 
 SCHEMA: Final = "dyrate.survival"
 VERSION: Final = 1
@@ -101,7 +101,7 @@ class Survival(TypedDict):
     dtype: Text
     hashes: Hashes
     looks: Annotated[list[Look], NotEmpty]
-    seconds: NotRequired[Amount]
+    knows: NotRequired[Text]  # what a reader must know of a model that this project trained
 
 
 def in_order(mass: Mass) -> list[float]:

@@ -93,6 +93,8 @@ def survive(job: Survive) -> Survival:
         "hashes": hashes,
         "looks": looks,
     }
+    if looker.knows:
+        found["knows"] = looker.knows
     record.write(job.output, found)
     return found
 

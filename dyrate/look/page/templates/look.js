@@ -39,6 +39,7 @@ for (const look of document.querySelectorAll(".look")) {
   look.show = (at) => {
     slider.value = Math.max(0, Math.min(last, at));
     output.textContent = `word ${Number(slider.value) + 1} of ${last + 1}`;
+    slider.setAttribute("aria-valuetext", output.textContent);
     for (const answer of answers) answer(Number(slider.value));
   };
   look.move = (by) => look.show(Number(slider.value) + by);
