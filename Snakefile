@@ -61,6 +61,7 @@ include: "workflow/rules/predictors.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/trace.smk"
 include: "workflow/rules/latency.smk"
+include: "workflow/rules/survival.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -111,6 +112,7 @@ rule all:
         study.results,
         traces,
         latencies,
+        survival_pages,
         rules.tables.output,
         rules.report.output,
     localrule: True

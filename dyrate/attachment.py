@@ -236,7 +236,8 @@ class Attachment:
             generation.end_prefill()
         logits = output["logits"] if isinstance(output, dict) else output[0]
         forward.witnesses["logits"] = witness(logits.detach())
-        self.run.finish_step(mass, attended, forward.witnesses)
+        seen = [tokens.present for tokens in forward.attended]  # there already: the counts are their sums
+        self.run.finish_step(mass, attended, forward.witnesses, seen)
 
     def check_finite(self) -> None:
         """Raise `NotFiniteError` if a step since the last check made numbers that are not finite."""

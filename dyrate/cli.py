@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     from dyrate.convert import commands as convert
     from dyrate.evaluation import commands as evaluation
     from dyrate.evaluation.hub import commands as hub
+    from dyrate.look import commands as look
     from dyrate.predictor_training import commands as predictor_training
     from dyrate.preflight import commands as preflight
     from dyrate.report import commands as report
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parts = (
-        *(methods, preflight, evaluation, hub, trace, training_questions, predictor_training),
+        *(methods, look, preflight, evaluation, hub, trace, training_questions, predictor_training),
         *(bench, bench_harness, bench_training, convert, testbed, report),
     )
     for part in parts:

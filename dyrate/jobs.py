@@ -26,12 +26,19 @@ def option(
     metavar: str | None = None,
     text: str | None = None,
     printed: Literal["always", "changed", "never"] = "always",
+    alone: str | None = None,
+    by_place: bool = False,
+    adds: bool = False,
 ) -> Any:
     """Describe a field; its help is `text`, or the docstring below it, to which the default is added.
 
-    `printed` says whether a printed command names it: always, if it is not the default, or never.
+    `printed` says whether a printed command names it: always, if it is not the default, or never. `alone` is
+    what the option means without a value; one `by_place` is given without a flag, and may be left out; one
+    that `adds`, given again, does not replace what it was given before.
     """
-    return Field(description=text, json_schema_extra={"group": group, "metavar": metavar, "printed": printed})
+    form: dict[str, Any] = {"group": group, "metavar": metavar, "printed": printed}
+    form |= {"alone": alone, "by_place": by_place, "adds": adds}
+    return Field(description=text, json_schema_extra=form)
 
 
 class Job(Record):
@@ -44,7 +51,12 @@ class Job(Record):
     @model_validator(mode="after")
     def _check_one_of(self) -> "Job":
         if self.one_of and sum(getattr(self, name) is not None for name in self.one_of) != 1:
-            raise ValueError(f"exactly one of {' and '.join(map(flag, self.one_of))} must be given")
+            fields = type(self).model_fields
+            names = [
+                str(_form(fields[name])["metavar"]) if _form(fields[name])["by_place"] else flag(name)
+                for name in self.one_of
+            ]
+            raise ValueError(f"exactly one of {' and '.join(names)} must be given")
         return self
 
     def arguments(self) -> list[str]:
@@ -55,7 +67,9 @@ class Job(Record):
             given = value is not None and value is not False
             if given and printed != "never" and (printed == "always" or value != field.default):
                 values = value if isinstance(value, tuple) else () if value is True else (value,)
-                found += [flag(name), *map(_text, values)]
+                words = [*map(_text, values)]
+                # What has its place in front stands there, or an option of several values would take it.
+                found = [*words, *found] if _form(field)["by_place"] else [*found, flag(name), *words]
         return found
 
     def command(self) -> str:
@@ -81,7 +95,8 @@ class Job(Record):
             )
             chosen = [pair for pair in cls.model_fields.items() if _form(pair[1])["group"] == group]
             for name, field in sorted(chosen, key=lambda pair: not pair[1].is_required()):
-                (either if name in cls.one_of else place).add_argument(flag(name), **_argument(field))
+                word = name if _form(field)["by_place"] else flag(name)
+                (either if name in cls.one_of else place).add_argument(word, **_argument(field))
         return parser
 
 
@@ -139,11 +154,18 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
         return {**told, "action": "store_true"}
     if get_origin(kind) is tuple:
         told["nargs"] = "+" if any(getattr(limit, "min_length", 0) for limit in limits) else "*"
+        if _form(field)["adds"]:
+            told["action"] = "extend"
         kind, _ = bare(get_args(kind)[0])
     if kind in (int, float):
         told["type"] = _whole_number if kind is int else _number
     choices = f"{{{','.join(get_args(kind))}}}" if get_origin(kind) is Literal else None
-    return {**told, "metavar": _form(field)["metavar"] or choices, "required": field.is_required()}
+    told["metavar"] = _form(field)["metavar"] or choices
+    if _form(field)["alone"] is not None:
+        told |= {"nargs": "?", "const": _form(field)["alone"]}
+    if _form(field)["by_place"]:
+        return {**told, "nargs": "?"}
+    return {**told, "required": field.is_required()}
 
 
 def _default(field: FieldInfo) -> str:

@@ -32,6 +32,8 @@ class _Generation:
     """Per step, by layer, FloatTensor [batch, heads, 4]."""
     attended: list[list[Tensor]] = field(default_factory=list)
     """Per step and layer, LongTensor [batch]."""
+    seen: list[list[Tensor]] = field(default_factory=list)
+    """Per step and layer, BoolTensor [batch, V]; empty where an engine counts and does not say which."""
     witnesses: list[Witnesses] = field(default_factory=list)
     """Per step."""
     checked: int = 0
@@ -126,6 +128,22 @@ class Run:
         return self._attended()[1:]
 
     @property
+    def seen(self) -> Tensor:
+        """BoolTensor [steps, layers, batch, V]: the visual tokens that each layer attended to, the prefill
+        first.
+
+        Raises `DyrateError` after the engine `graph`, whose decode steps count them on the device.
+        """
+        generation = self._last()
+        if len(generation.seen) < len(generation.attended):
+            raise DyrateError(
+                "the engine graph counts the visual tokens of a decode step, and does not keep which they "
+                "were: generate by model.generate(...) inside the with block"
+            )
+        found = [torch.stack(by_layer)[:, self._rows(step)] for step, by_layer in enumerate(generation.seen)]
+        return torch.stack(found)
+
+    @property
     def class_mass(self) -> dict[int, Tensor]:
         """{layer: FloatTensor [steps, batch, heads, 4]} of the layers read and those in `record=`."""
         recorded = self._last().class_mass
@@ -185,14 +203,21 @@ class Run:
         generation.merged, generation.prompt_queries = dict(merged), dict(prompt_queries)
 
     def finish_step(
-        self, class_mass: Mapping[int, Tensor], seen: Iterable[Tensor], witnesses: Witnesses
+        self,
+        class_mass: Mapping[int, Tensor],
+        attended: Iterable[Tensor],
+        witnesses: Witnesses,
+        seen: Iterable[Tensor] | None = None,
     ) -> None:
         """Record a forward pass: class mass [batch, heads, 4] by layer, of each layer, how many visual tokens
-        it attended to (LongTensor [batch]), and witnesses of what else must be finite.
+        it attended to (LongTensor [batch]), witnesses of what else must be finite, and, where it is known
+        on the host, of each layer which visual tokens these were (BoolTensor [batch, V]).
         """
         generation = self._last()
         generation.class_mass.append(dict(class_mass))
-        generation.attended.append(list(seen))
+        generation.attended.append(list(attended))
+        if seen is not None:
+            generation.seen.append(list(seen))
         mass = {f"class mass in layer {layer}": witness(found) for layer, found in class_mass.items()}
         generation.witnesses.append({**mass, **witnesses})
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 from loguru import logger
+from PIL import Image
 
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import work_of
@@ -81,7 +82,7 @@ class DyrateModel(Answering):
         self.batch_size = _positive("batch_size", batch_size)
         self._generator: Generator | None = None
         self.configure(method, decoding, log, **hyperparameters)  # before anything slow
-        folder = checkpoint.locate(pretrained, revision)
+        self.folder = folder = checkpoint.locate(pretrained, revision)
         self.revision = checkpoint.commit_of(folder)
         self.weights_hash = checkpoint.content_hash(folder)
         self._connector = checkpoint.connector_of(folder)
@@ -151,7 +152,10 @@ class DyrateModel(Answering):
         return [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
 
     def _question(self, one: Request) -> Question:
-        images = images_of(one, self.task_dict[one.task][one.split])
+        return self.question(one, images_of(one, self.task_dict[one.task][one.split]))
+
+    def question(self, one: Request, images: Sequence[Image.Image]) -> Question:
+        """Return a request about images as the model gets it; refuses a text with places for others."""
         prompt = self.style.render(one.context, len(images))
         if (places := prompt.count(self.processor.image_token)) != len(images):
             raise DyrateError(
@@ -230,9 +234,13 @@ class DyrateModel(Answering):
                 )
 
     @torch.inference_mode()
-    def _run(
-        self, setting: Setting, questions: Sequence[Question], new_tokens: int
-    ) -> tuple[list[str], TokenSums | None]:
+    def generate(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int, streamer: Any = None
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, "Run"]:
+        """Answer one batch as it is: what the model read, the new tokens [rows, tokens], and the run.
+
+        `streamer`, one of transformers', is told each token of a single question as it is made.
+        """
         contents = [question.content for question in questions]
         if self._inputs[0] != contents:
             self._inputs = contents, self.read(questions)
@@ -240,9 +248,22 @@ class DyrateModel(Answering):
         self._check_room(questions, inputs["attention_mask"], new_tokens)
         assert self._generator is not None
         made, run = self._generator.generate(
-            setting.method, setting.decoding, inputs, contents, new_tokens, self.recorded
+            setting.method, setting.decoding, inputs, contents, new_tokens, self.recorded, streamer
         )
-        ends = self._generator.ends
+        return inputs, made, run
+
+    @property
+    def ends(self) -> int | list[int]:
+        """The tokens that end an answer."""
+        assert self._generator is not None
+        return self._generator.ends
+
+    @torch.inference_mode()
+    def _run(
+        self, setting: Setting, questions: Sequence[Question], new_tokens: int
+    ) -> tuple[list[str], TokenSums | None]:
+        inputs, made, run = self.generate(setting, questions, new_tokens)
+        ends = self.ends
         if self.observer:
             self.observer([question.doc_id for question in questions], run, made, ends)
         answers = self.tokenizer.batch_decode(made, skip_special_tokens=True)

@@ -66,8 +66,12 @@ class Generator:
         streams: Sequence[str],
         new_tokens: int,
         record: Sequence[int] = (),
+        streamer: Any = None,
     ) -> tuple[Tensor, "Run"]:
-        """Return the new tokens [rows, columns] and the run; `streams` seed sampling, one for each row."""
+        """Return the new tokens [rows, columns] and the run; `streams` seed sampling, one for each row.
+
+        `streamer`, one of transformers', is told each token as it is made, by transformers alone.
+        """
         sampling = seeded_sampling(decoding, streams)
         options: dict[str, Any] = {
             "max_new_tokens": new_tokens,
@@ -81,7 +85,9 @@ class Generator:
         else:
             with method(self.model, record, self._questions) as run:
                 config = GenerationConfig(**generation_arguments(decoding), **options)
-                ids = self.model.generate(**inputs, generation_config=config, logits_processor=sampling)
+                ids = self.model.generate(
+                    **inputs, generation_config=config, logits_processor=sampling, streamer=streamer
+                )
         return ids[:, inputs["input_ids"].shape[1] :], run
 
     def release(self) -> None:

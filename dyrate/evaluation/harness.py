@@ -89,13 +89,19 @@ def scored(loaded: LoadedTask, found: Answered, seed: int) -> BenchmarkResult:
 
 def ask(model: Any, loaded: LoadedTask) -> list[str]:
     """Let `model` (an `lmms`) answer one task's questions as `run_harness` would; nothing is scored."""
+    answers: list[str] = model.generate_until(questions_of(model, loaded))
+    return answers
+
+
+def questions_of(model: Any, loaded: LoadedTask) -> Sequence[Any]:
+    """lmms-eval's instances of one task, whose rows `model` (an `lmms`) then knows."""
     from lmms_eval.api import task
 
     model.task_dict[loaded.name] = loaded.task.dataset
     with patch.object(task, "tqdm", _no_bar):
         loaded.task.build_all_requests()
-    answers: list[str] = model.generate_until(loaded.task.instances)
-    return answers
+    instances: Sequence[Any] = loaded.task.instances
+    return instances
 
 
 def _no_bar(*arguments: Any, **keywords: Any) -> Any:

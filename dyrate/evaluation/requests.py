@@ -102,32 +102,41 @@ def batches(asked: Sequence[Request], lengths: Sequence[int], size: int) -> list
 
 
 def images_of(request: Request, split: Any) -> Sequence[Image.Image]:
-    """Return the images of a request, whose row is in `split`, as lmms-eval's task makes them.
+    """Return the images of a request, whose row is in `split`, as lmms-eval's task makes them; see
+    `images_in`.
+    """
+    return images_in(lambda: split[request.doc_id], request.doc_to_visual, str(request))
+
+
+def images_in(
+    read: Callable[[], Mapping[str, Any]], doc_to_visual: Callable[[Any], Any], where: str
+) -> Sequence[Image.Image]:
+    """Return what a task's `doc_to_visual` makes of a row, which is decoded as it is read.
 
     Raises `DyrateError` for one that is damaged, of impossible size, of more than 8 bits, or no image.
     """
     try:
-        row = split[request.doc_id]
-        _check_depth(request, row)
-        images = request.doc_to_visual(row) or []
+        row = read()
+        _check_depth(where, row)
+        images = doc_to_visual(row) or []
         for image in images:
             if isinstance(image, Image.Image):
                 image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's
-        raise DyrateError(f"{request}: the image cannot be decoded ({error})") from error
+        raise DyrateError(f"{where}: the image cannot be decoded ({error})") from error
     if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
-        raise DyrateError(f"{request}: the dyrate model reads images, not {wrong[0]}")
+        raise DyrateError(f"{where}: the dyrate model reads images, not {wrong[0]}")
     if empty := [image.size for image in images if 0 in image.size]:
-        raise DyrateError(f"{request}: the image has no pixels ({empty[0][0]} x {empty[0][1]})")
+        raise DyrateError(f"{where}: the image has no pixels ({empty[0][0]} x {empty[0][1]})")
     return images
 
 
-def _check_depth(request: Request, row: Mapping[str, Any]) -> None:
+def _check_depth(where: str, row: Mapping[str, Any]) -> None:
     """Refuse what Pillow makes white when it turns it into RGB: all above 255 is cut off."""
     for name, value in row.items():
         if isinstance(value, Image.Image) and value.mode.startswith(("I", "F")):
             raise DyrateError(
-                f"{request}, column {name!r}: an image of mode {value.mode} has more than 8 bits per color, "
+                f"{where}, column {name!r}: an image of mode {value.mode} has more than 8 bits per color, "
                 "which RGB would cut off; convert it"
             )
 

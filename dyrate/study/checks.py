@@ -18,7 +18,20 @@ from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])
 # What stands beside the models in a study's folder.
-PLACES = ("fetched", "latency", "logs", "parts", "predictors", "study.json", "tables", "timings", "trace")
+PLACES = (
+    *(
+        "fetched",
+        "latency",
+        "logs",
+        "parts",
+        "predictors",
+        "study.json",
+        "survival",
+        "tables",
+        "timings",
+        "trace",
+    ),
+)
 
 
 def problems(plan: Plan) -> Iterator[str]:
@@ -100,7 +113,7 @@ def _without_effect(plan: Plan) -> Iterator[str]:
     if len(systems) < len(plan.models):
         return
     why = "all models of the study are asked by lmms-eval adapters, to which it does not apply: leave it out"
-    for key in ("predictors", "rank_at", "trace", "latency"):
+    for key in ("predictors", "rank_at", "trace", "survival", "latency"):
         if plan.config.get(key):
             yield f"{key}: {why}"
     yield from (f"methods: {method.slug}: {why}" for method in plan.methods if method.name != NONE)

@@ -111,6 +111,17 @@ class TraceSettings(Record):
     samples: OrAbsent[Positive] = None
 
 
+class SurvivalSettings(Record):
+    """What `dyrate survival` looks at again, token by token, for the page reports/<study>/survival.html."""
+
+    samples: Positive = 6
+    """of each model: a third where the first method wins most, a third where it loses most, a third drawn"""
+    methods: DistinctNames = ("dyrate", "fastv")
+    """names of methods; of each, the study's first on the model stands beside the unpruned model"""
+    benchmarks: OrAbsent[DistinctNames] = None
+    """default: all captioning and VQA ones of the study"""
+
+
 class Latency(Record):
     """What `dyrate bench` times for Table III, one prompt at a time and nothing else running."""
 
@@ -182,6 +193,7 @@ class StudyConfig(Record):
     ] = ()
     """groups that are left out: of methods, and `systems`, all models behind lmms-eval's adapters"""
     trace: OrAbsent[TraceSettings] = None
+    survival: OrAbsent[SurvivalSettings] = None
     latency: OrAbsent[Latency] = None
     decodings: Listed[Decoding] = (Decoding(name="greedy"),)
     benchmarks: DistinctNames

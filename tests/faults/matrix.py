@@ -121,6 +121,14 @@ METHODS = [
     Fault("JSON that says a thing twice", nothing, EVALUATE + ' --method {"name":"fastv","layer":1,"layer":1}', refused("layer.*twice")),
 ]
 
+LOOK = "look FOLDER/photo.jpg --question Why? --new-tokens 2 --model MODEL --method text_only"
+LOOKING = [
+    Fault("a photo that is text", written("photo.jpg", "no image"), LOOK, refused("photo.jpg: its 8 bytes are no image")),
+    Fault("no photo", nothing, LOOK, refused("photo.jpg: no such file")),
+    Fault("a scene of the testbed", nothing, "look --sample gqa:1 --new-tokens 2 --model MODEL --method text_only", WORKS),
+    Fault("a damaged model", poisoned("lm_head", float("nan")), "look --sample --model MODEL --method text_only", refused("NaN|finite")),
+]
+
 STUDY = """study: tiny
 tasks: testbed
 data: data

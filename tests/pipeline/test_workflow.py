@@ -111,7 +111,8 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
     output = project.snakemake("-n", "--forceall", "--config", "samples=5")
 
     todo = rules_to_run(output)
-    traces = todo.pop("trace")
+    traces, survivals = todo.pop("trace"), todo.pop("survival")
+    assert (survivals, todo.pop("survival_page")) == (2, 1)
     assert todo.pop("latency") == 2
     assert todo == {
         "build_benchmarks": 1,
@@ -120,7 +121,7 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
         "tables": 1,
         "report": 1,
     }
-    assert output.count("--samples 5") == 1 + traces
+    assert output.count("--samples 5") == 1 + traces + survivals
     assert output.count('"samples": 5, "subsets": {}, "batch_size"') == len(study.jobs)
 
 

@@ -93,6 +93,8 @@ def test_greedy_is_the_masked_reference_at_every_step(
             held = text + len(expected.held[layer]) + NEW_TOKENS - 1
             assert run.kv_lengths[layer, row] == held
             attended[layer] += sum(map(len, expected.attended[layer][1:])) / (4 * (NEW_TOKENS - 1))
+            seen = [tokens.nonzero().flatten().tolist() for tokens in run.seen[:, layer, row]]
+            assert seen == expected.attended[layer]
 
         lines = run.steps.query("row == @row")
         assert lines.step.tolist() == list(range(NEW_TOKENS))

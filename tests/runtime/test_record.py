@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate import DyRate, FastV, NoReduction, RandomTokens
+from dyrate import DyRate, Engine, FastV, NoReduction, RandomTokens
+from dyrate.errors import DyrateError
 from dyrate.reduction import ReductionMethod, View
 from tests.runtime.method_table import FastVRule
 from tests.runtime.probes import DecodeRule, EvictSome, Lagging, Pyramid, SelectSome
@@ -227,3 +228,21 @@ def test_the_random_choice_belongs_to_the_row(model: Any) -> None:
     assert all(a != b for a, b in zip(chosen(other), first, strict=True))
     assert chosen(row_of(inputs, 1)) == first[1:]
     assert chosen(inputs, num_beams=2) == [first[0]] * 2 + [first[1]] * 2
+
+
+@pytest.mark.parametrize("method", [FastV(layer=2, rate=0.5), SelectSome(), EvictSome()], ids=str)
+def test_which_tokens_were_seen_follows_its_rows_as_their_number_does(
+    method: ReductionMethod, model: Any, inputs: dict[str, Tensor]
+) -> None:
+    with torch.no_grad(), method(model) as run:
+        model.generate(**inputs, max_new_tokens=6, num_beams=3, do_sample=False)
+    assert torch.equal(run.seen[1:].sum(dim=-1), run.decode_tokens_per_row)
+    kept = torch.tensor([[len(row) for row in rows] for rows in run.kept.values()])
+    assert torch.equal(run.seen[0].sum(dim=-1), kept)
+
+
+def test_an_engine_that_counts_tokens_does_not_make_up_which_they_were(inputs: dict[str, Tensor]) -> None:
+    _, run = Engine(tiny_llava()).generate(FastV(layer=2, rate=0.5), inputs, max_new_tokens=3)
+    assert run.decode_tokens_per_row.shape[0] == 2
+    with pytest.raises(DyrateError, match="counts the visual tokens of a decode step"):
+        _ = run.seen
