@@ -18,20 +18,10 @@ from dyrate.typed import meant
 
 Name = TypeVar("Name", str, tuple[str, str])
 # What stands beside the models in a study's folder.
-PLACES = (
-    *(
-        "fetched",
-        "latency",
-        "logs",
-        "parts",
-        "predictors",
-        "study.json",
-        "survival",
-        "tables",
-        "timings",
-        "trace",
-    ),
-)
+PLACES = {
+    *("fetched", "latency", "logs", "parts", "predictors", "study.json", "survival", "tables"),
+    *("timings", "trace"),
+}
 
 
 def problems(plan: Plan) -> Iterator[str]:

@@ -123,14 +123,14 @@ def test_a_file_asked_for_by_name_that_fails_makes_no_tables(finished):
 
 
 def test_the_plan_says_which_rows_will_be_missing_without_training_data(project):
-    project.edit("config/paper.yaml", "name: plus, origin: ours,", "name: plus, data: mine.jsonl, origin: ours,")
+    project.edit("config/paper.yaml", "name: plus, origin:", "name: plus, data: mine.jsonl, origin:")
 
     output = project.snakemake("-n", *PAPER)
 
     for model in ("llava-1.5-7b", "llava-1.5-13b"):
         assert (
-            f"mine.jsonl is not there: predictor 'plus' of {model} will not be trained, and 1 row of the tables "
-            "will be missing: dyrate-layer=2-predictor=plus greedy"
+            f"mine.jsonl is not there: predictor 'plus' of {model} will not be trained, and 1 row of the "
+            "tables will be missing: dyrate-layer=2-predictor=plus greedy"
         ) in output
     (project.folder / "mine.jsonl").write_text("{}\n")
     assert "is not there" not in project.snakemake("-n", *PAPER)
