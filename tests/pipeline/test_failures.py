@@ -127,9 +127,9 @@ def test_the_plan_says_which_rows_will_be_missing_without_training_data(project)
 
     output = project.snakemake("-n", *PAPER)
 
-    for model in ("llava-1.5-7b", "llava-1.5-13b"):
+    for model, rows in (("llava-1.5-7b", "2 rows"), ("llava-1.5-13b", "1 row")):
         assert (
-            f"mine.jsonl is not there: predictor 'plus' of {model} will not be trained, and 1 row of the "
+            f"mine.jsonl is not there: predictor 'plus' of {model} will not be trained, and {rows} of the "
             "tables will be missing: dyrate-layer=2-predictor=plus greedy"
         ) in output
     (project.folder / "mine.jsonl").write_text("{}\n")
