@@ -98,7 +98,7 @@ onerror:
             "mkdir -p {made:q} && (printf '%s\\n' {text:q} | cmp -s - {made:q}/study.json"
             " || printf '%s\\n' {text:q} > {made:q}/study.json)"
         )
-        making = "python -m dyrate.cli {} --study {{made:q}}/study.json --output {}"
+        making = "python -m dyrate.cli {} --failed --study {{made:q}}/study.json --output {}"
         shell(making.format("tables", "{made:q}/tables > /dev/null || true"))
         shell(
             making.format("report", "{page:q} 2>&1 > /dev/null")

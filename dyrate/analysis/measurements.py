@@ -152,19 +152,21 @@ class Budget:
     decode: float | None
 
 
-def load(study: Study) -> tuple[Measurement, ...]:
+def load(study: Study, failed: bool = False) -> tuple[Measurement, ...]:
     """Read a study's result files and, where present, the run information beside them.
 
     A job without a result has a measurement that says why, and one with a partial result says so of what is
-    missing. Where anything is missing, only results that the study would make now are taken: others would be
-    replaced if all jobs had run.
+    missing. Where anything is missing, or jobs have `failed`, only results that the study would make now are
+    taken: others would be replaced if all jobs had run.
 
     Raises `ResultError` for a result that is not the one of its place (of another study, job or kind of
     tasks) and for one of another producer with what nobody can have measured: its figures would be shown as
     what they are not.
     """
     jobs = {job.result: job for job in study.jobs}
-    whole = all(Path(path).exists() and not reasons.untrained(study, job) for path, job in jobs.items())
+    whole = not failed and all(
+        Path(path).exists() and not reasons.untrained(study, job) for path, job in jobs.items()
+    )
     measurements = tuple(
         _load(ResultFiles.beside(Path(path)), jobs.get(path))
         if whole or path not in jobs

@@ -17,6 +17,7 @@ _INCOMPLETE = (
     " What is missing, because its job failed or has not run, is marked in its place and listed; the exit "
     "status is then 1."
 )
+_FAILED_HELP = "jobs of the study have failed: what it would have made anew counts as missing"
 _STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study>/study.json"
 
 
@@ -37,6 +38,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     tables.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
     tables.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the files")
+    tables.add_argument("--failed", action="store_true", help=_FAILED_HELP)
     tables.set_defaults(run=_tables)
 
     report = subparsers.add_parser(
@@ -49,6 +51,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     report.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
     report.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page to write")
+    report.add_argument("--failed", action="store_true", help=_FAILED_HELP)
     report.set_defaults(run=_report)
 
 
@@ -60,7 +63,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
-    measurements = load(study)
+    measurements = load(study, arguments.failed)
     contents = gather(study, measurements)
     files.make_folder(arguments.output)
     csv_files.write_missing(contents.missing, arguments.output / "missing.csv")
@@ -85,7 +88,7 @@ def _report(arguments: argparse.Namespace) -> int:
     study = Study.read(arguments.study)
     if arguments.output.is_dir():
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
-    measurements = load(study)
+    measurements = load(study, arguments.failed)
     files.make_folder(arguments.output.parent)
     files.write_text(arguments.output, report_page(study, measurements))
     print(f"wrote {arguments.output}")
