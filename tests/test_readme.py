@@ -2,8 +2,6 @@
 as printed, or made short by what a test adds; those that need the hub as far as that goes without one.
 """
 
-from pathlib import Path
-
 import pytest
 
 from tests.docs.pages import ROOT, blocks, commands
@@ -56,21 +54,28 @@ def test_each_command_is_one_that_a_test_runs() -> None:
     assert [one for one in PRINTED if not one.startswith((*SHORT, *ELSEWHERE))] == []
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy for all commands: its bytecode is made once."""
+    folder = tmp_path_factory.mktemp("readme")
+    project = Project.copied_from(ROOT, folder)
+    (folder / "results").mkdir()
+    for part in ("models", "Makefile", "requirements.lock", "pyproject.toml", "results/h200"):
+        (folder / part).symlink_to(ROOT / part)
+    return project
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [one for one in PRINTED if not one.startswith(ELSEWHERE)])
-def test_a_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = Project.copied_from(ROOT, tmp_path)
-    (tmp_path / "results").mkdir()
-    for part in ("models", "Makefile", "requirements.lock", "pyproject.toml", "results/h200"):
-        (tmp_path / part).symlink_to(ROOT / part)
+def test_a_command_runs(command: str, copied: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HOME", str(copied.folder / "hub"))
     if "evaluate" in command:
-        built = project.run("bash", "-c", "dyrate testbed build --benchmarks gqa pope --samples 2")
+        built = copied.run("bash", "-c", "dyrate testbed build --benchmarks gqa pope --samples 2")
         assert built.returncode == 0, built.stderr
     longest = max((one for one in SHORT if command.startswith(one)), key=len)
 
-    done = project.run("bash", "-c", command + SHORT[longest])
+    done = copied.run("bash", "-c", command + SHORT[longest])
 
     said = done.stdout + done.stderr
     if "preflight" in command:  # of a hub that is not there
