@@ -4,11 +4,12 @@ CORES  ?= all
 VENV   := .venv
 TORCH  := 2.13.0
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)-docs
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where an image sets it, as many do, every process would compile thousands of modules anew: 25 seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: report test test-fast lint format lock clean distclean help
+.PHONY: report test test-fast lint format docs lock clean distclean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -46,6 +47,16 @@ format: $(READY) ## rewrite the sources in the house style
 	ruff format .
 	snakefmt Snakefile workflow
 
+docs: $(DOCS)/.ready ## this documentation as a site that opens from disk: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+# An environment of its own: what draws the site is no part of what it describes.
+$(DOCS)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@touch $@
+
 # uv (https://docs.astral.sh/uv) asks the index for the hashes of all files; pip knows only those it downloads.
 lock: ## pin what is installed in .venv now, with hashes (needs uv on PATH)
 	$(VENV)/bin/python -m pip freeze --all --exclude dyrate --exclude torch --exclude pip > requirements.lock.in
@@ -55,7 +66,7 @@ lock: ## pin what is installed in .venv now, with hashes (needs uv on PATH)
 	mv requirements.lock.new requirements.lock
 
 clean: ## remove what the pipeline made
-	rm -rf $(filter-out results/h200,$(patsubst %/,%,$(wildcard results/*/ reports/*/))) data .snakemake logs
+	rm -rf $(filter-out results/h200,$(patsubst %/,%,$(wildcard results/*/ reports/*/))) data .snakemake logs site
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(DOCS)

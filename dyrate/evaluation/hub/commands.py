@@ -28,7 +28,7 @@ examples:
   dyrate fetch --model llava-hf/llava-1.5-7b-hf --output data/hub/llava.json
   HF_HUB_OFFLINE=1 dyrate evaluate --model llava-hf/llava-1.5-7b-hf --tasks hub --data data/hub \\
       --benchmarks gqa --output results/gqa
-  snakemake --cores 1 --configfile config/paper.yaml fetch    # all that a study needs
+  snakemake fetch --cores 1 --configfile config/paper.yaml    # all that a study needs
 """
 
 
