@@ -1,4 +1,7 @@
-# Tables, page, and the checked config that both are made from.
+# Tables, pages, and the checked config that all are made from.
+from pathlib import Path
+
+from dyrate.report.site import PAGES
 from dyrate.speed import documents as speed
 from dyrate.study.content import content
 
@@ -78,12 +81,15 @@ rule report:
         # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
         speed=ancient(speed.paths() + speed.paths(speed.METHODS)),
     output:
-        report(
-            f"reports/{study.name}/index.html",
-            caption="../report/page.rst",
-            category="Report",
-            labels={"page": "the whole report"},
-        ),
+        **{
+            Path(page).stem: report(
+                f"reports/{study.name}/{page}",
+                caption="../report/page.rst",
+                category="Report",
+                labels={"page": title},
+            )
+            for page, title in PAGES.items()
+        },
     log:
         f"results/{study.name}/logs/report.log",
     benchmark:
@@ -98,4 +104,4 @@ rule report:
     message:
         f"Report of study {study.name}"
     shell:
-        "python -m dyrate.cli report --study {input.study:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dyrate.cli report --study {input.study:q} --output {output.index:q} > {log:q} 2>&1"
