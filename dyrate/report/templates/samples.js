@@ -4,7 +4,8 @@
   const form = document.getElementById("browse"), list = document.getElementById("found");
   const count = document.getElementById("count"), more = document.getElementById("more");
   const rows = read("rows"), blocks = new Map();
-  const PAGE = 20;
+  const PAGE = 20, MANY = 6;
+  const models = [...new Set(rows.map((one) => one.model))];
   let found = [], shown = 0;
 
   const block = (name) => {
@@ -84,9 +85,15 @@
       if (sign && one[2] === 1) term.append(sign);
       term.append(one[0] || "(empty)");
       if (sign && one[2] === 100) term.append(sign);
-      const many = new Set(by.map((i) => rows[i].model)).size > 1;
-      const names = by.map((i) => rows[i].label + (many ? ` (${rows[i].model})` : ""));
-      answered.append(term, make("dd", "", names.join(" · ")));
+      answered.append(term, ...models.filter((model) => by.some((i) => rows[i].model === model)).map((model) => {
+        const these = by.filter((i) => rows[i].model === model), all = rows.filter((one) => one.model === model);
+        const names = these.map((i) => rows[i].label).join(" · ");
+        if (these.length <= MANY) return make("dd", "", models.length > 1 ? `${model}: ${names}` : names);
+        const line = make("dd"), fold = make("details");
+        fold.append(make("summary", "", `${model}: ${these.length} of ${all.length} rows`), names);
+        line.append(fold);
+        return line;
+      }));
     });
     article.append(about, answered);
     return article;
@@ -106,7 +113,7 @@
       if (form.elements[name]) form.elements[name].value = value;
     search();
   };
-  for (const model of new Set(rows.map((one) => one.model))) {
+  for (const model of models) {
     const group = document.createElement("optgroup");
     group.label = model;
     const many = new Set(rows.map((one) => one.decoding)).size > 1;
