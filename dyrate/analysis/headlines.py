@@ -1,5 +1,6 @@
 """A study in a few plain sentences that a reader can repeat, and what of it was not run."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from dyrate.analysis.cells import Table
@@ -70,12 +71,14 @@ def not_run(
         sentences.append(f"Benchmarks that this study leaves out: {', '.join(left)}")
     placed = {name for model in study.models for name in model.published}
     for table in tables:
-        rows = [row for row in table.rows if row.printed]
-        empty = [row.printed.title for row in rows if row.printed and not row.measurement]
+        rows = [row.printed for row in table.rows if row.printed]
+        empty = [row.printed for row in table.rows if row.printed and not row.measurement]
         if empty and table.measured:
+            counted = Counter(row.title for row in rows)  # a title that comes again is another model's
+            names = [row.title if counted[row.title] == 1 else f"{row.title} on {row.group}" for row in empty]
             sentences.append(
                 f"{table.number}: {len(empty)} of its {len(rows)} printed rows have no figure of ours: "
-                + ", ".join(dict.fromkeys(empty))
+                + ", ".join(names)
             )
     if not placed:
         sentences.append("No model here stands beside one of the paper’s")
@@ -182,7 +185,7 @@ def _claimed(claims: Sequence[Claim]) -> Iterator[str]:
         which = " and ".join(f"“{claim.claim.replace('does so', 'keeps as much')}”" for claim in held)
         yield (
             f"Of the paper’s {_number(len(told))} claim{'' if len(told) == 1 else 's'} that can be told, "
-            f"{_number(len(held))} hold{'s' if len(held) == 1 else ''} in every case"
+            f"{_number(len(held)) if held else 'none'} hold{'' if len(held) > 1 else 's'} in every case"
             f"{f': {which}' if held else ''}."
         )
 

@@ -1,6 +1,6 @@
 """The report's pages and the tables' twins: what each shows, gathered once from the results of a study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,12 @@ from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures, provenance, ranking
+from dyrate.report import breakdowns, figures, provenance, ranking
 from dyrate.report.attention import AttentionSection, attention
 from dyrate.report.browser import Browser, browser
 from dyrate.report.gallery import Card, cards
 from dyrate.report.html import render, script, style
+from dyrate.report.learned import Learned, learned
 from dyrate.report.looks import Look, family, looks
 from dyrate.report.site import INDEX, PAGES
 from dyrate.report.speed.choosing import choosing
@@ -64,10 +65,10 @@ def report_pages(
         "pages": {file: title for file, title in PAGES.items() if file != INDEX and report.has(file)},
         "front": front,
     }
-    views = {
+    views: Mapping[str, Callable[[], dict[str, Any]]] = {
         "index.html": lambda: {"overviews": report.overviews},
         "results.html": lambda: report.results,
-        "attention.html": lambda: {"attention": report.attention},
+        "attention.html": lambda: {"attention": report.attention, "learned": report.learned},
         "budget.html": lambda: report.budget,
         "cost.html": lambda: report.cost,
         "audit.html": lambda: {"findings": contents.findings, "choices": choices(report.main)},
@@ -125,6 +126,10 @@ class _Report:
         return attention(self.study)
 
     @cached_property
+    def learned(self) -> tuple[Learned, ...]:
+        return learned(self.measured, self.looks)
+
+    @cached_property
     def browser(self) -> Browser | None:
         return browser(self.measured, self.study.benchmarks, _data(self.study))
 
@@ -135,7 +140,7 @@ class _Report:
     def has(self, file: str) -> bool:
         """Whether there is anything on a page; it is written in any case, and left out of the index."""
         return {
-            "attention.html": lambda: self.attention is not None,
+            "attention.html": lambda: bool(self.attention or self.learned),
             "budget.html": lambda: bool(self.contents.standings or self.contents.rankings),
             "samples.html": lambda: self.browser is not None,
         }.get(file, lambda: True)()
@@ -188,6 +193,18 @@ class _Report:
                 if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}", self.looks))
             ],
             "marks": figures.legend(main, self.looks),
+            "layers": [
+                (f"{phase}, {model}", svg)
+                for phase, names in (("Prefill", questions), ("Decode", captions))
+                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
+                if (svg := breakdowns.layers(model, main, names, phase.lower(), f"l{phase}{i}"))
+            ],
+            "categories": [
+                (model, svg)
+                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
+                for name in benchmarks
+                if (svg := breakdowns.categories(model, main, name, self.looks, f"c{i}-{name}"))
+            ],
         }
 
     @property
