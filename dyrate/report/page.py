@@ -11,9 +11,7 @@ from markupsafe import Markup
 
 from dyrate.analysis import cost, pareto
 from dyrate.analysis.cells import Table
-from dyrate.analysis.claims import default_standings
 from dyrate.analysis.contents import Contents, gather
-from dyrate.analysis.equal_budget import Standing
 from dyrate.analysis.measurements import NONE, Measurement, source
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
@@ -25,6 +23,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import breakdowns, figures, provenance, ranking
 from dyrate.report.attention import AttentionSection, attention
 from dyrate.report.browser import Browser, browser
+from dyrate.report.equal_budget import by_default, looks_of, pictures
 from dyrate.report.gallery import Card, cards
 from dyrate.report.html import render, script, style
 from dyrate.report.learned import Learned, learned
@@ -157,15 +156,11 @@ class _Report:
         for i, model in enumerate(dict.fromkeys(m.model for m in self.measured if not m.against)):
             curves = pareto.curves(model, self.measured, None, RANKED_GROUPS)
             if any(len(curve) > 0 for curve in curves.values()):
-                drawn = self._looks(model, RANKED_GROUPS)
+                drawn = looks_of(model, self.measured, self.looks, RANKED_GROUPS)
                 svg = figures.pareto(curves, drawn, "mean score, % of unpruned", f"o{i}", large=True)
                 count = len(pareto.averaged(model, self.measured))
                 found.append((model, count, svg, {label: drawn[label] for label in curves}, curves))
         return found
-
-    def _looks(self, model: str, groups: Sequence[str] = pareto.GROUPS) -> dict[str, Look]:
-        settings = pareto.settings(model, self.measured, groups)
-        return {label: self.looks[family(found[0])] for label, found in settings.items()}
 
     @property
     def results(self) -> dict[str, Any]:
@@ -211,8 +206,8 @@ class _Report:
     def budget(self) -> dict[str, Any]:
         return {
             "claims": self.contents.claims,
-            "standings": _by_default(self.contents.standings),
-            "curves": self._curves(),
+            "standings": by_default(self.contents.standings),
+            "curves": pictures(self.study, self.measured, self.looks),
             "rankings": ranking.by_budget(self.contents.rankings),
             "stability": ranking.stability(self.contents.rankings),
             "method_benches": self.benches,
@@ -238,60 +233,6 @@ class _Report:
     @cached_property
     def benches(self) -> tuple[BenchDocument, ...]:
         return documents.read(documents.paths(METHODS)).benches
-
-    def _curves(self) -> dict[str, Any]:
-        """The pictures of quality against retained tokens per model, the mean first, and their looks."""
-        by_model = {
-            model: {
-                name: pareto.curves(model, self.measured, name) for name in (None, *self.study.benchmarks)
-            }
-            for model in dict.fromkeys(m.model for m in self.measured)
-        }
-        # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-        drawn = {model: found for model, found in by_model.items() if any(map(pareto.dyrates, found[None]))}
-        drawn_as: dict[str, Look] = {}
-        for model in drawn:
-            drawn_as |= self._looks(model)
-        shown = {label for panels in drawn.values() for curves in panels.values() for label in curves}
-        return {
-            "looks": {label: look for label, look in drawn_as.items() if label in shown},
-            "means": [
-                (
-                    model,
-                    len(pareto.averaged(model, self.measured)),
-                    _panel(panels[None], drawn_as, None, f"p{i}"),
-                )
-                for i, (model, panels) in enumerate(drawn.items())
-            ],
-            "panels": {
-                model: [
-                    _panel(curves, drawn_as, name, f"p{i}-{name}")
-                    for name, curves in panels.items()
-                    if name and curves
-                ]
-                for i, (model, panels) in enumerate(drawn.items())
-            },
-        }
-
-
-Grouped = list[tuple[Measurement, list[Standing]]]
-
-
-def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Grouped]]:
-    """Per model the standings of its default DyRate, and those of its other settings, by setting."""
-    defaults = {id(s) for group in default_standings(standings).values() for s in group}
-    models: dict[str, tuple[dict[Measurement, list[Standing]], dict[Measurement, list[Standing]]]] = {}
-    for standing in standings:
-        first, others = models.setdefault(standing.mine.model, ({}, {}))
-        (first if id(standing) in defaults else others).setdefault(standing.mine, []).append(standing)
-    return {name: (list(first.items()), list(others.items())) for name, (first, others) in models.items()}
-
-
-def _panel(
-    curves: Mapping[str, pareto.Curve], drawn: Mapping[str, Look], name: str | None, key: str
-) -> Markup:
-    title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return figures.pareto(curves, drawn, title, key, large=name is None)
 
 
 def _context(study: Study, measurements: Sequence[Measurement], missing: Sequence[Missing]) -> dict[str, Any]:
