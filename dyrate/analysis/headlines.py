@@ -73,7 +73,11 @@ def not_run(
     for table in tables:
         rows = [row.printed for row in table.rows if row.printed]
         empty = [row.printed for row in table.rows if row.printed and not row.measurement]
-        if empty and table.measured:
+        if not table.measured or not empty:
+            continue
+        if len(empty) == len(rows):
+            sentences.append(f"{table.number}: none of its {len(rows)} printed rows has a figure of ours")
+        else:
             counted = Counter(row.title for row in rows)  # a title that comes again is another model's
             names = [row.title if counted[row.title] == 1 else f"{row.title} on {row.group}" for row in empty]
             sentences.append(
