@@ -1,5 +1,6 @@
 """Two looks inside a number: the layers behind a budget, and the categories behind a score."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -15,6 +16,7 @@ from dyrate.report.gallery import RIGHT
 from dyrate.report.looks import Look, family
 
 ROWS = 24  # of a picture: more are in the CSV
+LONGEST = 44  # characters of a row's title
 
 
 def layers(
@@ -28,7 +30,9 @@ def layers(
     for m in (m for m in measurements if m.reference == model and m.kind != NONE):
         shares = [found for one in benchmarks if (found := _by_layer(m, measurements, one, phase))]
         if shares and len({len(share) for share in shares}) == 1:
-            rows.append((m.title, [fmean(layer) for layer in zip(*shares, strict=True)]))
+            rows.append(
+                (textwrap.shorten(m.title, LONGEST), [fmean(layer) for layer in zip(*shares, strict=True)])
+            )
     depth = max((len(row) for _, row in rows), default=0)
     rows = [(title, row) for title, row in rows if len(row) == depth][:ROWS]
     if not rows:
