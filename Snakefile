@@ -77,7 +77,9 @@ onstart:
     measuring = re.compile("evaluate|train|trace|latency")
     waiting = [job.rule.name for job in workflow.dag.needrun_jobs()]
     if study.looks_first and any(map(measuring.match, waiting)):
-        logger.info(f"Preflight of {study.name}, into {preflight.log(study, 'txt')}")
+        logger.info(
+            f"Preflight of {study.name}, into {preflight.log(study, 'txt')}"
+        )
         failing = preflight.look(study, elsewhere=workflow.non_local_exec)
         if failing:
             logger.error("\n".join(["Some of the study would fail:", *failing]))

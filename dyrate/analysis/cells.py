@@ -55,6 +55,7 @@ class Measured:
     difference_high: float | None = None
     verdict: Literal["better", "worse", "open"] | None = None
     best: bool = False
+    near: bool = False  # not the best, but the best lies within its interval
 
 
 @dataclass(frozen=True)
@@ -254,13 +255,11 @@ def _cell(column: Column, printed: PublishedRow | None, measurement: Measurement
 
 def _with_best(row: Row, best: Mapping[tuple[str, int], float]) -> Row:
     def mark(i: int, cell: Cell) -> Cell:
-        if (
-            row.measurement
-            and not row.measurement.system
-            and cell.measured
-            and cell.measured.value == best[row.measurement.reference, i]
-        ):
-            return replace(cell, measured=replace(cell.measured, best=True))
-        return cell
+        if not row.measurement or row.measurement.system or not cell.measured:
+            return cell
+        score, top = cell.measured, best[row.measurement.reference, i]
+        is_best = score.value == top
+        near = not is_best and score.high is not None and score.high >= top
+        return replace(cell, measured=replace(score, best=is_best, near=near))
 
     return replace(row, cells=tuple(mark(i, cell) for i, cell in enumerate(row.cells)))

@@ -7,6 +7,7 @@ from dyrate.analysis.ablations import decoding_table, predictor_table, strategy_
 from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
+from dyrate.analysis.headlines import headlines, not_run
 from dyrate.analysis.measurements import Measurement
 from dyrate.analysis.missing import Missing, missing
 from dyrate.analysis.paired import Answers
@@ -29,6 +30,8 @@ class Contents:
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
     missing: tuple[Missing, ...]
+    headlines: tuple[str, ...]
+    not_run: tuple[str, ...]
 
 
 def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
@@ -40,18 +43,24 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
     answers.compare(measurements)
     measured = [m for m in measurements if m.measured]
     compared = standings(measured, answers)
+    tables = (
+        table1(study, measurements),
+        table2(study, measurements),
+        table3(study, measurements),
+        strategy_table(study, measurements),
+        decoding_table(study, measurements),
+        predictor_table(study, measurements, answers),
+    )
+    ranked = rankings(measured, study.typed.rank_at, answers)
+    claimed = claims(measured, compared, answers)
+    absent = missing(study, measurements)
     return Contents(
-        tables=(
-            table1(study, measurements),
-            table2(study, measurements),
-            table3(study, measurements),
-            strategy_table(study, measurements),
-            decoding_table(study, measurements),
-            predictor_table(study, measurements, answers),
-        ),
+        tables=tables,
         standings=compared,
-        rankings=rankings(measured, study.typed.rank_at, answers),
-        claims=claims(measured, compared, answers),
+        rankings=ranked,
+        claims=claimed,
         findings=audit(),
-        missing=missing(study, measurements),
+        missing=absent,
+        headlines=headlines(study, measured, compared, ranked, claimed, answers),
+        not_run=not_run(study, measured, tables, absent),
     )

@@ -18,20 +18,22 @@ TITLE, SWEPT = "DyRate", "budget_weight"
 GROUPS = ("main", "budget")  # the ablations' settings would crowd the picture
 
 
-def curves(model: str, measurements: Sequence[Measurement], benchmark: str | None) -> dict[str, Curve]:
+def curves(
+    model: str, measurements: Sequence[Measurement], benchmark: str | None, groups: Sequence[str] = GROUPS
+) -> dict[str, Curve]:
     """Each family's settings on a benchmark, DyRate's first, all but DyRate's up to the unpruned model.
 
     Without a benchmark: the means over all that the unpruned model has, in percent of its score; settings
     that lack one of them, such as those of captions only, are left out.
     """
-    shown = _shown(model, measurements)
+    shown = _shown(model, measurements, groups)
     names = (benchmark,) if benchmark else averaged(model, measurements)
     ends = [m for m in shown if m.method == NONE]
     by_label = {
-        label: _curve(settings, names, shown, benchmark is None) for label, settings in sweeps(shown).items()
+        label: _curve(found, names, shown, benchmark is None) for label, found in sweeps(shown).items()
     }
-    for label, settings in families(shown).items():
-        own = _curve(settings, names, shown, benchmark is None)
+    for label, found in families(shown).items():
+        own = _curve(found, names, shown, benchmark is None)
         if own:
             end = _curve(ends, names, shown, benchmark is None)
             by_label[label] = tuple(sorted({*own, *end}))
@@ -47,13 +49,21 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
         if m.method == DYRATE and not m.replays:
             grouped.setdefault(_sweep(m), []).append(m)
     named: dict[str, tuple[Measurement, ...]] = {}
-    for settings in grouped.values():
-        first = settings[0]
+    for found in grouped.values():
+        first = found[0]
         name = Path(str(first.result["method"].get("predictor", ""))).name
         whose = f"{TITLE}+" if first.origin == "ours" else TITLE
         label = f"{whose}, {name}" if whose in named else whose
-        named[first.label if label in named else label] = tuple(settings)
+        named[first.label if label in named else label] = tuple(found)
     return named
+
+
+def settings(
+    model: str, measurements: Sequence[Measurement], groups: Sequence[str] = GROUPS
+) -> dict[str, tuple[Measurement, ...]]:
+    """What each curve of a model is made of."""
+    shown = _shown(model, measurements, groups)
+    return {**families(shown), **sweeps(shown)}
 
 
 def dyrates(label: str) -> bool:
@@ -78,18 +88,20 @@ def _sweep(m: Measurement) -> str:
     return repr((sorted(own.items()), sorted(kept.items())))
 
 
-def _shown(model: str, measurements: Sequence[Measurement]) -> list[Measurement]:
+def _shown(
+    model: str, measurements: Sequence[Measurement], groups: Sequence[str] = GROUPS
+) -> list[Measurement]:
     return [
         m
         for m in measurements
-        if m.model == model and m.group in GROUPS and m.decoding == measurements[0].decoding
+        if m.model == model and m.group in groups and m.decoding == measurements[0].decoding
     ]
 
 
 def _curve(
-    settings: Sequence[Measurement], names: Sequence[str], among: Sequence[Measurement], relative: bool
+    found: Sequence[Measurement], names: Sequence[str], among: Sequence[Measurement], relative: bool
 ) -> Curve:
-    return tuple(sorted(point for m in settings if (point := _point(m, names, among, relative))))
+    return tuple(sorted(point for m in found if (point := _point(m, names, among, relative))))
 
 
 def _point(

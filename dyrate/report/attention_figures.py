@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dyrate.analysis.tables import heading
-from dyrate.report.drawing import MODELS, MUTED, as_svg, canvas, gridded
+from dyrate.report.drawing import MODELS, MUTED, as_svg, canvas, described, gridded
 from dyrate.trace.files import Band, Summary, TracedBenchmark
 
 SHADES = 20  # of a map: equal neighbours are one shape
@@ -42,7 +42,7 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> Markup:
         gridded(axes)
         axes.tick_params(labelcolor=MUTED)
         svg = as_svg(figure, name)
-    return _described(
+    return described(
         svg,
         f"Attention on image and response over the steps of {heading(benchmark)} answers",
         "; ".join(f"{model}: {_ends(traced)}" for _, model, traced in drawn),
@@ -85,7 +85,7 @@ def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) 
         axes.tick_params(labelcolor=MUTED)
         svg = as_svg(figure, name)
     means = [sum(row[layer] for row in rows) / len(rows) for layer in range(summary["layers"])]
-    return _described(
+    return described(
         svg,
         f"Attention of {summary['model']} on the image by layer and step of {heading(benchmark)} answers",
         "Mean over steps, by layer: "
@@ -118,10 +118,3 @@ def _ends(traced: TracedBenchmark) -> str:
         f"image from {100 * image[0]:.0f}% at step 0 to {100 * image[last]:.0f}% at step {last}, "
         f"response from {100 * response[0]:.0f}% to {100 * response[last]:.0f}%"
     )
-
-
-def _described(svg: Markup, title: str, description: str) -> Markup:
-    """The same <svg> with words for who does not see it."""
-    words = Markup("<title>{}</title><desc>{}</desc>").format(title, description)
-    opening, rest = svg.split(">", 1)
-    return opening + Markup(' role="img" aria-label="{}">').format(title) + words + rest

@@ -1,12 +1,14 @@
 """`dyrate tables` and `dyrate report`: result files in, CSV and HTML out."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
+from dyrate.report.site import INDEX, PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +45,21 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
     report = subparsers.add_parser(
         "report",
-        help="the report page of a study",
-        description="Reads a study's result files and writes one self-contained HTML page: tables, figures, "
-        "sample answers, and the command behind each row." + _INCOMPLETE,
+        help="the report pages of a study",
+        description="Reads a study's result files and writes self-contained HTML pages that open from disk: "
+        "the front page at --output, and beside it "
+        + ", ".join(file for file in PAGES if file != INDEX)
+        + "."
+        + _INCOMPLETE,
         epilog="example:\n  dyrate report --study config/testbed.yaml --output reports/testbed/index.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.add_argument("--study", required=True, type=Path, metavar="FILE", help=_STUDY_HELP)
-    report.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page to write")
     report.add_argument("--failed", action="store_true", help=_FAILED_HELP)
+    report.add_argument("--output", required=True, type=Path, metavar="FILE", help="the front page")
+    report.add_argument(
+        "--survival", type=Path, metavar="FILE", help="the page of token survival, if made: it is linked"
+    )
     report.set_defaults(run=_report)
 
 
@@ -82,16 +90,24 @@ def _tables(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from dyrate.analysis.measurements import load
     from dyrate.analysis.missing import missing
-    from dyrate.report.page import report_page
+    from dyrate.report.page import report_pages
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
     if arguments.output.is_dir():
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
+    if arguments.output.name in PAGES and arguments.output.name != INDEX:
+        raise DyrateError(f"--output {arguments.output} is a page beside the front page; name another")
+    if arguments.survival is not None and not arguments.survival.is_file():
+        raise DyrateError(f"--survival {arguments.survival}: there is no such file")
     measurements = load(study, arguments.failed)
-    files.make_folder(arguments.output.parent)
-    files.write_text(arguments.output, report_page(study, measurements))
-    print(f"wrote {arguments.output}")
+    folder = arguments.output.parent
+    files.make_folder(folder)
+    survival = arguments.survival and Path(os.path.relpath(arguments.survival, folder)).as_posix()
+    pages = report_pages(study, measurements, survival, arguments.output.name)
+    for name, text in pages.items():
+        files.write_text(folder / name, text)
+    print(f"wrote {arguments.output} and {len(pages) - 1} pages beside it")
     return _complete(missing(study, measurements))
 
 

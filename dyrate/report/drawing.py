@@ -82,3 +82,10 @@ def as_svg(figure: Figure, name: str) -> Markup:
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
     return Markup(text)  # labels are escaped by matplotlib
+
+
+def described(svg: Markup, title: str, description: str = "") -> Markup:
+    """The same <svg> with words for who does not see it."""
+    words = Markup("<title>{}</title><desc>{}</desc>").format(title, description)
+    opening, rest = svg.split(">", 1)
+    return opening + Markup(' role="img" aria-label="{}">').format(title) + words + rest

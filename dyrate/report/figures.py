@@ -1,23 +1,27 @@
 """What is lost against the unpruned model, and for which budget: three kinds of figure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from markupsafe import Markup
 
-from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
-from dyrate.analysis.pareto import TITLE, Curve, dyrates
+from dyrate.analysis.pareto import Curve, dyrates
 from dyrate.analysis.tables import heading
-from dyrate.report.drawing import CURVES, INK, LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
-
-# Filled and hollow, by matplotlib's names for them.
-GLYPHS = {
-    "D": "◆◇", "o": "●○", "s": "■□", "v": "▼▽", "^": "▲△", "<": "◀◁", ">": "▶▷", "*": "★☆",
-}  # fmt: skip
-SHAPES = "Dosv^<>"
+from dyrate.report.drawing import (
+    INK,
+    LINE,
+    MARKERS,
+    MODELS,
+    MUTED,
+    PAPER,
+    as_svg,
+    canvas,
+    described,
+    gridded,
+)
+from dyrate.report.looks import Look, family, looks
 
 
 def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
@@ -73,109 +77,113 @@ def differences(
         axes.set_xlim(*_limits([value for _, _, *rest in points for value in rest[:3]]))
         axes.grid(axis="x", color=LINE, linewidth=0.5)
         axes.set_axisbelow(True)
-        return as_svg(figure, name)
+        told = "; ".join(
+            f"{heading(benchmarks[at])} on {models[model]}: {value:+.1f}% ({low:+.1f} to {high:+.1f})"
+            for at, model, value, low, high, _ in points
+        )
+        return described(as_svg(figure, name), "Difference to the unpruned model by benchmark", told)
 
 
 def tradeoff(
-    model: str, measurements: Sequence[Measurement], benchmarks: Sequence[str], phase: str, name: str
+    model: str,
+    measurements: Sequence[Measurement],
+    benchmarks: Sequence[str],
+    phase: str,
+    name: str,
+    families: Mapping[str, Look] | None = None,
 ) -> Markup | None:
     """Score kept, mean percentage of the unpruned model's, against visual tokens kept in a phase.
 
-    `phase` is "prefill" or "decode". Marks are those of `legend`. None where no measurement of the model has
-    both.
+    `phase` is "prefill" or "decode". Marks are those of `legend`, `families` the report's looks. None where
+    no measurement of the model has both.
     """
-    marks = _marks(measurements)
+    marks = _marks(measurements, families)
     points = []
     for m in (m for m in measurements if m.reference == model):
         spent = budget(m, benchmarks, measurements)
         share = spent.prefill if phase == "prefill" else spent.decode
         kept = score_kept(m, benchmarks, measurements)
         if share is not None and kept is not None:
-            points.append((100 * share, kept, marks[m]))
+            points.append((100 * share, kept, m))
     if not points:
         return None
     with canvas(4.4, 3.0) as (figure, axes):
         axes.set_ylim(min(0.0, *(y for _, y, _ in points)) - 4, max(105.0, *(y + 5 for _, y, _ in points)))
         axes.set_xlim(-4, 106)
-        for x, y, mark in points:
-            colour = INK if mark.colour is None else CURVES[mark.colour]
-            face = PAPER if mark.hollow else colour
-            axes.plot(x, y, mark.shape, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
+        for x, y, m in points:
+            look, colour = marks[m].look, marks[m].look.colour
+            face = PAPER if marks[m].hollow else colour
+            axes.plot(x, y, look.shape, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
         axes.set_xlabel(f"visual tokens per layer at {phase}, % of V")
         axes.set_title("score kept, % of unpruned")
         gridded(axes)
-        return as_svg(figure, name)
-
-
-def colours(labels: Iterable[str]) -> dict[str, int]:
-    """A number for each label, for its colour: 0 for DyRate's, others in turn."""
-    others, numbers = count(), {}
-    for label in labels:
-        numbers[label] = 0 if dyrates(label) else 1 + next(others) % (len(CURVES) - 1)
-    return numbers
+        told = "; ".join(f"{m.title}: {y:.1f}% at {x:.0f}%" for x, y, m in points)
+        return described(as_svg(figure, name), f"Score kept against visual tokens at {phase}, {model}", told)
 
 
 def pareto(
-    curves: Mapping[str, Curve], numbers: Mapping[str, int], title: str, name: str, large: bool = False
+    curves: Mapping[str, Curve], looks: Mapping[str, Look], title: str, name: str, large: bool = False
 ) -> Markup:
-    """Quality against retained tokens; `numbers` are those of `colours`. `name` makes ids unique."""
-    with canvas(*((4.4, 3.3) if large else (2.9, 2.5))) as (figure, axes):
+    """Quality against retained tokens; `looks` has each curve's. `name` makes ids unique."""
+    with canvas(*((4.9, 3.6) if large else (2.9, 2.5))) as (figure, axes):
         # DyRate last, on top of the others.
         for label, curve in reversed(list(curves.items())):
-            colour = CURVES[numbers[label]]
+            look, mine = looks[label], dyrates(label)
             axes.plot(
                 [100 * x for x, _ in curve],
                 [y for _, y in curve],
-                "D-" if dyrates(label) else "o-",
-                color=colour,
-                markerfacecolor=PAPER if dyrates(label) and label != TITLE else colour,
-                linewidth=1.8 if dyrates(label) else 1.0,
-                markersize=5 if dyrates(label) else 3.2,
+                look.shape,
+                linestyle=":" if look.control else "-",
+                color=look.colour,
+                markerfacecolor=PAPER if mine and "," in label else look.colour,
+                linewidth=1.8 if mine else 1.0,
+                markersize=5 if mine else 3.6,
             )
         axes.set_xlim(-3, 104)
         axes.set_xlabel("visual tokens per layer, % of V")
         axes.set_title(title, color=INK)
         gridded(axes)
         axes.tick_params(labelcolor=MUTED)
-        return as_svg(figure, name)
+        told = "; ".join(
+            f"{label}: " + ", ".join(f"{y:.1f} at {100 * x:.0f}%" for x, y in curve)
+            for label, curve in curves.items()
+        )
+        return described(as_svg(figure, name), f"{title}, against visual tokens per layer", told)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a setting looks in `tradeoff`: a method has a shape and colour, its further settings are hollow."""
+    """How a setting looks in `tradeoff`: as its family, and hollow where it is a further setting of it."""
 
-    shape: str  # matplotlib's name
-    colour: int | None  # a curve's number; None is ink
+    look: Look
     hollow: bool
 
     @property
     def glyph(self) -> str:
         """The character that looks like it."""
-        return GLYPHS[self.shape][self.hollow]
+        return self.look.glyph(self.hollow)
 
 
-def legend(measurements: Sequence[Measurement]) -> list[tuple[Mark, str]]:
+def legend(
+    measurements: Sequence[Measurement], families: Mapping[str, Look] | None = None
+) -> list[tuple[Mark, str]]:
     """The marks of `tradeoff` and the settings that they stand for, joined where models share a mark."""
     labels: dict[Mark, dict[str, None]] = {}
-    for m, mark in _marks(measurements).items():
+    for m, mark in _marks(measurements, families).items():
         labels.setdefault(mark, {})[m.title] = None
     return [(mark, " / ".join(names)) for mark, names in labels.items()]
 
 
-def _marks(measurements: Sequence[Measurement]) -> dict[Measurement, Mark]:
-    listed = dict.fromkeys(m.kind for m in measurements if m.kind != NONE)
-    methods = sorted(
-        listed, key=lambda method: method != DYRATE
-    )  # DyRate's as on every picture, others in order
+def _marks(
+    measurements: Sequence[Measurement], families: Mapping[str, Look] | None
+) -> dict[Measurement, Mark]:
+    families = looks(measurements) if families is None else families
     seen: Counter[tuple[str, str]] = Counter()
     marks = {}
     for m in measurements:
-        if m.kind == NONE:
-            marks[m] = Mark("*", None, False)
-            continue
-        at = methods.index(m.kind) + (DYRATE not in methods)
-        marks[m] = Mark(SHAPES[at % len(SHAPES)], at % len(CURVES), seen[m.reference, m.kind] > 0)
-        seen[m.reference, m.kind] += 1
+        key = m.reference, family(m)
+        marks[m] = Mark(families[key[1]], m.kind != NONE and seen[key] > 0)
+        seen[key] += 1
     return marks
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,19 +85,26 @@ def _joined(given: Sequence[tuple[Measurement, Sample]]) -> tuple[Answer, ...]:
 
 
 def _image(data: Path | None, benchmark: str, row: int) -> str | None:
+    return next((uri for _, uri in images(data, benchmark, [row], EDGE)), None)
+
+
+def images(data: Path | None, benchmark: str, rows: Iterable[int], edge: int) -> Iterator[tuple[int, str]]:
+    """(row, its image as a data URI) of those that there are, made no larger than `edge` pixels."""
     path = data / f"{benchmark}.parquet" if data else None
     if path is None or not path.exists():
-        return None
-    try:
-        column = pq.read_table(path, columns=["image"]).column("image")
-        if row >= len(column):
-            return None
-        image = Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB")
-    except (pa.ArrowException, OSError, TypeError, KeyError, Image.DecompressionBombError) as error:
-        raise DyrateError(
-            f"{path}: the image of row {row} cannot be read ({error}); make the file again"
-        ) from None
-    image.thumbnail((EDGE, EDGE))
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+        return
+    column = None
+    for row in rows:
+        try:
+            column = pq.read_table(path, columns=["image"]).column("image") if column is None else column
+            if row >= len(column):
+                continue
+            image = Image.open(io.BytesIO(column[row].as_py()["bytes"])).convert("RGB")
+        except (pa.ArrowException, OSError, TypeError, KeyError, Image.DecompressionBombError) as error:
+            raise DyrateError(
+                f"{path}: the image of row {row} cannot be read ({error}); make the file again"
+            ) from None
+        image.thumbnail((edge, edge))
+        stream = io.BytesIO()
+        image.save(stream, "WEBP", quality=82 if edge == EDGE else 60, method=4)
+        yield row, "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

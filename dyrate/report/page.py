@@ -1,38 +1,42 @@
-"""The HTML: the report page and the tables' twins, rendered by Jinja2 with autoescape on."""
+"""The report's pages and the tables' twins: what each shows, gathered once from the results of a study."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dyrate.analysis import cost, pareto
 from dyrate.analysis.cells import Table
-from dyrate.analysis.claims import default_standings
-from dyrate.analysis.contents import gather
-from dyrate.analysis.equal_budget import Standing
-from dyrate.analysis.measurements import Measurement, source
+from dyrate.analysis.contents import Contents, gather
+from dyrate.analysis.measurements import NONE, Measurement, source
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
+from dyrate.analysis.ranking import GROUPS as RANKED_GROUPS
 from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import figures, ranking
-from dyrate.report.attention import attention
-from dyrate.report.gallery import cards
-from dyrate.report.provenance import facts
+from dyrate.report import breakdowns, figures, provenance, ranking
+from dyrate.report.attention import AttentionSection, attention
+from dyrate.report.browser import Browser, browser
+from dyrate.report.equal_budget import by_default, looks_of, pictures
+from dyrate.report.gallery import Card, cards
+from dyrate.report.html import render, script, style
+from dyrate.report.learned import Learned, learned
+from dyrate.report.looks import Look, family, looks
+from dyrate.report.site import INDEX, PAGES
 from dyrate.report.speed.choosing import choosing
 from dyrate.report.speed.section import speed
 from dyrate.speed import documents
-from dyrate.speed.documents import METHODS
+from dyrate.speed.documents import METHODS, BenchDocument
 from dyrate.study import Study
 
 COSTED = ("nocaps", "gqa")  # long answers and short ones: what their FLOPs are spent on differs
-TEMPLATES = Path(__file__).with_name("templates")
+TABLES = ("vendor/sortable.js", "tables.js")  # the scripts of every page
 
 
 def table_page(
@@ -40,110 +44,195 @@ def table_page(
 ) -> str:
     """A self-contained page with one table: the HTML twin of its CSV."""
     measured = [m for m in measurements if m.measured]
-    return _render("table_page.html", table=table, **_context(study, measured, missing))
+    return render("table_page.html", table=table, **_context(study, measured, missing))
 
 
-def report_page(study: Study, measurements: Sequence[Measurement]) -> str:
-    """The self-contained report of a study: the same text for the same result files."""
+def report_pages(
+    study: Study, measurements: Sequence[Measurement], survival: str | None = None, front: str = INDEX
+) -> dict[str, str]:
+    """The self-contained pages of a study's report by file: the same texts for the same result files.
+
+    `survival` is where, from these pages, the page of token survival lies, if there is one; `front` is the
+    name of the first page.
+    """
     contents = gather(study, measurements)
-    measurements = [m for m in measurements if m.measured]
-    main = [m for m in measurements if m.group == "main"]
-    questions, captions = (
-        [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == caption]
-        for caption in (False, True)
-    )
-    benches = documents.read(documents.paths(METHODS)).benches
-    model, gallery = cards(main, study.benchmarks, _data(study))
-    return _render(
-        "report.html",
-        tables=[table for table in contents.tables if table.measured],
-        left_out=[table for table in contents.tables if not table.measured],
-        claims=contents.claims,
-        standings=_by_default(contents.standings),
-        curves=_curves(study, measurements),
-        rankings=ranking.by_budget(contents.rankings),
-        stability=ranking.stability(contents.rankings),
-        method_benches=benches,
-        summary=lines(main, study.benchmarks),
-        differences=[
-            (" / ".join(dict.fromkeys(m.title for m in shown)), svg)
-            for i, shown in enumerate(figures.panels(main))
-            if (svg := figures.differences(shown, main, study.benchmarks, f"d{i}"))
-        ],
-        tradeoffs=[
-            (f"{title}, {m}", svg)
-            for title, names, phase in (
-                ("Questions and short answers", questions, "prefill"),
-                ("Captions", captions, "decode"),
-            )
-            for i, m in enumerate(dict.fromkeys(m.reference for m in main))
-            if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}"))
-        ],
-        marks=figures.legend(main),
-        attention=attention(study),
-        gallery=gallery,
-        gallery_model=model,
-        choices=choices(main),
-        findings=contents.findings,
-        costs=cost.cost_tables(measurements, [name for name in COSTED if name in study.benchmarks]),
-        conventions=CONVENTIONS,
-        scopes=SCOPES,
-        speed=speed(),
-        choosing=choosing(benches),
-        **_context(study, measurements, contents.missing),
-    )
-
-
-Grouped = list[tuple[Measurement, list[Standing]]]
-
-
-def _by_default(standings: Sequence[Standing]) -> dict[str, tuple[Grouped, Grouped]]:
-    """Per model the standings of its default DyRate, and those of its other settings, by setting."""
-    defaults = {id(s) for group in default_standings(standings).values() for s in group}
-    models: dict[str, tuple[dict[Measurement, list[Standing]], dict[Measurement, list[Standing]]]] = {}
-    for standing in standings:
-        first, others = models.setdefault(standing.mine.model, ({}, {}))
-        (first if id(standing) in defaults else others).setdefault(standing.mine, []).append(standing)
-    return {name: (list(first.items()), list(others.items())) for name, (first, others) in models.items()}
-
-
-def _curves(study: Study, measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """The pictures of quality against retained tokens per model, the mean first, and the curves' colours."""
-    models = list(dict.fromkeys(m.model for m in measurements))
-    by_model = {
-        model: {name: pareto.curves(model, measurements, name) for name in (None, *study.benchmarks)}
-        for model in models
+    report = _Report(study, [m for m in measurements if m.measured], contents)
+    shared = _context(study, report.measured, contents.missing) | {
+        "contents": contents,
+        "report": report,
+        "survival": survival,
+        "pages": {file: title for file, title in PAGES.items() if file != INDEX and report.has(file)},
+        "front": front,
     }
-    # Without DyRate there is nothing to compare, and without a second setting there is no curve.
-    drawn = {model: panels for model, panels in by_model.items() if any(map(pareto.dyrates, panels[None]))}
-    labels = dict.fromkeys(
-        label for panels in drawn.values() for curves in panels.values() for label in curves
-    )
-    colours = figures.colours(labels)
+    views: Mapping[str, Callable[[], dict[str, Any]]] = {
+        "index.html": lambda: {"overviews": report.overviews},
+        "results.html": lambda: report.results,
+        "attention.html": lambda: {"attention": report.attention, "learned": report.learned},
+        "budget.html": lambda: report.budget,
+        "cost.html": lambda: report.cost,
+        "audit.html": lambda: {"findings": contents.findings, "choices": choices(report.main)},
+        "samples.html": lambda: report.samples,
+        "provenance.html": lambda: provenance_of(study, measurements, report.measured),
+    }
+    scripts = {"samples.html": (*TABLES, "samples.js")}
     return {
-        "colours": colours,
-        "means": [
-            (
-                model,
-                len(pareto.averaged(model, measurements)),
-                _panel(panels[None], colours, None, f"p{i}"),
-            )
-            for i, (model, panels) in enumerate(drawn.items())
-        ],
-        "panels": {
-            model: [
-                _panel(curves, colours, name, f"p{i}-{name}")
-                for name, curves in panels.items()
-                if name and curves
-            ]
-            for i, (model, panels) in enumerate(drawn.items())
-        },
+        front if file == INDEX else file: render(
+            file, file=file, scripts=[script(*scripts.get(file, TABLES))], **shared, **view()
+        )
+        for file, view in views.items()
     }
 
 
-def _panel(curves: dict[str, pareto.Curve], colours: dict[str, int], name: str | None, key: str) -> Markup:
-    title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return figures.pareto(curves, colours, title, key, large=name is None)
+def provenance_of(
+    study: Study, measurements: Sequence[Measurement], measured: Sequence[Measurement]
+) -> dict[str, Any]:
+    """What the page of provenance shows; of failures, also what there is no measurement of."""
+    return {
+        "failures": provenance.failures(study, measurements),
+        "timings": provenance.timings(study),
+        "steps": provenance.steps(study),
+        "hashes": provenance.hashes(measured),
+        "hosts": provenance.hosts(measured),
+        "rows": measured,
+        "dirty": any(provenance.DIRTY in (m.result["meta"].get("commit") or "") for m in measured),
+    }
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What several pages need of a study's measurements."""
+
+    study: Study
+    measured: list[Measurement]
+    contents: Contents
+
+    @cached_property
+    def main(self) -> list[Measurement]:
+        return [m for m in self.measured if m.group == "main"]
+
+    @property
+    def titles(self) -> list[str]:
+        """The methods by name, settings left out."""
+        reduced = (m for m in self.measured if m.kind != NONE and not m.system)
+        return list(dict.fromkeys(m.title.partition(" (")[0] for m in reduced))
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        return looks(self.measured)
+
+    @cached_property
+    def attention(self) -> AttentionSection | None:
+        return attention(self.study)
+
+    @cached_property
+    def learned(self) -> tuple[Learned, ...]:
+        return learned(self.measured, self.looks)
+
+    @cached_property
+    def browser(self) -> Browser | None:
+        return browser(self.measured, self.study.benchmarks, _data(self.study))
+
+    @cached_property
+    def gallery(self) -> tuple[str, tuple[Card, ...]]:
+        return cards(self.main, self.study.benchmarks, _data(self.study))
+
+    def has(self, file: str) -> bool:
+        """Whether there is anything on a page; it is written in any case, and left out of the index."""
+        return {
+            "attention.html": lambda: bool(self.attention or self.learned),
+            "budget.html": lambda: bool(self.contents.standings or self.contents.rankings),
+            "samples.html": lambda: self.browser is not None,
+        }.get(file, lambda: True)()
+
+    def samples_of(self, m: Measurement | None, benchmark: str) -> str | None:
+        """The address of a cell's samples."""
+        held = self.browser is not None and m is not None and (m.key, benchmark) in self.browser.held
+        return f"samples.html#benchmark={benchmark}&row={m.key}" if held and m else None
+
+    @cached_property
+    def overviews(self) -> list[tuple[str, int, Markup, dict[str, Look], dict[str, pareto.Curve]]]:
+        """Per model: how many benchmarks the mean is over, the picture of all methods, looks and points."""
+        found = []
+        for i, model in enumerate(dict.fromkeys(m.model for m in self.measured if not m.against)):
+            curves = pareto.curves(model, self.measured, None, RANKED_GROUPS)
+            if any(len(curve) > 0 for curve in curves.values()):
+                drawn = looks_of(model, self.measured, self.looks, RANKED_GROUPS)
+                svg = figures.pareto(curves, drawn, "mean score, % of unpruned", f"o{i}", large=True)
+                count = len(pareto.averaged(model, self.measured))
+                found.append((model, count, svg, {label: drawn[label] for label in curves}, curves))
+        return found
+
+    @property
+    def results(self) -> dict[str, Any]:
+        main, benchmarks = self.main, self.study.benchmarks
+        questions, captions = (
+            [name for name in benchmarks if (BENCHMARKS[name].group == "caption") == caption]
+            for caption in (False, True)
+        )
+        return {
+            "tables": [table for table in self.contents.tables if table.measured],
+            "left_out": [table for table in self.contents.tables if not table.measured],
+            "summary": lines(main, benchmarks),
+            "differences": [
+                (" / ".join(dict.fromkeys(m.title for m in shown)), svg)
+                for i, shown in enumerate(figures.panels(main))
+                if (svg := figures.differences(shown, main, benchmarks, f"d{i}"))
+            ],
+            "tradeoffs": [
+                (f"{title}, {m}", svg)
+                for title, names, phase in (
+                    ("Questions and short answers", questions, "prefill"),
+                    ("Captions", captions, "decode"),
+                )
+                for i, m in enumerate(dict.fromkeys(m.reference for m in main))
+                if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}", self.looks))
+            ],
+            "marks": figures.legend(main, self.looks),
+            "layers": [
+                (f"{phase}, {model}", svg)
+                for phase, names in (("Prefill", questions), ("Decode", captions))
+                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
+                if (svg := breakdowns.layers(model, main, names, phase.lower(), f"l{phase}{i}"))
+            ],
+            "categories": [
+                (model, svg)
+                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
+                for name in benchmarks
+                if (svg := breakdowns.categories(model, main, name, self.looks, f"c{i}-{name}"))
+            ],
+        }
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        return {
+            "claims": self.contents.claims,
+            "standings": by_default(self.contents.standings),
+            "curves": pictures(self.study, self.measured, self.looks),
+            "rankings": ranking.by_budget(self.contents.rankings),
+            "stability": ranking.stability(self.contents.rankings),
+            "method_benches": self.benches,
+        }
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        costed = [name for name in COSTED if name in self.study.benchmarks]
+        return {
+            "costs": cost.cost_tables(self.measured, costed),
+            "conventions": CONVENTIONS,
+            "scopes": SCOPES,
+            "speed": speed(),
+            "choosing": choosing(self.benches),
+            "method_benches": self.benches,
+        }
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        model, gallery = self.gallery
+        return {"browser": self.browser, "gallery": gallery, "gallery_model": model}
+
+    @cached_property
+    def benches(self) -> tuple[BenchDocument, ...]:
+        return documents.read(documents.paths(METHODS)).benches
 
 
 def _context(study: Study, measurements: Sequence[Measurement], missing: Sequence[Missing]) -> dict[str, Any]:
@@ -152,54 +241,16 @@ def _context(study: Study, measurements: Sequence[Measurement], missing: Sequenc
         "missing": missing,
         "made_from": len(measurements),
         "source": source(study, measurements),
-        "facts": facts(study, measurements),
+        "facts": provenance.facts(study, measurements),
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "references": list(dict.fromkeys(m.reference for m in measurements)),
         "heading": heading,
+        "family": family,
         "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),
-        "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        "style": style(),
     }
 
 
 def _data(study: Study) -> Path | None:
     return Path(study.config["data"]) if study.tasks == "testbed" else None
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["signed"] = signed
-    environment.filters["share"] = share
-    environment.filters["capfirst"] = lambda text: text[:1].upper() + text[1:]
-    return environment
-
-
-def _render(template: str, **context: Any) -> str:
-    return _environment().get_template(template).render(**context)
-
-
-def number(value: float, unit: str = "") -> str:
-    """A score as the tables print it: points without decimals, everything else with one."""
-    return f"{value:.0f}" if unit == "points" else f"{value:.1f}"
-
-
-def signed(value: float, unit: str = "") -> str:
-    """A difference with its sign: a true minus, and no sign on zero."""
-    text = number(abs(value), unit)
-    if float(text) == 0:
-        return text
-    return f"{'−' if value < 0 else '+'}{text}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage, an en dash where nobody counted."""
-    return "–" if value is None else f"{100 * value:.0f}%"

@@ -20,7 +20,7 @@ from dyrate.evaluation.evaluate import evaluate_loaded, load
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.rescoring import Given, Question, Reading, assign, questions
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.evaluation.other_harnesses import STAMP, lmms_eval_run, log_of, read_sheet, sheet, write_sheet
 from tests.report import fake
@@ -164,7 +164,7 @@ def test_the_row_is_in_table_1_of_the_study_that_lists_it(
     assert cells["gqa"].value == result["benchmarks"]["gqa"]["scores"]["exact_match"]["value"]
     assert cells["pope"] is None
 
-    page = report_page(study, found)
+    page = report_pages(study, found)["results.html"]
     assert "Their &lt;b&gt;system&lt;/b&gt;" in page
     assert "Their <b>" not in page
     assert "answers by lmms-eval" in page

@@ -6,7 +6,7 @@ import pytest
 
 from dyrate.analysis.contents import gather
 from dyrate.analysis.measurements import load
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.report import fake
 
@@ -24,13 +24,13 @@ def measurements(study, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def page(tmp_path_factory):
-    """The report page of that study, rendered once."""
+def pages(tmp_path_factory):
+    """The report's pages of that study, rendered once."""
     folder = tmp_path_factory.mktemp("page")
     study = Study.of(fake.CONFIG)
     with chdir(folder):
         fake.write_study(study, folder)
-        return report_page(study, load(study))
+        return report_pages(study, load(study))
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def small(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    """The study with DyRate and its ablations in a folder of its own: all of `compared`, and the page."""
+    """The study with DyRate and its ablations in a folder of its own: all of `compared`, and the pages."""
     folder = tmp_path_factory.mktemp("compared")
     study = Study.of(fake.WITH_DYRATE)
     with chdir(folder):  # left again: other tests stand where they always do
         fake.write_study(study, folder, images=False)
         measurements = load(study)
         contents = gather(study, measurements)
-        return (study, measurements, contents, folder), report_page(study, measurements)
+        return (study, measurements, contents, folder), report_pages(study, measurements)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from dyrate.analysis.paired import Answers
 from dyrate.analysis.tables import table2
 from dyrate.evaluation.results import Difference
 from dyrate.report import csv_files
-from dyrate.report.page import report_page, table_page
+from dyrate.report.page import report_pages, table_page
 from dyrate.study import Study
 from tests.report import fake
 from tests.report.test_page import text_of
@@ -239,11 +239,12 @@ def test_the_tables_of_the_ablation_name_only_its_benchmarks(compared):
 
 
 def test_a_study_without_ablations_leaves_their_tables_out_with_a_sentence(study, measurements, tmp_path):
-    page = text_of(report_page(study, measurements))
+    pages = report_pages(study, measurements)
+    page = text_of(pages["results.html"])
     left = gather(study, measurements)
 
     assert "Left out, because the study has no row for it: Ablation: strategy (" in page
-    assert "DyRate at equal budget" not in page
+    assert "DyRate at equal budget" not in "".join(pages.values())
     assert (left.standings, left.claims) == ((), ())
     for found in left.tables[3:]:
         assert "The study has no row for this table." in text_of(table_page(found, study, measurements))
@@ -261,20 +262,21 @@ def test_without_a_default_dyrate_there_is_no_predictor_table(tmp_path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def page(rendered):
+def pages(rendered):
     return rendered[1]
 
 
-def test_the_page_has_every_table_and_the_comparison(page):
-    text = text_of(page)
+def test_the_pages_have_every_table_and_the_comparison(pages):
+    text = text_of(pages["results.html"])
 
     for title in ("Table III", "Ablation: strategy", "Ablation: decoding", "Ablation: predictor"):
         assert title in text
-    assert "DyRate at equal budget" in text
+    assert "DyRate at equal budget" in text_of(pages["budget.html"])
     assert "Left out" not in text
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids))
-    assert page.count("<svg") > 2 * 12
+    for page in pages.values():
+        ids = re.findall(r'\sid="([^"]+)"', page)
+        assert len(ids) == len(set(ids))
+    assert sum(page.count("<svg") for page in pages.values()) > 2 * 12
 
 
 def test_what_a_row_was_not_evaluated_on_is_a_dash(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from dyrate.analysis.tables import table1
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import csv_files
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study, StudyError
 from tests.report import fake
 
@@ -160,7 +160,7 @@ def test_they_stand_beside_the_rows_whose_idea_they_are(
         "Qwen-VL (7B)": "packed (trained here)",
         "TokenPacker (7B)": "packed (trained here)",
     }
-    page = report_page(study, measurements)
+    page = report_pages(study, measurements)["results.html"]
     assert "packed (trained here)" in page
     csv_files.write(table, tmp_path / "table1.csv")
     with (tmp_path / "table1.csv").open(encoding="utf-8") as file:

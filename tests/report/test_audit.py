@@ -215,7 +215,7 @@ def test_half_a_unit_of_the_last_decimal_that_says_something():
 
 def test_the_page_and_the_csv_have_every_finding(rendered, tmp_path):
     findings = audit()
-    text = text_of(rendered[1])
+    text = text_of(rendered[1]["audit.html"])
     for finding in findings:
         assert finding.check in text
 

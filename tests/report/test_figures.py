@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 from dyrate.analysis.measurements import load
 from dyrate.report import figures
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.report import fake
 
@@ -46,16 +46,18 @@ def test_a_methods_settings_share_shape_and_colour_and_one_is_filled(measurement
     marks = {label: mark for mark, label in figures.legend(measurements)}
     first, second = marks["FastV (K=3, R=0.5)"], marks["FastV (K=2, R=0.5)"]
 
-    assert (first.shape, first.colour) == (second.shape, second.colour)
+    assert first.look == second.look
     assert (first.hollow, second.hollow) == (False, True)
     assert first.glyph != second.glyph
-    assert marks["VTW (K=4) / VTW (K=6)"].shape != first.shape
+    assert marks["VTW (K=4) / VTW (K=6)"].look.shape != first.look.shape
 
 
 def test_tradeoff_has_no_text_among_its_points(study, measurements):
     svg = figures.tradeoff("testbed-m", measurements, study.benchmarks, "decode", "a")
 
-    assert not any(m.label in svg for m in measurements)
+    drawn = re.sub("<desc>.*?</desc>", "", svg)
+    assert drawn != svg, "who does not see it is told"
+    assert not any(m.label in drawn for m in measurements)
 
 
 def test_text_in_labels_is_text(study, tmp_path):
@@ -65,7 +67,7 @@ def test_text_in_labels_is_text(study, tmp_path):
     for m in measurements:
         m.result["label"] += " <b>$x$ & $\\frac</b>"
 
-    page = report_page(study, measurements)
+    page = report_pages(study, measurements)["results.html"]
 
     assert "&lt;b&gt;$x$ &amp; $\\frac&lt;/b&gt;" in page
     assert "<b>$x$" not in page

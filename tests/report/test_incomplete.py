@@ -17,7 +17,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import RESAMPLES
 from dyrate.evaluation.results import ResultFiles
 from dyrate.evaluation.scoring import differences
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.report import fake
 
@@ -89,11 +89,12 @@ def test_a_failed_jobs_row_stands_in_its_place_and_costs_no_other(made, capsys):
     assert "FastV" in listed["what"]
 
     assert main(["report", "--study", "study.json", "--output", "index.html"]) == 1
-    page = Path("index.html").read_text()
-    assert page.index("Not complete.") < page.index("At a glance")
-    assert "1 thing is missing" in page
+    front, page = (Path(name).read_text() for name in ("index.html", "results.html"))
+    assert front.index("Not complete.") < front.index("What was found")
+    assert page.index("Not complete.") < page.index('id="verdicts"')
+    assert "1 thing is missing" in front
     assert page.count('title="the &lt;b&gt;GPU&lt;/b&gt; has no memory') >= len(made.benchmarks)
-    assert "<b>GPU</b>" not in page
+    assert "<b>GPU</b>" not in front + page
 
 
 def test_a_failed_benchmark_costs_one_cell(made):
@@ -144,7 +145,7 @@ def test_with_nothing_measured_there_is_a_page_that_says_so(study, tmp_path):
     measurements = load(study)
 
     assert not any(m.measured for m in measurements)
-    page = report_page(study, measurements)
+    page = report_pages(study, measurements)["index.html"]
     assert f"{len(study.jobs)} things are missing" in page
     assert "no job has begun to make it" in page
     assert main(["tables", "--study", write(study), "--output", "out"]) == 1
@@ -324,7 +325,8 @@ def test_missing_traces_and_parts_of_them_are_listed(tmp_path, monkeypatch):
     assert [one.what for one in found] == ["trace of testbed-s", "trace of testbed-m"]
 
 
-def test_a_complete_study_lists_nothing(page):
+def test_a_complete_study_lists_nothing(pages):
+    page = "".join(pages.values())
     assert "Not complete" not in page
     assert 'class="missing"' not in page
 

@@ -1,5 +1,7 @@
 """The page as a browser sees it."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -19,7 +21,8 @@ from dyrate.evaluation.answers import read as read_answers
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.results import ResultError
 from dyrate.report import gallery
-from dyrate.report.page import report_page, table_page
+from dyrate.report.page import report_pages, table_page
+from dyrate.report.site import PAGES
 from dyrate.study import Study
 from tests.report import fake
 
@@ -38,8 +41,9 @@ def text_of(page: str) -> str:
     return " ".join(" ".join(parts).split())
 
 
-def test_the_page_says_first_that_its_figures_are_not_the_papers(page):
-    top = text_of(page).partition("At a glance")[0]
+@pytest.mark.parametrize("file", PAGES)
+def test_every_page_says_first_that_its_figures_are_not_the_papers(pages, file):
+    top = text_of(pages[file].partition("</header>")[0])
 
     assert "Measured figures on this page are not those of LLaVA-1.5 on the real benchmarks." in top
     assert "study testbed" in top
@@ -59,7 +63,7 @@ def hub_study(study, **changes):
 def test_only_the_hubs_tasks_are_called_the_real_benchmarks(small):
     study, _ = small
     hub = hub_study(study)
-    text = text_of(report_page(hub, load(hub)))
+    text = text_of(report_pages(hub, load(hub))["index.html"])
 
     assert REAL in text
     assert SYNTHETIC not in text
@@ -76,7 +80,7 @@ def test_of_tasks_that_it_does_not_know_the_page_claims_nothing(small, tasks):
         result["benchmarks"]["gqa"]["task"] = "their_gqa"
         path.write_text(json.dumps(result))
 
-    text = text_of(report_page(hub, load(hub)))
+    text = text_of(report_pages(hub, load(hub))["index.html"])
 
     assert "need not be on the paper’s benchmarks" in text
     assert REAL not in text
@@ -196,8 +200,8 @@ def test_benchmarks_of_other_producers_are_ours(small, change, message):
     assert "two.json: method: one.json has a row of {'name': 'theirs'} on 'testbed-s'" in str(refused.value)
 
 
-def test_the_header_says_where_the_figures_come_from(page):
-    header = text_of(page).partition("At a glance")[0]
+def test_the_front_page_says_where_the_figures_come_from(pages):
+    header = text_of(pages["index.html"]).partition("What was found")[0]
 
     for fact in (
         "testbed-s, testbed-m",
@@ -211,7 +215,8 @@ def test_the_header_says_where_the_figures_come_from(page):
         assert fact in header, fact
 
 
-def test_each_measured_row_links_to_its_command(page):
+def test_each_measured_row_links_to_its_command(pages):
+    page = pages["results.html"]
     links, ids = (
         re.findall(r'href="#(command-[^"]+)"', page),
         re.findall(r'<details id="(command-[^"]+)"', page),
@@ -222,24 +227,55 @@ def test_each_measured_row_links_to_its_command(page):
     assert text_of(page).count("dyrate evaluate --model models/testbed-s") == 3 * 8
 
 
-def test_ids_are_unique(page):
-    ids = re.findall(r'\sid="([^"]+)"', page)
+@pytest.mark.parametrize("file", PAGES)
+def test_ids_are_unique(pages, file):
+    ids = re.findall(r'\sid="([^"]+)"', pages[file])
 
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_asks_for_nothing_outside_itself(page):
-    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+@pytest.mark.parametrize("file", PAGES)
+def test_a_page_asks_for_nothing_but_the_pages_beside_it(pages, file):
+    page = pages[file]
+    addresses = re.findall(r'(?:src|href)="(?!#|data:)([^"#]*)[^"]*"', page)
+    assert set(addresses) <= set(PAGES)
     assert "@import" not in page
     assert not re.findall(r"url\((?!#)[^)]*\)", page)
-    assert "<script" not in page
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == page.count("<script")
+    (ours,) = [text for attributes, text in scripts if "application/json" not in attributes]
+    digest = base64.b64encode(hashlib.sha256(ours.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'content="{policy}"' in page
+
+
+def test_the_index_of_every_page_leads_to_every_other(pages):
+    assert list(pages) == list(PAGES)
+    empty = {"attention.html", "budget.html"}  # nothing was traced, and there is no DyRate
+    for file, page in pages.items():
+        links = re.findall(r'href="([a-z]+\.html)"( aria-current="page")?>', page.partition("</nav>")[0])
+        assert [name for name, _ in links] == [name for name in PAGES if name not in empty]
+        assert [name for name, current in links if current] == ([] if file in empty else [file])
+
+
+def test_the_page_of_token_survival_is_linked_where_it_is_given(small):
+    study, _ = small
+    Path("study.json").write_text(study.to_json())
+    Path("there.html").write_text("")
+    command = ["report", "--study", "study.json", "--output", "reports/x/index.html"]
+
+    assert main([*command, "--survival", "there.html"]) == 0
+    assert 'href="../../there.html">Token survival' in Path("reports/x/cost.html").read_text()
+    assert main([*command, "--survival", "gone.html"]) == 2
+    assert main(command) == 0
+    assert "Token survival" not in Path("reports/x/cost.html").read_text()
+    assert {path.name for path in Path("reports/x").iterdir()} == set(PAGES)
 
 
 def test_the_page_is_the_same_each_time(small):
     study, measurements = small
 
-    assert report_page(study, load(study)) == report_page(study, measurements)
+    assert report_pages(study, load(study)) == report_pages(study, measurements)
 
 
 def test_the_summary_counts_verdicts(small):
@@ -251,7 +287,7 @@ def test_the_summary_counts_verdicts(small):
         found["difference"] = {found["primary"]: {"value": value, "low": value - 1, "high": value + 1}}
     path.write_text(json.dumps(result))
 
-    text = text_of(report_page(study, load(study)))
+    text = text_of(report_pages(study, load(study))["results.html"])
 
     assert (
         "FastV (K=2, R=0.5) : lower on 1 of 11 benchmarks, higher on 1 (n = 25 to 100); "
@@ -267,7 +303,9 @@ def test_where_no_interval_excludes_zero_no_loss_is_not_said_to_be_none(small):
         found["difference"] = {found["primary"]: {"value": -1.0, "low": -2.0, "high": 1.0}}
     path.write_text(json.dumps(result))
 
-    assert "no loss could be shown (n = 25 to 100)" in text_of(report_page(study, load(study)))
+    assert "no loss could be shown (n = 25 to 100)" in text_of(
+        report_pages(study, load(study))["results.html"]
+    )
 
 
 def test_the_way_to_reproduce_is_the_config_on_the_page(small):
@@ -275,7 +313,7 @@ def test_the_way_to_reproduce_is_the_config_on_the_page(small):
     changed = Study.of({**study.config, "samples": 7})  # as by --config samples=7
     fake.write_study(changed, Path())
 
-    text = text_of(report_page(changed, load(changed)))
+    text = text_of(report_pages(changed, load(changed))["provenance.html"])
 
     assert "config below saved as study.yaml" in text
     assert "--configfile study.yaml" in text
@@ -289,6 +327,7 @@ def test_the_way_to_reproduce_is_the_config_on_the_page(small):
         ("tables", "file", "--output file: cannot be made a folder: File exists"),
         ("report", "file/index.html", "--output file: cannot be made a folder: File exists"),
         ("report", "folder", "folder is a folder; name the page"),
+        ("report", "new/cost.html", "new/cost.html is a page beside the front page; name another"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_one_clear_line(small, capsys, command, output, complaint):
@@ -305,9 +344,10 @@ def test_a_study_without_reductions_still_has_a_page(small):
     study, measurements = small
     alone = [m for m in measurements if m.method == "none"]
 
-    text = text_of(report_page(study, alone))
+    pages = report_pages(study, alone)
 
-    assert "No reduction method was measured." in text
+    for file in ("index.html", "results.html"):
+        assert "No reduction method was measured." in text_of(pages[file])
 
 
 def test_missing_runs_answers_and_images_leave_gaps_not_errors(small):
@@ -319,14 +359,15 @@ def test_missing_runs_answers_and_images_leave_gaps_not_errors(small):
     ]:
         path.unlink()
 
-    text = text_of(report_page(study, load(study)))
+    text = text_of("".join(report_pages(study, load(study)).values()))
 
     assert "Sample answers" not in text
+    assert "No result left its answers" in text
     assert "Measured on 20" not in text
 
 
-def test_the_gallery_joins_equal_answers_and_shows_the_image(page):
-    cards = page.split('<article class="card">')[1:]
+def test_the_gallery_joins_equal_answers_and_shows_the_image(pages):
+    cards = pages["samples.html"].split('<article class="card">')[1:]
 
     assert len(cards) == 11
     assert all("data:image/webp;base64," in card for card in cards)
@@ -336,6 +377,7 @@ def test_the_gallery_joins_equal_answers_and_shows_the_image(page):
 
 
 def browse(page: str, folder: Path) -> str:
+    """The document that a browser makes of a page, its scripts having run."""
     (folder / "page.html").write_text(page, encoding="utf-8")
     command = [
         CHROMIUM,
@@ -366,8 +408,9 @@ class Outline(HTMLParser):
         self.elements["/", tag] += 1
 
 
-def pages(study, measurements):
-    return report_page(study, measurements), table_page(table1(study, measurements), study, measurements)
+def every_page(study, measurements):
+    twin = table_page(table1(study, measurements), study, measurements)
+    return {**report_pages(study, measurements), "twin": twin}
 
 
 def with_text(study, measurements, text):
@@ -391,12 +434,14 @@ def with_text(study, measurements, text):
 
 
 def test_hostile_text_adds_no_element_and_no_attribute(small):
-    harmless = pages(*with_text(*small, "x" * len(HOSTILE)))
+    harmless = every_page(*with_text(*small, "x" * len(HOSTILE)))
     fake.write_study(small[0], Path())
 
-    for plain, page in zip(harmless, pages(*with_text(*small, HOSTILE)), strict=True):
-        assert "&lt;script&gt;document.title" in page
-        assert Outline(page).elements == Outline(plain).elements
+    for file, page in every_page(*with_text(*small, HOSTILE)).items():
+        assert "<script>document.title" not in page
+        assert Outline(page).elements == Outline(harmless[file]).elements, file
+        if file in ("index.html", "results.html", "samples.html", "provenance.html", "twin"):
+            assert "&lt;script&gt;document.title" in page, file
 
 
 @pytest.fixture
@@ -405,13 +450,14 @@ def hostile(small):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_no_text_of_a_model_or_a_config_becomes_markup(hostile, tmp_path):
-    page = report_page(*hostile)
+@pytest.mark.parametrize("file", ["index.html", "results.html", "samples.html", "provenance.html"])
+def test_no_text_of_a_model_or_a_config_becomes_markup(hostile, tmp_path, file):
+    page = report_pages(*hostile)[file]
     dom = browse(page, tmp_path)
 
-    assert "<title>dyrate · study smoke</title>" in dom, "a script ran"
-    assert "<script" not in dom
-    assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", dom)
+    assert re.search(r"<title>(\w+ · )?dyrate · study smoke</title>", dom), "a script ran"
+    assert dom.count("<script") == page.count("<script")
+    assert not [element for element in Outline(dom).elements if "onerror" in element]
     assert dom.count("<td") == page.count("<td"), "a cell was closed by text"
     assert "&lt;script&gt;document.title" in dom
 
@@ -423,30 +469,6 @@ def test_a_tables_twin_is_as_safe(hostile, tmp_path):
 
     assert "<script" not in dom
     assert "&lt;script&gt;document.title" in dom
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_never_scrolls_sideways(page, tmp_path, width):
-    (tmp_path / "inner.html").write_text(page, encoding="utf-8")
-    frame = (
-        f'<iframe id="f" src="inner.html" style="width:{width}px;height:900px;border:0"></iframe><script>'
-        "f.onload = () => { const d = f.contentDocument.documentElement;"
-        "document.title = d.scrollWidth + ' ' + d.clientWidth }</script>"
-    )
-    (tmp_path / "page.html").write_text(frame, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    flags += ["--virtual-time-budget=3000", f"--window-size={max(width, 500)},900", "--dump-dom"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, f"file://{tmp_path / 'page.html'}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-
-    scrolled, seen = map(int, re.search(r"<title>(\d+) (\d+)</title>", done.stdout).groups())
-    assert scrolled <= seen <= width
 
 
 def test_data_that_are_damaged_since_are_named(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from dyrate.analysis.measurements import load
 from dyrate.analysis.pareto import averaged, curves, sweeps
-from dyrate.report.figures import colours
+from dyrate.report.looks import looks
 from dyrate.study import Study
 from tests.report import fake
 
@@ -87,10 +87,13 @@ def test_a_line_of_dyrates_is_one_recipe_over_lambda(tmp_path, monkeypatch):
 
 
 def test_dyrates_colour_is_its_own(measurements):
-    found = colours(["DyRate", "DyRate, papers", *"abcdefgh"])
+    found = looks(measurements)
+    others = [look for name, look in found.items() if name not in ("DyRate", "DyRate+", "none")]
 
-    assert [label for label, number in found.items() if number == 0] == ["DyRate", "DyRate, papers"]
-    assert [found[label] for label in "abcdefgh"] == [1, 2, 3, 4, 5, 6, 7, 1]
+    assert (found["DyRate"].number, found["DyRate+"].number) == (0, 1)
+    assert not {look.number for look in others} & {0, 1}
+    drawn = [(look.shape, look.number, look.control) for look in found.values()]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_on_its_own_benchmark_it_has_its_curve(measurements):

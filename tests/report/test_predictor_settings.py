@@ -67,4 +67,4 @@ def test_predictors_without_a_record_have_no_choices(compared, tmp_path, monkeyp
 
 
 def test_the_page_lists_them(rendered):
-    assert "Our choices, where the paper leaves it open" in text_of(rendered[1])
+    assert "Our choices, where the paper leaves it open" in text_of(rendered[1]["audit.html"])

@@ -9,7 +9,7 @@ from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import agreements, rankings
 from dyrate.report import csv_files
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.report.ranking import by_budget, stability
 from dyrate.speed import documents
 from dyrate.study import Study
@@ -136,11 +136,11 @@ def test_the_csv_and_the_page_have_every_place(study, tmp_path):
 
     csv_files.write_rankings(found, tmp_path / "ranking.csv")
     lines = list(csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines()))
-    page = report_page(study, measurements)
+    page = report_pages(study, measurements)["budget.html"]
 
     assert len(lines) == sum(len(ranking.places) for ranking in found)
     assert lines[0]["method"] == "visionzip (budget=0.5)"
-    section = page[page.index('id="ranking"') : page.index('id="speed"')]
+    section = page[page.index('id="ranking"') :]
     for at in by_budget(found):
         for _, name, _ in at.lines:
             assert name in section
@@ -172,4 +172,4 @@ def test_quality_stands_against_the_time_of_the_same_method_at_the_same_budget(s
 
 def test_without_budgets_there_is_no_section(study):
     study.typed.__dict__["rank_at"] = ()
-    assert 'id="ranking"' not in report_page(study, load(study))
+    assert 'id="ranking"' not in "".join(report_pages(study, load(study)).values())

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
@@ -211,7 +211,7 @@ def test_numbers_of_the_text_are_measured_or_counted_or_absent():
 
 def test_the_page_says_what_random_weights_and_replayed_rates_mean(small):
     written(bench(ROWS), HARNESS)
-    text = text_of(report_page(*small))
+    text = text_of(report_pages(*small)["cost.html"])
 
     assert "Random weights: times mean something, answers do not." in text
     assert "predictors/testbed/testbed-s/lambda-2" in text
@@ -221,7 +221,7 @@ def test_the_page_says_what_random_weights_and_replayed_rates_mean(small):
 
 
 def test_without_documents_the_page_says_so(small):
-    text = text_of(report_page(*small))
+    text = text_of(report_pages(*small)["cost.html"])
 
     assert "Not measured here: the checkout has no document of dyrate bench" in text
     assert "Why FLOPs, latency and KV bytes disagree" in text
@@ -237,17 +237,17 @@ def test_text_of_documents_is_text(small):
     harness = {**HARNESS, "rows": [{**HARNESS["rows"][0], "name": HOSTILE}]}
     written(hostile, {**harness, "device": HOSTILE, "model": HOSTILE})
 
-    page = report_page(*small)
+    page = report_pages(*small)["cost.html"]
 
-    assert "<script" not in page
+    assert page.count("<script") == 1, "that of the page's tables"
     assert "<img src=x" not in page
     assert "&lt;/td&gt;&lt;/script&gt;" in page
 
 
 def test_the_page_does_not_change_with_the_clock_of_its_files(small):
     written(bench(ROWS), HARNESS)
-    page = report_page(*small)
+    page = report_pages(*small)["cost.html"]
     for path in paths():
         os.utime(path, (1, 1))
 
-    assert report_page(*small) == page
+    assert report_pages(*small)["cost.html"] == page

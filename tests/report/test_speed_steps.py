@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.report.speed.section import speed
 from dyrate.speed.decode_steps import GROUPS, group, profiled, savings
 from dyrate.speed.documents import FOLDER, paths, read
@@ -101,11 +101,11 @@ def test_the_clock_is_set_against_the_bytes():
 
 
 def test_the_page_shows_both(small, elsewhere):
-    assert "What a decode step consists of" not in text_of(report_page(*small))
+    assert "What a decode step consists of" not in text_of(report_pages(*small)["cost.html"])
     rows = [row(NONE, batch=32, decode_step=step(PARTS)), row(REPLAY, batch=32)]
     written(bench(rows))
 
-    text = text_of(report_page(*small))
+    text = text_of(report_pages(*small)["cost.html"])
 
     assert "What a decode step consists of" in text
     assert "batch 32: 5.88 ms in 160 kernels" in text

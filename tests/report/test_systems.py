@@ -12,7 +12,7 @@ from dyrate.evaluation import results
 from dyrate.evaluation.results import ResultError
 from dyrate.paper import published
 from dyrate.report import csv_files
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.report import fake
 
@@ -49,7 +49,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, tuple[Measur
         write(study, folder)
         measurements = load(study)
         tables = [table(study, measurements) for table in (table1, table2, table3)]
-        return study, measurements, report_page(study, measurements), tables
+        return study, measurements, "".join(report_pages(study, measurements).values()), tables
 
 
 def test_a_system_stands_beside_its_printed_row(found: Any) -> None:

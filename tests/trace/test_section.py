@@ -12,7 +12,7 @@ from dyrate.analysis.attention_trends import sentences
 from dyrate.analysis.measurements import load
 from dyrate.report import attention_figures as figures
 from dyrate.report.attention import attention
-from dyrate.report.page import report_page
+from dyrate.report.page import report_pages
 from dyrate.study import Study
 from dyrate.trace.files import Summary, TraceError, TraceFiles, read_summary, write_mass, write_summary
 from tests.report import fake as results
@@ -38,26 +38,27 @@ def put(changes: dict[str, Any] | None = None) -> Summary:
 def test_without_a_trace_there_is_no_section(study: Study) -> None:
     assert attention(study) is None
     results.write_study(study, Path(), images=False)
-    page = report_page(study, load(study))
-    assert "Where attention goes" not in page
-    assert 'href="#attention"' not in page
+    pages = report_pages(study, load(study))
+    assert "Where attention goes" not in "".join(pages.values())
+    assert 'href="attention.html"' not in "".join(pages.values())
 
 
 @pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_trace(study: Study) -> None:
     summary = put()
     results.write_study(study, Path(), images=False)
-    page = report_page(study, load(study))
+    pages = report_pages(study, load(study))
+    page = pages["attention.html"]
     trends = summary["benchmarks"]["nocaps"]["trends"]
     assert trends is not None
     change = f"{100 * trends['img']['difference']['value']:+.1f}".replace("-", "−")
     section = page.partition('<section id="attention">')[2].partition("</section>")[0]
     assert f"<td>{change}<span" in section
     assert "does not apply: answers too short to grow" in section
-    assert 'href="#attention"' in page
+    assert all('href="attention.html"' in one for one in pages.values())
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    assert page == report_page(study, load(study))
+    assert pages == report_pages(study, load(study))
 
 
 def words(fall: float) -> str:
@@ -120,8 +121,8 @@ def test_names_are_text(study: Study) -> None:
     meta = {**summary["meta"], "command": HOSTILE, "device": HOSTILE}
     put({"meta": meta})
     results.write_study(study, Path(), images=False)
-    page = report_page(study, load(study))
-    assert "<script" not in page
+    page = report_pages(study, load(study))["attention.html"]
+    assert page.count("<script") == 1, "that of the page's tables"
     assert "&lt;script&gt;alert(1)" in page
 
 

@@ -1,4 +1,7 @@
-# Tables, page, and the checked config that both are made from.
+# Tables, pages, and the checked config that all are made from.
+from pathlib import Path
+
+from dyrate.report.site import PAGES
 from dyrate.speed import documents as speed
 from dyrate.study.content import content
 
@@ -75,15 +78,19 @@ rule report:
         results=study.results,
         latencies=latencies,
         traces=traces,
+        survival=survival_pages,
         # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
         speed=ancient(speed.paths() + speed.paths(speed.METHODS)),
     output:
-        report(
-            f"reports/{study.name}/index.html",
-            caption="../report/page.rst",
-            category="Report",
-            labels={"page": "the whole report"},
-        ),
+        **{
+            Path(page).stem: report(
+                f"reports/{study.name}/{page}",
+                caption="../report/page.rst",
+                category="Report",
+                labels={"page": title},
+            )
+            for page, title in PAGES.items()
+        },
     log:
         f"results/{study.name}/logs/report.log",
     benchmark:
@@ -94,8 +101,10 @@ rule report:
     threads: 1
     params:
         speed=content(speed.paths() + speed.paths(speed.METHODS)),
+        survival=[word for page in survival_pages for word in ("--survival", page)],
         code=fingerprint(["dyrate.report.commands"]),
     message:
         f"Report of study {study.name}"
     shell:
-        "python -m dyrate.cli report --study {input.study:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dyrate.cli report --study {input.study:q} --output {output.index:q} {params.survival:q}"
+        " > {log:q} 2>&1"

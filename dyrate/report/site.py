@@ -1,0 +1,16 @@
+"""The pages of a report, by file and in the order of its index; the workflow declares these and no others."""
+
+from collections.abc import Mapping
+from typing import Final
+
+PAGES: Final[Mapping[str, str]] = {
+    "index.html": "Overview",
+    "results.html": "Results",
+    "attention.html": "Attention",
+    "budget.html": "Equal budget",
+    "cost.html": "Cost and speed",
+    "audit.html": "Audit",
+    "samples.html": "Samples",
+    "provenance.html": "Provenance",
+}
+INDEX = next(iter(PAGES))
