@@ -1,4 +1,4 @@
-"""`dyrate tables` and `dyrate report`: result files in, CSV and HTML out."""
+"""`dyrate tables` and `dyrate report`: result files in, tables and pages out."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ _STUDY_HELP = "the study: its YAML config, or the checked copy at results/<study
 
 
 def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
-    """Add the two commands to `dyrate`."""
+    """Add the commands to `dyrate`."""
     tables = subparsers.add_parser(
         "tables",
         help="the tables of a study, as CSV and HTML",
@@ -53,23 +53,24 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
+    from dyrate.analysis import frame as tidy
     from dyrate.analysis.contents import gather
     from dyrate.analysis.measurements import load
     from dyrate.report import csv_files
     from dyrate.report.page import table_page
+    from dyrate.report.provenance import origin_note
     from dyrate.study import Study
 
     study = Study.read(arguments.study)
     measurements = load(study)
     contents = gather(study, measurements)
     files.make_folder(arguments.output)
-    csv_files.write_missing(contents.missing, arguments.output / "missing.csv")
-    csv_files.write_costs([m for m in measurements if m.measured], arguments.output / "cost.csv")
-    csv_files.write_findings(contents.findings, arguments.output / "audit.csv")
-    csv_files.write_standings(contents.standings, arguments.output / "equal_budget.csv")
-    csv_files.write_rankings(contents.rankings, arguments.output / "ranking.csv")
+    frame = tidy.frame(study, measurements)
+    where_from = origin_note(study, measurements)
+    csv_files.write(csv_files.of_frame(frame), arguments.output / "measurements.csv")
+    for key, sheet in csv_files.sheets(contents, frame).items():
+        csv_files.write_all(sheet, arguments.output / f"{key}.csv", where_from)
     for table in contents.tables:
-        csv_files.write(table, arguments.output / f"{table.key}.csv")
         page = arguments.output / f"{table.key}.html"
         files.write_text(page, table_page(table, study, measurements, contents.missing))
         print(f"wrote {page.with_suffix('.csv')} and {page}")

@@ -24,6 +24,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures, ranking
 from dyrate.report.attention import attention
 from dyrate.report.gallery import cards
+from dyrate.report.grid import number, share, signed
 from dyrate.report.provenance import facts
 from dyrate.report.speed.choosing import choosing
 from dyrate.report.speed.section import speed
@@ -185,21 +186,3 @@ def _environment() -> Environment:
 
 def _render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
-
-
-def number(value: float, unit: str = "") -> str:
-    """A score as the tables print it: points without decimals, everything else with one."""
-    return f"{value:.0f}" if unit == "points" else f"{value:.1f}"
-
-
-def signed(value: float, unit: str = "") -> str:
-    """A difference with its sign: a true minus, and no sign on zero."""
-    text = number(abs(value), unit)
-    if float(text) == 0:
-        return text
-    return f"{'−' if value < 0 else '+'}{text}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage, an en dash where nobody counted."""
-    return "–" if value is None else f"{100 * value:.0f}%"

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from dyrate.analysis.measurements import Measurement, span
+from dyrate.analysis.measurements import Measurement, source, span
 from dyrate.study import Study
+
+_PASTED = ("Study", "Models", "Samples per benchmark", "Seed", "Device", "Measured on", "Commit")
 
 
 def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
@@ -31,6 +33,14 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         "Versions": ", ".join(versions),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def origin_note(study: Study, measurements: Sequence[Measurement]) -> str:
+    """One line for what is pasted elsewhere: of which study, models, samples and device its figures are."""
+    measured = [m for m in measurements if m.measured]
+    told = [f"{name}: {value}" for name, value in facts(study, measured).items() if name in _PASTED]
+    apart = "" if source(study, measured) == "hub" else " Not the paper's benchmarks: no value compares."
+    return f"{'; '.join(told)}.{apart}"
 
 
 def _each(values: Iterable[object]) -> str:
