@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "command",
-    [("tables", "--output", "tables"), ("report", "--output", "page/index.html")],
+    [("tables", "--output", "tables"), ("report", "--output", "page/index.html"), ("table",)],
     ids=lambda command: command[0],
 )
 def test_what_is_drawn_from_files_loads_no_torch(small, command):
