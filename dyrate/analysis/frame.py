@@ -41,6 +41,7 @@ FIELDS: Mapping[str, str] = {
     "samples": _COUNT,
     "units": _COUNT,  # what the interval resamples: samples, pairs, circular questions
     "value": _NUMBER,
+    "printed": _TEXT,  # the value as the paper has it, with its zeros
     "low": _NUMBER,
     "high": _NUMBER,
     "difference": _NUMBER,  # to the unpruned model, paired
@@ -194,8 +195,21 @@ def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterat
         text = row.values.get(column.published or "nocaps_cider")
         metric = BENCHMARKS[benchmark].primary
         if text and (column.published or table.startswith("ablation")):
-            figure = {"metric": metric.name, "unit": metric.unit, "primary": True, "value": float(text)}
+            figure = {
+                "metric": metric.name,
+                "unit": metric.unit,
+                "primary": True,
+                "value": float(text),
+                "printed": text,
+            }
             yield {**named, "benchmark": benchmark, **figure}
     for name, unit in _PRINTED_COSTS.items():
         if text := row.values.get(name):
-            yield {**named, "benchmark": "nocaps", "metric": name, "unit": unit, "value": float(text)}
+            yield {
+                **named,
+                "benchmark": "nocaps",
+                "metric": name,
+                "unit": unit,
+                "value": float(text),
+                "printed": text,
+            }

@@ -18,10 +18,9 @@ from dyrate.analysis.equal_budget import Comparison, Standing
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.ranking import Place, Ranking
 from dyrate.paper.audit.finding import Finding
-from dyrate.report.grid import Bold, Grid, csv_text, estimate, latex, markdown, share, signed
+from dyrate.report.grid import SIGNS, Bold, Grid, csv_text, latex, markdown, score, share
 
 Fields = Mapping[str, Callable[[Any], object]]
-SIGNS = {"worse": "▼", "better": "▲"}
 
 AUDIT: Fields = {
     "where": lambda f: f.where,
@@ -244,18 +243,17 @@ def _cells(table: Table, row: Row) -> list[str]:
     spent = [share(row.budget.prefill), share(row.budget.decode)] if m else ["", ""]
     cells = [f"{name}, {', '.join(where)}" if where else name, *spent]
     for column, cell in row.pairs(table.columns):
-        score = cell.measured
+        found = cell.measured
         text = ""
-        if score:
-            text = estimate(score.value, score.low, score.high, score.unit)
-            if score.difference is not None:
-                text += f" {SIGNS.get(score.verdict or '', '')}{signed(score.difference, score.unit)}"
-        here = Bold(text) if score and score.best else text or ("✗" if cell.missing else "")
+        if found:
+            compared = found.difference, found.verdict
+            text = score(found.value, found.low, found.high, found.unit, *compared)
+        here = Bold(text) if found and found.best else text or ("✗" if cell.missing else "")
         there = Bold(cell.published) if cell.published and cell.printed_bold else cell.published or ""
         cells += [here, there] if column.published else [here]
-    for text_column, found in row.text_pairs(table.text_columns):
-        here = found.measured or ("✗" if found.missing else "")
-        cells += [here, found.published or ""] if text_column.published else [here]
+    for text_column, told in row.text_pairs(table.text_columns):
+        here = told.measured or ("✗" if told.missing else "")
+        cells += [here, told.published or ""] if text_column.published else [here]
     return cells
 
 

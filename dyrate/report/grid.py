@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 Cells = Sequence[str]
 _FORMULA = re.compile(r"(?![+-]?[0-9.]+$)\s*[=+\-@]|[\t\r\n]")  # a printed number keeps its sign
 _LONG = 40  # characters of a cell that is set in lines, and rows of a table that is set on several pages
+SIGNS = {"worse": "▼", "better": "▲"}
+"""Of a paired difference whose interval excludes zero."""
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "{}$&#%_"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -168,10 +170,18 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}%"
 
 
-def estimate(value: float, low: float | None, high: float | None, unit: str = "") -> str:
-    """A figure with its interval, if it has one: "71.0 (66.0–75.0)"."""
+def score(
+    value: float,
+    low: float | None,
+    high: float | None,
+    unit: str = "",
+    difference: float | None = None,
+    verdict: str | None = None,
+) -> str:
+    """A score with its interval and its difference, if it has them: "71.0 (66.0–75.0) ▼−3.1"."""
     interval = "" if low is None or high is None else f" ({number(low, unit)}–{number(high, unit)})"
-    return f"{number(value, unit)}{interval}"
+    lost = "" if difference is None else f" {SIGNS.get(verdict or '', '')}{signed(difference, unit)}"
+    return f"{number(value, unit)}{interval}{lost}"
 
 
 def _line(value: str) -> str:

@@ -6,6 +6,11 @@ from datetime import datetime
 from dyrate.analysis.measurements import Measurement, source, span
 from dyrate.study import Study
 
+_APART = {
+    "hub": "",
+    "testbed": " Measured figures are not those of the paper's models on its benchmarks.",
+    "other": " Measured figures need not be on the paper's benchmarks.",
+}
 _PASTED = ("Study", "Models", "Samples per benchmark", "Seed", "Device", "Measured on", "Commit")
 
 
@@ -39,8 +44,7 @@ def origin_note(study: Study, measurements: Sequence[Measurement]) -> str:
     """One line for what is pasted elsewhere: of which study, models, samples and device its figures are."""
     measured = [m for m in measurements if m.measured]
     told = [f"{name}: {value}" for name, value in facts(study, measured).items() if name in _PASTED]
-    apart = "" if source(study, measured) == "hub" else " Not the paper's benchmarks: no value compares."
-    return f"{'; '.join(told)}.{apart}"
+    return f"{'; '.join(told)}.{_APART[source(study, measured)]}"
 
 
 def _each(values: Iterable[object]) -> str:

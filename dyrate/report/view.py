@@ -11,10 +11,9 @@ from dyrate.analysis.frame import PUBLISHED, lines
 from dyrate.analysis.tables import heading
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report.grid import Bold, Grid, estimate, share, signed
+from dyrate.report.grid import SIGNS, Bold, Grid, score, share
 
 Line = Mapping[str, Any]
-SIGNS = {"worse": "▼", "better": "▲"}
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class View:
             return "–" if cell is None else FACTS[column].shown(cell)
         if cell["value"] is None:
             return "✗"
-        text = estimate(cell["value"], cell["low"], cell["high"], cell["unit"])
-        if cell["difference"] is not None:
-            text += f" {SIGNS.get(cell['verdict'], '')}{signed(cell['difference'], cell['unit'])}"
+        if cell["printed"]:
+            return str(cell["printed"])
+        text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
         scores = [
             other[column]["value"]
             for row, other in self.rows
@@ -131,7 +130,8 @@ def view(
             and (not methods or {line["name"], line["method"]} & {*methods})
             and (printed or not models or line["model"] in models)
         ):
-            key = (printed, line["model"], line["method"], line["decoding"], line["group"], line["result"])
+            where = None if printed else line["result"]  # a figure that two tables print is one
+            key = (printed, line["model"], line["method"], line["decoding"], where)
             rows.setdefault(key, []).append(line)
     if not rows:
         raise DyrateError("--methods and --models: the study has no row of these together")

@@ -121,6 +121,9 @@ def test_the_csv_is_the_frame_and_the_same_each_time(small, tmp_path):
 
     assert written[0] == written[1]
     assert {"measurements.csv", "table1.tex", "table1.md", "ranking.tex", "audit.md"} <= written[0].keys()
+    for name in ("table1.md", "table1.tex", "ranking.md"):  # for they are pasted elsewhere
+        assert "Study: smoke" in written[0][name].decode()
+        assert "are not those of the paper's models on its benchmarks" in written[0][name].decode()
     found = list(csv.DictReader(written[0]["measurements.csv"].decode().splitlines()))
     assert [*found[0]] == [*FIELDS]
     assert len(found) == len(frame(study, load(study)))

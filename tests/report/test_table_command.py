@@ -60,6 +60,13 @@ def test_printed_figures_are_added_when_asked_for(asked):
     assert "60.3" in out
 
 
+def test_printed_figures_are_as_printed_and_once(asked):
+    lines = asked("--columns", "nocaps", "--methods", "dyrate", "fastv", "--published")[1].splitlines()
+
+    assert [line.split() for line in lines].count(["DyRate", "75.00"]) == 1
+    assert [line.split() for line in lines].count(["FastV(K=2,R=0.5)", "74.86"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
