@@ -18,10 +18,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from dyrate.clip_folder import FOLDER
 from dyrate.errors import DyrateError
-
-FOLDER = "clip"
-"""Of a checkpoint."""
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyrate.clip import FOLDER, text_tower, visual_projection
+from dyrate.clip import text_tower, visual_projection
+from dyrate.clip_folder import FOLDER
 from dyrate.errors import DyrateError
 
 

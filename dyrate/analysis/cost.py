@@ -1,6 +1,6 @@
 """FLOPs of the measured rows, from the work in their result files: always with a convention, t and N."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dyrate.analysis.measurements import NONE, Measurement, unpruned
@@ -117,27 +117,3 @@ def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) 
                 )
             )
     return tuple(tables)
-
-
-def lines(measurements: Sequence[Measurement]) -> Iterator[dict[str, object]]:
-    """Yield a line per measurement, benchmark, convention and scope, for the CSV."""
-    for m in measurements:
-        for benchmark in m.result["benchmarks"]:
-            mine = spent(m, benchmark)
-            if mine is None:
-                continue
-            shares = percentages(mine, measurements)
-            for (convention, name), value in mine.flops.items():
-                yield {
-                    "model": m.model,
-                    "method": m.label,
-                    "decoding": m.decoding,
-                    "benchmark": benchmark,
-                    "convention": convention,
-                    "scope": name,
-                    "text_tokens": round(mine.text_tokens, 2),
-                    "new_tokens": round(mine.new_tokens, 2),
-                    "tera": value,
-                    "percent": shares.get((convention, name)),
-                    "result": m.files.result.as_posix(),
-                }

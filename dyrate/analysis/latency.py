@@ -49,19 +49,29 @@ class Latencies:
                 documents[model.name] = (*documents.get(model.name, ()), bench)
         return cls(documents, asked, missing)
 
+    def timed(self, m: Measurement | None) -> tuple[BenchDocument, Timing] | None:
+        """The timing of a measurement's row, and its document; None where it was not timed."""
+        for bench in self.documents.get(m.model, ()) if m else ():
+            for timing in bench.rows:
+                if m and timing.method and _is(timing.method.settings, m):
+                    return bench, timing
+        return None
+
     def per_token(self, m: Measurement | None) -> str | None:
         """Milliseconds per token, end to end, of the row of a measurement; None where it was not timed."""
-        for timing in self._rows(m.model) if m else ():
-            if m and timing.method and _is(timing.method.settings, m):
-                return f"{timing.whole_ms.median / timing.new_tokens:.2f}"
-        return None
+        found = self.timed(m)
+        return None if found is None else f"{_per_token(found[1]):.2f}"
+
+    def costs(self, m: Measurement, benchmark: str) -> dict[str, object]:
+        """The same as a number, and the bytes of the cache, of the benchmark whose prompts were timed."""
+        found = self.timed(m)
+        if found is None or found[0].benchmark != benchmark:
+            return {}
+        return {"latency_ms": _per_token(found[1]), "kv_bytes": found[1].kv_bytes}
 
     def why_not(self, m: Measurement | None) -> str | None:
         """Why the row of a measurement has no time, where the study asks for one."""
         return self.missing.get(self.asked.get(m.job.result, "")) if m and m.job else None
-
-    def _rows(self, model: str) -> list[Timing]:
-        return [timing for bench in self.documents.get(model, ()) for timing in bench.rows]
 
     def note(self) -> str:
         """Where the times come from."""
@@ -77,6 +87,10 @@ class Latencies:
             f"({', '.join(devices)}), with nothing else of the study running. Command, commit and versions "
             f"are in {paths}. For times at the paper’s shapes, see the report’s section Time and memory."
         )
+
+
+def _per_token(timing: Timing) -> float:
+    return timing.whole_ms.median / timing.new_tokens
 
 
 def _is(settings: Mapping[str, Any], m: Measurement) -> bool:

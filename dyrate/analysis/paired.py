@@ -90,27 +90,36 @@ class Answers:
             for name, found in m.result["benchmarks"].items():
                 if found["difference"] is not None or whole.benchmark(name) is None:
                     continue
-                difference = None if (why := self._apart(m, whole, name)) else self.difference(m, whole, name)
+                difference = (
+                    None
+                    if (why := self.apart(m, whole, name, "the unpruned model"))
+                    else self.difference(m, whole, name)
+                )
                 if difference is None:
                     m.uncompared[name] = why or "the two did not answer the same samples"
                 else:
                     found["difference"] = {found["primary"]: difference}
 
-    def _apart(self, m: Measurement, whole: Measurement, benchmark: str) -> str | None:
-        """Why an answer of one says nothing of the other's."""
-        for one in (m, whole):
+    def apart(self, m: Measurement, other: Measurement, benchmark: str, whose: str = "") -> str | None:
+        """Why the answers of two measurements say nothing of each other; None where they can be paired.
+
+        `whose` the other's are, where the two must be of one model.
+        """
+        for one in (m, other):
             if not one.files.answers.exists():
                 return f"there is no {one.files.answers}"
-        mine, theirs = (one.result["meta"].get("hashes", {}) for one in (m, whole))
+        mine, theirs = (one.result["meta"].get("hashes", {}) for one in (m, other))
         pairs = [("data", mine.get("data", {}).get(benchmark), theirs.get("data", {}).get(benchmark))]
-        if m.against is None:
+        if whose and m.against is None:
             pairs.append(("weights", mine.get("weights"), theirs.get("weights")))
-        for what, ours, other in pairs:
-            if ours != other:
-                return f"its {what} have the hash {ours}, the unpruned model's {other}"
+        for what, ours, others in pairs:
+            if ours != others:
+                return f"its {what} have the hash {ours}, {whose or 'the other'}'s {others}"
         prompts = [
-            {one.doc_id: one.prompt for one in self._answers(x).get(benchmark, ())} for x in (m, whole)
+            {one.doc_id: one.prompt for one in self._answers(x).get(benchmark, ())} for x in (m, other)
         ]
+        if prompts[0].keys() != prompts[1].keys():
+            return "the two did not answer the same samples"
         return None if prompts[0] == prompts[1] else "the two were not asked the same"
 
     def _answers(self, m: Measurement) -> Mapping[str, Sequence[Sample]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from dyrate.analysis.measurements import Measurement
 from dyrate.errors import DyrateError
+from dyrate.predictor_config import read_record
 from dyrate.predictor_training.recipe import Recipe
-from dyrate.predictors import read_record
 
 
 @dataclass(frozen=True)

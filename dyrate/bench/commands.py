@@ -164,7 +164,7 @@ def _contenders(job: Bench) -> "list[Contender]":
 
 
 def _replayed(folder: Path) -> list[float]:
-    from dyrate.predictors import read_record
+    from dyrate.predictor_config import read_record
 
     schedule = read_record(folder).get("schedule")
     if not isinstance(schedule, list) or not schedule:

@@ -14,7 +14,8 @@ from dyrate.cost.work import Phases, schedule, work_of
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.methods.dyrate import DyRate
-from dyrate.predictors import Predictor, PredictorConfig, save_predictor
+from dyrate.predictor_config import PredictorConfig
+from dyrate.predictors import Predictor, save_predictor
 from dyrate.reduction import ReductionMethod
 from dyrate.run import Run
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dyrate import clip, files, registry
+from dyrate import clip_folder, files, registry
 from dyrate.errors import DyrateError
 from dyrate.evaluation import eyes
 from dyrate.evaluation.answers import read_lines
@@ -79,7 +79,7 @@ def accept(
 
         (_, seen), (_, blind) = evaluate(_SEEN), evaluate(_BLIND)
         rows += [_row(seen, blind, name, attainable[name], chance[name]) for name in benchmarks]
-        if (path / clip.FOLDER).is_dir():
+        if (path / clip_folder.FOLDER).is_dir():
             seeing.append(eyes.eyes(path, evaluate))
     return {
         "schema": SCHEMA,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyrate import gpus
-from dyrate.clip import FOLDER as TEXT_ENCODER
+from dyrate.clip_folder import FOLDER as TEXT_ENCODER
 from dyrate.errors import DyrateError
 from dyrate.files import write_text
 

@@ -13,16 +13,8 @@ from torch import Tensor
 from dyrate.attention import Attention
 from dyrate.errors import DyrateError
 from dyrate.methods.stepwise_pruning import StepwisePruning, scheduled
-from dyrate.predictors import (
-    RECORD_FILE,
-    WEIGHTS_FILE,
-    Predictor,
-    PredictorConfig,
-    load_predictor,
-    macs,
-    read_record,
-    trained_for,
-)
+from dyrate.predictor_config import RECORD_FILE, WEIGHTS_FILE, PredictorConfig, read_record, trained_for
+from dyrate.predictors import Predictor, load_predictor, macs
 from dyrate.reduction import DecodeView, Needs, PrefillView, View, hyperparameter
 from dyrate.typed import Origin
 

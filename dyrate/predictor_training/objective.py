@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from dyrate.predictor_config import PredictorConfig
 from dyrate.predictor_training.batch import NO_TARGET, Batch
 from dyrate.predictor_training.recipe import Loss, Recipe
 from dyrate.predictor_training.teacher_forcing import FrozenModel, Pass, Statistics
 from dyrate.predictor_training.token_gates import Gates, Relaxation, gates, retained
-from dyrate.predictors import Predictor, PredictorConfig
+from dyrate.predictors import Predictor
 
 
 @dataclass(frozen=True, eq=False)

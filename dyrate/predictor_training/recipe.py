@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.predictors import Kind, Output, PredictorConfig, Ranking
+from dyrate.predictor_config import Kind, Output, PredictorConfig, Ranking
 from dyrate.typed import Positive, Record
 
 _BEYOND = 2**63

@@ -1,45 +1,176 @@
-"""Tables as CSV: one line per row and benchmark."""
+"""The tables' files: for each a CSV with all that is known, and beside it Markdown and LaTeX to paste.
 
-import csv
-import io
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+A sheet is declared: its fields, and the lines that fill them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from dyrate import files
+from dyrate.analysis import frame as tidy
 from dyrate.analysis.cells import Cell, Column, Row, Table, TextColumn
-from dyrate.analysis.cost import lines
+from dyrate.analysis.contents import Contents
 from dyrate.analysis.equal_budget import Comparison, Standing
-from dyrate.analysis.measurements import Measurement
 from dyrate.analysis.missing import Missing
-from dyrate.analysis.ranking import Ranking
+from dyrate.analysis.ranking import Place, Ranking
 from dyrate.paper.audit.finding import Finding
+from dyrate.report.grid import SIGNS, Bold, Grid, csv_text, latex, markdown, score, share
 
-FIELDS = (
+Fields = Mapping[str, Callable[[Any], object]]
+
+AUDIT: Fields = {
+    "where": lambda f: f.where,
+    "check": lambda f: f.check,
+    "verdict": lambda f: f.verdict,
+    "cells": lambda f: "; ".join(f.cells),
+    "evidence": lambda f: f.evidence,
+}
+MISSING: Fields = {"what": lambda one: one.what, "why": lambda one: one.why}
+BUDGET: Fields = {
+    "model": lambda c: c.mine.model,
+    "method": lambda c: c.mine.label,
+    "decoding": lambda c: c.mine.decoding,
+    "competitor": lambda c: c.competitor,
+    "benchmark": lambda c: c.benchmark,
+    "phase": lambda c: c.phase,
+    "budget": lambda c: c.budget,
+    "prefill_share": lambda c: c.own.prefill,
+    "decode_share": lambda c: c.own.decode,
+    "mixture": lambda c: " + ".join(f"{weight:.4f} {m.label}" for weight, m in c.parts),
+    "metric": lambda c: c.mine.result["benchmarks"][c.benchmark]["primary"],
+    "unit": lambda c: c.unit,
+    "units": lambda c: len(c.whole.units),
+    "value": lambda c: c.score,
+    "competitor_value": lambda c: c.competitor_score,
+    "difference": lambda c: c.difference["value"],
+    "difference_low": lambda c: c.difference["low"],
+    "difference_high": lambda c: c.difference["high"],
+    "verdict": lambda c: c.verdict,
+    "result": lambda c: c.mine.files.result.as_posix(),
+}
+RANKING: Fields = {
+    "model": lambda at: at[0].model,
+    "budget": lambda at: at[0].budget,
+    "method": lambda at: at[1].name,
+    "control": lambda at: "yes" if at[1].control else None,
+    "kept_percent": lambda at: at[1].kept["value"],
+    "low": lambda at: at[1].kept["low"],
+    "high": lambda at: at[1].kept["high"],
+    "rank_from": lambda at: at[0].ranks(at[1])[0],
+    "rank_to": lambda at: at[0].ranks(at[1])[1],
+    "prefill_share": lambda at: at[1].spent,
+    "settings": lambda at: " + ".join(m.title for m in at[1].settings),
+    "benchmarks": lambda at: " ".join(at[0].benchmarks),
+}
+COST = (
+    "model", "method", "decoding", "benchmark", "convention", "scope", "text_tokens", "new_tokens",
+    "tera", "percent", "result",
+)  # fmt: skip
+TABLE = (
     "group", "model", "method", "decoding", "llm", "benchmark", "task", "metric", "unit", "samples", "units",
     "value", "low", "high", "difference", "difference_low", "difference_high",
     "published_row", "published", "published_bold", "prefill_share", "decode_share", "result", "missing",
 )  # fmt: skip
+SCORE = ("metric", "unit", "samples", "units", "value", "low", "high",
+         "difference", "difference_low", "difference_high")  # fmt: skip
 
 
-AUDIT_FIELDS = ("where", "check", "verdict", "cells", "evidence")
-_FORMULA = re.compile(r"(?![+-]?[0-9.]+$)\s*[=+\-@]|[\t\r\n]")  # a printed number keeps its sign
-BUDGET_FIELDS = (
-    "model", "method", "decoding", "competitor", "benchmark", "phase", "budget", "prefill_share",
-    "decode_share", "mixture", "metric", "unit", "units", "value", "competitor_value",
-    "difference", "difference_low", "difference_high", "verdict", "result",
-)  # fmt: skip
+@dataclass(frozen=True)
+class Sheet:
+    """A CSV; `grid` is what stands in Markdown and LaTeX, where this is more than the same fields."""
+
+    title: str
+    fields: Sequence[str]
+    lines: Sequence[Mapping[str, object]]
+    unprinted: Sequence[str] = ()
+    """Fields for programs, which a printed table has no room for."""
+    laid_out: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """What is printed."""
+        if self.laid_out:
+            return self.laid_out
+        fields = [field for field in self.fields if field not in self.unprinted]
+        rows = [tuple(_short(line.get(field)) for field in fields) for line in self.lines]
+        return Grid(self.title, [field.replace("_", " ") for field in fields], [("", rows)])
 
 
-def write(table: Table, path: Path) -> None:
-    """Write the table; empty fields are what was not measured, or not published.
+def sheets(contents: Contents, frame: pd.DataFrame) -> dict[str, Sheet]:
+    """Every table of a study by the key of its files; the whole frame is `measurements`."""
+    return {
+        **{table.key: of_table(table) for table in contents.tables},
+        "equal_budget": of_standings(contents.standings),
+        "ranking": of_rankings(contents.rankings),
+        "cost": of_costs(frame),
+        "audit": of_findings(contents.findings),
+        "missing": of_missing(contents.missing),
+    }
 
-    `missing` says why there is no value where there should be one.
-    A text column is the field of its key, and what the paper prints in it that of its key with `published_`.
+
+def write(sheet: Sheet, path: Path) -> None:
+    """Write the CSV."""
+    files.write_text(path, csv_text(sheet.fields, sheet.lines))
+
+
+def write_all(sheet: Sheet, path: Path, note: str) -> None:
+    """Write the CSV, and Markdown and LaTeX beside it, which end in a note on where the figures are from."""
+    write(sheet, path)
+    grid = replace(sheet.grid, notes=(*sheet.grid.notes, note))
+    files.write_text(path.with_suffix(".md"), markdown(grid))
+    files.write_text(path.with_suffix(".tex"), latex(grid))
+
+
+def of_frame(frame: pd.DataFrame) -> Sheet:
+    """All rows of the frame."""
+    return Sheet("Measurements", [*frame.columns], tidy.lines(frame))
+
+
+def of_costs(frame: pd.DataFrame) -> Sheet:
+    """FLOPs: one line per measurement, benchmark, convention and scope."""
+    return Sheet("FLOPs by convention", COST, [*tidy.costs(frame)], ("result",))
+
+
+def of_missing(missing: Iterable[Missing]) -> Sheet:
+    """What the study asks for and does not have, one thing a line."""
+    return _declared("Missing", MISSING, missing)
+
+
+def of_findings(findings: Iterable[Finding]) -> Sheet:
+    """The audit of the printed tables: one line per finding."""
+    return _declared("Audit of the printed tables", AUDIT, findings)
+
+
+def of_standings(standings: Iterable[Standing]) -> Sheet:
+    """The comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
+    compared: list[Comparison] = [c for standing in standings for c in standing.comparisons]
+    return _declared("DyRate at equal budget", BUDGET, compared, "decoding mixture metric unit result")
+
+
+def of_rankings(rankings: Iterable[Ranking]) -> Sheet:
+    """All methods: one line per model, budget and method, best first."""
+    places: list[tuple[Ranking, Place]] = [(r, place) for r in rankings for place in r.places]
+    return _declared("All methods at equal budget", RANKING, places, "settings benchmarks")
+
+
+def of_table(table: Table) -> Sheet:
+    """A table of the report: one line per row and benchmark.
+
+    Empty fields are what was not measured, or not published; `missing` says why there is no value where there
+    should be one. A text column is the field of its key, and what the paper prints in it that of its key with
+    `published_`.
     """
     texts = [name for column in table.text_columns for name in _text_fields(column)]
-    _write(path, (*FIELDS, *texts), _lines(table))
+    return Sheet(table.title, (*TABLE, *texts), [*_lines(table)], laid_out=_grid(table))
+
+
+def _declared(title: str, fields: Fields, things: Iterable[Any], unprinted: str = "") -> Sheet:
+    lines = [{name: value(thing) for name, value in fields.items()} for thing in things]
+    return Sheet(title, [*fields], lines, unprinted.split())
 
 
 def _lines(table: Table) -> Iterator[dict[str, object]]:
@@ -49,101 +180,6 @@ def _lines(table: Table) -> Iterator[dict[str, object]]:
                 if cell.measured or cell.published or cell.missing:
                     line = _published(row, column, cell) | _measured(row, column, cell)
                     yield {"group": group} | line | _texts(table, row)
-
-
-def _write(path: Path, fields: Sequence[str], lines: Iterable[Mapping[str, object]]) -> None:
-    """Write lines as CSV, atomically, with no text that a spreadsheet would take for a formula."""
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({field: _plain(value) for field, value in line.items()} for line in lines)
-    files.write_text(path, stream.getvalue())
-
-
-def _plain(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
-COST_FIELDS = (
-    "model", "method", "decoding", "benchmark", "convention", "scope", "text_tokens", "new_tokens",
-    "tera", "percent", "result",
-)  # fmt: skip
-
-
-def write_costs(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write the FLOPs of every row: one line per measurement, benchmark, convention and scope."""
-    _write(path, COST_FIELDS, lines(measurements))
-
-
-def write_missing(missing: Iterable[Missing], path: Path) -> None:
-    """Write what the study asks for and does not have, one thing a line."""
-    _write(path, ("what", "why"), (asdict(one) for one in missing))
-
-
-def write_findings(findings: Iterable[Finding], path: Path) -> None:
-    """Write the audit of the printed tables: one line per finding."""
-    lines = ((f.where, f.check, f.verdict, "; ".join(f.cells), f.evidence) for f in findings)
-    _write(path, AUDIT_FIELDS, (dict(zip(AUDIT_FIELDS, line, strict=True)) for line in lines))
-
-
-def write_standings(standings: Iterable[Standing], path: Path) -> None:
-    """Write the comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
-    _write(path, BUDGET_FIELDS, (_compared(c) for standing in standings for c in standing.comparisons))
-
-
-RANKING_FIELDS = (
-    "model", "budget", "method", "control", "kept_percent", "low", "high", "rank_from", "rank_to",
-    "prefill_share", "settings", "benchmarks",
-)  # fmt: skip
-
-
-def write_rankings(rankings: Iterable[Ranking], path: Path) -> None:
-    """Write the rankings of all methods: one line per model, budget and method, best first."""
-    _write(path, RANKING_FIELDS, (line for ranking in rankings for line in _ranked(ranking)))
-
-
-def _ranked(ranking: Ranking) -> Iterator[dict[str, object]]:
-    for place in ranking.places:
-        first, last = ranking.ranks(place)
-        yield {
-            "model": ranking.model,
-            "budget": ranking.budget,
-            "method": place.name,
-            "control": "yes" if place.control else None,
-            "kept_percent": place.kept["value"],
-            "low": place.kept["low"],
-            "high": place.kept["high"],
-            "rank_from": first,
-            "rank_to": last,
-            "prefill_share": place.spent,
-            "settings": " + ".join(m.title for m in place.settings),
-            "benchmarks": " ".join(ranking.benchmarks),
-        }
-
-
-def _compared(c: Comparison) -> dict[str, object]:
-    return {
-        "model": c.mine.model,
-        "method": c.mine.label,
-        "decoding": c.mine.decoding,
-        "competitor": c.competitor,
-        "benchmark": c.benchmark,
-        "phase": c.phase,
-        "budget": c.budget,
-        "prefill_share": c.own.prefill,
-        "decode_share": c.own.decode,
-        "mixture": " + ".join(f"{weight:.4f} {m.label}" for weight, m in c.parts),
-        "metric": c.mine.result["benchmarks"][c.benchmark]["primary"],
-        "unit": c.unit,
-        "units": len(c.whole.units),
-        "value": c.score,
-        "competitor_value": c.competitor_score,
-        "difference": c.difference["value"],
-        "difference_low": c.difference["low"],
-        "difference_high": c.difference["high"],
-        "verdict": c.verdict,
-        "result": c.mine.files.result.as_posix(),
-    }
 
 
 def _text_fields(column: TextColumn) -> tuple[str, ...]:
@@ -179,17 +215,49 @@ def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
     return {
         **named,
         "task": m.result["benchmarks"][column.benchmark]["task"],
-        "metric": score.metric,
-        "unit": score.unit,
-        "samples": score.samples,
-        "units": score.units,
-        "value": score.value,
-        "low": score.low,
-        "high": score.high,
-        "difference": score.difference,
-        "difference_low": score.difference_low,
-        "difference_high": score.difference_high,
+        **{name: getattr(score, name) for name in SCORE},
         "prefill_share": row.budget.prefill,
         "decode_share": row.budget.decode,
         "result": m.files.result.as_posix(),
     }
+
+
+def _grid(table: Table) -> Grid:
+    headings = ["Model or method", "Prefill", "Decode"]
+    columns: list[Column | TextColumn] = [*table.columns, *table.text_columns]
+    for column in columns:
+        headings += [column.heading, *([f"{column.heading}, paper"] if column.published else [])]
+    groups = [(title, [_cells(table, row) for row in rows]) for title, rows in table.groups]
+    signs = (
+        f"Measured: value (95% interval), difference to {table.against}, {SIGNS['worse']} or "
+        f"{SIGNS['better']} where its interval excludes zero; bold is best. Prefill, decode: visual tokens "
+        "seen, as a share of V."
+    )
+    return Grid(f"{table.number}: {table.title}", headings, groups, (signs, *table.footnotes))
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    m = row.measurement
+    name = m.title if m else row.printed.title if row.printed else ""
+    where = [m.model, *([m.decoding] if table.many_decodings else [])] if m else []
+    spent = [share(row.budget.prefill), share(row.budget.decode)] if m else ["", ""]
+    cells = [f"{name}, {', '.join(where)}" if where else name, *spent]
+    for column, cell in row.pairs(table.columns):
+        found = cell.measured
+        text = ""
+        if found:
+            compared = found.difference, found.verdict
+            text = score(found.value, found.low, found.high, found.unit, *compared)
+        here = Bold(text) if found and found.best else text or ("✗" if cell.missing else "")
+        there = Bold(cell.published) if cell.published and cell.printed_bold else cell.published or ""
+        cells += [here, there] if column.published else [here]
+    for text_column, told in row.text_pairs(table.text_columns):
+        here = told.measured or ("✗" if told.missing else "")
+        cells += [here, told.published or ""] if text_column.published else [here]
+    return cells
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dyrate.report.grid import number, share, signed
+
 TEMPLATES = Path(__file__).with_name("templates")
 _INERT = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
@@ -52,21 +54,3 @@ def _environment() -> Environment:
     environment.filters["share"] = share
     environment.filters["capfirst"] = lambda text: text[:1].upper() + text[1:]
     return environment
-
-
-def number(value: float, unit: str = "") -> str:
-    """A score as the tables print it: points without decimals, everything else with one."""
-    return f"{value:.0f}" if unit == "points" else f"{value:.1f}"
-
-
-def signed(value: float, unit: str = "") -> str:
-    """A difference with its sign: a true minus, and no sign on zero."""
-    text = number(abs(value), unit)
-    if float(text) == 0:
-        return text
-    return f"{'−' if value < 0 else '+'}{text}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage, an en dash where nobody counted."""
-    return "–" if value is None else f"{100 * value:.0f}%"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dyrate.analysis.measurements import Measurement, span
+from dyrate.analysis.measurements import Measurement, source, span
 from dyrate.bench.study_jobs import timed
 from dyrate.study import Study
 from dyrate.trace.study_jobs import traced
@@ -16,6 +16,13 @@ LINES, LONGEST = 12, 300  # of a log's end, and characters of a line
 OWN = {"report", "tables"}  # written while this is read
 DIRTY = "-"
 """What follows a commit where files of it were changed."""
+
+_APART = {
+    "hub": "",
+    "testbed": " Measured figures are not those of the paper's models on its benchmarks.",
+    "other": " Measured figures need not be on the paper's benchmarks.",
+}
+_PASTED = ("Study", "Models", "Samples per benchmark", "Seed", "Device", "Measured on", "Commit")
 
 
 def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
@@ -42,6 +49,13 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         "Versions": ", ".join(versions),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def origin_note(study: Study, measurements: Sequence[Measurement]) -> str:
+    """One line for what is pasted elsewhere: of which study, models, samples and device its figures are."""
+    measured = [m for m in measurements if m.measured]
+    told = [f"{name}: {value}" for name, value in facts(study, measured).items() if name in _PASTED]
+    return f"{'; '.join(told)}.{_APART[source(study, measured)]}"
 
 
 def _each(values: Iterable[object]) -> str:

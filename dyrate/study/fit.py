@@ -88,7 +88,7 @@ def _check(job: StudyJob, method: "ReductionMethod", size: Size | None, recipes:
     layers, heads = size or (None, None)
     trained = job.predictor is None or Path(job.predictor.files[0]).is_file()
     if job.predictor is not None and hasattr(method, "check_predictor"):
-        from dyrate.predictors import PredictorConfig, read_record
+        from dyrate.predictor_config import PredictorConfig, read_record
 
         config = (
             PredictorConfig(**read_record(Path(job.predictor.folder))["config"])

@@ -17,7 +17,8 @@ from dyrate.bench.rows import rows, table
 from dyrate.cli import main
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
 from dyrate.errors import DyrateError
-from dyrate.predictors import Predictor, PredictorConfig, save_predictor
+from dyrate.predictor_config import PredictorConfig
+from dyrate.predictors import Predictor, save_predictor
 from dyrate.registry import load_method
 from dyrate.speed.documents import Limits, Load
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_llava

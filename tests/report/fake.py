@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from dyrate import predictors
+from dyrate import predictor_config
 from dyrate.bench import study_jobs as jobs
 from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
@@ -283,8 +283,8 @@ def write_predictor(predictor: StudyPredictor, root: Path) -> None:
     record, weights = (root / path for path in predictor.files)
     record.parent.mkdir(parents=True, exist_ok=True)
     found = {
-        "schema": predictors.SCHEMA,
-        "version": predictors.VERSION,
+        "schema": predictor_config.SCHEMA,
+        "version": predictor_config.VERSION,
         "config": {"layer": 2, "heads": 4},
         "recipe": {**predictor.recipe, "seed": 0},
         "model": {"weights": "made up"},

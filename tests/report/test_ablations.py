@@ -70,7 +70,7 @@ def test_table_3_says_whether_the_rate_is_predicted_and_what_the_paper_spends(co
 
 
 def test_table_3s_csv_has_fields_for_both(compared, tmp_path):
-    csv_files.write(table(compared, "table3"), tmp_path / "t.csv")
+    csv_files.write(csv_files.of_table(table(compared, "table3")), tmp_path / "t.csv")
 
     lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     dyrate = next(
@@ -248,7 +248,7 @@ def test_a_study_without_ablations_leaves_their_tables_out_with_a_sentence(study
     assert (left.standings, left.claims) == ((), ())
     for found in left.tables[3:]:
         assert "The study has no row for this table." in text_of(table_page(found, study, measurements))
-        csv_files.write(found, tmp_path / "t.csv")
+        csv_files.write(csv_files.of_table(found), tmp_path / "t.csv")
         assert (tmp_path / "t.csv").read_text().startswith("group,model,method")
 
 

@@ -162,7 +162,7 @@ def test_they_stand_beside_the_rows_whose_idea_they_are(
     }
     page = report_pages(study, measurements)["results.html"]
     assert "packed (trained here)" in page
-    csv_files.write(table, tmp_path / "table1.csv")
+    csv_files.write(csv_files.of_table(table), tmp_path / "table1.csv")
     with (tmp_path / "table1.csv").open(encoding="utf-8") as file:
         methods = {line["published_row"]: line["method"] for line in csv.DictReader(file) if line["value"]}
     assert methods["M3"] == "deep-16 (trained here)"

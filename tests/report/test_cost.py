@@ -6,6 +6,7 @@ import pytest
 
 from dyrate.analysis import cost
 from dyrate.analysis.ablations import strategy_table
+from dyrate.analysis.frame import costs, frame
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table3
 from dyrate.cost.flops import CONVENTIONS, SCOPES
@@ -58,7 +59,7 @@ def test_results_that_do_not_say_have_no_percentage(study, tmp_path, monkeypatch
         m.result.pop("shape")
 
     assert cost.cost_tables(measurements, ["nocaps"]) == ()
-    assert list(cost.lines(measurements)) == []
+    assert list(costs(frame(study, measurements))) == []
     assert cost.percent(measurements[0], "nocaps", measurements) is None
 
 
@@ -67,7 +68,7 @@ def test_the_page_and_the_csv_have_every_convention(study, measurements, pages, 
     for convention in CONVENTIONS.values():
         assert convention.about in text
 
-    csv_files.write_costs(measurements, tmp_path / "cost.csv")
+    csv_files.write(csv_files.of_costs(frame(study, measurements)), tmp_path / "cost.csv")
 
     lines = list(csv.DictReader((tmp_path / "cost.csv").open()))
     assert {(line["convention"], line["scope"]) for line in lines} == {

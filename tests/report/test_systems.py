@@ -105,7 +105,7 @@ def test_the_page_and_the_files_show_it(found: Any, tmp_path: Path) -> None:
     assert "BLIP-7B" in page
     assert "Other systems, asked by lmms-eval’s own adapters" in page
     assert "transformers, lmms-eval’s adapters" in page
-    csv_files.write(table, tmp_path / "table1.csv")
+    csv_files.write(csv_files.of_table(table), tmp_path / "table1.csv")
     lines = (tmp_path / "table1.csv").read_text("utf-8").splitlines()
     assert any("BLIP-7B" in line and "InstructBLIP" in line for line in lines)
 

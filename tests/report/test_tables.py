@@ -205,14 +205,14 @@ def test_a_printed_row_that_the_model_does_not_have_costs_no_measured_one(study,
 def test_no_text_in_a_csv_is_a_formula(study, measurements, tmp_path):
     hostile = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", " =1"]
     findings = [Finding(text, text, (text,), "consistent", text) for text in hostile]
-    csv_files.write_findings(findings, tmp_path / "t.csv")
+    csv_files.write(csv_files.of_findings(findings), tmp_path / "t.csv")
     lines = list(csv.DictReader((tmp_path / "t.csv").open(newline="")))
     assert [line["evidence"] for line in lines] == [f"'{text}" for text in hostile]
 
     path = Path(study.results[1])
     result = json.loads(path.read_text())
     path.write_text(json.dumps({**result, "label": "=HYPERLINK(1)"}))
-    csv_files.write(table2(study, load(study)), tmp_path / "t.csv")
+    csv_files.write(csv_files.of_table(table2(study, load(study))), tmp_path / "t.csv")
     text = (tmp_path / "t.csv").read_text()
     assert ",'=HYPERLINK(1)," in text
     assert ",=HYPERLINK(1)," not in text
@@ -220,7 +220,7 @@ def test_no_text_in_a_csv_is_a_formula(study, measurements, tmp_path):
 
 
 def test_csv_has_one_line_per_row_and_benchmark(study, measurements, tmp_path):
-    csv_files.write(table2(study, measurements), tmp_path / "t.csv")
+    csv_files.write(csv_files.of_table(table2(study, measurements)), tmp_path / "t.csv")
 
     lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert len(lines) == 3 * 18

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dyrate import DepthBasedPrune, DyRate, FastV, FixedPrune, load_method
 from dyrate.errors import DyrateError
-from dyrate.predictors import RECORD_FILE, load_predictor, save_predictor
+from dyrate.predictor_config import RECORD_FILE
+from dyrate.predictors import load_predictor, save_predictor
 from dyrate.reduction import Needs, ReductionMethod, Run
 from tests.runtime.method_table import DYRATE
 from tests.runtime.tiny_predictors import SCHEDULE, random_predictor, tiny_predictor

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dyrate.predictors import Predictor, PredictorConfig, save_predictor
+from dyrate.predictor_config import PredictorConfig
+from dyrate.predictors import Predictor, save_predictor
 
 HEADS = 4
 SCHEDULE = [0.3, 0.7, 0.15]

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyrate.predictor_config import PredictorConfig
 from dyrate.predictor_training.batch import Batch
-from dyrate.predictors import Predictor, PredictorConfig
+from dyrate.predictors import Predictor
 from tests.tiny import IMAGE, tiny_inputs
 
 HEADS = 4

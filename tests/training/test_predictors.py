@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dyrate import DyRate
 from dyrate.errors import DyrateError
-from dyrate.predictors import Predictor, PredictorConfig, load_predictor, read_record, save_predictor
+from dyrate.predictor_config import PredictorConfig, read_record
+from dyrate.predictors import Predictor, load_predictor, save_predictor
 from tests.training.classroom import HEADS, wild_predictor
 
 

@@ -14,12 +14,13 @@ from dyrate import cli, files
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint import load_model, load_processor
 from dyrate.methods.dyrate import DyRate
+from dyrate.predictor_config import read_record
 from dyrate.predictor_training.batch import NO_TARGET, Encoder
 from dyrate.predictor_training.examples import FileExamples, TestbedExamples
 from dyrate.predictor_training.job import Training
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.predictor_training.train import train_predictor
-from dyrate.predictors import load_predictor, read_record
+from dyrate.predictors import load_predictor
 from dyrate.testbed.models.architecture import build_model, build_processor, size_of
 from dyrate.testbed.models.packing import Packer
 from dyrate.testbed.models.stream import world_tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
-from dyrate.clip import FOLDER
+from dyrate.clip_folder import FOLDER
 from dyrate.testbed.models.architecture import build_clip, build_model, build_processor, size_of
 from dyrate.testbed.models.contrast import LARGEST_SCALE, Retrieval, contrastive_loss, similarities
 from dyrate.testbed.models.held_out import Accuracy, HeldOut

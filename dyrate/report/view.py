@@ -1,0 +1,174 @@
+"""`dyrate table`: rows and columns of a study's frame, as people ask for them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import pandas as pd
+
+from dyrate.analysis.frame import PUBLISHED, lines
+from dyrate.analysis.tables import heading
+from dyrate.errors import DyrateError
+from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.report.grid import SIGNS, Bold, Grid, score, share
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A column that is no benchmark's: a field of the frame, its mean over the benchmarks shown."""
+
+    field: str
+    heading: str
+    shown: Callable[[Any], str]
+
+
+FACTS: Mapping[str, Fact] = {
+    "prefill": Fact("prefill_share", "Prefill", share),
+    "decode": Fact("decode_share", "Decode", share),
+    "flops": Fact("flops_cached_percent", "FLOPs, %", lambda value: f"{value:.1f}"),
+    "latency": Fact("latency_ms", "ms/token", lambda value: f"{value:.2f}"),
+    "kv_bytes": Fact("kv_bytes", "KV bytes", lambda value: f"{value:.0f}"),
+    "origin": Fact("origin", "Origin", str),
+}
+SCORE = ("value", "low", "high", "difference", "difference_low", "difference_high")
+
+
+@dataclass(frozen=True)
+class View:
+    """What was asked for: rows in the frame's order, and by column the line or the value of each."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[Line, Mapping[str, Any]]]
+    title: str
+    notes: Sequence[str]
+
+    @property
+    def grid(self) -> Grid:
+        """For people: a group per model, the best measured score of each in bold."""
+        many = len({first["decoding"] for first, _ in self.rows} - {None}) > 1
+        headings = [
+            FACTS[c].heading if c in FACTS else ", ".join((heading(c.split(":")[0]), *c.split(":")[1:]))
+            for c in self.columns
+        ]
+        groups: dict[str, list[list[str]]] = {}
+        for first, cells in self.rows:
+            shown = [self._cell(first, column, cells.get(column)) for column in self.columns]
+            name = [first["method"], *([first["decoding"]] if many and first["decoding"] else [])]
+            groups.setdefault(_model(first), []).append([", ".join(name), *shown])
+        return Grid(self.title, ["Method", *headings], list(groups.items()), self.notes)
+
+    @property
+    def csv(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """For programs: fields and lines, a score with its interval and difference in fields of their own."""
+        fields = ["model", "method", "decoding", "origin"]
+        for column in (c for c in self.columns if c != "origin"):
+            fields += [column]
+            fields += [] if column in FACTS else [f"{column}_{part}" for part in SCORE[1:]]
+        found = []
+        for first, cells in self.rows:
+            line = {name: first[name] for name in fields[:4]}
+            for column in self.columns:
+                cell = cells.get(column)
+                if isinstance(cell, Mapping):
+                    line |= {f"{column}_{part}": cell[part] for part in SCORE[1:]} | {column: cell["value"]}
+                elif column != "origin":
+                    line[column] = cell
+            found.append(line)
+        return fields, found
+
+    def _cell(self, first: Line, column: str, cell: Any) -> str:
+        if column in FACTS or cell is None:
+            return "–" if cell is None else FACTS[column].shown(cell)
+        if cell["value"] is None:
+            return "✗"
+        if cell["printed"]:
+            return str(cell["printed"])
+        text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
+        scores = [
+            other[column]["value"]
+            for row, other in self.rows
+            if _model(row) == _model(first) and other.get(column) and other[column]["value"] is not None
+        ]
+        return Bold(text) if len(scores) > 1 and cell["value"] == max(scores) else text
+
+
+def view(
+    frame: pd.DataFrame,
+    study: str,
+    columns: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    models: Sequence[str] = (),
+    with_published: bool = False,
+) -> View:
+    """Choose from the frame; what is not named is all of it.
+
+    A column is a benchmark (its main metric), `benchmark:metric`, or one of `FACTS`; a method is named as
+    `dyrate methods` lists it, or with its hyperparameters as tables label it. Raises `DyrateError` for what
+    the study does not have, with what it has.
+    """
+    found = lines(frame)
+    measured = [line for line in found if line["origin"] != PUBLISHED]
+    ours = dict.fromkeys(line["benchmark"] for line in measured)
+    columns = columns or [*(name for name in BENCHMARKS if name in ours), "prefill", "decode"]
+    metrics = dict.fromkeys(f"{line['benchmark']}:{line['metric']}" for line in measured)
+    for column in columns:
+        _known("--columns", column, [*ours, *FACTS], metrics)
+    shown = found if with_published else measured
+    named = {n: None for line in shown for n in (line["name"], line["method"]) if n}
+    on = dict.fromkeys(line["model"] for line in measured)
+    methods = [_known("--methods", name, named) for name in methods]
+    models = [_known("--models", name, on) for name in models]
+    names = [c.partition(":")[0] for c in columns if c not in FACTS] or [*ours]
+    rows: dict[tuple[object, ...], list[Line]] = {}
+    for line in shown:
+        printed = line["origin"] == PUBLISHED
+        if (
+            line["benchmark"] in names
+            and (not methods or {line["name"], line["method"]} & {*methods})
+            and (printed or not models or line["model"] in models)
+        ):
+            where = None if printed else line["result"]  # a figure that two tables print is one
+            key = (printed, line["model"], line["method"], line["decoding"], where)
+            rows.setdefault(key, []).append(line)
+    if not rows:
+        raise DyrateError("--methods and --models: the study has no row of these together")
+    chosen = [(row[0], {column: _value(row, column) for column in columns}) for row in rows.values()]
+    counts = sorted({line["units"] for row in rows.values() for line in row if line["units"]})
+    spread = " to ".join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))
+    notes = [
+        f"n = {spread or 'unknown'}. Value (95% interval), paired difference to the unpruned model, "
+        f"{SIGNS['worse']} or {SIGNS['better']} where its interval excludes zero; ✗: missing. Prefill and "
+        "decode: visual tokens seen, as a share of V. FLOPs: convention flops, scope cached, in percent of "
+        "the unpruned model's."
+    ]
+    return View(columns, chosen, f"Study {study}", notes)
+
+
+def _value(row: Sequence[Line], column: str) -> Any:
+    if column in FACTS:
+        each = {line["benchmark"]: line[FACTS[column].field] for line in row}
+        values = [value for value in each.values() if value is not None]
+        if not values or column == "origin":
+            return values[0] if values else None
+        return sum(values) / len(values)
+    benchmark, _, metric = column.partition(":")
+    metrics = {line["metric"]: line for line in row if line["benchmark"] == benchmark}
+    main = next((name for name, line in metrics.items() if line["primary"]), "")
+    return metrics.get(metric or main)
+
+
+def _model(first: Line) -> str:
+    return f"{first['model']}, published" if first["origin"] == PUBLISHED else str(first["model"])
+
+
+def _known(option: str, asked: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """What was asked for, if it is there."""
+    if asked in (known := [*known]) or asked in (others := [*others]):
+        return asked
+    close = get_close_matches(asked, [*known, *others], n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    more = ", or benchmark:metric such as " + next(iter(others)) if others else ""
+    raise DyrateError(f"{option} {asked}: the study has no such entry; {hint}it has {', '.join(known)}{more}")
