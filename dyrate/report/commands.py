@@ -92,7 +92,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     report.add_argument("--failed", action="store_true", help=_FAILED_HELP)
     report.add_argument("--output", required=True, type=Path, metavar="FILE", help="the front page")
     report.add_argument(
-        "--survival", type=Path, metavar="FILE", help="the page of token survival, if made: it is linked"
+        "--survival", type=Path, metavar="FILE", help="the page of token survival, which is linked"
     )
     report.set_defaults(run=_report)
 
@@ -168,8 +168,6 @@ def _report(arguments: argparse.Namespace) -> int:
         raise DyrateError(f"--output {arguments.output} is a folder; name the page, such as index.html")
     if arguments.output.name in PAGES and arguments.output.name != INDEX:
         raise DyrateError(f"--output {arguments.output} is a page beside the front page; name another")
-    if arguments.survival is not None and not arguments.survival.is_file():
-        raise DyrateError(f"--survival {arguments.survival}: there is no such file")
     measurements = load(study, arguments.failed)
     folder = arguments.output.parent
     files.make_folder(folder)

@@ -81,7 +81,6 @@ rule report:
         results=study.results,
         latencies=latencies,
         traces=traces,
-        survival=survival_pages,
         # Times on a GPU come with the checkout, as predictors do: their content is a parameter.
         speed=ancient(speed.paths() + speed.paths(speed.METHODS)),
     output:
