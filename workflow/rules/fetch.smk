@@ -35,8 +35,11 @@ if fetched:
 rule fetch:
     input:
         [job.output for job in fetched.values()],
+    log:
+        f"results/{study.name}/logs/fetch.log",
     localrule: True
     run:
         absent = [line for path in input if (line := absence(Path(path)))]
+        Path(log[0]).write_text("".join(f"{line}\n" for line in absent))
         if absent:
             raise WorkflowError("\n".join(absent))
