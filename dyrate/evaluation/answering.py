@@ -128,17 +128,20 @@ class Answering(lmms):  # type: ignore[misc]
         layout = batches(asked, self._lengths(asked), self.batch_size)
         limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
         answers: dict[int, str] = {}
-        total = sum(map(len, layout[self.setting.batches]))
+        mine = [*zip(layout, limits, strict=True)][self.setting.batches]
+        if len(mine) < len(layout):
+            answers = dict.fromkeys(range(len(asked)), "")  # others give those; nothing of this is scored
+        total = sum(len(places) for places, _ in mine)
         bar = tqdm(total=total, desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
         with bar, Turn(self, self.setting, self.companions) as turn:
-            for places, limit in [*zip(layout, limits, strict=True)][self.setting.batches]:
+            for places, limit in mine:
                 batch = [asked[i] for i in places]
                 questions = [self._question(one) for one in batch]
                 found = self._accepted(questions, turn.answers(batch[0], questions, limit))
                 answers.update(zip(places, found, strict=True))
                 self._keep_prompt(questions)
                 bar.update(len(places))
-        return [answers.get(index, "") for index in range(len(asked))]
+        return [answers[index] for index in range(len(asked))]
 
     def _keep_prompt(self, questions: Sequence[Question]) -> None:
         """Keep the prompt of a task's first row, which the result shows."""
@@ -161,8 +164,7 @@ class Answering(lmms):  # type: ignore[misc]
             path = path.with_name(f"{path.name}.{self.rank}")
         log = ResponseLog(path)
         for other in setting.others:
-            with ResponseLog(other) as found:
-                log.take_in(found)
+            log.take_in(other)
         return log
 
     def key(self, setting: Setting, question: Question, new_tokens: int) -> str:

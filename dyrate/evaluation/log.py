@@ -122,9 +122,22 @@ class ResponseLog:
         """The logged batch of exactly these requests in this order, if there is one."""
         return self._batches.get(content_key(*keys))
 
-    def take_in(self, other: "ResponseLog") -> None:
-        """Know what another log knows; nothing is written."""
-        self._batches = other._batches | self._batches
+    def take_in(self, path: Path) -> None:
+        """Know what the log in another file says, which another process may be writing; nothing is written.
+
+        Lines that are damaged there are not known here, with a notice.
+        """
+        damaged = 0
+        for line in files.read_bytes(path).splitlines():
+            try:
+                batch = _parse(line)
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+                continue
+            if batch is not None:
+                self._batches.setdefault(batch["batch"], batch)
+        if damaged:
+            logger.warning("{}: {} damaged lines are not used; their batches are run again", path, damaged)
 
     def append(self, keys: Sequence[str], answers: Sequence[str], tokens: TokenSums | None) -> LoggedBatch:
         """Write a batch; when this returns, it is on disk. A `DyrateError` where that cannot be done."""

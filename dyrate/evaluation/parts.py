@@ -38,7 +38,9 @@ def answer(jobs: Sequence[Evaluation], part: str) -> Iterator[tuple[str, Excepti
         for loaded in tasks:
             try:
                 setting = setting_of(job)
-                setting.log, setting.others = job.files.log_of(loaded.benchmark.name, part), ()
+                setting.log = job.files.log_of(loaded.benchmark.name, part)
+                logs = [job.files.log, *job.files.logs_of_parts]  # of a run before, with other parts or none
+                setting.others = [path for path in logs if path.exists() and path != setting.log]
                 make_folder(setting.log.parent)
                 setting.batches = batches
                 model.use(setting)

@@ -304,7 +304,7 @@ class ResultFiles:
 
     @property
     def logs_of_parts(self) -> list[Path]:
-        """Those that there are."""
+        """Those that there are, of whatever parts."""
         return sorted(self._parts.glob("*.jsonl"))
 
     @property

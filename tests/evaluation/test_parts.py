@@ -64,6 +64,33 @@ def test_what_no_part_has_answered_the_evaluation_answers(
     assert (run["samples"], run["reused_samples"]) == (14, 4)
 
 
+def test_what_was_answered_before_is_not_asked_again(evaluate: Callable[..., int], tmp_path: Path) -> None:
+    assert evaluate(tmp_path) == 0
+    assert evaluate(tmp_path, "--part", "1/2") == 0
+    assert [path.read_bytes() for path in (tmp_path / "greedy.parts").iterdir()] == [b"", b""]
+    (tmp_path / "greedy.log.jsonl").unlink()
+    for part in ("1/2", "1/4", "3/4"):  # the last two are the first one's batches
+        assert evaluate(tmp_path, "--part", part) == 0
+    logs = {path.name: len(path.read_bytes()) for path in (tmp_path / "greedy.parts").iterdir()}
+    assert {name for name, size in logs.items() if size} == {"gqa.1-of-2.jsonl", "nocaps.1-of-2.jsonl"}
+
+
+def test_a_damaged_answer_of_a_part_is_given_again(evaluate: Callable[..., int], tmp_path: Path) -> None:
+    assert evaluate(tmp_path / "sound") == 0
+    assert evaluate(tmp_path / "cut", "--part", "1/1") == 0
+    log = tmp_path / "cut/greedy.parts/gqa.1-of-1.jsonl"
+    first, *rest = log.read_text().splitlines(keepends=True)
+    batch = json.loads(first)
+    batch["answers"] = ["never said" for _ in batch["answers"]]
+    log.write_text(json.dumps(batch) + "\n" + "".join(rest) + '{"torn')
+
+    assert evaluate(tmp_path / "cut") == 0
+
+    assert run_of(tmp_path / "cut", "greedy")["reused_samples"] == 12
+    sound, cut = (tmp_path / name / "greedy.answers.parquet" for name in ("sound", "cut"))
+    assert sound.read_bytes() == cut.read_bytes()
+
+
 def test_a_part_that_fails_is_left_to_the_evaluation_which_tells(
     evaluate: Callable[..., int], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
