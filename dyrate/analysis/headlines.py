@@ -138,7 +138,7 @@ def _best(main: Sequence[Measurement], answers: Answers) -> Iterator[str]:
                 yield (
                     f"With at most {_share(limit)} of the visual tokens at prefill, {m.title} keeps "
                     f"{_percent(kept)} of {model}’s unpruned score on {_number(count)} benchmarks, with "
-                    f"{_share(spent)} of the tokens; {second.title}, the next, {other['value']:.1f}%, with "
+                    f"{_share(spent)} of the tokens; {second.title}, the next, {_percent(other)}, with "
                     f"{_share(other_spent)}."
                 )
                 break

@@ -3,7 +3,7 @@
 A cell is a benchmark of a result; two are compared where they answered the same samples to the same prompts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from dyrate import files
 from dyrate.analysis.measurements import Measurement, primary, verdict
 from dyrate.analysis.paired import Answers
 from dyrate.errors import DyrateError
-from dyrate.evaluation.results import SCHEMA, Difference, ResultFiles, read
+from dyrate.evaluation.results import SCHEMA, Difference, Meta, ResultFiles, read
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class TwoStudies:
     names: tuple[str, str]
     cells: tuple[Moved, ...]
     apart: tuple[Apart, ...]
+    changed: tuple[str, ...]
+    """What else differs, so that more than the method may be behind a difference: "weights of testbed-s"."""
 
     @property
     def moved(self) -> tuple[Moved, ...]:
@@ -76,7 +78,24 @@ def compare(first: Path, second: Path) -> TwoStudies:
                 apart.append(Apart(f"{key}, {benchmark}", found))
             else:
                 cells.append(found)
-    return TwoStudies((str(first), str(second)), tuple(cells), tuple(apart))
+    pairs = [(before[key], after[key]) for key in before if key in after]
+    return TwoStudies((str(first), str(second)), tuple(cells), tuple(apart), tuple(_changed(pairs)))
+
+
+def _changed(pairs: Sequence[tuple[Measurement, Measurement]]) -> Iterator[str]:
+    """What differs in how the results that belong together were made, and of which models."""
+    facts: dict[str, Callable[[Meta], object]] = {
+        "weights": lambda meta: meta.get("hashes", {}).get("weights"),
+        "device": lambda meta: meta["device"],
+        "dtype": lambda meta: meta["dtype"],
+        "engine": lambda meta: meta.get("engine"),
+        "batch size": lambda meta: meta.get("batch_size"),
+        "versions": lambda meta: meta.get("versions"),
+    }
+    for name, fact in facts.items():
+        models = [a.model for a, b in pairs if fact(a.result["meta"]) != fact(b.result["meta"])]
+        if models:
+            yield f"{name} of {', '.join(dict.fromkeys(models))}"
 
 
 def _results(place: Path) -> dict[str, Measurement]:

@@ -50,9 +50,10 @@ def _counted(found: TwoStudies) -> str:
     better = sum(cell.verdict == "better" for cell in moved)
     chance = " One in twenty moves by chance where nothing differs." if moved else ""
     apart = f" {len(found.apart)} cannot be compared." if found.apart else ""
+    changed = f" Made with other {'; '.join(found.changed)}." if found.changed else ""
     return (
         f"{len(moved)} of {len(cells)} cells moved beyond their paired interval from {found.names[0]} to "
-        f"{found.names[1]}: {better} better, {len(moved) - better} worse.{chance}{apart}\n"
+        f"{found.names[1]}: {better} better, {len(moved) - better} worse.{chance}{apart}{changed}\n"
     )
 
 

@@ -42,7 +42,14 @@ def test_nothing_moves_between_equal_results(two):
     found = compare(A, B)
 
     assert len(found.cells) == 3 * 11
-    assert (found.moved, found.apart) == ((), ())
+    assert (found.moved, found.apart, found.changed) == ((), (), ())
+
+
+def test_what_else_differs_is_told(two, capsys):
+    edit(lambda result: result["meta"].update(device="NVIDIA H200", hashes={"weights": "others"}))
+
+    assert main(["compare", str(A), str(B)]) == 0
+    assert "Made with other weights of testbed-s; device of testbed-s." in capsys.readouterr().out
 
 
 def test_a_moved_cell_is_told_in_both_directions(two, capsys):
