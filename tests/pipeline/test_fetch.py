@@ -117,7 +117,7 @@ def test_a_study_fetches_once_and_then_asks_for_nothing(
 
         assert hub.asked == []
         assert revisions(project) == {"model": OTHER, "data": {"pope": COMMIT}}
-        page = (project.folder / "reports/small/index.html").read_text()
+        page = (project.folder / "reports/small/results.html").read_text()
         assert "n = 6" in page
         assert "Nothing to be done" in project.snakemake("--configfile", "small.yaml")
         rerun_with_another_commit(project, hub, folder)

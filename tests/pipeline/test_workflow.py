@@ -54,7 +54,7 @@ def test_a_new_time_on_a_gpu_makes_a_new_page_and_no_more(finished):
     finished.snakemake(*SMOKE)
     os.utime(times)
     assert "Nothing to be done" in finished.snakemake(*SMOKE)
-    assert "NVIDIA H200" in (finished.folder / "reports/smoke/index.html").read_text()
+    assert "NVIDIA H200" in (finished.folder / "reports/smoke/cost.html").read_text()
 
 
 def test_a_new_method_runs_only_its_sweep_and_the_aggregation(finished):
