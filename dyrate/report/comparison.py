@@ -1,16 +1,15 @@
 """`dyrate compare`: what moved between two studies, for a terminal and as a page."""
 
-from pathlib import Path
-
 from markupsafe import Markup, escape
 
 from dyrate.analysis.tables import heading
 from dyrate.analysis.two_studies import Moved, TwoStudies
 from dyrate.report.grid import Grid, html, number, signed, text
+from dyrate.report.html import TEMPLATES
+from dyrate.self_contained import style
 
 HEADINGS = ("Method, decoding", "Benchmark", "n", "Before", "After", "Difference", "95% interval", "")
 SIGNS = {"worse": "▼ worse", "better": "▲ better"}
-_STYLE = Path(__file__).with_name("templates") / "style.css"
 
 
 def summary(found: TwoStudies) -> str:
@@ -40,7 +39,7 @@ def comparison_page(found: TwoStudies) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n<h1>{}</h1>\n<p>{}</p>\n{}\n</main>\n"
             "</body>\n</html>\n"
-        ).format(title, Markup(_STYLE.read_text("utf-8")), title, escape(_counted(found)), body)
+        ).format(title, style(TEMPLATES, "style.css"), title, escape(_counted(found)), body)
     )
 
 

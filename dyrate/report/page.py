@@ -25,12 +25,13 @@ from dyrate.report.attention import AttentionSection, attention
 from dyrate.report.browser import Browser, browser
 from dyrate.report.equal_budget import by_default, looks_of, pictures
 from dyrate.report.gallery import Card, cards
-from dyrate.report.html import render, script, style
+from dyrate.report.html import TEMPLATES, render
 from dyrate.report.learned import Learned, learned
 from dyrate.report.looks import Look, family, looks
 from dyrate.report.site import INDEX, PAGES
 from dyrate.report.speed.choosing import choosing
 from dyrate.report.speed.section import speed
+from dyrate.self_contained import script, style
 from dyrate.speed import documents
 from dyrate.speed.documents import METHODS, BenchDocument
 from dyrate.study import Study
@@ -77,7 +78,7 @@ def report_pages(
     scripts = {"samples.html": (*TABLES, "samples.js")}
     return {
         front if file == INDEX else file: render(
-            file, file=file, scripts=[script(*scripts.get(file, TABLES))], **shared, **view()
+            file, file=file, scripts=[script(TEMPLATES, *scripts.get(file, TABLES))], **shared, **view()
         )
         for file, view in views.items()
     }
@@ -248,7 +249,7 @@ def _context(study: Study, measurements: Sequence[Measurement], missing: Sequenc
         "family": family,
         "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),
-        "style": style(),
+        "style": style(TEMPLATES, "style.css"),
     }
 
 

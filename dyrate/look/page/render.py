@@ -1,16 +1,14 @@
 """Renders the pages by Jinja2 with autoescape on; the one script of theirs sets text as text. No torch."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from dyrate.look.record import CLASSES, Answer, Look, Survival, in_order
+from dyrate.self_contained import script, style, templates
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -28,17 +26,15 @@ def survival_page(records: Sequence[Survival]) -> str:
 
 
 def _render(template: str, **context: Any) -> str:
-    script = (_TEMPLATES / "look.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text, source = script(_TEMPLATES, "look.js")
     return (
         _environment()
         .get_template(template)
         .render(
-            script=Markup(script),
+            script=text,
             # One script may run, and nothing comes from anywhere.
-            policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-            f"script-src 'sha256-{digest}'",
-            style=Markup((_TEMPLATES / "look.css").read_text(encoding="utf-8")),
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {source}",
+            style=style(_TEMPLATES, "look.css"),
             classes=CLASSES,
             **context,
         )
@@ -71,14 +67,7 @@ def _drawn(answer: Answer) -> Mapping[str, Any]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(_TEMPLATES)
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f}%"
     environment.filters["drawn"] = drawn
     environment.filters["saved"] = lambda a: f"{1 - a['kv_bytes'] / a['kv_bytes_whole']:.0%}"
