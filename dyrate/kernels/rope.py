@@ -27,17 +27,24 @@ def rope_and_store(
     return query[:, :, 0]
 
 
-def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def rope_and_split(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    kv_heads: int,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rotate queries and keys of a prompt.
 
     qkv [batch, tokens, (heads + 2 kv_heads) D], cos, sin [batch or 1, tokens, D] -> query [batch, heads,
     tokens, D], key, value [batch, kv_heads, tokens, D]. In memory a token's heads lie side by side: SDPA's
-    output takes the query's layout, and in this one the next product can read it as it is.
+    output takes the query's layout, and in this one the next product can read it as it is. `out` is three
+    such tensors to write to.
     """
     if qkv.is_cuda:
         from dyrate.kernels.device.rope import rotate_and_split
 
-        return rotate_and_split(qkv, cos, sin, kv_heads)
+        return rotate_and_split(qkv, cos, sin, kv_heads, out)
     batch, tokens, _ = qkv.shape
     states = qkv.reshape(batch, tokens, -1, cos.shape[-1]).transpose(1, 2)
     turning, value = states[:, :-kv_heads].float(), states[:, -kv_heads:]
@@ -45,5 +52,9 @@ def rope_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tupl
     turned = turning * cos.float()[:, None] + torch.cat([-high, low], dim=-1) * sin.float()[:, None]
     turned = turned.to(qkv.dtype)
     query, key = turned[:, :-kv_heads], turned[:, -kv_heads:]
+    if out is not None:
+        for part, place in zip((query, key, value), out, strict=True):
+            place.copy_(part)
+        return out
     query, key, value = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in (query, key, value))
     return query, key, value

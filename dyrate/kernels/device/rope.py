@@ -19,13 +19,20 @@ def rotate_and_store(
     return query
 
 
-def rotate_and_split(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def rotate_and_split(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    kv_heads: int,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `rope_and_split` does."""
     batch, tokens, features = qkv.shape
     width = cos.shape[-1]
     heads = features // width - 2 * kv_heads
-    query, key, value = (
-        qkv.new_empty(batch, tokens, count, width).transpose(1, 2) for count in (heads, kv_heads, kv_heads)
+    counts = heads, kv_heads, kv_heads
+    query, key, value = out or (
+        qkv.new_empty(batch, tokens, count, width).transpose(1, 2) for count in counts
     )
     _launch(qkv, cos, sin, query, key, value, None)
     return query, key, value
