@@ -94,7 +94,7 @@ def _forward(layer: Any, weights: LayerWeights, tokenwise: Tokenwise, newest: bo
             hidden = tokenwise.after(index, found)
         else:
             hidden = product(found, weights.out, weights.out_bias).add_(hidden_states)
-            # In place: nobody else has seen `hidden`. In parts: large batches need their memory for the cache.
+            # In place: nobody else has seen it. In parts: large batches need their memory for the cache.
             for part in torch.split(hidden.view(batch * tokens, width), _AT_ONCE):
                 normed = rms_norm(part, weights.post_norm, weights.eps)
                 act = swiglu(product(normed, weights.gate_up))

@@ -73,7 +73,7 @@ class Tokenwise:
 
         States [batch, tokens, d]; cos, sin [batch or 1, tokens, D].
         """
-        batch, tokens, width = states.shape
+        batch, tokens, _ = states.shape
         places = self._places = self._places or self._made(layer, states, cos)
         count = batch * tokens
         places.states[:count].view(states.shape).copy_(states)
@@ -89,8 +89,8 @@ class Tokenwise:
         return query, key, value
 
     def after(self, layer: int, found: Tensor) -> Tensor:
-        """Return the layer's output [batch, tokens, d], for what its attention has found [batch, tokens, heads
-        D]; `before` has seen its input.
+        """Return the layer's output [batch, tokens, d], of what its attention has found [batch, tokens, heads
+        x D]; `before` has seen its input.
         """
         places = self._places
         assert places is not None

@@ -288,6 +288,10 @@ class ThroughputRow(Record):
     captions_per_second: AboveZero
     speedup: AboveZero
     """Over the first entry, which is lmms-eval's own adapter."""
+    engine_seconds: Annotated[tuple[AboveZero, ...], Strict(False)] = ()
+    """By round, what generation alone takes for the same batches, which lie on the device already."""
+    engine_share: AboveZero | None = None
+    """Share of the harness's time that generation alone takes; None for lmms-eval's own adapter."""
 
 
 class HarnessDocument(Document):
@@ -296,6 +300,7 @@ class HarnessDocument(Document):
     schema_name = "dyrate.bench_harness"
     batch_size: Size
     new_tokens: Size
+    task: str = "nocaps"
     rows: Annotated[tuple[ThroughputRow, ...], Strict(False), Field(min_length=1)]
 
 
