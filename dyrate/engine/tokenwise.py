@@ -7,6 +7,7 @@ tokens, whatever a method has left of them. Attention, which methods look at, is
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Tokenwise:
         self._angles: Tensor | None = None
         self._graphs: dict[int, dict[tuple[int, str], torch.cuda.CUDAGraph | None]] = {}
         """By size, least recently used first: by layer and part, a graph, or None after the first time."""
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
     def serves(self, states: Tensor) -> bool:

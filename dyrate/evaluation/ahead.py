@@ -1,7 +1,7 @@
 """Batches that are made ready while those before them are answered."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 
 
-def made_ahead(make: Callable[[Item], Ready], items: Sequence[Item], threads: int) -> Iterator[Ready]:
+def made_ahead(make: Callable[[Item], Ready], items: Sequence[Item], threads: int) -> Generator[Ready, None, None]:
     """Yield what `make` makes of each item, in order; some threads are that many items ahead, and one more.
 
     What `make` raises comes when its item's turn does, and then nothing more is begun. Without threads each

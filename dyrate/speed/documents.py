@@ -126,8 +126,8 @@ class KernelTime(Record):
     milliseconds: AboveZero
 
 
-class DecodeStep(Record):
-    """The last decode step of a generation."""
+class Profile(Record):
+    """What a pass of a generation consists of."""
 
     milliseconds: AboveZero
     """From its beginning to its end, with what the profiler itself takes."""
@@ -170,7 +170,10 @@ class Timing(Record):
     matrix_share: AboveZero
     prefill_flops: OrAbsent[AboveZero] = None
     """Of all rows together, by the ledger, two per multiply-accumulate."""
-    decode_step: DecodeStep | None = None
+    prompt_pass: Profile | None = None
+    """Up to the first token."""
+    decode_step: Profile | None = None
+    """The last one."""
     """None where nobody looked."""
 
     @property
