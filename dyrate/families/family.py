@@ -1,36 +1,31 @@
-"""Where each supported model family keeps the parts that token reduction hooks into."""
+"""What there is to know of a model family: where a model keeps the parts that token reduction hooks into."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel
+from transformers import Blip2VisionConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-from dyrate.errors import DyrateError
-
-# Rotary embeddings whose frequencies stay the same however long the prompt is.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 # Vision towers that give every image the same number of features, in the order of its patches.
 TOWERS = ("clip_vision_model", "siglip_vision_model")
-
-# LLaMA-VID's tower, EVA ViT-g, which transformers has as BLIP-2's, and finds for a LLaVA only if it is told.
-AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)
 _WITH_CLASS_TOKEN = ("clip_vision_model", Blip2VisionConfig.model_type)
-
-# Text models whose decoder layers hand unknown keywords down to the attention function, and are tested here.
-TEXT_MODELS = ("llama", "mistral", "qwen2")
 
 
 @dataclass(frozen=True)
 class Family:
     """The parts of one loaded model, and what is particular to its family; no other module knows it."""
 
-    name: str
+    name: ClassVar[str]
+    models: ClassVar[tuple[str, ...]]
+    """Names of the classes of transformers that are such models."""
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
+    """Types of text models whose decoder layers hand unknown keywords down to the attention, and are tested.
+    """
+
     layers: Sequence[Any]
     """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
     text_config: Any
@@ -58,6 +53,11 @@ class Family:
     """A `Connector` in the projector's place, whose visual tokens stand for no patch each; else None."""
     answer_cue: str = "ASSISTANT:"
     """What stands between a question and its answer in the family's own prompts."""
+
+    @classmethod
+    def of(cls, model: Any) -> "Family":
+        """Return the parts of a model."""
+        raise NotImplementedError
 
     def connector_macs(self) -> int:
         """Return the multiply-accumulates of the connector's last call."""
@@ -193,70 +193,3 @@ class Family:
     def question(self, instruction: str) -> str:
         """Return the question of an instruction's text, without what asks for the answer."""
         return instruction.strip().removesuffix(self.answer_cue).strip()
-
-
-def _llava(model: Any) -> Family:
-    text = model.model.language_model
-    return Family(
-        name="llava",
-        layers=tuple(text.layers[: text.config.num_hidden_layers]),
-        text_config=text.config,
-        embed=text.embed_tokens,
-        norm=text.norm,
-        rotary=text.rotary_emb,
-        encoder_owner=model.model,
-        vision_tower=model.model.vision_tower,
-        projector=model.model.multi_modal_projector,
-        feature_layer=model.config.vision_feature_layer,
-        patch_size=model.config.vision_config.patch_size,
-        cropped=int(model.config.vision_feature_select_strategy == "default"),
-        image_token_id=model.config.image_token_id,
-        connector=getattr(model.model.multi_modal_projector, "connector", None),
-    )
-
-
-_ADAPTERS: dict[str, Callable[[Any], Family]] = {"LlavaForConditionalGeneration": _llava}
-
-
-def family_of(model: nn.Module) -> Family:
-    """Return the parts of `model`; a `DyrateError` names the supported families and text models otherwise."""
-    kind = type(model)
-    adapter = _ADAPTERS.get(vars(kind).get("family_name", kind.__name__))
-    if adapter is None:
-        raise DyrateError(
-            f"no model family adapter for {type(model).__name__}; supported: {', '.join(sorted(_ADAPTERS))}. "
-            "A wrapped model (PEFT, DDP) must be unwrapped first"
-        )
-    config: Any = model.config
-    config = config.get_text_config()
-    if config.model_type not in TEXT_MODELS:
-        raise DyrateError(
-            f"{type(model).__name__} with a text model of type {config.model_type!r} is not supported; "
-            f"supported text models: {', '.join(TEXT_MODELS)}"
-        )
-    family = adapter(model)
-    config = family.text_config
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
-    if set(layer_types) != {"full_attention"} or (
-        config.model_type == "mistral" and config.sliding_window is not None
-    ):
-        raise DyrateError(
-            "the text model uses sliding-window attention; supported is full attention in every layer"
-        )
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type not in ROPE_TYPES:
-        raise DyrateError(
-            f"the text model uses rotary embeddings of type {rope_type!r}, whose frequencies depend on the "
-            f"length of the batch; supported: {', '.join(ROPE_TYPES)}"
-        )
-    # The first of each part, as models are spread by parts: all of them take a millisecond of every prompt.
-    whole: Any = model
-    ends = whole.get_input_embeddings(), whole.get_output_embeddings()
-    parts = (*family.layers, family.vision_tower, family.projector, *ends)
-    devices = {next(part.parameters()).device for part in parts}
-    if len(devices) > 1:
-        raise DyrateError(
-            f"the model is spread over {', '.join(sorted(map(str, devices)))}; load it onto one device "
-            "(device_map={'': device})"
-        )
-    return family
