@@ -64,7 +64,7 @@ class Engine:
         if self.family.text_config._attn_implementation == ATTENTION:
             raise DyrateError(_INSIDE)
         self._backbone = Backbone.of(self.model, self.family)
-        self._encoder = FusedEncoder(self.family.vision_tower)
+        self._encoder = FusedEncoder(self.family.encoder)
         self._watch = Watch(part for _, part in text_parts(self.model))
 
     def _check_model(self) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from dyrate.errors import DyrateError
-from dyrate.families.family import TOWERS, Family
+from dyrate.families.family import Family
+from dyrate.families.tower import Tower
 
-__all__ = ["TOWERS", "Family", "families", "family_of"]
+__all__ = ["Family", "Tower", "families", "family_of"]
 
 # Rotary embeddings whose frequencies stay the same however long the prompt is.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -44,7 +45,7 @@ def family_of(model: nn.Module) -> Family:
             f"{type(model).__name__} with a text model of type {config.model_type!r} is not supported; "
             f"supported text models: {', '.join(family_class.text_models)}"
         )
-    family = family_class.of(model)
+    family = family_class(model)
     config = family.text_config
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     if set(layer_types) != {"full_attention"} or (
@@ -62,7 +63,7 @@ def family_of(model: nn.Module) -> Family:
     # The first of each part, as models are spread by parts: all of them take a millisecond of every prompt.
     whole: Any = model
     ends = whole.get_input_embeddings(), whole.get_output_embeddings()
-    parts = (*family.layers, family.vision_tower, family.projector, *ends)
+    parts = (*family.layers, *family.encoder_owner.children(), *ends)
     devices = {next(part.parameters()).device for part in parts}
     if len(devices) > 1:
         raise DyrateError(

@@ -1,23 +1,22 @@
 """What there is to know of a model family: where a model keeps the parts that token reduction hooks into."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import Blip2VisionConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-# Vision towers that give every image the same number of features, in the order of its patches.
-TOWERS = ("clip_vision_model", "siglip_vision_model")
-_WITH_CLASS_TOKEN = ("clip_vision_model", Blip2VisionConfig.model_type)
+from dyrate.errors import DyrateError
+from dyrate.families.tower import Tower
 
 
-@dataclass(frozen=True)
 class Family:
-    """The parts of one loaded model, and what is particular to its family; no other module knows it."""
+    """The parts of one loaded model, and what is particular to its family; no other module knows it.
+
+    What stands here is right for a model that keeps its parts where transformers' vision-language models do,
+    and whose features, one tensor for each image, go into the prompt as they are.
+    """
 
     name: ClassVar[str]
     models: ClassVar[tuple[str, ...]]
@@ -25,130 +24,63 @@ class Family:
     text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
     """Types of text models whose decoder layers hand unknown keywords down to the attention, and are tested.
     """
-
-    layers: Sequence[Any]
-    """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
-    text_config: Any
-    """The text model's config; an attention module may have been given another one."""
-    embed: nn.Module
-    """Token ids -> states."""
-    norm: nn.Module
-    """The last norm, before the head."""
-    rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
-    encoder_owner: Any
-    """The module whose `get_image_features` encodes images; `generate()` calls it before the first forward.
+    token: ClassVar[str] = "a patch"
+    """What a visual token stands for, where that is no patch of the tower: no method can work on these."""
+    axes: ClassVar[int] = 1
+    """Dimensions of a position: where an image's tokens have several, they cannot be numbered without gaps.
     """
-    vision_tower: nn.Module
-    """Called with `pixel_values` [images, channels, height, width]."""
-    projector: nn.Module
-    """Features of the tower [images, n, width] -> visual features [images, n, hidden]."""
-    feature_layer: Any
-    """The config's `vision_feature_layer`: one or several of the tower's hidden states."""
-    patch_size: int
-    cropped: int
-    """Tokens of the tower, from the first on, that are no features."""
-    image_token_id: int
-    connector: Any = None
-    """A `Connector` in the projector's place, whose visual tokens stand for no patch each; else None."""
-    answer_cue: str = "ASSISTANT:"
+    answer_cue: ClassVar[str] = "ASSISTANT:"
     """What stands between a question and its answer in the family's own prompts."""
 
-    @classmethod
-    def of(cls, model: Any) -> "Family":
-        """Return the parts of a model."""
-        raise NotImplementedError
+    tower: Tower | None = None
+    """The vision tower, where each visual token is a patch of it."""
+    taps: int = 0
+    """First decoder layers after each of which features of the image are added; fewer than there are layers.
+    """
 
-    def connector_macs(self) -> int:
-        """Return the multiply-accumulates of the connector's last call."""
-        projector: Any = self.projector
-        macs: int = projector.macs()
-        return macs
+    def __init__(self, model: Any) -> None:
+        text = model.model.language_model
+        self.layers: Sequence[Any] = tuple(text.layers[: text.config.num_hidden_layers])
+        """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
+        self.text = text
+        """The text model, called with keywords."""
+        self.text_config: Any = text.config
+        """The text model's config; an attention module may have been given another one."""
+        self.embed: nn.Module = text.embed_tokens
+        """Token ids -> states."""
+        self.norm: nn.Module = text.norm
+        """The last norm, before the head."""
+        self.rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = text.rotary_emb
+        """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
+        self.encoder_owner: Any = model.model
+        """The module whose `get_image_features` encodes images; `generate()` calls it before the first
+        forward.
+        """
+        self.encoder: nn.Module = self._encoder(model.model)
+        """The vision tower, called with pixels."""
+        self.image_token_id: int = model.config.image_token_id
+        self.video_token_id: int | None = getattr(model.config, "video_token_id", None)
+
+    def _encoder(self, owner: Any) -> nn.Module:
+        encoder: nn.Module = owner.vision_tower
+        return encoder
+
+    def patches(self, label: str) -> Tower:
+        """Return the tower for a method that works on it, named by `label`.
+
+        Raises `DyrateError` where visual tokens are not its patches, one by one.
+        """
+        if self.tower is None:
+            raise DyrateError(
+                f"{label} works on the vision encoder's patches, and a visual token of {self.name} is "
+                f"{self.token}"
+            )
+        return self.tower
 
     def attention_configs(self) -> list[Any]:
         """Return the config objects that the attention modules read `_attn_implementation` from."""
         configs = [self.text_config, *(layer.self_attn.config for layer in self.layers)]
         return list({id(config): config for config in configs}.values())
-
-    @property
-    def tower_type(self) -> str:
-        """The vision tower's model type, empty if it does not say."""
-        return getattr(getattr(self.vision_tower, "config", None), "model_type", "")
-
-    @property
-    def tower_layers(self) -> Sequence[Any]:
-        """Layers of the vision tower, first to last."""
-        tower: Any = self.vision_tower
-        layers: Sequence[Any] = getattr(tower, "vision_model", tower).encoder.layers
-        return layers
-
-    @property
-    def projected_layer(self) -> int | None:
-        """The layer of the tower, counted from 0, whose output the projector reads; None for several."""
-        states = self.feature_layer
-        if not isinstance(states, int):
-            return None
-        return (states if states >= 0 else len(self.tower_layers) + 1 + states) - 1
-
-    @property
-    def class_tokens(self) -> int:
-        """Tokens that the vision tower puts before those of the patches."""
-        return int(self.tower_type in _WITH_CLASS_TOKEN)
-
-    def tower_rows(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scaled queries, and the keys, of a tower layer (FloatTensor [images, heads, tokens, D])
-        for its input states [images, tokens, width].
-        """
-        block = self.tower_layers[layer]
-        attention, normed = block.self_attn, block.layer_norm1(states)
-        query, key = (
-            part(normed).view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
-            for part in (attention.q_proj, attention.k_proj)
-        )
-        return query * attention.scale, key
-
-    def tower_attention(
-        self, layer: int, states: Tensor, bias: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the first half of a tower layer: states [images, tokens, width] after its attention, and the
-        keys of that (FloatTensor [images, heads, tokens, D]).
-
-        `bias` [images, tokens] is added to the logits of each key.
-        """
-        block = self.tower_layers[layer]
-        attention, normed = block.self_attn, block.layer_norm1(states)
-        query, key, value = (
-            part(normed).view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        mask = None if bias is None else bias[:, None, None].to(query.dtype)
-        found = scaled_dot_product_attention(query, key, value, mask, scale=attention.scale)
-        return states + attention.out_proj(found.transpose(1, 2).flatten(2)), key
-
-    def tower_feed_forward(self, layer: int, states: Tensor) -> Tensor:
-        """Return the second half of a tower layer, for states [images, tokens, width] after its attention."""
-        block = self.tower_layers[layer]
-        found: Tensor = states + block.mlp(block.layer_norm2(states))
-        return found
-
-    def tower_macs(self, layer: int, attending: int, feeding: int) -> int:
-        """Return the multiply-accumulates of a tower layer on an image, with so many tokens in its attention
-        and so many in its feed-forward half.
-        """
-        block = self.tower_layers[layer]
-        first, second = (
-            sum(weight.numel() for weight in half.parameters() if weight.dim() == 2)
-            for half in (block.self_attn, block.mlp)
-        )
-        width = block.self_attn.embed_dim
-        found: int = attending * first + 2 * attending**2 * width + feeding * second
-        return found
-
-    def tower_norm(self, states: Tensor) -> Tensor:
-        """Return states of the vision tower [..., width] as its last norm leaves them."""
-        tower: Any = self.vision_tower
-        found: Tensor = getattr(tower, "vision_model", tower).post_layernorm(states)
-        return found
 
     def language_rows(
         self, layer: int, states: Tensor, queries: int, angles: tuple[Tensor, Tensor]
@@ -162,8 +94,11 @@ class Family:
         normed = self.layers[layer].input_layernorm(states)
         last, (cos, sin) = normed[:, -queries:], angles
         query, key = (
-            part(given).view(*given.shape[:2], -1, attention.head_dim).transpose(1, 2)
-            for part, given in ((attention.q_proj, last), (attention.k_proj, normed))
+            norm(part(given).view(*given.shape[:2], -1, attention.head_dim)).transpose(1, 2)
+            for part, norm, given in (
+                (attention.q_proj, getattr(attention, "q_norm", nn.Identity()), last),
+                (attention.k_proj, getattr(attention, "k_norm", nn.Identity()), normed),
+            )
         )
         query, _ = apply_rotary_pos_emb(query, query, cos[:, -queries:], sin[:, -queries:])
         _, key = apply_rotary_pos_emb(key, key, cos, sin)
@@ -174,22 +109,58 @@ class Family:
         found: Tensor = self.norm(states)
         return found
 
+    def question(self, instruction: str) -> str:
+        """Return the question of an instruction's text, without what asks for the answer."""
+        return instruction.strip().removesuffix(self.answer_cue).strip()
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """Make ready for a prompt, the keywords of whose forward these are.
+
+        Raises `DyrateError` for inputs that would be read as something else.
+        """
+        token, videos = self.video_token_id, inputs.get("pixel_values_videos") is not None
+        if videos or (token is not None and bool((inputs["input_ids"] == token).any())):
+            raise DyrateError(
+                "videos are not supported under token reduction, whose visual tokens are those of images "
+                f"({'pixel_values_videos' if videos else f'input_ids holds {token}'}); pass "
+                "frames as images"
+            )
+
     def features(self, encoded: Any) -> list[Tensor]:
         """Return the visual features of each image [n, hidden], in prompt order, of the encoder's output."""
         return list(encoded.pooler_output)
 
-    def grid(self, pixels: Tensor) -> tuple[int, int]:
-        """Return rows and columns of the patches of images [images, channels, height, width]."""
-        height, width = pixels.shape[-2:]
-        return height // self.patch_size, width // self.patch_size
+    def images(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the pixels of each image, no matter what it was encoded with; None where they cannot be told
+        apart. `inputs` are the arguments of `get_image_features`, which made these features.
+        """
+        return list(inputs["pixel_values"])
 
-    def positions(self, grid: tuple[int, int], places: int) -> Tensor:
-        """LongTensor [places, 2]: rows and columns of an image's tokens; -1 for a class token, in front."""
-        rows, columns = grid
-        index = torch.arange(places) - (places - rows * columns)
-        found = torch.stack([index // columns, index % columns], dim=1)
-        return found.masked_fill((index < 0)[:, None], -1)
+    def places(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
+        """Return of each image where its tokens stand: LongTensor [n, 3], on the CPU, of picture, row and
+        column. An image that is given whole and in tiles is several pictures, numbered from 0.
 
-    def question(self, instruction: str) -> str:
-        """Return the question of an instruction's text, without what asks for the answer."""
-        return instruction.strip().removesuffix(self.answer_cue).strip()
+        Row and column are -1 for a token that stands nowhere, the column for one that ends a row.
+        """
+        raise NotImplementedError
+
+    def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
+        """Return the multiply-accumulates of encoding, where images are not all of one number of patches."""
+        raise NotImplementedError
+
+    def injected(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """Take what is added after layers out of the text model's keywords: for each of the first `taps`
+        layers FloatTensor [batch, columns, hidden], 0 where there is no image.
+        """
+        return []
+
+
+def raster(rows: int, columns: int, picture: int = 0) -> Tensor:
+    """LongTensor [rows x columns, 3]: a picture's places in raster order."""
+    of_pictures = torch.tensor([picture]), torch.arange(rows), torch.arange(columns)
+    return torch.cartesian_prod(*of_pictures)
+
+
+def matrices(module: nn.Module) -> int:
+    """Return the multiply-accumulates of a module's matrices and kernels for one token."""
+    return sum(weight.numel() for weight in module.parameters() if weight.dim() >= 2)

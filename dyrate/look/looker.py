@@ -214,21 +214,22 @@ class Looker:
 
     def _picture(self, pixels: Tensor, tokens: int) -> Picture:
         """The first image of what the processor made, and where its tokens are in it."""
-        rows, columns = self.family.grid(pixels)
+        tower = self.family.patches("dyrate look")
+        rows, columns = tower.grid(pixels)
         found: Picture = {
             "webp": _webp(pixels[0], self.model.processor.image_processor),
             "rows": rows,
             "columns": columns,
             "places": None,
         }
-        connector = self.family.connector
+        connector = tower.connector
         if connector is not None:
             found["note"] = (
                 f"The connector {connector.name} makes {tokens} visual tokens of the image, and none of them "
                 "is a patch of it: which of them live can be counted, not drawn."
             )
         else:
-            found["places"] = self.family.positions((rows, columns), tokens).tolist()
+            found["places"] = tower.positions((rows, columns), tokens).tolist()
         return found
 
 
