@@ -140,7 +140,7 @@ class Family:
         """Return of each image where its tokens stand: LongTensor [n, 3], on the CPU, of picture, row and
         column. An image that is given whole and in tiles is several pictures, numbered from 0.
 
-        Row and column are -1 for a token that stands nowhere, the column for one that ends a row.
+        Row and column are -1 for a class token, the column for a newline, which ends its row.
         """
         raise NotImplementedError
 
