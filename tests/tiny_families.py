@@ -176,8 +176,32 @@ def _next(text: str, **options: Any) -> Tiny:
     )
 
 
+def _internvl(text: str, **options: Any) -> Tiny:
+    def tiles(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> Row:
+        count = sum(rows * columns for rows, columns in sizes)
+        return {"pixel_values": torch.randn(count, 3, 32, 32, generator=generator)}
+
+    square = (4, 4, 0)
+    vision = {**_VISION, "image_size": [32, 32], "patch_size": [4, 4]}
+    return Tiny(
+        f"internvl-{text}",
+        {
+            "model_type": "internvl",
+            "text_config": {**_TEXT, "model_type": text, **options},
+            "vision_config": vision,
+            "image_seq_length": 16,
+            "downsample_ratio": 0.5,
+            "tie_word_embeddings": False,
+        },
+        tiles,
+        sizes={(1, 2): [square] * 2, (1, 1): [square], (3, 1): [square] * 3},
+    )
+
+
 _FAMILIES = (
     _next("llama"),
     _next("mistral", sliding_window=None),
+    _internvl("qwen2"),
+    _internvl("qwen3", head_dim=8),
 )
 TINY = {tiny.name: tiny for tiny in _FAMILIES}
