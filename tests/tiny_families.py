@@ -198,10 +198,38 @@ def _internvl(text: str, **options: Any) -> Tiny:
     )
 
 
+def _onevision() -> Tiny:
+    def tiles(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> Row:
+        row = _tiles(sizes, generator)
+        if len(sizes) > 1:
+            row["pixel_values"] = row["pixel_values"][:, :1]
+        return {**row, "batch_num_images": torch.tensor([len(sizes)])}
+
+    return Tiny(
+        "llava_onevision",
+        {
+            "model_type": "llava_onevision",
+            "text_config": {**_TEXT, "model_type": "qwen2"},
+            "vision_config": {**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+            "image_seq_length": 16,
+            "video_token_id": VIDEO,
+            "vision_aspect_ratio": "anyres_max_9",
+            **_TILED,
+        },
+        tiles,
+        sizes={
+            (20, 30): [(4, 4, 0), (6, 8, 6)],
+            (30, 16): [(4, 4, 1)],  # one of two in a prompt: not in tiles
+            (16, 16): [(4, 4, 1)],
+        },
+    )
+
+
 _FAMILIES = (
     _next("llama"),
     _next("mistral", sliding_window=None),
     _internvl("qwen2"),
     _internvl("qwen3", head_dim=8),
+    _onevision(),
 )
 TINY = {tiny.name: tiny for tiny in _FAMILIES}
