@@ -225,11 +225,51 @@ def _onevision() -> Tiny:
     )
 
 
+def _qwen(version: str, text: dict[str, Any], vision: dict[str, Any]) -> Tiny:
+    def patches(sizes: Sequence[tuple[int, int]], generator: torch.Generator) -> Row:
+        grids = torch.tensor([(1, *size) for size in sizes])
+        pixels = torch.randn(int(grids.prod(dim=1).sum()), 96, generator=generator)
+        return {"pixel_values": pixels, "image_grid_thw": grids}
+
+    return Tiny(
+        version,
+        {
+            "model_type": version,
+            "text_config": {**_TEXT, **text},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_heads": 2,
+                "patch_size": 4,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "out_hidden_size": 32,
+                **vision,
+            },
+            "video_token_id": VIDEO,
+            "tie_word_embeddings": False,
+        },
+        patches,
+        sizes={
+            (8, 12): [(4, 6, 0)],
+            (12, 4): [(6, 2, 0)],
+            (4, 8): [(2, 4, 0)],
+            (8, 8): [(4, 4, 0)],
+        },
+    )
+
+
+_ROPE = _TEXT["rope_parameters"]
 _FAMILIES = (
     _next("llama"),
     _next("mistral", sliding_window=None),
     _internvl("qwen2"),
     _internvl("qwen3", head_dim=8),
     _onevision(),
+    _qwen(
+        "qwen2_5_vl",
+        {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
+        {"depth": 4, "window_size": 16, "fullatt_block_indexes": [1, 3]},
+    ),
 )
 TINY = {tiny.name: tiny for tiny in _FAMILIES}
