@@ -271,5 +271,10 @@ _FAMILIES = (
         {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
         {"depth": 4, "window_size": 16, "fullatt_block_indexes": [1, 3]},
     ),
+    _qwen(
+        "qwen3_vl",
+        {"head_dim": 8, "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True}},
+        {"depth": 5, "num_position_embeddings": 16, "deepstack_visual_indexes": [1, 2, 3]},
+    ),
 )
 TINY = {tiny.name: tiny for tiny in _FAMILIES}
