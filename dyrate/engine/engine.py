@@ -33,6 +33,7 @@ from dyrate.run import Run
 Sampler = Callable[[Tensor, Tensor], Tensor]
 """(ids so far [batch, n], logits [batch, vocabulary]) -> scores [batch, vocabulary], whose best is taken."""
 
+_FAMILIES = ("llava",)
 _LOOK_EVERY = 8
 """Steps after which the host waits for the device, to see whether all rows have ended."""
 
@@ -61,6 +62,11 @@ class Engine:
     def _read(self) -> None:
         """Take the model as it is now."""
         self.family = family_of(self.model)
+        if self.family.name not in _FAMILIES:
+            raise DyrateError(
+                f"the graph engine runs {', '.join(_FAMILIES)}, and not {self.family.name}: use "
+                "engine='transformers'"
+            )
         if self.family.text_config._attn_implementation == ATTENTION:
             raise DyrateError(_INSIDE)
         self._backbone = Backbone.of(self.model, self.family)

@@ -123,7 +123,7 @@ def _forward(
     steps = range(len(generated))
     kept = held = list(range(visual))  # at prefill; in the cache after the last step
     seen = [kept for _ in steps]  # what each step's query sees
-    order, positions = torch.arange(length), positions_of(tokens, inputs)
+    order, positions = torch.arange(length), positions_of(prompt, inputs, length)
     outcome = Outcome(torch.empty(0), {}, {}, {}, {}, {})
     rule.seen, rule.before = outcome, before
     attention = torch.empty(0)
@@ -193,15 +193,15 @@ def pixels_of(inputs: dict[str, Tensor]) -> Tensor:
     return tiles[tiles.flatten(1).any(dim=1)]
 
 
-def positions_of(tokens: list[int], inputs: dict[str, Tensor]) -> Tensor:
-    """LongTensor [axes, tokens]: one axis, or Qwen's three: time, row and column of merged patches."""
+def positions_of(prompt: list[int], inputs: dict[str, Tensor], length: int) -> Tensor:
+    """LongTensor [axes, length]: one axis, or Qwen's three: time, row and column of merged patches."""
     if "image_grid_thw" not in inputs:
-        return torch.arange(len(tokens))[None]
+        return torch.arange(length)[None]
     found: list[list[int]] = []
     grids = iter(inputs["image_grid_thw"].tolist())
-    while len(found) < len(tokens):
+    while len(found) < length:
         start = max(map(max, found[-64:]), default=-1) + 1
-        if tokens[len(found)] != IMAGE:
+        if len(found) >= len(prompt) or prompt[len(found)] != IMAGE:
             found.append([start] * 3)
             continue
         _, rows, columns = next(grids)
