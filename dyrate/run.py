@@ -88,6 +88,15 @@ class Run:
         }
 
     @property
+    def kept_counts(self) -> Tensor:
+        """LongTensor [layers, batch]: how many visual tokens are kept entering a layer at prefill; the device
+        is not waited for, as for each row of `kept`.
+        """
+        rows, kept = self._rows(0), self._last().kept
+        counts = {id(present): present.sum(dim=1) for present in kept}  # layers share what they hold
+        return torch.stack([counts[id(present)][rows] for present in kept])
+
+    @property
     def merged(self) -> dict[int, list[Tensor]]:
         """{layer: [LongTensor [V] per row]}: for each visual token the one that it was merged into on
         entering the layer, -1 for none; of the layers where the method says so.

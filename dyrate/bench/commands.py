@@ -92,8 +92,9 @@ def _bench(arguments: argparse.Namespace) -> int:
             found += rows(contenders, timings, load, shape, limits, dtype.itemsize)
     print(table(found))
     for row in found:
-        if row.decode_step:
-            print(listing(row, row.decode_step))
+        for what, profile in (("the prompt", row.prompt_pass), ("one decode step", row.decode_step)):
+            if profile:
+                print(listing(what, row, profile))
     publish(
         BenchDocument,
         job,

@@ -23,8 +23,8 @@ PEERS = {
     "generate": "transformers' own generate(), dynamic cache",
     "static": "transformers' own generate(), static cache, compiled on a GPU",
 }
-
-
+CAPTURES = 2
+"""Generations after which the engine has captured all that it will replay for others like them."""
 _OVERHEAD = "overhead"
 
 

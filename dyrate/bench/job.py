@@ -72,8 +72,8 @@ class Bench(Job):
     """more rows: for each method that drops tokens at prefill one that drops as many without choosing; the
     difference is what its choice takes"""
     profile: Annotated[bool, option("result")] = False
-    """after the measuring, what a decode step of each row consists of: kernels on a GPU, operations on a
-    CPU, by torch's profiler"""
+    """after the measuring, what the prompt's pass and a decode step of each row consist of: kernels on a GPU,
+    operations on a CPU, by torch's profiler"""
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from dyrate.bench.contenders import Contender, Generated
+from dyrate.bench.contenders import CAPTURES, Contender, Generated
 from dyrate.bench.limits import synchronise
 from dyrate.bench.models import inputs as make_inputs
-from dyrate.bench.profile import profile_step
+from dyrate.bench.profile import profiled as look_into
 from dyrate.cost.shapes import ModelShape
-from dyrate.speed.documents import DecodeStep, Load
+from dyrate.speed.documents import Load, Profile
 
 _SHARE = 0.3
 """Contenders keep their memory between rounds while together they take no more than this share of it."""
@@ -34,8 +34,10 @@ class Timings:
     None where the device does not say.
     """
     generated: Generated | None = None
-    step: DecodeStep | None = None
-    """What the last decode step consists of, in a generation of its own; where that is asked for."""
+    profiles: tuple[Profile, Profile | None] | None = None
+    """What the prompt's pass and the last decode step consist of, in a generation of its own each; where that
+    is asked for.
+    """
 
 
 def measure(
@@ -53,7 +55,7 @@ def measure(
     """Return the timings of each contender; `done` is called after each generation.
 
     `prompts` are the model's inputs, of the load's batch and length, taken in turn by the rounds; by default
-    random ones. `profiled`: what a decode step consists of, too.
+    random ones. `profiled`: what the passes consist of, too.
 
     Rounds go through the contenders forwards and backwards in turn, so that what drifts (clocks, heat, other
     load) falls on all of them alike.
@@ -89,9 +91,9 @@ def measure(
             contender.generate(model, asked[0], load.new_tokens, _nothing)
             found.peak_bytes = torch.cuda.max_memory_allocated(device)
             _close(contender)
-    if profiled and load.new_tokens > 1:
+    if profiled:
         for contender, found in zip(contenders, timings, strict=True):
-            found.step = profile_step(model, contender, asked[0], load.new_tokens)
+            found.profiles = look_into(model, contender, asked[0], load.new_tokens)
             _close(contender)
     return timings
 
@@ -121,7 +123,8 @@ def _one_round(
     """
     marks: list[float] = []
     if contender.cold:
-        contender.generate(model, asked, new_tokens, _nothing)
+        for _ in range(CAPTURES):
+            contender.generate(model, asked, new_tokens, _nothing)
 
     def mark() -> None:
         synchronise(device)

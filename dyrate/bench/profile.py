@@ -1,4 +1,4 @@
-"""What one decode step consists of, by torch's profiler: kernels on a GPU, operations on a CPU."""
+"""What a prompt's pass and a decode step consist of: kernels on a GPU, operations on a CPU."""
 
 import re
 from collections import Counter
@@ -8,20 +8,32 @@ from typing import Any
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from dyrate.bench.contenders import Contender
+from dyrate.bench.contenders import CAPTURES, Contender
 from dyrate.bench.limits import synchronise
 from dyrate.errors import DyrateError
-from dyrate.speed.documents import DecodeStep, KernelTime, Timing
+from dyrate.speed.documents import KernelTime, Profile, Timing
 
 _SHOWN = 10
 _INNERMOST = re.compile("<[^<>]*>")
 
 
-def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new_tokens: int) -> DecodeStep:
-    """Generate, and watch the last step; `new_tokens` is at least 2.
+def profiled(
+    model: Any, contender: Contender, asked: dict[str, Tensor], new_tokens: int
+) -> tuple[Profile, Profile | None]:
+    """Generate, and watch the prompt's pass; once more, and watch the last step, if there is one.
 
     Raises `DyrateError` where the profiler has seen nothing.
     """
+    if contender.cold:
+        for _ in range(CAPTURES):
+            contender.generate(model, asked, new_tokens, lambda: None)
+    prompt = _watched(model, contender, asked, 1, "the prompt's pass")
+    step = _watched(model, contender, asked, new_tokens, "a decode step") if new_tokens > 1 else None
+    return prompt, step
+
+
+def _watched(model: Any, contender: Contender, asked: dict[str, Tensor], tokens: int, what: str) -> Profile:
+    """Generate so many tokens and watch the pass that makes the last one."""
     device = model.device
     activity, kind = (
         (ProfilerActivity.CPU, "cpu") if device.type == "cpu" else (ProfilerActivity.CUDA, "device")
@@ -31,15 +43,14 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
 
     def mark() -> None:
         synchronise(device)
-        if len(marks) == new_tokens - 2:
+        if len(marks) == tokens - 1:
             watch.start()
         marks.append(perf_counter())
-        if len(marks) == new_tokens:
+        if len(marks) == tokens + 1:
             watch.stop()
 
-    if contender.cold:
-        contender.generate(model, asked, new_tokens, lambda: None)
-    contender.generate(model, asked, new_tokens, mark)
+    mark()
+    contender.generate(model, asked, tokens, mark)
     calls, microseconds = Counter[str](), Counter[str]()
     for event in watch.key_averages():
         taken = getattr(event, f"self_{kind}_time_total")
@@ -47,12 +58,12 @@ def profile_step(model: Any, contender: Contender, asked: dict[str, Tensor], new
             calls[short(event.key)] += event.count
             microseconds[short(event.key)] += taken
     if not calls:
-        raise DyrateError(f"--profile: torch's profiler has seen nothing of a decode step on {device}")
+        raise DyrateError(f"--profile: torch's profiler has seen nothing of {what} on {device}")
     parts = (
         KernelTime(name=name, calls=calls[name], milliseconds=taken / 1e3)
         for name, taken in microseconds.most_common()
     )
-    return DecodeStep(milliseconds=1e3 * (marks[-1] - marks[-2]), parts=tuple(parts))
+    return Profile(milliseconds=1e3 * (marks[-1] - marks[-2]), parts=tuple(parts))
 
 
 def short(name: str) -> str:
@@ -67,14 +78,14 @@ def short(name: str) -> str:
     return plain.split("(")[0].split("::")[-1].split(" ")[-1] or name
 
 
-def listing(row: Timing, step: DecodeStep) -> str:
-    """A row's step for people: its longest parts."""
-    total = sum(part.milliseconds for part in step.parts)
+def listing(what: str, row: Timing, found: Profile) -> str:
+    """A pass of a row for people: its longest parts."""
+    total = sum(part.milliseconds for part in found.parts)
     lines = [
-        f"one decode step of {row.label}, batch {row.batch}: {step.milliseconds:.3f} ms, of them "
-        f"{total:.3f} in {sum(part.calls for part in step.parts)} calls"
+        f"{what} of {row.label}, batch {row.batch}: {found.milliseconds:.3f} ms, of them "
+        f"{total:.3f} in {sum(part.calls for part in found.parts)} calls"
     ]
-    for part in step.parts[:_SHOWN]:
+    for part in found.parts[:_SHOWN]:
         share = part.milliseconds / total
         lines.append(f"{part.milliseconds:9.3f} ms {share:6.1%} {part.calls:5}x {part.name}")
     return "\n".join(lines)

@@ -47,7 +47,8 @@ def rows(
             bandwidth_share=bandwidth,
             prefill_flops=prefill,
             matrix_share=prefill / median(found.first_token) / limits.flops_per_second,
-            decode_step=found.step,
+            prompt_pass=found.profiles[0] if found.profiles else None,
+            decode_step=found.profiles[1] if found.profiles else None,
         )
 
 

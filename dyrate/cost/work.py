@@ -145,10 +145,9 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
     import torch
 
     text, visual, attended = run.text_tokens, run.visual_tokens, run.decode_tokens_per_row
-    kept = torch.tensor([[len(row) for row in rows] for _, rows in sorted(run.kept.items())])
     index = torch.arange(1, len(attended) + 1, device=text.device)
     alive = torch.ones_like(attended[:, 0]) if steps is None else (index[:, None] <= steps).long()
-    prompt = (text + kept.to(text.device))[None]  # [1, layers, batch]
+    prompt = (text + run.kept_counts.to(text.device))[None]  # [1, layers, batch]
     lengths = text + attended + index[:, None, None]  # [steps, layers, batch]
     every = alive[:, None]
     took = int(alive.sum())
@@ -164,11 +163,11 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
             for step in range(first, last)
             for layer in run.observed[step]
         ]
-        newest = sum(int(seen.sum()) for seen, _ in found)
-        answered = sum(int(answer.sum()) for _, answer in found)
+        newest = int(sum(seen.sum() for seen, _ in found))
+        answered = int(sum(answer.sum() for _, answer in found))
         # That of other queries of the prompt is not summed by class.
         others = () if first else run.prompt_queries.items()
-        more = sum(int((prompt[0, layer] * queries).sum()) for layer, queries in others)
+        more = int(sum((prompt[0, layer] * queries).sum() for layer, queries in others))
         return Work(nothing, nothing, scored=newest + more, scored_prompt=newest - answered)
 
     def own(decode: bool) -> Work:
@@ -185,12 +184,12 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
         whole = (text + visual)[None]
         entering = torch.cat([whole, prompt[0]])  # a layer is entered with what the one before it had
         if not decode:
-            keys = sum(int(entering[layer].sum()) for layer in layers)
+            keys = int(sum(entering[layer].sum() for layer in layers))
             once = len(layers) * len(text)
             return Work(nothing, nothing, scored=keys, scored_prompt=keys, queries=once, keys=keys)
-        held = sum(int(((prompt[0, layer] + index[:, None]) * alive).sum()) for layer in layers)
+        held = int(sum(((prompt[0, layer] + index[:, None]) * alive).sum() for layer in layers))
         once = took * len(layers)
-        answered = sum(int((index[:, None] * alive).sum()) for _ in layers)
+        answered = len(layers) * int((index[:, None] * alive).sum())
         return Work(nothing, nothing, scored=held, scored_prompt=held - answered, queries=once, keys=once)
 
     overhead = scored(1, len(attended) + 1) + ahead(decode=True) + own(decode=True)

@@ -23,6 +23,7 @@ from dyrate.engine.request import (
     checked_inputs,
     special_tokens,
 )
+from dyrate.engine.tokenwise import Tokenwise
 from dyrate.engine.weights import Backbone
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
@@ -70,6 +71,7 @@ class Engine:
         if self.family.text_config._attn_implementation == ATTENTION:
             raise DyrateError(_INSIDE)
         self._backbone = Backbone.of(self.model, self.family)
+        self._tokenwise = Tokenwise(self._backbone.layers)
         self._encoder = FusedEncoder(self.family.encoder)
         self._watch = Watch(part for _, part in text_parts(self.model))
 
@@ -85,6 +87,7 @@ class Engine:
     def release(self) -> None:
         """Give back the memory and the graphs that are kept for the next prompt."""
         self._memory = self._decoder = None
+        self._tokenwise.release()
         self._encoder.release()
 
     @torch.inference_mode()
@@ -176,7 +179,7 @@ class Engine:
         position_ids = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
         with self._encoder.active(), ExitStack() as undo:
             tell_places(self.model.model, inputs["input_ids"], self.family.image_token_id, undo)
-            fuse_layers(self.family, self._backbone.layers, undo)
+            fuse_layers(self.family, self._backbone.layers, self._tokenwise, undo)
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
         return found.logits[:, -1].float()  # type: ignore[no-any-return]
 

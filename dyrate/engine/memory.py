@@ -44,8 +44,9 @@ class Section:
         self._count = count
         self._tokens: TokenSet
         """What the layers hold of the prompt, until it is loaded."""
-        self._columns: tuple[Tensor, Tensor]
-        """Its slots with visual tokens and those with text, LongTensor [batch, most of a row] each."""
+        self._columns: Tensor
+        """LongTensor [batch, n]: its slots with visual tokens, as many as a row has at most, then with text.
+        """
         self._whole = False
 
     def prepare(self, tokens: TokenSet, new_tokens: int, generated: Tensor) -> bool:
@@ -59,7 +60,7 @@ class Section:
         self._tokens, self._whole = tokens, tokens.complete
         visual = tokens.visual_index >= 0
         text = tokens.valid & ~visual
-        self._columns = _first(visual)[:, :visual_tokens], _first(text)[:, :text_tokens]
+        self._columns = torch.cat([_first(visual)[:, :visual_tokens], _first(text)[:, :text_tokens]], dim=1)
         return enlarged
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -68,9 +69,8 @@ class Section:
             shape = (*keys.shape[:2], self.visual_capacity + self.text_capacity, keys.shape[3])
             # Zeros: what is never read must not be NaN either, which a weight of 0 would not undo.
             self.keys[layer], self.values[layer] = keys.new_zeros(shape), values.new_zeros(shape)
-        for states, memory in ((keys, self.keys[layer]), (values, self.values[layer])):
-            for columns, first in zip(self._columns, (0, self.visual_capacity), strict=True):
-                store(states, columns, memory, first)
+        memory = self.keys[layer], self.values[layer]
+        store((keys, values), self._columns, self._tokens.most_visual, memory, self.visual_capacity)
 
     def load(self) -> None:
         """Note which slots hold what, for the steps to come."""
@@ -86,7 +86,7 @@ class Section:
         following = whole if tokens.next_position is None else tokens.next_position
         self._position_base.copy_(following - 1)
         self.held.copy_(tokens.present)
-        columns = self._columns[0]
+        columns = self._columns[:, : tokens.most_visual]
         self.visual.fill_(-1)
         self.visual[:, : columns.shape[1]] = tokens.visual_index.gather(1, columns)
         self.show(None)

@@ -10,7 +10,10 @@ Prompts and answers are those of lmms-eval's own `llava_hf` (tested); like it, t
 The decoding strategy says how to generate: generation arguments of tasks that contradict it are refused.
 """
 
+import copy
 import json
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +41,8 @@ from dyrate.registry import as_spec
 if TYPE_CHECKING:
     from dyrate.run import Run
 
+_READERS = 4
+"""At most; one more and the next batch is ready before it is asked for, at any size of image."""
 # Sees each generation: its doc ids, its run, the new tokens [rows, tokens], and the tokens that end a row.
 Observer = Callable[[Sequence[int], "Run", torch.Tensor, int | list[int]], None]
 
@@ -94,6 +99,11 @@ class DyrateModel(Answering):
         self._generator = Generator(self.model, self.tokenizer, engine, questions)
         self.check(self.setting)
         self._inputs: tuple[Sequence[str], Mapping[str, torch.Tensor]] = (), {}
+        # On a CPU they would be in the way of what they make batches ready for.
+        self.readers = min(_READERS, os.cpu_count() or 1) if self._device.type == "cuda" else 0
+        self._thread = threading.local()
+        self._early: dict[tuple[str, ...], Any] = {}  # batches that a thread has read, by their contents
+        self._generated, self._reading = False, True
 
     @property
     def engine(self) -> str:
@@ -148,8 +158,27 @@ class DyrateModel(Answering):
         """Whether an observer sees each generation."""
         return self.observer is not None
 
-    def _lengths(self, asked: Sequence[Request]) -> list[int]:
+    def lengths(self, asked: Sequence[Request]) -> list[int]:
+        """How long each prompt is, in tokens of its text."""
         return [len(ids) for ids in self.tokenizer([one.context for one in asked])["input_ids"]]
+
+    def prepare(self, batch: Sequence[Request]) -> Sequence[Question]:
+        """Make a batch ready, in one of `readers` threads: its images are decoded, and, where batches are
+        being answered, the processor has read it.
+        """
+        questions = super().prepare(batch)
+        if self.readers and self._reading:
+            if not hasattr(self._thread, "processor"):
+                self._thread.processor = copy.deepcopy(self.processor)  # tokenizers bear one thread at a time
+            read = self._read(questions, self._thread.processor)
+            self._early[tuple(question.content for question in questions)] = read
+        return questions
+
+    def _finish(self, questions: Sequence[Question]) -> None:
+        super()._finish(questions)
+        self._early.pop(tuple(question.content for question in questions), None)
+        # While batches come from the log, those after them are left unread.
+        self._reading, self._generated = self._generated, False
 
     def _question(self, one: Request) -> Question:
         return self.question(one, images_of(one, self.task_dict[one.task][one.split]))
@@ -214,14 +243,27 @@ class DyrateModel(Answering):
 
     def read(self, questions: Sequence[Question]) -> Mapping[str, torch.Tensor]:
         """Return a batch of questions as the model reads it: input_ids, attention_mask, pixel_values."""
+        early = self._early.get(tuple(question.content for question in questions))
+        read = self._read(questions, self.processor) if early is None else early
+        found: Mapping[str, torch.Tensor] = read.to(self.device)
+        return found
+
+    def hold(self, questions: Sequence[Question]) -> Mapping[str, torch.Tensor]:
+        """Read a batch, unless it is the one that was read last; what was read stays until another one is."""
+        contents = [question.content for question in questions]
+        if self._inputs[0] != contents:
+            self._inputs = contents, self.read(questions)
+        return self._inputs[1]
+
+    def _read(self, questions: Sequence[Question], processor: Any) -> Any:
         images = [image for question in questions for image in question.images]
-        found: Mapping[str, torch.Tensor] = self.processor(
+        read = processor(
             text=[question.prompt for question in questions],
             images=images or None,
             padding=True,
             return_tensors="pt",
-        ).to(self.device, self.model.dtype)
-        return found
+        )
+        return read.to(self.model.dtype)
 
     def _check_room(self, questions: Sequence[Question], mask: torch.Tensor, new_tokens: int) -> None:
         """Refuse to go on where the model knows no positions; transformers would."""
@@ -241,14 +283,12 @@ class DyrateModel(Answering):
 
         `streamer`, one of transformers', is told each token of a single question as it is made.
         """
-        contents = [question.content for question in questions]
-        if self._inputs[0] != contents:
-            self._inputs = contents, self.read(questions)
-        inputs = self._inputs[1]
+        inputs = self.hold(questions)
+        self._generated = True
         self._check_room(questions, inputs["attention_mask"], new_tokens)
         assert self._generator is not None
         made, run = self._generator.generate(
-            setting.method, setting.decoding, inputs, contents, new_tokens, self.recorded, streamer
+            setting.method, setting.decoding, inputs, self._inputs[0], new_tokens, self.recorded, streamer
         )
         return inputs, made, run
 

@@ -5,6 +5,7 @@ a process, what was answered before is found in the log when it starts again.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
@@ -12,6 +13,7 @@ from PIL import ImageFile
 from tqdm import tqdm
 
 from dyrate.errors import DyrateError
+from dyrate.evaluation.ahead import made_ahead
 from dyrate.evaluation.log import ResponseLog
 from dyrate.evaluation.requests import Question, Request, batches, new_tokens
 from dyrate.evaluation.setting import Setting, TaskRecord
@@ -40,6 +42,8 @@ class Answering(lmms):  # type: ignore[misc]
     template_hash: str | None = None
     """sha256 of the chat template; None where another's code makes the prompts."""
     model: Any = None
+    readers: int = 0
+    """Threads that make batches ready while others are answered."""
     _device: "torch.device"
 
     @property
@@ -125,7 +129,7 @@ class Answering(lmms):  # type: ignore[misc]
         """
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval has Pillow fill up broken images with grey
         asked = [Request.of(instance.args) for instance in requests]
-        layout = batches(asked, self._lengths(asked), self.batch_size)
+        layout = batches(asked, self.lengths(asked), self.batch_size)
         limits = [new_tokens(asked[places[0]], self.decoding) for places in layout]  # before anything slow
         answers: dict[int, str] = {}
         mine = [*zip(layout, limits, strict=True)][self.setting.batches]
@@ -133,18 +137,17 @@ class Answering(lmms):  # type: ignore[misc]
             answers = dict.fromkeys(range(len(asked)), "")  # others give those; nothing of this is scored
         total = sum(len(places) for places, _ in mine)
         bar = tqdm(total=total, desc=self.doing, unit="sample", mininterval=1, disable=self.rank != 0)
-        with bar, Turn(self, self.setting, self.companions) as turn:
-            for places, limit in mine:
-                batch = [asked[i] for i in places]
-                questions = [self._question(one) for one in batch]
-                found = self._accepted(questions, turn.answers(batch[0], questions, limit))
+        ready = made_ahead(self.prepare, [[asked[i] for i in places] for places, _ in mine], self.readers)
+        with bar, closing(ready), Turn(self, self.setting, self.companions) as turn:
+            for (places, limit), questions in zip(mine, ready, strict=True):
+                found = self._accepted(questions, turn.answers(asked[places[0]], questions, limit))
                 answers.update(zip(places, found, strict=True))
-                self._keep_prompt(questions)
+                self._finish(questions)
                 bar.update(len(places))
         return [answers[index] for index in range(len(asked))]
 
-    def _keep_prompt(self, questions: Sequence[Question]) -> None:
-        """Keep the prompt of a task's first row, which the result shows."""
+    def _finish(self, questions: Sequence[Question]) -> None:
+        """Let go of a batch; of a task's first row the prompt is kept, which the result shows."""
         for question in questions:
             if question.doc_id == 0:
                 self.setting.records[question.task].prompt = question.prompt
@@ -177,9 +180,13 @@ class Answering(lmms):  # type: ignore[misc]
         """Answer one batch."""
         raise NotImplementedError
 
-    def _lengths(self, asked: Sequence[Request]) -> list[int]:
+    def lengths(self, asked: Sequence[Request]) -> list[int]:
         """How long each prompt is: the longest are answered first."""
         raise NotImplementedError
+
+    def prepare(self, batch: Sequence[Request]) -> Sequence[Question]:
+        """Make a batch ready, in one of `readers` threads."""
+        return [self._question(one) for one in batch]
 
     def _question(self, one: Request) -> Question:
         raise NotImplementedError

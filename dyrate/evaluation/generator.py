@@ -18,6 +18,9 @@ from dyrate.reduction import ReductionMethod
 if TYPE_CHECKING:
     from dyrate.run import Run
 
+_KNOWN = 100
+"""Methods, at most, whose refusals by the engine are remembered: a sweep's."""
+
 
 class Generator:
     """Generates with one model under any method and decoding strategy, by the engine that was asked for.
@@ -36,6 +39,7 @@ class Generator:
         self.ends = self._tokens.ends
         wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
         self._graph = self._own_engine() if wanted else None
+        self._refusals: list[tuple[ReductionMethod, DyrateError | None]] = []  # of the engine, by method
 
     def engine(self, decoding: Mapping[str, Any], method: ReductionMethod) -> str:
         """Return what generates with a method and a decoding strategy: `graph` or `transformers`.
@@ -50,13 +54,23 @@ class Generator:
             )
         if self._graph is None or beams:
             return "transformers"
+        refusal = self._refusal(self._graph, method)
+        if refusal is not None and self._asked == "graph":
+            raise refusal
+        return "graph" if refusal is None else "transformers"
+
+    def _refusal(self, engine: Engine, method: ReductionMethod) -> DyrateError | None:
+        """What the engine says against a method; it is asked for each question, and the answer takes long."""
+        for known, refusal in self._refusals:
+            if known is method:
+                return refusal
         try:
-            self._graph.attach(method)
-        except DyrateError:
-            if self._asked == "graph":
-                raise
-            return "transformers"
-        return "graph"
+            engine.attach(method)
+            found = None
+        except DyrateError as error:
+            found = error
+        self._refusals = [*self._refusals[-_KNOWN:], (method, found)]
+        return found
 
     def generate(
         self,

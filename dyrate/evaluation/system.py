@@ -184,7 +184,8 @@ class System(Answering):
         log = self.setting.log
         return "" if log is None else f"; remove {log} to have it asked again"
 
-    def _lengths(self, asked: Sequence[Request]) -> list[int]:
+    def lengths(self, asked: Sequence[Request]) -> list[int]:
+        """How long each prompt is, in characters of its text."""
         return [len(one.context) for one in asked]
 
     def _question(self, one: Request) -> Question:

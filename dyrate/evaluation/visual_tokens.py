@@ -44,7 +44,7 @@ def token_sums(run: Any, steps: "torch.Tensor") -> TokenSums:
     return {
         "rows": len(visual),
         "total": int(visual.sum()),
-        "prefill": [sum(len(row) for row in rows) for _, rows in sorted(run.kept.items())],
+        "prefill": run.kept_counts.sum(dim=1).tolist(),
         "decode": [count / beams for count in (attended * alive[:, None]).sum(dim=(0, 2)).tolist()],
         "decode_steps": int(steps.sum()),
     }

@@ -4,17 +4,23 @@ import torch
 from torch import Tensor
 
 
-def store(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
-    """Copy tokens `columns` (LongTensor [batch, n]) of states [batch, kv_heads, tokens, D] to the slots of
-    memory [batch, kv_heads, slots, D] from `first` on.
+def store(
+    states: tuple[Tensor, Tensor], columns: Tensor, visual: int, memory: tuple[Tensor, Tensor], first: int
+) -> None:
+    """Copy tokens `columns` (LongTensor [batch, n]) of keys and values [batch, kv_heads, tokens, D] to those
+    of memory [batch, kv_heads, slots, D]: `visual` of them to the slots from 0 on, the rest to those from
+    `first` on.
     """
-    if states.is_cuda and columns.numel():
+    if columns.is_cuda:
         from dyrate.kernels.device.slots import copy_tokens
 
-        copy_tokens(states, columns, memory, first)
+        copy_tokens(*states, columns, visual, *memory, first)
         return
-    index = columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
-    memory[:, :, first : first + columns.shape[1]] = states.gather(2, index)
+    index = columns[:, None, :, None].expand(-1, states[0].shape[1], -1, states[0].shape[3])
+    for given, kept in zip(states, memory, strict=True):
+        found = given.gather(2, index)
+        kept[:, :, :visual] = found[:, :, :visual]
+        kept[:, :, first : first + columns.shape[1] - visual] = found[:, :, visual:]
 
 
 def compact(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:

@@ -126,8 +126,8 @@ class KernelTime(Record):
     milliseconds: AboveZero
 
 
-class DecodeStep(Record):
-    """The last decode step of a generation."""
+class Profile(Record):
+    """What a pass of a generation consists of."""
 
     milliseconds: AboveZero
     """From its beginning to its end, with what the profiler itself takes."""
@@ -170,7 +170,10 @@ class Timing(Record):
     matrix_share: AboveZero
     prefill_flops: OrAbsent[AboveZero] = None
     """Of all rows together, by the ledger, two per multiply-accumulate."""
-    decode_step: DecodeStep | None = None
+    prompt_pass: Profile | None = None
+    """Up to the first token."""
+    decode_step: Profile | None = None
+    """The last one."""
     """None where nobody looked."""
 
     @property
@@ -288,6 +291,10 @@ class ThroughputRow(Record):
     captions_per_second: AboveZero
     speedup: AboveZero
     """Over the first entry, which is lmms-eval's own adapter."""
+    engine_seconds: Annotated[tuple[AboveZero, ...], Strict(False)] = ()
+    """By round, what generation alone takes for the same batches, which lie on the device already."""
+    engine_share: AboveZero | None = None
+    """Share of the harness's time that generation alone takes; None for lmms-eval's own adapter."""
 
 
 class HarnessDocument(Document):
@@ -296,6 +303,7 @@ class HarnessDocument(Document):
     schema_name = "dyrate.bench_harness"
     batch_size: Size
     new_tokens: Size
+    task: str = "nocaps"
     rows: Annotated[tuple[ThroughputRow, ...], Strict(False), Field(min_length=1)]
 
 

@@ -110,24 +110,27 @@ def test_times_are_taken_at_each_step(model, monkeypatch):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_profile_is_of_one_decode_step(model, fast):
+def test_profiles_are_of_one_pass(model, fast):
     contender = Contender("none", load_method({"name": "none"}), fast=fast)
     load = Load(batch=2, prompt=24, new_tokens=4)
     asked = {"rounds": 1, "warmups": 0, "seed": 0, "done": lambda: None}
     (found,) = measure(model, [contender], load, profiled=True, **asked)
-    assert found.step is not None
-    taken = [part.milliseconds for part in found.step.parts]
-    assert taken == sorted(taken, reverse=True)
-    attention = "aten::softmax" if fast else "aten::scaled_dot_product_attention"
-    (attentions,) = (part.calls for part in found.step.parts if part.name == attention)
-    assert attentions == 3, "one for each layer"
+    prompt, step = found.profiles
+    for profile in (prompt, step):
+        taken = [part.milliseconds for part in profile.parts]
+        assert taken == sorted(taken, reverse=True)
+    sdpa = "aten::scaled_dot_product_attention"
+    attention = "aten::softmax" if fast else sdpa
+    assert [part.calls for part in step.parts if part.name == attention] == [3], "one for each layer"
+    assert [part.calls for part in prompt.parts if part.name == sdpa] == [3 + TINY.vision.layers]
 
     (row,) = rows([contender], [found], load, TINY, Limits(bytes_per_second=1e9, flops_per_second=1e9), 4)
-    lines = listing(row, found.step).splitlines()
+    assert (row.prompt_pass, row.decode_step) == (prompt, step)
+    lines = listing("one decode step", row, step).splitlines()
     assert lines[0].startswith(f"one decode step of {contender.label}, batch 2: ")
-    assert lines[1].endswith(found.step.parts[0].name)
+    assert lines[1].endswith(step.parts[0].name)
     (found,) = measure(model, [contender], Load(batch=1, prompt=24, new_tokens=1), profiled=True, **asked)
-    assert found.step is None
+    assert found.profiles[1] is None
 
 
 @pytest.mark.parametrize(
@@ -233,8 +236,9 @@ def test_the_command_prints_profiles_before_the_json(folder, capsys):
 
     lines = capsys.readouterr().out.splitlines()
     (row,) = json.loads(lines[-1])["rows"]
-    assert lines[2].startswith("one decode step of Unpruned, batch 1: ")
-    assert lines[3].endswith(row["decode_step"]["parts"][0]["name"])
+    for name, what in (("prompt_pass", "the prompt"), ("decode_step", "one decode step")):
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"{what} of Unpruned, batch 1: "))
+        assert lines[start + 1].endswith(row[name]["parts"][0]["name"])
 
 
 @pytest.mark.parametrize(

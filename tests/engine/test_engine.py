@@ -6,6 +6,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from dyrate.engine.engine import Engine
+from dyrate.engine.tokenwise import Tokenwise
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seeded_sampling
 from dyrate.methods.fastv import FastV
@@ -19,8 +20,13 @@ from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
+@pytest.mark.parametrize("tokenwise", [False, True], ids=["", "tokenwise"])
 @pytest.mark.parametrize("case", ON_ENGINE, ids=lambda case: case.method.label)
-def test_tokens_and_run_are_those_of_generate(case: Case) -> None:
+def test_tokens_and_run_are_those_of_generate(
+    case: Case, tokenwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tokenwise`: as a short prompt runs on a GPU, with rows behind it that mean nothing."""
+    monkeypatch.setattr(Tokenwise, "serves", lambda self, states: tokenwise)
     model, inputs = tiny_llava(), prompts(case, tiny_inputs(**ROWS))
     record, questions = [0, 3], Reader()
     with case.method(model, record, questions) as expected:

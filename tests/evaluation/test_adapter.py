@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import ModuleType
 from typing import Any
 
@@ -126,9 +127,32 @@ def test_a_loaded_model_sweeps_methods_through_lmms_eval(model: DyrateModel, dat
     assert run_harness(model, tasks)["gqa"] == first
 
 
+def test_batches_that_threads_read_are_answered_alike(
+    model: DyrateModel, requests: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "batch_size", 2)
+    expected = _answers(model, requests, FASTV)
+    monkeypatch.setattr(model, "readers", 2)
+    by_threads: list[bool] = []
+    read = model._read
+
+    def watched(*given: Any) -> Any:
+        by_threads.append(current_thread() is not main_thread())
+        return read(*given)
+
+    monkeypatch.setattr(model, "_read", watched)
+    log = tmp_path / "log.jsonl"
+    assert _answers(model, requests, FASTV, log=log) == expected
+    assert by_threads == [True] * (len(requests) // 2)
+    assert _answers(model, requests, FASTV, log=log) == expected
+    first = 2 + 2  # as many are ahead as there are threads, one more, and the one that is asked for
+    assert len(by_threads) - len(requests) // 2 <= first, "batches that are in the log were read"
+    assert not model._early
+
+
 def test_batches_are_of_one_task_and_longest_first(model: DyrateModel, requests: list[Any]) -> None:
     asked = [Request.of(one.args) for one in requests]
-    layout = batches(asked, model._lengths(asked), 8)
+    layout = batches(asked, model.lengths(asked), 8)
     assert sorted(index for batch in layout for index in batch) == list(range(len(asked)))
     for batch in layout:
         assert len(batch) <= 8

@@ -26,7 +26,7 @@ def run_of(attended: list[list[list[int]]]) -> Any:
     rows = counts.shape[2]
     return SimpleNamespace(
         visual_tokens=torch.full((rows,), 9),
-        kept={layer: [torch.arange(9)] * rows for layer in range(2)},
+        kept_counts=torch.full((2, rows), 9),
         decode_tokens_per_row=counts,
     )
 

@@ -350,10 +350,12 @@ def test_compact(slots: int) -> None:
 @pytest.mark.parametrize("width", [16, 24, 128])
 def test_store(width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    states = draw(3, 2, 70, width, dtype=dtype)
+    states = draw(3, 2, 70, width, dtype=dtype), draw(3, 2, 70, width, dtype=dtype)
     columns = torch.randint(0, 70, (3, 41), device="cuda")
-    memory = torch.zeros(3, 2, 90, width, dtype=dtype)
-    made = memory.cuda()
-    store(states, columns, made, 33)
-    store(states.cpu(), columns.cpu(), memory, 33)
-    assert torch.equal(made.cpu(), memory)
+    memory = torch.zeros(3, 2, 90, width, dtype=dtype), torch.zeros(3, 2, 90, width, dtype=dtype)
+    made = moved(memory, "cuda")
+    for visual in (0, 24, 41):
+        store(states, columns, visual, made, 33)
+        store(moved(states, "cpu"), columns.cpu(), visual, memory, 33)
+        for found, expected in zip(made, memory, strict=True):
+            assert torch.equal(found.cpu(), expected)

@@ -239,6 +239,7 @@ def test_which_tokens_were_seen_follows_its_rows_as_their_number_does(
     assert torch.equal(run.seen[1:].sum(dim=-1), run.decode_tokens_per_row)
     kept = torch.tensor([[len(row) for row in rows] for rows in run.kept.values()])
     assert torch.equal(run.seen[0].sum(dim=-1), kept)
+    assert torch.equal(run.kept_counts, kept)
 
 
 def test_an_engine_that_counts_tokens_does_not_make_up_which_they_were(inputs: dict[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """What `dyrate bench-harness` is asked: how many captions to make, by which methods, on which machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,14 +23,16 @@ class HarnessBench(Job):
     """whose tokenizer and image processor to use, at the model's image size"""
     methods: Annotated[Specs, Field(min_length=1), option("what", "METHOD")] = (UNPRUNED,)
     """names or JSON objects"""
+    task: Annotated[Literal["nocaps", "gqa"], option("what")] = "nocaps"
+    """captions, or short answers"""
     samples: Annotated[Positive, option("what", "N")] = 256
-    """captions to make"""
+    """questions to answer"""
     peer_samples: Annotated[Positive, option("what", "N")] = 16
-    """captions that llava_hf makes"""
+    """questions that llava_hf answers"""
     batch_size: Annotated[Positive, option("how", "N")] = 128
     """of this package"""
     new_tokens: Annotated[Positive, option("what", "N")] = 64
-    """at most, per caption"""
+    """at most, per answer"""
     rounds: Annotated[Positive, option("how", "N")] = 2
     """after the warm-up"""
     device: Device = "auto"

@@ -4,7 +4,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -22,13 +22,12 @@ from dyrate.bench.models import loaded_model, named_shape, random_model
 from dyrate.evaluation import adapter, checkpoint
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.checkpoint_files import complaints
-from dyrate.evaluation.harness import ask
+from dyrate.evaluation.harness import ask, questions_of
 from dyrate.evaluation.harness_tasks import LoadedTask, load_tasks
+from dyrate.evaluation.requests import Request, batches, new_tokens
 from dyrate.registry import load_method
 from dyrate.speed.documents import ThroughputRow
 from dyrate.testbed.benchmarks.build import build
-
-TASK = "nocaps"
 
 
 @contextmanager
@@ -51,7 +50,8 @@ def checkpoint_like(model: Any, processor: Path) -> Iterator[Path]:
 
 
 def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
-    """Answer the testbed's captioning questions by `llava_hf` and by this package, in alternating rounds.
+    """Answer the testbed's questions of a task by `llava_hf` and by this package, in alternating rounds, in
+    which generation alone is timed as well.
 
     The model is a checkpoint, or a shape, which gets random weights and the processor's tokenizer. The first
     row is `llava_hf`, on the first `job.peer_samples` of the questions.
@@ -64,9 +64,10 @@ def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
     names = ["llava_hf", *(load_method(method).label for method in job.methods)]
     samples = [job.peer_samples, *[job.samples] * len(job.methods)]
     seconds: list[list[float]] = [[] for _ in names]
+    alone: list[list[float]] = [[] for _ in names]
     tokens = [0] * len(names)
     with tempfile.TemporaryDirectory(prefix="dyrate-harness-") as data:
-        build((TASK,), job.samples, seed=0, output_dir=Path(data))
+        build((job.task,), job.samples, seed=0, output_dir=Path(data))
         with checkpoint_like(whole, job.processor) as folder:
             ours = _adapter(whole, folder, device, job)
             peer = _llava_hf(whole, folder, device, job.dtype)
@@ -76,14 +77,13 @@ def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
                     asked, by = (task, ours) if index else (peer_task, peer)
                     if index:
                         ours.configure(job.methods[index - 1])
-                    synchronise(device)
-                    started = perf_counter()
-                    answers = ask(by, asked)
-                    synchronise(device)
-                    took = perf_counter() - started
-                    sys.stderr.write(f"{name}: {samples[index] / took:.2f} captions/s\n")
+                    answers: list[str] = []
+                    took = _seconds(device, lambda: answers.extend(ask(by, asked)))  # noqa: B023
+                    sys.stderr.write(f"{name}: {samples[index] / took:.2f} answers/s\n")
                     if number:
                         seconds[index].append(took)
+                        if index:
+                            alone[index].append(sum(_generation(ours, task, device)))
                     tokens[index] = sum(map(len, ours.tokenizer(answers)["input_ids"]))
     rates = [count / median(times) for count, times in zip(samples, seconds, strict=True)]
     return [
@@ -94,13 +94,34 @@ def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
             tokens=tokens[i],
             captions_per_second=rates[i],
             speedup=rates[i] / rates[0],
+            engine_seconds=tuple(alone[i]),
+            engine_share=median(alone[i]) / median(seconds[i]) if alone[i] else None,
         )
         for i, name in enumerate(names)
     ]
 
 
+def _seconds(device: torch.device, run: Callable[[], object]) -> float:
+    """How long `run` takes, with all that it has the device do."""
+    synchronise(device)
+    started = perf_counter()
+    run()
+    synchronise(device)
+    return perf_counter() - started
+
+
+def _generation(ours: "adapter.DyrateModel", task: LoadedTask, device: torch.device) -> Iterator[float]:
+    """Yield how long each batch of a task takes that lies on the device already."""
+    asked = [Request.of(instance.args) for instance in questions_of(ours, task)]
+    for places in batches(asked, ours.lengths(asked), ours.batch_size):
+        questions = ours.prepare([asked[place] for place in places])
+        limit = new_tokens(asked[places[0]], ours.decoding)
+        ours.hold(questions)
+        yield _seconds(device, lambda: ours.generate(ours.setting, questions, limit))  # noqa: B023
+
+
 def _task(data: Path, samples: int, job: HarnessBench) -> LoadedTask:
-    (loaded,) = load_tasks(select((TASK,)), "testbed", data, samples, primary_only=True)
+    (loaded,) = load_tasks(select((job.task,)), "testbed", data, samples, primary_only=True)
     loaded.task.set_config("generation_kwargs", {"max_new_tokens": job.new_tokens}, update=True)
     return loaded
 

@@ -8,22 +8,27 @@ from torch import Tensor
 _TOKENS = 32
 
 
-def copy_tokens(states: Tensor, columns: Tensor, memory: Tensor, first: int) -> None:
+def copy_tokens(
+    keys: Tensor, values: Tensor, columns: Tensor, visual: int, to_keys: Tensor, to_values: Tensor, first: int
+) -> None:
     """Do what `store` does, in one kernel."""
-    batch, heads, _, width = states.shape
+    batch, heads, _, width = keys.shape
     count = columns.shape[1]
-    if states.stride(3) != 1 or memory.stride(3) != 1:
+    if keys.stride() != values.stride() or to_keys.stride() != to_values.stride():
+        raise ValueError("keys and values must lie alike in memory")
+    if keys.stride(3) != 1 or to_keys.stride(3) != 1:
         raise ValueError("each token's vector must lie without gaps")
-    _copy[(triton.cdiv(count, _TOKENS), heads, batch)](
-        states, columns.contiguous(), memory, first, count, width,
-        *states.stride()[:3], *memory.stride()[:3],
-        tokens=_TOKENS, padded=triton.next_power_of_2(width), num_warps=4,
-    )  # fmt: skip
+    if count:
+        _copy[(triton.cdiv(count, _TOKENS), heads, batch)](
+            keys, values, columns.contiguous(), to_keys, to_values, visual, first - visual, count, width,
+            *keys.stride()[:3], *to_keys.stride()[:3],
+            tokens=_TOKENS, padded=triton.next_power_of_2(width), num_warps=4,
+        )  # fmt: skip
 
 
 @triton.jit
 def _copy(
-    states, columns, memory, first, count, width,
+    keys, values, columns, to_keys, to_values, visual, gap, count, width,
     from_row, from_head, from_token, to_row, to_head, to_token,
     tokens: tl.constexpr, padded: tl.constexpr,
 ):  # fmt: skip
@@ -31,13 +36,13 @@ def _copy(
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
     column = tl.load(columns + row * count + at, mask=at < count, other=0)
+    slot = tl.where(at < visual, at, at + gap).to(tl.int64)
     d = tl.arange(0, padded)
     inside = (at < count)[:, None] & (d < width)[None, :]
-    source = states + row * from_row + head * from_head + column[:, None] * from_token + d[None, :]
-    target = (
-        memory + row * to_row + head * to_head + (first + at).to(tl.int64)[:, None] * to_token + d[None, :]
-    )
-    tl.store(target, tl.load(source, mask=inside, other=0.0), mask=inside)
+    source = row * from_row + head * from_head + column[:, None] * from_token + d[None, :]
+    target = row * to_row + head * to_head + slot[:, None] * to_token + d[None, :]
+    tl.store(to_keys + target, tl.load(keys + source, mask=inside, other=0.0), mask=inside)
+    tl.store(to_values + target, tl.load(values + source, mask=inside, other=0.0), mask=inside)
 
 
 def list_slots(keep: Tensor, visual: Tensor, chosen: Tensor, count: Tensor) -> None:
