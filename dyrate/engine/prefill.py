@@ -6,6 +6,7 @@ While the vision encoder runs, the host goes on and hands over the layers.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from typing import Any
 
 import torch
@@ -36,11 +37,13 @@ def fuse_layers(
 
 
 def tell_places(model: Any, input_ids: Tensor, image_token_id: int, undo: ExitStack) -> None:
-    """Let a LLaVA model put visual features where the prompt [batch, columns] has image tokens.
+    """Let a model put visual features where the prompt [batch, columns] has image tokens.
 
     The host counts these before the forward; the model itself would wait for the encoder to compare numbers.
     Raises `DyrateError`, in the forward, where they differ.
     """
+    if "video_features" in signature(model.get_placeholder_mask).parameters:
+        return  # asked for two kinds of places; their encoders have the host wait anyway
     places = input_ids == image_token_id
     tokens = int(places.sum())
 

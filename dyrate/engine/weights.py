@@ -15,7 +15,6 @@ from dyrate.errors import DyrateError
 from dyrate.families import Family
 from dyrate.kernels.rope import HeadNorms
 
-
 _MOST_POSITIONS = 1 << 17
 """Of the rotary table, 64 MiB in half precision; some models know twice as many."""
 

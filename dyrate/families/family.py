@@ -26,6 +26,10 @@ class Family:
     """
     token: ClassVar[str] = "a patch"
     """What a visual token stands for, where that is no patch of the tower: no method can work on these."""
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    """What a prompt comes with, besides `input_ids` and `attention_mask`."""
+    pixels: ClassVar[tuple[str, ...]] = ("images", "channels", "height", "width")
+    """Dimensions of `pixel_values`."""
     axes: ClassVar[int] = 1
     """Dimensions of a position: where an image's tokens have several, they cannot be numbered without gaps.
     """

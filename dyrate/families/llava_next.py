@@ -19,6 +19,8 @@ class LlavaNext(Family):
     name = "llava_next"
     models = ("LlavaNextForConditionalGeneration",)
     text_models = ("llama", "mistral")
+    inputs = ("pixel_values", "image_sizes")
+    pixels = ("images", "tiles", "channels", "height", "width")
     token = "a patch of the image whole, or of one of its tiles, or a newline"
 
     def tiles(self, inputs: Mapping[str, Any]) -> list[int]:

@@ -15,6 +15,7 @@ class LlavaOnevision(LlavaNext):
     name = "llava_onevision"
     models = ("LlavaOnevisionForConditionalGeneration",)
     text_models = ("qwen2",)
+    inputs = ("pixel_values", "image_sizes", "batch_num_images")
     answer_cue = "assistant"
 
     def tiles(self, inputs: Mapping[str, Any]) -> list[int]:

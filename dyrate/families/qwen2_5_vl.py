@@ -18,6 +18,8 @@ class Qwen25VL(Family):
     name = "qwen2_5_vl"
     models = ("Qwen2_5_VLForConditionalGeneration",)
     text_models = ("qwen2_5_vl_text",)
+    inputs = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+    pixels = ("patches", "numbers")
     token = "2 x 2 patches of the image"
     axes = 3
     answer_cue = "assistant"

@@ -4,7 +4,7 @@
 wide each. cos and sin are D wide, the two halves alike or not, in any float dtype.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from dyrate.kernels.norm import rms_norm
 
 
-class HeadNorms(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class HeadNorms:
     """RMSNorms of each head's queries and keys, before they are rotated."""
 
     query: Tensor

@@ -43,10 +43,22 @@ def test_methods_that_work_on_patches_name_the_family_that_has_none(name: str, t
         load_method({"name": name, **SMALL[name]})(tiny.model)
 
 
-@pytest.mark.parametrize("tiny", TINY.values(), ids=TINY)
-def test_the_engine_names_the_families_that_it_does_not_run(tiny: Tiny) -> None:
-    with pytest.raises(DyrateError, match=rf"runs llava, and not {tiny.name.partition('-')[0]}: use engine"):
-        Engine(tiny.model)
+@pytest.mark.parametrize("name", QWEN)
+def test_the_engine_refuses_prompts_that_end_in_an_image(name: str) -> None:
+    row = TINY[name].subject.rows[0]
+    end = int((row["input_ids"][0] == IMAGE).nonzero()[-1]) + 1
+    cut = {key: row[key][:, :end] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    with pytest.raises(DyrateError, match=r"rows \[0\] end in an image"):
+        Engine(TINY[name].model).generate(FastV(), {**row, **cut}, max_new_tokens=3)
+
+
+def test_the_engine_names_the_inputs_that_a_family_has() -> None:
+    row = TINY["qwen3_vl"].subject.rows[0]
+    engine = Engine(TINY["qwen3_vl"].model)
+    with pytest.raises(DyrateError, match=r"inputs has 'image_sizes'; the engine reads .*image_grid_thw"):
+        engine.generate(FastV(), {**row, "image_sizes": torch.ones(1, 2)}, max_new_tokens=3)
+    with pytest.raises(DyrateError, match=r"\[patches, numbers\] is expected"):
+        engine.generate(FastV(), {**row, "pixel_values": torch.ones(1, 3, 8, 8)}, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("name", ["llava_onevision", *QWEN])

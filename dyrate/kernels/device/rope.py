@@ -48,9 +48,9 @@ def _launch(qkv, cos, sin, query, keys, values, slots, norms):
     qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
     if not qkv.numel():
         return
+    of_heads = (norms.query, norms.key, norms.eps) if norms else (None, None, 0.0)
     _rotate[batch * tokens, triton.cdiv(heads + 2 * kv_heads, HEADS)](
-        qkv, cos, sin, query, keys, values, slots, *(norms or (None, None, 0.0)),
-        tokens, tokens if len(cos) > 1 else 0,
+        qkv, cos, sin, query, keys, values, slots, *of_heads, tokens, tokens if len(cos) > 1 else 0,
         *query.stride()[:3], keys.stride(0), keys.stride(1), keys.stride(2),
         heads=heads, kv_heads=kv_heads, half=width // 2, padded=triton.next_power_of_2(width // 2),
         block=HEADS, num_warps=4,
