@@ -57,6 +57,10 @@ class LlavaNext(Family):
         tiled[tiled[:, 2] == width - 1, 2] = -1
         return torch.cat([whole, tiled])
 
+    def question(self, instruction: str) -> str:
+        """Return the question without what asks for the answer, in Vicuna's words or in Mistral's."""
+        return super().question(instruction).removesuffix("[/INST]").strip()
+
     def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
         """Return those of the tower and the projector on all tiles."""
         return sum(self.tiles(inputs)) * tower_macs(self.encoder_owner)
