@@ -69,7 +69,7 @@ class Attachment:
         self.run = Run(needs.reported)
         self.new_cache: Callable[[int, TokenLayout, Callable[[Tensor], None]], ReducedCache] = ReducedCache
         """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
-        self.parts = Installation(model, self.family)
+        self.parts = Installation(model, self.family, str(method))
         method.install(self.parts)
         self._vision = VisionHooks(self.family, needs, self.parts, str(method))
         self._questions = questions
@@ -105,7 +105,11 @@ class Attachment:
             undo.callback(self.model.register_forward_hook(self._end_forward, always_call=True).remove)
             self.parts.attach(undo)
             self._vision.attach(undo)
-            entered = {0, *self.needs.layers} if self.parts.changes_features else self.needs.layers
+            entered = {*self.needs.layers, *range(self.parts.changes_features)}
+            if self.family.taps:
+                entered.add(1)
+                hook = self.family.text.register_forward_pre_hook(self._before_text, with_kwargs=True)
+                undo.callback(hook.remove)
             for index in range(min(entered, default=len(self.family.layers)), len(self.family.layers)):
                 hook = self.family.layers[index].register_forward_pre_hook(
                     partial(self._before_layer, index), with_kwargs=True
@@ -161,6 +165,7 @@ class Attachment:
 
     def _begin_prefill(self, inputs: dict[str, Any]) -> Generation:
         self.check_finite()  # of the prompt before this one, whose record goes
+        self.family.begin(inputs)
         input_ids: Tensor = inputs["input_ids"]
         image = self.family.image_token_id
         layout = TokenLayout.from_prompt(
@@ -196,6 +201,11 @@ class Attachment:
         return self._generation
 
     @eager
+    def _before_text(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        self.generation.injected = self.family.injected(kwargs)
+        return args, kwargs
+
+    @eager
     def _before_layer(
         self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Inputs | None:
@@ -223,7 +233,8 @@ class Attachment:
         if not forward.index:
             images = self._vision.images
             if images is not None:
-                self.run.encoded = len(images.pixels), images.patches
+                self.run.encoded = len(images.pixels) * (images.patches > 0), images.patches
+                self.run.encoding_macs = images.macs
                 self.run.encoder_saved = images.tower_saved, images.unprojected
                 self.run.encoder_macs += images.connector_macs
             self._vision.forget()

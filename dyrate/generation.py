@@ -34,7 +34,9 @@ class Generation:
         self._family = prompt.family
         self._prompt: Prompt | None = prompt
         self._previous: dict[int, Attention] = {}
-        self._positions: tuple[tuple[Tensor, Tensor], Tensor] | None = None
+        self.injected: list[Tensor] = []
+        """What is added after the first layers, by layer: FloatTensor [batch, columns, hidden]."""
+        self._positions: tuple[tuple[Tensor, Tensor], Tensor | None] | None = None
         """Of the tokens of the layers to come, where they are not those that the model hands down."""
 
     def _pass(self, index: int) -> ForwardPass:
@@ -72,6 +74,7 @@ class Generation:
     def end_prefill(self) -> None:
         """Forget what belongs to the prompt alone, and drop from the cache what no later token may see."""
         self._prompt = None
+        self.injected = []
         self.forward.keys.clear()
         self.forward.attention = {
             layer: found.of_step_before() for layer, found in self.forward.attention.items()
@@ -90,6 +93,10 @@ class Generation:
         if not self.cache.layout.num_visual:
             return hidden
         assert self._prompt is not None
+        if 0 < layer <= len(self.injected):  # of the layer before: those that it had are still all here
+            tokens = self.cache.cached[layer]
+            added = gather_tokens(self.injected[layer - 1], tokens.slots.clamp_min(0))
+            hidden = hidden + added.masked_fill(~tokens.valid[..., None], 0)
         if layer == 0 and self.fewer_features:
             hidden = self._drop(layer, hidden, self._prompt.filled, kwargs)
         if layer in self.needs.prefill:
@@ -187,12 +194,20 @@ class Generation:
         if columns is not None:
             hidden = gather_tokens(hidden, columns)
         if renumber:
+            if self._family.axes > 1 and tokens.most_visual:
+                raise DyrateError(
+                    f"{self.method} numbers the tokens that it keeps without gaps, and images of "
+                    f"{self._family.name} have positions of {self._family.axes} axes, so no such numbers: "
+                    "choose original positions"
+                )
             self._positions = self._family.rotary(hidden, tokens.position_ids), tokens.position_ids
         else:
             # The model hands every layer the positions of the whole prompt.
             slots, batch = tokens.slots.clamp_min(0), len(hidden)
             cos, sin = (part.expand(batch, -1, -1) for part in kwargs["position_embeddings"])
-            position_ids = kwargs["position_ids"].expand(batch, -1).gather(1, slots)
+            position_ids = kwargs.get("position_ids")
+            if position_ids is not None:
+                position_ids = position_ids.expand(batch, -1).gather(1, slots)
             self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
         return hidden
 

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parent
 # They only say where other modules stand. A new line in them must not rerun every job, and what they name is
 # loaded by name at run time: the rule lists the method's own module instead.
 TABLES = frozenset({"dyrate", "dyrate.registry", "dyrate.methods"})
+# They import every file beside their own.
+FOLDERS = frozenset({"dyrate.families"})
 
 
 def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path]:
@@ -30,6 +32,8 @@ def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path
             raise ValueError(f"the package at {package} has no module {module!r}")
         found.add(path)
         waiting.extend(name for name in _imports(module, path) if _source(name, package))
+        if module in FOLDERS:
+            waiting.extend(f"{module}.{beside.stem}" for beside in path.parent.glob("[!_]*.py"))
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return sorted(found)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dyrate.errors import DyrateError
-from dyrate.families import Family
+from dyrate.families import Family, Tower
 from dyrate.hooks import eager, stand_in
 
 Resize = Callable[[Tensor], Tensor]
@@ -42,9 +42,10 @@ alike; keys are not looked at.
 class Installation:
     """The places of one model where a method may put something else."""
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
+    def __init__(self, model: nn.Module, family: Family, label: str) -> None:
         self.model = model
         self.family = family
+        self._label = label
         self.resize: Resize | None = None
         self.embeddings: dict[int, Tensor] = {}
         """By token id, FloatTensor [hidden]: embeddings of tokens that the model does not have."""
@@ -69,9 +70,14 @@ class Installation:
         return self._tower_change is not None
 
     @property
+    def tower(self) -> Tower:
+        """The vision tower; a `DyrateError` where visual tokens are not its patches."""
+        return self.family.patches(self._label)
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch, in pixels."""
-        return self.family.patch_size
+        return self.tower.patch_size
 
     def resize_images(self, resize: Resize) -> None:
         """Let the vision tower see images of another size; it interpolates its position embeddings.
@@ -105,7 +111,7 @@ class Installation:
         """LongTensor [images, features]: the token in whose place each feature of the last call stands, not
         counting cropped ones; None unless as many tokens were left in some layer.
         """
-        cropped = self.family.cropped
+        cropped = self.tower.cropped
         found = (origins for _, origins in self._tower[1:] if origins.shape[1] - cropped == features)
         origins = next(found, None)
         return None if origins is None else origins[:, cropped:] - cropped
@@ -117,7 +123,7 @@ class Installation:
     def attach(self, undo: ExitStack) -> None:
         """Put in place what was asked for, until `undo` is closed."""
         if self._connector is not None:
-            projector = self.family.projector
+            projector = self.tower.projector
             plain: Callable[..., Any] = projector.forward
 
             @eager
@@ -136,7 +142,7 @@ class Installation:
             stand_in(projector, "forward", forward, undo)
         if self.changes_tower:
             undo.callback(self._tower.clear)
-            for index, layer in enumerate(self.family.tower_layers):
+            for index, layer in enumerate(self.tower.layers):
                 stand_in(layer, "forward", eager(partial(self._tower_layer, index)), undo)
         if self.embeddings:
             embed = self.family.embed
@@ -153,7 +159,7 @@ class Installation:
             self._tower[:] = [(sizes, torch.arange(count, device=sizes.device).expand(images, -1))]
         sizes, origins = self._tower[-1]
         bias = sizes.log() if self._proportional and layer else None
-        attended, keys = self.family.tower_attention(layer, hidden_states, bias)
+        attended, keys = self.tower.attention(layer, hidden_states, bias)
         found = self._tower_change(TowerTokens(attended, keys, sizes, origins))
         left = found.states.shape[1] if found.states.dim() == 3 else -1
         shapes = [tuple(part.shape) for part in (found.states, found.sizes, found.origins)]
@@ -164,9 +170,9 @@ class Installation:
                 "or fewer are expected"
             )
         self._tower.append((found.sizes, found.origins))
-        macs, whole = self.family.tower_macs, self._tower[0][1].shape[1]
+        macs, whole = self.tower.macs, self._tower[0][1].shape[1]
         self.tower_saved += images * (macs(layer, whole, whole) - macs(layer, count, left))
-        return self.family.tower_feed_forward(layer, found.states)
+        return self.tower.feed_forward(layer, found.states)
 
     @eager
     def _known_ids(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.families import Family
+from dyrate.families import Family, Tower
 from dyrate.needs import Needs, TowerPart, tower_layer
 from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
@@ -54,20 +54,20 @@ class Prompt:
 
     @cached_property
     def grid(self) -> Tensor:
-        """LongTensor [B, V, 3]: image, row and column of each visual token; see `PrefillView.grid`."""
-        of_images = [
-            torch.cat([torch.full((places, 1), image), self.family.positions(grid, places)], dim=1)
-            for image, (grid, places) in enumerate(zip(self.images.grids, self.images.places, strict=True))
-        ]
+        """LongTensor [B, V, 3]: picture, row and column of each visual token; see `PrefillView.grid`."""
+        places, pictures = [], 0
+        for of_image in self.images.positions:
+            places.append(of_image + torch.tensor([pictures, 0, 0]))
+            pictures += int(of_image[:, 0].max()) + 1
         tokens = self._tokens_of_images.cpu()
-        found = torch.cat(of_images)[tokens.clamp_min(0)]
-        found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first image
+        found = torch.cat(places)[tokens.clamp_min(0)]
+        found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first one
         return found.masked_fill((tokens < 0)[..., None], -1).to(self.layout.visual_tokens.device)
 
     def tower(self, layer: int | float) -> "TowerLayer":
         """Return a layer of the vision tower, as `needs` asks for it."""
         states = self.images.hidden_states
-        at = tower_layer(layer, len(self.family.tower_layers))
+        at = tower_layer(layer, len(self._tower.layers))
         if states is None or at is None:
             raise DyrateError(
                 f"{self.label}: layer {layer} of the vision tower was not kept: needs.tower must name it"
@@ -79,16 +79,17 @@ class Prompt:
 
         Raises `DyrateError` where the model projects another layer than those that the method asks for.
         """
-        depth, right = len(self.family.tower_layers), self.family.projected_layer
+        tower = self._tower
+        depth, right = len(tower.layers), tower.projected_layer
         asked = {tower_layer(layer, depth) for layer, parts in self.needs.tower.items() if "states" in parts}
         if right not in asked:
             named = ", ".join(str(layer) for layer in range(depth) if layer in asked) or "none"
             raise DyrateError(
                 f"{self.label} projects the vision tower's layer {named} of 0..{depth - 1}, and this model's "
-                f"projector reads another: vision_feature_layer={self.family.feature_layer}"
+                f"projector reads another: vision_feature_layer={tower.feature_layer}"
             )
-        projected: Tensor = self.family.projector(features)
-        weights = sum(weight.numel() for weight in self.family.projector.parameters() if weight.dim() == 2)
+        projected: Tensor = tower.projector(features)
+        weights = sum(weight.numel() for weight in tower.projector.parameters() if weight.dim() == 2)
         self.count_macs(features.shape[0] * features.shape[1] * weights)
         return projected
 
@@ -110,9 +111,13 @@ class Prompt:
 
     def beside_questions(self, states: Tensor) -> Tensor:
         """Return states of the tower [..., width] where CLIP has the question's features, [..., D]."""
-        found = self._known_reader.beside_features(self.family.tower_norm(states))
+        found = self._known_reader.beside_features(self._tower.norm(states))
         self.count_macs(states.numel() * found.shape[-1])
         return found
+
+    @property
+    def _tower(self) -> Tower:
+        return self.family.patches(self.label)
 
     @property
     def _known_reader(self) -> QuestionReader:
@@ -142,8 +147,8 @@ class Prompt:
             digest = sha256(str(seed).encode())
             digest.update(tokens[its_classes != TokenClass.PADDING].numpy().tobytes())
             if images is not None:
-                pixels = images.pixels[own.start : own.stop].contiguous().cpu()
-                digest.update(pixels.view(torch.uint8).numpy().tobytes())
+                for pixels in images.pixels[own.start : own.stop]:
+                    digest.update(pixels.contiguous().cpu().view(torch.uint8).numpy().tobytes())
             seeds.append(int.from_bytes(digest.digest()[:8], "big") >> 1)
         return seeds
 
@@ -247,11 +252,11 @@ class TowerLayer:
     def _rows(self) -> tuple[Tensor, Tensor]:
         images, tokens, width = self.before.shape
         self._prompt.count_macs(2 * images * tokens * width * width)
-        return self._prompt.family.tower_rows(self.layer, self.before)
+        return self._prompt._tower.rows(self.layer, self.before)
 
     def _check(self, part: TowerPart, *, class_token: bool = False) -> None:
-        family, needs = self._prompt.family, self._prompt.needs
-        depth = len(family.tower_layers)
+        tower, needs = self._prompt._tower, self._prompt.needs
+        depth = len(tower.layers)
         asked = [
             name
             for layer, parts in needs.tower.items()
@@ -263,5 +268,5 @@ class TowerLayer:
                 f"needs asks for {', '.join(asked) or 'nothing'} of layer {self.layer} of the vision "
                 f"tower, not for {part}"
             )
-        if class_token and not family.class_tokens:
-            raise DyrateError(f"a vision tower of type {family.tower_type!r} has no class token")
+        if class_token and not tower.class_tokens:
+            raise DyrateError(f"a vision tower of type {tower.kind!r} has no class token")

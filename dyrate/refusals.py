@@ -173,6 +173,8 @@ def check_positions(position_ids: Tensor | None, layout: TokenLayout) -> None:
     """Raise `DyrateError` unless positions that will be renumbered are consecutive in each row."""
     if position_ids is None:
         return
+    if position_ids.dim() == 3:  # the text's own, then three axes, whose gaps are the images'
+        position_ids = position_ids[0]
     tokens = layout.classes != TokenClass.PADDING
     offset = position_ids - tokens.cumsum(dim=1)
     if bool(((offset != offset[:, -1:]) & tokens).any()):

@@ -63,8 +63,10 @@ class Run:
     def __init__(self, reported_layer: int | None = None) -> None:
         self.encoded: tuple[int, int] = 0, 0
         """Images encoded for the last prompt, and patches that the encoder saw of each; none where features
-        were made outside the `with` block.
+        were made outside the `with` block, and where images are not all of one size.
         """
+        self.encoding_macs = 0
+        """Where they are not: multiply-accumulates of encoding them."""
         self.encoder_saved: tuple[int, int] = 0, 0
         """Multiply-accumulates of these that a changed vision tower was spared, and patches that its
         projector was.
@@ -199,6 +201,7 @@ class Run:
         """Forget the last generation and start the record of a new one."""
         layout = cache.layout
         self.encoded, self.encoder_saved, self.encoder_macs = (0, 0), (0, 0), 0
+        self.encoding_macs = 0
         self._generation = _Generation(cache, layout.visual_tokens, layout.text_tokens)
 
     def finish_prefill(

@@ -153,8 +153,9 @@ class PrefillView(View):
 
     @property
     def grid(self) -> Tensor:
-        """LongTensor [B, V, 3]: each visual token's image (0, 1, ... in its row), and its row and column
-        there; -1 for no visual token, row and column also for a class token.
+        """LongTensor [B, V, 3]: each visual token's picture (0, 1, ... in its row), and its row and column
+        there. An image is one picture, or several, if the model sees it whole and in tiles. -1 for no visual
+        token, row and column also for a class token, the column for a newline.
         """
         return self._prompt.grid
 

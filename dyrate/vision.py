@@ -1,17 +1,21 @@
 """The vision encoder's side: what was encoded last, which image makes which tokens, what the tower keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from dyrate.attention import FORWARD_KEYWORD
 from dyrate.errors import DyrateError
-from dyrate.families import TOWERS, Family
+from dyrate.families import Family, Tower
+from dyrate.families.tower import TOWERS
 from dyrate.hooks import eager, stand_in
 from dyrate.installation import Installation
 from dyrate.needs import Needs, tower_layer
@@ -24,16 +28,16 @@ Grid = tuple[int, int]
 class EncodedImages:
     """One call of the vision encoder, which may come before the prefill and before rows are copied."""
 
-    pixels: Tensor
-    """FloatTensor [images, channels, height, width], as they came."""
-    grids: Sequence[Grid]
-    """For each image, rows and columns of its patches."""
-    places: Sequence[int]
-    """Image tokens that each image has in the prompt."""
+    pixels: Sequence[Tensor]
+    """Those of each image, as they came."""
+    positions: Sequence[Tensor]
+    """For each image, where its tokens in the prompt stand: LongTensor [places, 3], see `Family.places`."""
     homes: Sequence[Tensor]
     """For each image, the places that its features stand in (LongTensor [n], ascending)."""
-    patches: int
-    """Patches of each image that the encoder really saw."""
+    patches: int = 0
+    """Patches of each image that the encoder really saw, where all are of one size."""
+    macs: int = 0
+    """Multiply-accumulates of encoding all of them, where they are not."""
     tower_saved: int = 0
     """Multiply-accumulates that the tower was spared of what these cost."""
     unprojected: int = 0
@@ -43,24 +47,30 @@ class EncodedImages:
     hidden_states: Sequence[Tensor] | None = None
     """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
 
+    @property
+    def places(self) -> list[int]:
+        """Image tokens that each image has in the prompt."""
+        return list(map(len, self.positions))
+
     def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
         """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
         encoded batch's rows.
 
         Raises `DyrateError` where images and image tokens do not belong together.
         """
-        copies, rest = divmod(sum(image_tokens), max(1, sum(self.places)))
+        places = self.places
+        copies, rest = divmod(sum(image_tokens), max(1, sum(places)))
         images, start = [], 0
         for row, count in enumerate(image_tokens):
             stop, left = start, count
-            while left > 0 and stop < len(self.places):
-                left -= self.places[stop]
+            while left > 0 and stop < len(places):
+                left -= places[stop]
                 stop += 1
             if rest or copies == 0 or left:
-                sizes = sorted(set(self.places))
+                sizes = sorted(set(places))
                 raise DyrateError(
                     f"the prompt has {list(image_tokens)} image tokens per row, which does not fit "
-                    f"{len(self.places)} images of {' or '.join(map(str, sizes))} tokens each"
+                    f"{len(places)} images of {' or '.join(map(str, sizes))} tokens each"
                 )
             images.append(range(start, stop))
             if (row + 1) % copies == 0:
@@ -110,19 +120,20 @@ class VisionHooks:
         """The features made of `images`."""
         self._attached = False
         """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
-        if (parts.changes_features or needs.tower) and family.tower_type not in TOWERS:
-            raise DyrateError(
-                f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
-                f"{family.tower_type!r}"
-            )
-        if (parts.changes_features or needs.tower) and family.connector is not None:
-            raise DyrateError(
-                f"{label} works on the vision encoder, and connector {family.connector.name} makes "
-                f"{family.connector.tokens} tokens of an image, none of which is that of a patch"
-            )
-        tokens = (
-            family.connector.token if family.connector is not None and family.connector.appended else None
-        )
+        tower, connector = family.tower, None if family.tower is None else family.tower.connector
+        if parts.changes_features or needs.tower:
+            tower = family.patches(label)
+            if not tower.ordered:
+                raise DyrateError(
+                    f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
+                    f"{tower.kind!r}"
+                )
+            if connector is not None:
+                raise DyrateError(
+                    f"{label} works on the vision encoder, and connector {connector.name} makes "
+                    f"{connector.tokens} tokens of an image, none of which is that of a patch"
+                )
+        tokens = connector.token if connector is not None and connector.appended else None
         if tokens is not None and tokens not in needs.compression_tokens:
             raise DyrateError(
                 f"{label} lets answers see the image, and the model was trained to see it through its "
@@ -130,39 +141,45 @@ class VisionHooks:
                 f"tokens alone: use the method voco with token {tokens}"
             )
         for layer, asked in needs.tower.items():
-            depth = len(family.tower_layers)
+            assert tower is not None
+            depth = len(tower.layers)
             if tower_layer(layer, depth) is None:
                 which = f"layer at {layer} of its depth" if isinstance(layer, float) else f"layer {layer}"
                 raise DyrateError(f"{label}: the vision tower has {depth} layers, and no {which}")
-            if {"class_attention", "joint_class_attention"} & {*asked} and not family.class_tokens:
+            if {"class_attention", "joint_class_attention"} & {*asked} and not tower.class_tokens:
                 raise DyrateError(
                     f"{label} reads the attention of the class token, and a vision tower of type "
-                    f"{family.tower_type!r} has none"
+                    f"{tower.kind!r} has none"
                 )
-        self._seen: tuple[Tensor, Grid] | None = None
-        """Images as they came, and the grid of what the tower saw of them."""
+        self._ran = False
+        """Whether the encoder has run for the features to come."""
+        self._seen: tuple[Grid, Grid] = (0, 0), (0, 0)
+        """Grids of the images as they came, and of what a tower of patches saw of them."""
         self._hidden_states: Sequence[Tensor] | None = None
 
     def attach(self, undo: ExitStack) -> None:
         """Hook into the encoder until `undo` is closed."""
-        tower = self.family.vision_tower
-        undo.callback(tower.register_forward_pre_hook(self._before_tower, with_kwargs=True).remove)
+        encoder = self.family.encoder
+        undo.callback(encoder.register_forward_pre_hook(self._before_encoder, with_kwargs=True).remove)
         if self.needs.tower:
-            undo.callback(tower.register_forward_hook(self._after_tower).remove)
-        owner = self.family.encoder_owner
+            undo.callback(encoder.register_forward_hook(self._after_tower).remove)
+        owner, tower = self.family.encoder_owner, self.family.tower
         plain = owner.get_image_features
+        arguments = signature(plain)
 
         @wraps(plain)
         @eager
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            self._seen = None
-            layer = kwargs.get("vision_feature_layer")
-            if self.needs.tower and layer not in (None, self.family.feature_layer):
+            self._ran = False
+            kwargs.pop(FORWARD_KEYWORD, None)  # Qwen's hands all it is given down to the tower
+            inputs = arguments.bind(*args, **kwargs).arguments
+            layer = inputs.get("vision_feature_layer")
+            if self.needs.tower and tower is not None and layer not in (None, tower.feature_layer):
                 raise DyrateError(
-                    f"vision_feature_layer={layer!r} is not the model's own, {self.family.feature_layer!r}, "
+                    f"vision_feature_layer={layer!r} is not the model's own, {tower.feature_layer!r}, "
                     "which a method that works on the vision tower goes by"
                 )
-            return self._after_encoder(plain(*args, **kwargs))
+            return self._after_encoder(inputs, plain(*args, **kwargs))
 
         stand_in(owner, "get_image_features", get_image_features, undo)
         undo.callback(self._detach)
@@ -189,8 +206,8 @@ class VisionHooks:
 
     def forget(self) -> None:
         """Drop the images; they belong to one prompt."""
-        self.images = self._seen = self._hidden_states = None
-        self._features, self.reading = (), False
+        self.images = self._hidden_states = None
+        self._features, self.reading, self._ran = (), False, False
 
     def _check(self, images: int, features: int) -> None:
         tokens = sum(self.image_tokens)
@@ -209,7 +226,7 @@ class VisionHooks:
         return all(part.data_ptr() in made for part in self.family.features(encoded))
 
     @eager
-    def _before_tower(
+    def _before_encoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not self._attached:
@@ -217,8 +234,10 @@ class VisionHooks:
         pixels: Tensor | None = args[0] if args else kwargs.pop("pixel_values")
         if pixels is None or not len(pixels):
             raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")
+        self._ran = True
         resized = pixels if self.parts.resize is None else self.parts.resize(pixels)
-        self._seen = pixels, self.family.grid(resized)
+        if self.family.tower is not None:
+            self._seen = self.family.tower.grid(pixels), self.family.tower.grid(resized)
         if resized is not pixels:
             kwargs["interpolate_pos_encoding"] = True
         if self.needs.tower:
@@ -229,33 +248,43 @@ class VisionHooks:
     def _after_tower(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._hidden_states = output.hidden_states
 
-    def _after_encoder(self, encoded: Any) -> Any:
-        """Spread fewer features than places over the places of their images, and remember whose they are."""
-        if self._seen is None or not self._attached or not hasattr(encoded, "pooler_output"):
+    def _after_encoder(self, inputs: Mapping[str, Any], encoded: Any) -> Any:
+        """Remember whose the features are that the encoder made of its arguments."""
+        if not (self._ran and self._attached and hasattr(encoded, "pooler_output")):
             return encoded
-        (pixels, seen), self._seen, self.images = self._seen, None, None
-        features = self.family.features(encoded)
-        connector = self.family.connector  # all of whose images are of one size
-        if connector is None and self.family.tower_type not in TOWERS and len(features) > 1:
-            return encoded  # Images of several sizes, padded to one: which pixels are whose is not known.
-        grid, patches = self.family.grid(pixels), seen[0] * seen[1]
-        if connector is not None:
-            tokens = len(features[0])
+        self._ran, self.images = False, None
+        features, tower = self.family.features(encoded), self.family.tower
+        pixels = self.family.images(inputs, features)
+        if pixels is None:
+            return encoded
+        if tower is not None and tower.connector is None:
+            return self._spread(tower, pixels, encoded, features)
+        whole = [torch.arange(len(part)) for part in features]
+        places = self.family.places(inputs, features)
+        if tower is None:
+            macs = self.family.encoder_macs(inputs, features)
+            self.images = EncodedImages(pixels, places, whole, macs=macs)
+        else:
+            patches = self._seen[1][0] * self._seen[1][1]
             self.images = EncodedImages(
-                pixels=pixels,
-                grids=[connector.grid or (0, 0)] * len(features),
-                places=[tokens] * len(features),
-                homes=[torch.arange(tokens)] * len(features),
+                pixels,
+                places,
+                whole,
                 patches=patches,
                 unprojected=len(features) * patches,
-                connector_macs=self.family.connector_macs(),
+                connector_macs=tower.connector_macs(),
             )
-            return self._with_features(encoded, features)
+        return self._with_features(encoded, features)
+
+    def _spread(self, tower: Tower, pixels: Sequence[Tensor], encoded: Any, features: list[Tensor]) -> Any:
+        """Spread fewer features than places over the places of their images."""
+        grid, seen = self._seen
+        patches = seen[0] * seen[1]
         given = self.parts.connector_input or len(features[0])
         # What the tower adds to its patches: one class token, where the checkpoint keeps it.
         extra = given - patches
         if self.parts.changes_tower:
-            extra = self.family.class_tokens - self.family.cropped
+            extra = tower.class_tokens - tower.cropped
         places = grid[0] * grid[1] + extra
         homes = _homes(grid, seen, len(features[0]), extra).expand(len(features), -1)
         origins = self.parts.origins(len(features[0])) if self.parts.changes_tower else None
@@ -265,10 +294,9 @@ class VisionHooks:
             encoded.pooler_output = features
             homes = _homes(grid, seen, patches + extra, extra)[origins.gather(1, order).cpu()]
         self.images = EncodedImages(
-            pixels=pixels,
-            grids=[grid] * len(features),
-            places=[places] * len(features),
-            homes=list(homes),
+            pixels,
+            [pad(tower.positions(grid, places), (1, 0))] * len(features),
+            list(homes),
             patches=patches,
             tower_saved=self.parts.tower_saved,
             unprojected=len(features) * (patches + extra - given) if self.parts.changes_tower else 0,

@@ -36,6 +36,7 @@ def join(
 
     Raises `DyrateError` for a connector of other sizes, and for layers that the vision tower does not have.
     """
+    family_of(model).patches(f"connector {connector.name}")
     found, depth = sizes_of(model), model.config.vision_config.num_hidden_layers
     if connector.sizes != found:
         raise DyrateError(f"connector {connector.name} is for {connector.sizes}, and the model has {found}")

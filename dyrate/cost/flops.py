@@ -109,6 +109,7 @@ def count(work: Work, shape: ModelShape, convention: Convention) -> Flops:
         * (
             work.patches * vision.patch_inputs * vision.hidden
             + vision.layers * (work.encoder_tokens * encoder_layer + work.encoder_pairs * 2 * vision.hidden)
+            + work.encoding
             - work.encoder_saved
         ),
         projector=per_mac * (work.patches - work.unprojected) * projector,

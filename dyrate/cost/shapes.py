@@ -36,13 +36,18 @@ class TextShape:
 
 @dataclass(frozen=True)
 class VisionShape:
-    """A CLIP-like encoder, and the projector of two linear layers behind it."""
+    """A CLIP-like encoder, and the projector of two linear layers behind it.
+
+    Of families whose images differ in size it is the encoder's sizes alone: what encoding costs, a run says.
+    """
 
     layers: int
     hidden: int
     intermediate: int
     patches: int
-    """Visual tokens per image; the encoder itself has one more, its class token."""
+    """Visual tokens per image, 1 where it may be of any size; the encoder itself has one more, its class
+    token.
+    """
     patch_inputs: int
     """Numbers in a patch: channels x height x width."""
 
@@ -61,8 +66,12 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any) -> "ModelShape":
-        """Return the shape of a transformers `LlavaConfig`."""
+        """Return the shape of a transformers config of a family that is supported."""
         text, vision = config.text_config, config.vision_config
+        patch, *_ = _pair(vision.patch_size)
+        rows, columns = (side // patch for side in _pair(getattr(vision, "image_size", patch)))
+        channels = getattr(vision, "num_channels", None) or vision.in_channels
+        frames: int = getattr(vision, "temporal_patch_size", 1)
         return cls(
             TextShape(
                 layers=text.num_hidden_layers,
@@ -74,13 +83,18 @@ class ModelShape:
                 vocabulary=text.vocab_size,
             ),
             VisionShape(
-                layers=vision.num_hidden_layers,
+                layers=getattr(vision, "num_hidden_layers", None) or vision.depth,
                 hidden=vision.hidden_size,
                 intermediate=vision.intermediate_size,
-                patches=(vision.image_size // vision.patch_size) ** 2,
-                patch_inputs=vision.num_channels * vision.patch_size**2,
+                patches=rows * columns,
+                patch_inputs=channels * frames * patch**2,
             ),
         )
+
+
+def _pair(sides: Any) -> tuple[int, int]:
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    return height, width
 
 
 _CLIP_L_336 = VisionShape(layers=24, hidden=1024, intermediate=4096, patches=576, patch_inputs=588)

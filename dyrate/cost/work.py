@@ -30,6 +30,8 @@ class Work:
     """Tokens of the vision encoder, the class tokens among them."""
     encoder_pairs: int = 0
     """(query, key) pairs of the vision encoder's attention."""
+    encoding: int = 0
+    """Multiply-accumulates of encoding images that are not all of one size, the projector's among them."""
     encoder_saved: int = 0
     """Multiply-accumulates that a vision encoder whose layers were changed was spared of these."""
     unprojected: int = 0
@@ -193,7 +195,7 @@ def work_of(run: "Run", method: "ReductionMethod", steps: "Tensor | None" = None
     overhead = scored(1, len(attended) + 1) + ahead(decode=True) + own(decode=True)
     return Phases(
         Work.encoder(len(nothing), *run.encoded, *run.encoder_saved)
-        + Work(_sums(prompt), _sums(prompt**2), logits=len(text))
+        + Work(_sums(prompt), _sums(prompt**2), logits=len(text), encoding=run.encoding_macs)
         + scored(0, 1)
         + ahead(decode=False)
         + own(decode=False),

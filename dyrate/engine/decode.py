@@ -240,7 +240,7 @@ class Decoder:
             weights = backbone.layers[layer]
             keys, values, eps = section.keys[layer], section.values[layer], weights.eps
             qkv = stream.project(weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=eps)
-            query = rope_and_store(qkv, cos, sin, keys, values, slots)
+            query = rope_and_store(qkv, cos, sin, keys, values, slots, weights.head_norms)
             observed = layer in self._observed
             found = decode_attention(query, keys, values, section.reading, weights.scaling, observed)
             if observed:

@@ -66,7 +66,7 @@ class Engine:
             raise DyrateError(_INSIDE)
         self._backbone = Backbone.of(self.model, self.family)
         self._tokenwise = Tokenwise(self._backbone.layers)
-        self._encoder = FusedEncoder(self.family.vision_tower)
+        self._encoder = FusedEncoder(self.family.encoder)
         self._watch = Watch(part for _, part in text_parts(self.model))
 
     def _check_model(self) -> None:
@@ -115,9 +115,8 @@ class Engine:
             check_new_tokens(max_new_tokens)
             vocabulary = len(self._backbone.embed)
             ends, padding = special_tokens(config, eos_token_id, pad_token_id, vocabulary)
-            image, device = self.family.image_token_id, self.model.device
             attachment = self.attach(method, record, questions)
-            prompts = checked_inputs(inputs, device, image, ends, padding)
+            prompts = checked_inputs(inputs, self.model.device, self.family, ends, padding)
             self._check_room(prompts["input_ids"].shape[1], max_new_tokens)
             setting = DecodeSetting(method, attachment.needs, ends, padding or 0, sampler is None)
             return self._generate(
@@ -157,8 +156,8 @@ class Engine:
         keeps_visual = ("res", "img") not in attachment.needs.blocked
         attachment.new_cache = partial(SlotCache, memory, max_new_tokens, keeps_visual)
         with attachment as run:
-            logits = self._prefill(inputs)
-            memory.load()
+            logits, following = self._prefill(inputs)
+            memory.load(following)
             notify()
             decoder = self._decoder_for(memory, setting, max_new_tokens)
             decoder.begin(attachment, logits if sampler is None else _sampled(sampler, ids, logits))
@@ -167,15 +166,18 @@ class Engine:
             self._report(decoder, attachment, steps)
         return torch.cat([ids, made], dim=1), run
 
-    def _prefill(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the logits [batch, vocabulary] after the prompt, in float32."""
-        mask = inputs["attention_mask"]
-        position_ids = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
+    def _prefill(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the logits [batch, vocabulary] after the prompt, in float32, and the position that comes
+        next in each row (LongTensor [batch]).
+        """
+        # [batch, columns], or, with axes, [1 + axes, batch, columns]; a prompt ends alike on all of them.
+        position_ids = self.model._prepare_position_ids_for_generation(inputs["input_ids"], inputs)
+        following = position_ids[..., -1].view(-1, len(inputs["input_ids"]))[-1] + 1
         with self._encoder.active(), ExitStack() as undo:
             tell_places(self.model.model, inputs["input_ids"], self.family.image_token_id, undo)
             fuse_layers(self.family, self._backbone.layers, self._tokenwise, undo)
             found = self.model(**inputs, position_ids=position_ids, use_cache=True, logits_to_keep=1)
-        return found.logits[:, -1].float()  # type: ignore[no-any-return]
+        return found.logits[:, -1].float(), following
 
     def _decode(
         self,

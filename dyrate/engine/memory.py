@@ -72,8 +72,10 @@ class Section:
         memory = self.keys[layer], self.values[layer]
         store((keys, values), self._columns, self._tokens.most_visual, memory, self.visual_capacity)
 
-    def load(self) -> None:
-        """Note which slots hold what, for the steps to come."""
+    def load(self, following: Tensor) -> None:
+        """Note which slots hold what, for the steps to come, and the position that comes after the prompt
+        (LongTensor [batch]), unless the layers number their tokens by themselves.
+        """
         tokens = self._tokens
         del self._tokens  # with the masks that it may have made
         layout, text = tokens.layout, tokens.valid & (tokens.visual_index < 0)
@@ -82,9 +84,7 @@ class Section:
         lengths = text.sum(dim=1)
         self.reading.text.copy_(lengths)
         self._slot_base.copy_(lengths + self.visual_capacity - 1)
-        whole = (layout.classes != TokenClass.PADDING).sum(dim=1)
-        following = whole if tokens.next_position is None else tokens.next_position
-        self._position_base.copy_(following - 1)
+        self._position_base.copy_((following if tokens.next_position is None else tokens.next_position) - 1)
         self.held.copy_(tokens.present)
         columns = self._columns[:, : tokens.most_visual]
         self.visual.fill_(-1)
@@ -168,10 +168,10 @@ class Memory:
         """Return the section of a layer."""
         return next(section for section in self.sections if layer in section.layers)
 
-    def load(self) -> None:
-        """Make ready for steps what the prompt has left."""
+    def load(self, following: Tensor) -> None:
+        """Make ready for steps what the prompt has left; `following`: see `Section.load`."""
         for section in self.sections:
-            section.load()
+            section.load(following)
 
     def nbytes(self) -> int:
         """Bytes behind all keys and values, unused slots included."""

@@ -12,10 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_hooks
 from transformers.activations import SiLUActivation
+from transformers.models.internvl import modeling_internvl as internvl
 from transformers.models.llama import modeling_llama as llama
-from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration, LlavaModel
+from transformers.models.llava import modeling_llava as llava
+from transformers.models.llava_next import modeling_llava_next as llava_next
+from transformers.models.llava_onevision import modeling_llava_onevision as llava_onevision
 from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
+from transformers.models.qwen3 import modeling_qwen3 as qwen3
+from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
 
 from dyrate.errors import DyrateError
 
@@ -28,21 +34,35 @@ _ELSEWHERE = ("generate",)
 _FIXED = {"max_norm": None, "sliding_window": None, "is_causal": True}
 """Settings of modules that the engine has no other way for."""
 _COUNTS = (bool, int, float)
-_RUN_AS_THEY_ARE = ("model.vision_tower", "model.multi_modal_projector")
+_RUN_AS_THEY_ARE = ("model.vision_tower", "model.visual", "model.multi_modal_projector")
+_WHOLES: dict[type[nn.Module], type[nn.Module]] = {
+    llava.LlavaForConditionalGeneration: llava.LlavaModel,
+    llava_next.LlavaNextForConditionalGeneration: llava_next.LlavaNextModel,
+    llava_onevision.LlavaOnevisionForConditionalGeneration: llava_onevision.LlavaOnevisionModel,
+    qwen2_5_vl.Qwen2_5_VLForConditionalGeneration: qwen2_5_vl.Qwen2_5_VLModel,
+    qwen3_vl.Qwen3VLForConditionalGeneration: qwen3_vl.Qwen3VLModel,
+    internvl.InternVLForConditionalGeneration: internvl.InternVLModel,
+}
+"""Models, and the class of their `model`; both run as they are while the prompt is read."""
 _LAYER = re.compile(rf"^({re.escape(_TEXT)}\.layers)\.\d+")
 _Classes = tuple[type[nn.Module], ...]
 
 
-def _kinds(name: str, source: Any) -> dict[str, _Classes]:
-    """Return the classes of a text model's modules, by path in the model, layers as `layers.*`."""
+def _kinds(name: str, source: Any, **others: str) -> dict[str, _Classes]:
+    """Return the classes of a text model's modules, by path in the model, layers as `layers.*`.
+
+    They are called `name` and the part, or what `others` says.
+    """
 
     def own(part: str) -> _Classes:
-        return (getattr(source, name + part),)
+        return (getattr(source, others.get(part, name + part)),)
 
     layer = {
         "": own("DecoderLayer"),
         ".self_attn": own("Attention"),
         **{f".self_attn.{part}_proj": (nn.Linear,) for part in "qkvo"},
+        ".self_attn.q_norm": own("RMSNorm"),
+        ".self_attn.k_norm": own("RMSNorm"),
         ".mlp": own("MLP"),
         **{f".mlp.{part}_proj": (nn.Linear,) for part in ("gate", "up", "down")},
         ".mlp.act_fn": (nn.SiLU, SiLUActivation),
@@ -50,8 +70,8 @@ def _kinds(name: str, source: Any) -> dict[str, _Classes]:
         ".post_attention_layernorm": own("RMSNorm"),
     }
     return {
-        "": (LlavaForConditionalGeneration,),
-        "model": (LlavaModel,),
+        "": tuple(_WHOLES),
+        "model": tuple(_WHOLES.values()),
         _TEXT: own("Model"),
         f"{_TEXT}.embed_tokens": (nn.Embedding,),
         f"{_TEXT}.layers": (nn.ModuleList,),
@@ -63,15 +83,21 @@ def _kinds(name: str, source: Any) -> dict[str, _Classes]:
 
 
 _KINDS: dict[type, dict[str, _Classes]] = {
-    llama.LlamaModel: _kinds("Llama", llama),
-    mistral.MistralModel: _kinds("Mistral", mistral),
-    qwen2.Qwen2Model: _kinds("Qwen2", qwen2),
+    kinds[_TEXT][0]: kinds
+    for kinds in (
+        _kinds("Llama", llama),
+        _kinds("Mistral", mistral),
+        _kinds("Qwen2", qwen2),
+        _kinds("Qwen3", qwen3),
+        _kinds("Qwen2_5_VL", qwen2_5_vl, Model="Qwen2_5_VLTextModel", MLP="Qwen2MLP"),
+        _kinds("Qwen3VLText", qwen3_vl),
+    )
 }
-_WEIGHTED = (nn.Linear, nn.Embedding, llama.LlamaRMSNorm, mistral.MistralRMSNorm, qwen2.Qwen2RMSNorm)
+_WEIGHTED = (nn.Linear, nn.Embedding, *(kinds[f"{_TEXT}.norm"][0] for kinds in _KINDS.values()))
 
 
 def text_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what the engine stands in for, with its path: all of a LLaVA model but tower and projector."""
+    """Yield what the engine stands in for, with its path: all of a model but tower and projector."""
     for path, module in model.named_modules(remove_duplicate=False):
         if not path.startswith(_RUN_AS_THEY_ARE):
             yield path, module
@@ -79,6 +105,9 @@ def text_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def check_parts(model: Any) -> None:
     """Raise `DyrateError`, with its path, for a module that does anything but what its weights say."""
+    if type(model) not in _WHOLES:
+        known = ", ".join(kind.__name__ for kind in _WHOLES)
+        raise _refused("", f"is a {_name(type(model))}, not a plain {known}")
     parts = dict(text_parts(model))
     text = parts[_TEXT]
     if type(text) not in _KINDS:
@@ -180,7 +209,7 @@ def _check_part(path: str, module: Any, classes: _Classes) -> None:
             raise _refused(path, f"has {name}={own[name]!r}, not {value!r}")
     if module.training and own.get("attention_dropout"):
         raise _refused(path, f"has attention_dropout={own['attention_dropout']} in train mode (model.eval())")
-    held = {name for name, value in module.named_parameters(recurse=False)} - {"bias"}
+    held = {name for name, value in module.named_parameters(recurse=False)} - {"bias", "image_newline"}
     if held != ({"weight"} if cls in _WEIGHTED else set()):
         raise _refused(path, f"has {', '.join(sorted(held)) or 'no weight'} for parameters")
     for name, value in module.named_parameters(recurse=False):

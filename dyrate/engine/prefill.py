@@ -6,6 +6,7 @@ While the vision encoder runs, the host goes on and hands over the layers.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from typing import Any
 
 import torch
@@ -36,11 +37,13 @@ def fuse_layers(
 
 
 def tell_places(model: Any, input_ids: Tensor, image_token_id: int, undo: ExitStack) -> None:
-    """Let a LLaVA model put visual features where the prompt [batch, columns] has image tokens.
+    """Let a model put visual features where the prompt [batch, columns] has image tokens.
 
     The host counts these before the forward; the model itself would wait for the encoder to compare numbers.
     Raises `DyrateError`, in the forward, where they differ.
     """
+    if "video_features" in signature(model.get_placeholder_mask).parameters:
+        return  # asked for two kinds of places; their encoders have the host wait anyway
     places = input_ids == image_token_id
     tokens = int(places.sum())
 
@@ -82,7 +85,7 @@ def _forward(layer: Any, weights: LayerWeights, tokenwise: Tokenwise, newest: bo
             normed = rms_norm(hidden_states, weights.input_norm, weights.eps)
             qkv = product(normed, weights.qkv, weights.qkv_bias)
             kv_heads = attention.config.num_key_value_heads
-            query, key, value = rope_and_split(qkv, *position_embeddings, kv_heads)
+            query, key, value = rope_and_split(qkv, *position_embeddings, kv_heads, weights.head_norms)
         if newest:
             hidden_states, query = hidden_states[:, -1:], query[:, :, -1:]
         tokens = hidden_states.shape[1]

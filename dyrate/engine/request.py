@@ -9,11 +9,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from dyrate.errors import DyrateError
+from dyrate.families import Family
 from dyrate.needs import Needs
 
-_TENSORS = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
-_READ = (*_TENSORS, "vision_feature_layer", "vision_feature_select_strategy")
-"""Inputs by which `model.generate()` and the engine mean the same."""
+_READ = ("input_ids", "attention_mask")
+_OPTIONS = ("vision_feature_layer", "vision_feature_select_strategy")
+"""Inputs of the encoder that are no tensors."""
 _WITHOUT_EFFECT = re.compile(
     # Said by the call itself, or about memory and what is returned.
     r"max_length|max_new_tokens|(pad|bos|eos|decoder_start)_token_id|use_cache|(max_)?cache_\w+|compile_config|"
@@ -110,7 +111,7 @@ def check_new_tokens(new_tokens: Any) -> None:
 def checked_inputs(
     given: Mapping[str, Any],
     device: torch.device,
-    image_token_id: int,
+    family: Family,
     ends: Sequence[int],
     padding: int | None,
 ) -> dict[str, Tensor]:
@@ -121,10 +122,11 @@ def checked_inputs(
     images, and for a batch whose padding cannot be told from its tokens.
     """
     inputs = {name: value for name, value in given.items() if value is not None}
+    known = *_READ, *family.inputs
     for name, value in inputs.items():
-        if name not in _READ:
-            raise DyrateError(f"inputs has {name!r}; the engine reads {', '.join(_READ)}")
-        if name in _TENSORS and not isinstance(value, Tensor):
+        if name not in known:
+            raise DyrateError(f"inputs has {name!r}; the engine reads {', '.join(known)}")
+        if name not in _OPTIONS and not isinstance(value, Tensor):
             raise DyrateError(f"inputs[{name!r}] is a {type(value).__name__}: a tensor is expected")
         if isinstance(value, Tensor) and value.device != device:
             raise DyrateError(f"inputs[{name!r}] is on {value.device}, the model on {device}")
@@ -132,15 +134,21 @@ def checked_inputs(
     if ids is None or ids.dim() != 2 or ids.is_floating_point() or not ids.numel():
         shape = "missing" if ids is None else f"{ids.dtype} of shape {tuple(ids.shape)}"
         raise DyrateError(f"inputs['input_ids'] is {shape}: integers of shape [rows, tokens] are expected")
-    if pixels is not None and (pixels.dim() != 4 or not pixels.numel()):
+    if pixels is not None and (pixels.dim() != len(family.pixels) or not pixels.numel()):
         shape = f"of shape {tuple(pixels.shape)}"
         raise DyrateError(
-            f"inputs['pixel_values'] is {shape}: [images, channels, height, width] is expected, or none"
+            f"inputs['pixel_values'] is {shape}: [{', '.join(family.pixels)}] is expected, or none"
         )
     on_host = ids.cpu()
-    if pixels is None and (on_host == image_token_id).any():
-        count = int((on_host == image_token_id).sum())
-        raise DyrateError(f"the prompts have {count} image tokens, but there are no pixel_values")
+    images = on_host == family.image_token_id
+    if pixels is None and images.any():
+        raise DyrateError(f"the prompts have {int(images.sum())} image tokens, but there are no pixel_values")
+    if family.axes > 1 and images[:, -1].any():
+        rows = images[:, -1].nonzero().flatten().tolist()
+        raise DyrateError(
+            f"rows {rows} end in an image, after which positions of {family.axes} axes go on differing; the "
+            "graph engine has one: end prompts in text, or use engine='transformers'"
+        )
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = _inferred_mask(on_host, ends, padding).to(device)
     return inputs

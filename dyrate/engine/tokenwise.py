@@ -159,7 +159,7 @@ class Tokenwise:
             part[None, :size].transpose(1, 2) for part in (places.query, places.key, places.value)
         )
         angles = places.cos[None, :size], places.sin[None, :size]
-        rope_and_split(qkv[None], *angles, key.shape[1], out=(query, key, value))
+        rope_and_split(qkv[None], *angles, key.shape[1], weights.head_norms, (query, key, value))
 
     def _feed(self, layer: int, size: int) -> None:
         """Add to the states what attention has found, and what the feed-forward part makes of them."""

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from dyrate.engine.parts import check_parts
 from dyrate.errors import DyrateError
 from dyrate.families import Family
+from dyrate.kernels.rope import HeadNorms
+
+_MOST_POSITIONS = 1 << 17
+"""Of the rotary table, 64 MiB in half precision; some models know twice as many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +29,7 @@ class LayerWeights:
     """[(heads + 2 kv_heads) D, d]: queries, keys, values."""
     qkv_bias: Tensor | None
     """[(heads + 2 kv_heads) D]."""
+    head_norms: HeadNorms | None
     out: Tensor
     """[d, heads D]."""
     out_bias: Tensor | None
@@ -82,7 +87,8 @@ class Backbone:
 def _angles(text: Any) -> tuple[Tensor, Tensor]:
     """Return the rotary table, cos and sin [positions, D]."""
     states = text.embed_tokens.weight[:1, None]
-    positions = torch.arange(text.config.max_position_embeddings, device=states.device)[None]
+    most = min(text.config.max_position_embeddings, _MOST_POSITIONS)
+    positions = torch.arange(most, device=states.device)[None]
     cos, sin = text.rotary_emb(states, positions)
     width = text.layers[0].self_attn.head_dim
     if cos.shape[-1] != width:
@@ -103,6 +109,7 @@ def _fused(layer: Any) -> LayerWeights:
         input_norm=layer.input_layernorm.weight,
         qkv=qkv,
         qkv_bias=qkv_bias,
+        head_norms=_head_norms(attention),
         out=attention.o_proj.weight,
         out_bias=attention.o_proj.bias,
         post_norm=layer.post_attention_layernorm.weight,
@@ -111,6 +118,13 @@ def _fused(layer: Any) -> LayerWeights:
         eps=layer.input_layernorm.variance_epsilon,
         scaling=attention.scaling,
     )
+
+
+def _head_norms(attention: Any) -> HeadNorms | None:
+    if not hasattr(attention, "q_norm"):
+        return None
+    query, key = attention.q_norm, attention.k_norm
+    return HeadNorms(query.weight, key.weight, query.variance_epsilon)
 
 
 def _joined(modules: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:

@@ -37,7 +37,7 @@ class Prefix:
         parts = [part for layer in self._family.layers[:layers] for part in _functions(layer)]
         with ExitStack() as undo:
             undo.callback(self.forget)
-            for part in (self._family.vision_tower, *parts):
+            for part in (self._family.encoder, *parts):
                 stand_in(part, "forward", partial(self._forward, part, part.forward), undo)
             yield
 
@@ -46,7 +46,7 @@ class Prefix:
         self._made.clear()
 
     def _forward(self, part: nn.Module, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if part is self._family.vision_tower and _changed(part):
+        if part is self._family.encoder and _changed(part):
             return plain(*args, **kwargs)
         first = self._made.get(part)
         if first is not None and _same(first[0], (args, kwargs)):

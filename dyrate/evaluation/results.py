@@ -82,6 +82,7 @@ class Work(TypedDict):
     patches: NotRequired[Natural]
     encoder_tokens: NotRequired[Natural]
     encoder_pairs: NotRequired[Natural]
+    encoding: NotRequired[Natural]
     encoder_saved: NotRequired[int]
     unprojected: NotRequired[Natural]
     scored: NotRequired[Natural]

@@ -4,6 +4,7 @@ transformers draws absent weights at random, and leaves out what does not fit, w
 """
 
 from collections.abc import Collection, Mapping
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -109,23 +110,19 @@ def check_vision(folder: Path, processor: Any, model: Any) -> None:
     token = processor.image_token
     with complaints(f"--model {folder}: its processor cannot read an image"):
         inputs = processor(images=[Image.new("RGB", (64, 64), "grey")], text=[token], return_tensors="pt")
-        pixels = {name: value for name, value in inputs.items() if name in ("pixel_values", "image_sizes")}
+        wanted = signature(model.model.get_image_features).parameters
+        pixels = {name: value for name, value in inputs.items() if name in wanted}
         finite = bool(pixels["pixel_values"].isfinite().all())
     if not finite:
         raise DyrateError(f"{folder}: its image processor makes NaN or infinity of a grey image (mean, std)")
-    seen: list[torch.Tensor] = []
-    hook = family.projector.register_forward_hook(lambda module, args, output: seen.append(output))
-    try:
-        with complaints(f"--model {folder}: its vision encoder cannot read an image"), torch.no_grad():
-            moved = inputs.__class__(pixels).to(model.device, model.dtype)
-            model.get_image_features(**moved)
-    finally:
-        hook.remove()
-    features, placeholders = seen[0], int((inputs["input_ids"] == family.image_token_id).sum())
-    if features.shape[-2] != placeholders:
+    with complaints(f"--model {folder}: its vision encoder cannot read an image"), torch.no_grad():
+        moved = inputs.__class__(pixels).to(model.device, model.dtype)
+        features = torch.cat(family.features(model.model.get_image_features(**moved)))
+    placeholders = int((inputs["input_ids"] == family.image_token_id).sum())
+    if len(features) != placeholders:
         raise DyrateError(
             f"--model {folder}: the processor writes {placeholders} image tokens for an image, and the model "
-            f"makes {features.shape[-2]} features of it; compare patch_size, num_additional_image_tokens and "
+            f"makes {len(features)} features of it; compare patch_size, num_additional_image_tokens and "
             f"vision_feature_select_strategy of processor_config.json with {CONFIG}"
         )
     if not bool(features.isfinite().all()):

@@ -4,12 +4,33 @@
 wide each. cos and sin are D wide, the two halves alike or not, in any float dtype.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from dyrate.kernels.norm import rms_norm
+
+
+@dataclass(frozen=True, eq=False)
+class HeadNorms:
+    """RMSNorms of each head's queries and keys, before they are rotated."""
+
+    query: Tensor
+    """[D]."""
+    key: Tensor
+    """[D]."""
+    eps: float
+
 
 def rope_and_store(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    norms: HeadNorms | None = None,
 ) -> Tensor:
     """Rotate query and key of one token per row, write its key and value to the cache, return the query.
 
@@ -19,8 +40,8 @@ def rope_and_store(
     if qkv.is_cuda:
         from dyrate.kernels.device.rope import rotate_and_store
 
-        return rotate_and_store(qkv, cos, sin, keys, values, slots)
-    query, key, value = rope_and_split(qkv[:, None], cos[:, None], sin[:, None], keys.shape[1])
+        return rotate_and_store(qkv, cos, sin, keys, values, slots, norms)
+    query, key, value = rope_and_split(qkv[:, None], cos[:, None], sin[:, None], keys.shape[1], norms)
     rows = torch.arange(len(qkv), device=qkv.device)
     keys[rows, :, slots] = key[:, :, 0].to(keys.dtype)
     values[rows, :, slots] = value[:, :, 0].to(values.dtype)
@@ -32,6 +53,7 @@ def rope_and_split(
     cos: Tensor,
     sin: Tensor,
     kv_heads: int,
+    norms: HeadNorms | None = None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotate queries and keys of a prompt.
@@ -44,10 +66,17 @@ def rope_and_split(
     if qkv.is_cuda:
         from dyrate.kernels.device.rope import rotate_and_split
 
-        return rotate_and_split(qkv, cos, sin, kv_heads, out)
+        return rotate_and_split(qkv, cos, sin, kv_heads, norms, out)
     batch, tokens, _ = qkv.shape
     states = qkv.reshape(batch, tokens, -1, cos.shape[-1]).transpose(1, 2)
-    turning, value = states[:, :-kv_heads].float(), states[:, -kv_heads:]
+    turning, value = states[:, :-kv_heads], states[:, -kv_heads:]
+    if norms is not None:
+        ranges = turning[:, :-kv_heads], turning[:, -kv_heads:]
+        weights = norms.query, norms.key
+        turning = torch.cat(
+            [rms_norm(part, weight, norms.eps) for part, weight in zip(ranges, weights, strict=True)], dim=1
+        )
+    turning = turning.float()
     low, high = turning.chunk(2, dim=-1)
     turned = turning * cos.float()[:, None] + torch.cat([-high, low], dim=-1) * sin.float()[:, None]
     turned = turned.to(qkv.dtype)

@@ -62,6 +62,7 @@ class Looker:
             chat_template=chat_template,
         )
         self.family = family_of(self.model.model)
+        self._tower = self.family.patches("dyrate look")
         name = Path(model).name
         trained_here = (base_of(self.model.folder) / "training.json").is_file()
         self.knows = _SCENES.format(name=name) if trained_here else ""
@@ -214,21 +215,21 @@ class Looker:
 
     def _picture(self, pixels: Tensor, tokens: int) -> Picture:
         """The first image of what the processor made, and where its tokens are in it."""
-        rows, columns = self.family.grid(pixels)
+        rows, columns = self._tower.grid(pixels)
         found: Picture = {
             "webp": _webp(pixels[0], self.model.processor.image_processor),
             "rows": rows,
             "columns": columns,
             "places": None,
         }
-        connector = self.family.connector
+        connector = self._tower.connector
         if connector is not None:
             found["note"] = (
                 f"The connector {connector.name} makes {tokens} visual tokens of the image, and none of them "
                 "is a patch of it: which of them live can be counted, not drawn."
             )
         else:
-            found["places"] = self.family.positions((rows, columns), tokens).tolist()
+            found["places"] = self._tower.positions((rows, columns), tokens).tolist()
         return found
 
 

@@ -1,13 +1,15 @@
 """DivPrune: keep visual tokens that are as unlike each other as possible."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dyrate.methods.positions import positions_of
 from dyrate.methods.prefill_pruning import PrefillPruning
+from dyrate.needs import Positions
 from dyrate.ranking import kept_counts
 from dyrate.reduction import Needs, PrefillView, hyperparameter
 
@@ -19,7 +21,7 @@ class DivPrune(PrefillPruning):
     On entering layer 0, round((1 - R) V) visual tokens of each row stay. The first is the one whose nearest
     neighbour is farthest; each further one has the largest distance to the nearest of those chosen. Distance
     is 1 - cosine of the projected features, in float32. They stay in the image's order, at positions without
-    gaps.
+    gaps, or where they were (`positions`).
 
     So does the official code (vbdi/divprune, `DivPrune` of `llava/model/llava_arch.py`), in the model's own
     precision and for the first row of a batch alone, whose choice all rows get. It may choose a token again,
@@ -30,7 +32,7 @@ class DivPrune(PrefillPruning):
     name: ClassVar[str] = "divprune"
     title: ClassVar[str] = "DivPrune"
     paper: ClassVar[str] = "arXiv:2503.02175"
-    examples = ({"rate": 0.5}, {"rate": 0.8}, {"layer": 2, "rate": 0.3})
+    examples = ({"rate": 0.5}, {"rate": 0.8, "positions": "original"}, {"layer": 2, "rate": 0.3})
     keeps_everything = ({"rate": 0.0},)
 
     layer: int = hyperparameter("prune layer; the official code has 0", default=0, minimum=0)
@@ -41,9 +43,11 @@ class DivPrune(PrefillPruning):
         maximum=1,
     )
 
+    positions: str = positions_of("contiguous", "what is left")
+
     def needs(self, depth: int) -> Needs:
-        """Positions without gaps."""
-        return Needs(prefill=(self.layer,), positions="contiguous")
+        """To be asked at the prune layer."""
+        return Needs(prefill=(self.layer,), positions=cast(Positions, self.positions))
 
     def score(self, view: PrefillView) -> Tensor:
         """The earlier a token is chosen, the higher."""

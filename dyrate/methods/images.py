@@ -28,11 +28,7 @@ class Images:
         """
         number, places = view.grid[..., 0], view.grid[view.valid]
         size, count = int((number == 0).sum(dim=1).max()), int((number.amax(dim=1) + 1).sum())
-        if (places[:, 1] < 0).any():
-            raise DyrateError(
-                "the class token is one of the visual tokens (vision_feature_select_strategy='full'); a "
-                "method that reduces an image's patches needs a model without"
-            )
+        expect_no_class_token(places)
         if len(places) != count * size or (places[:, 0].reshape(count, size) != places[::size, :1]).any():
             raise DyrateError("the images of the batch have different numbers of tokens; one is expected")
         return cls(view, size)
@@ -61,3 +57,12 @@ class Images:
         """Return what the images of rows hold, [B, most images of a row, ...], as [N, ...]."""
         counts = self.view.visual_tokens // self.size
         return values[torch.arange(values.shape[1], device=values.device) < counts[:, None]]
+
+
+def expect_no_class_token(places: Tensor) -> None:
+    """Raise `DyrateError` for a class token among visual tokens of these places, [n, 3]."""
+    if (places[:, 1] < 0).any():
+        raise DyrateError(
+            "the class token is one of the visual tokens (vision_feature_select_strategy='full'); a "
+            "method that reduces an image's patches needs a model without"
+        )

@@ -1,7 +1,7 @@
 """PyramidDrop: drop visual tokens at a few depths, each time by what the next layer would look at."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from torch import Tensor
 from dyrate.errors import DyrateError
 from dyrate.methods.budget import budget_of, solved
 from dyrate.methods.layer_numbers import layers_of
+from dyrate.methods.positions import positions_of
+from dyrate.needs import Positions
 from dyrate.ranking import top
 from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -19,8 +21,8 @@ class PyramidDrop(ReductionMethod):
 
     On entering each of `layers`, the int(ratio V) visual tokens stay that the prompt's last token attends to
     most in that very layer, averaged over heads: its query and the keys are computed before the layer runs.
-    Then all tokens are numbered without gaps. The layers are 8, 16 and 24 of 32: the quarters of the depth,
-    rounded.
+    Then all tokens are numbered without gaps, by default. The layers are 8, 16 and 24 of 32: the quarters of
+    the depth, rounded.
 
     This is inference as in the official code (Cooperx521/PyramidDrop, `pdrop_rank_drop` of
     `llava/model/modeling_llama_pdrop.py`), which is given the layers of a 32-layer model at any depth. Left
@@ -31,7 +33,11 @@ class PyramidDrop(ReductionMethod):
     name: ClassVar[str] = "pyramiddrop"
     title: ClassVar[str] = "PyramidDrop"
     paper: ClassVar[str] = "arXiv:2410.17247"
-    examples = ({}, {"layers": [1, 2, 5], "ratios": [0.7, 0.7, 0.4]}, {"layers": [3], "ratios": [0.3]})
+    examples = (
+        {},
+        {"layers": [1, 2, 5], "ratios": [0.7, 0.7, 0.4]},
+        {"layers": [3], "ratios": [0.3], "positions": "original"},
+    )
     keeps_everything = ({"ratios": [1.0, 1.0, 1.0]},)
 
     ratios: tuple[float, ...] = hyperparameter(
@@ -44,6 +50,8 @@ class PyramidDrop(ReductionMethod):
     layers: tuple[int, ...] = hyperparameter(
         "layers on entering which tokens leave; empty for 8, 16 and 24 of 32 layers", default=(), minimum=1
     )
+
+    positions: str = positions_of("contiguous", "what is left")
 
     def __post_init__(self) -> None:
         """Check that there is a ratio for each layer, and none above the one before."""
@@ -58,9 +66,9 @@ class PyramidDrop(ReductionMethod):
             )
 
     def needs(self, depth: int) -> Needs:
-        """The attention of the layers entered, and positions without gaps."""
+        """The attention of the layers entered."""
         layers = self._layers(depth)
-        return Needs(prefill=layers, ahead=layers, positions="contiguous")
+        return Needs(prefill=layers, ahead=layers, positions=cast(Positions, self.positions))
 
     def _layers(self, depth: int) -> tuple[int, ...]:
         return layers_of(str(self), self.layers, (8, 16, 24), depth)

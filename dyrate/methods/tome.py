@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dyrate.families import Family
+from dyrate.families import Tower
 from dyrate.installation import TowerTokens
 from dyrate.methods.budget import below, budget_of
 from dyrate.reduction import Installation, Needs, ReductionMethod, hyperparameter
@@ -50,7 +50,7 @@ class ToMe(ReductionMethod):
 
     def install(self, parts: Installation) -> None:
         """Merge in the tower."""
-        classes, merged = parts.family.class_tokens, self.merged_in(parts.family)
+        classes, merged = parts.tower.class_tokens, self.merged_in(parts.tower)
 
         def change(tokens: TowerTokens) -> TowerTokens:
             images, count, width = tokens.states.shape
@@ -64,14 +64,14 @@ class ToMe(ReductionMethod):
 
         parts.change_tower(change, proportional=self.proportional)
 
-    def merged_in(self, family: Family) -> int:
+    def merged_in(self, tower: Tower) -> int:
         """Return r, with a budget that which leaves as many features, rounded."""
         if self.budget is None:
             return self.merged
-        tower: Any = family.vision_tower
-        patches: int = (tower.config.image_size // family.patch_size) ** 2
-        last = family.projected_layer
-        layers = len(family.tower_layers) if last is None else last + 1
+        module: Any = tower.module
+        patches: int = (module.config.image_size // tower.patch_size) ** 2
+        last = tower.projected_layer
+        layers = len(tower.layers) if last is None else last + 1
         merged = round(patches * (1 - self.budget) / layers)
         left = patches
         for _ in range(layers):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dyrate.methods.budget import below, budget_of
+from dyrate.methods.positions import positions_of
 from dyrate.needs import Positions
 from dyrate.reduction import Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -29,11 +30,7 @@ class VTW(ReductionMethod):
 
     layer: int = hyperparameter("prune layer K: the first layer without visual tokens", default=15, minimum=1)
     budget: float | None = budget_of("layer")
-    positions: str = hyperparameter(
-        "RoPE positions of text from layer K on: `original`, or `contiguous` (numbered without gaps)",
-        default="original",
-        choices=("original", "contiguous"),
-    )
+    positions: str = positions_of("original", "text from layer K on")
 
     def needs(self, depth: int) -> Needs:
         """To be asked at layer K: with a budget, the deepest before which layers have no more than it."""

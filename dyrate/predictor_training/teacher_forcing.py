@@ -223,6 +223,7 @@ class FrozenModel:
 def teacher_forced(model: Any) -> Iterator[FrozenModel]:
     """Freeze `model` and let it run passes; after the `with` block it is as it was before."""
     family = family_of(model)
+    family.patches("training by teacher forcing")  # of which a batch knows the pixels, and no more
     with ExitStack() as undo:
         config = family.text_config
         undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)

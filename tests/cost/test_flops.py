@@ -14,6 +14,7 @@ from dyrate.registry import load_method
 from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, prompts
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
+from tests.tiny_families import TINY
 
 NEW_TOKENS = 5
 
@@ -39,6 +40,21 @@ def test_what_ran_is_what_pytorch_counts(case):
     assert ours.vision == by_module["CLIPVisionModel"]
     assert ours.projector == by_module["LlavaMultiModalProjector"]
     assert ours.head == by_module["LlavaForConditionalGeneration.lm_head"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_ran_in_other_families_is_what_pytorch_counts(name):
+    """Of two images of a prompt, in tiles, windows or as they are; keys and values of grouped heads."""
+    subject, method = TINY[name].subject, load_method({"name": "fastv", "layer": 2, "rate": 0.5})
+    model, shape = subject.model, ModelShape.of(subject.model.config)
+
+    by_module, phases = counted(model, method, subject.rows[1])
+
+    ours = count(scope(phases, "cached"), shape, CONVENTIONS["flops"])
+    assert ours.total == by_module["Global"]
+    with method(model) as run:
+        model.generate(**subject.rows[1], max_new_tokens=1)
+    assert run.kv_bytes == kv_bytes(run.kv_lengths[:, 0].tolist(), shape.text, 4)
 
 
 def test_a_batch_costs_what_its_rows_cost_alone():

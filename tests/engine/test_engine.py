@@ -15,8 +15,10 @@ from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
+from tests.runtime.test_contract import OTHERS, numbers_images_anew, subject_of
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 
+REFUSED = {"visionpulse", "voco"}
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
@@ -44,9 +46,27 @@ def test_tokens_and_run_are_those_of_generate(
     pd.testing.assert_frame_equal(run.steps, expected.steps, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "case"), [other for other in OTHERS if other.values[1].method.name not in REFUSED]
+)
+def test_it_generates_with_every_family(name: str, case: Case) -> None:
+    if numbers_images_anew(name, case):
+        pytest.skip("refused: see the contract's test")
+    subject = subject_of(name)
+    inputs = prompts(case, subject.inputs)
+    with case.method(subject.model, questions=Reader()) as expected:
+        tokens = subject.model.generate(**inputs, max_new_tokens=9, do_sample=False)
+    engine = Engine(subject.model)
+    for _ in range(2):  # what one prompt leaves behind does not change the next one's tokens
+        found, run = engine.generate(case.method, inputs, max_new_tokens=9, questions=Reader())
+        assert found.tolist() == tokens.tolist()
+        assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
+        assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
+
+
 def test_what_the_engine_cannot_is_refused() -> None:
     refused = [case for case in CASES + OUTSIDE if case not in ON_ENGINE]
-    assert {case.method.name for case in refused} == {"visionpulse", "voco"}
+    assert {case.method.name for case in refused} == REFUSED
     for case in refused:
         with pytest.raises(DyrateError, match="which the graph engine cannot: use engine='transformers'"):
             Engine(tiny_llava()).generate(case.method, tiny_inputs(**ROWS), max_new_tokens=3)

@@ -1,16 +1,20 @@
 """On a GPU: captured graphs and Triton kernels give what transformers gives, prompt after prompt."""
 
+import copy
+
 import pytest
 import torch
 
 from dyrate.engine.engine import Engine
 from dyrate.methods.downsample import Downsample
+from dyrate.methods.fastv import FastV
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
 from dyrate.reduction import ReductionMethod
 from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
 from tests.tiny import row_of, tiny_inputs, tiny_llava
+from tests.tiny_families import TINY
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,6 +47,23 @@ def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
         assert found.tolist() == tokens.tolist()
         assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
         assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "method", [NoReduction(), FastV(layer=2, rate=0.5), FixedPrune(layer=2, rate=0.5)], ids=str
+)
+def test_every_family_generates_what_transformers_does(name: str, method: ReductionMethod) -> None:
+    subject = TINY[name].subject
+    model = copy.deepcopy(subject.model).to("cuda")
+    inputs = {key: tensor.to("cuda") for key, tensor in subject.inputs.items()}
+    with method(model) as expected:
+        tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    engine = Engine(model)
+    for _ in range(4):  # runs, captures, replays
+        found, run = engine.generate(method, inputs, max_new_tokens=12)
+        assert found.tolist() == tokens.tolist()
+        assert run.kv_lengths.tolist() == expected.kv_lengths.tolist()
 
 
 @pytest.mark.parametrize("case", BUILT_IN, ids=lambda case: case.method.label)

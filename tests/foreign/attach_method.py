@@ -1,4 +1,4 @@
-"""A pytest plugin that runs another project's tests of LLaVA under a reduction method; see README.md.
+"""A pytest plugin that runs another project's tests of models under a reduction method; see README.md.
 
 A model enters the method's block at its first forward or `generate()` inside a test and leaves it at the end
 of the test. A test that ends in a refusal of ours (`DyrateError`) counts as skipped, with the refusal as
@@ -45,28 +45,31 @@ class _Attached:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, Any, Any]:
-        from transformers import LlavaForConditionalGeneration as Model
+        import transformers
+
+        from dyrate.families import families
 
         with ExitStack() as blocks, pytest.MonkeyPatch.context() as patch:
             attached: dict[int, Any] = {}
 
-            def attach_first(name: str) -> None:
-                original = getattr(Model, name)
+            def attach_first(kind: Any, name: str) -> None:
+                original = getattr(kind, name)
 
                 @wraps(original)
                 def first(model: Any, *args: Any, **kwargs: Any) -> Any:
                     # The dict keeps the model alive, so that no other gets its id.
-                    if type(model) is not Model or id(model) in attached:
+                    if type(model) is not kind or id(model) in attached:
                         return original(model, *args, **kwargs)
                     attached[id(model)] = model
                     blocks.enter_context(self.method(model))
                     # Once more by name: the block has put its own `generate` on the model.
                     return getattr(model, name)(*args, **kwargs)
 
-                patch.setattr(Model, name, first)
+                patch.setattr(kind, name, first)
 
-            attach_first("__call__")
-            attach_first("generate")
+            for model in families():
+                attach_first(getattr(transformers, model), "__call__")
+                attach_first(getattr(transformers, model), "generate")
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -15,7 +15,7 @@ from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
 from dyrate.kernels.rank import top
 from dyrate.kernels.residual import ResidualStream
-from dyrate.kernels.rope import rope_and_split, rope_and_store
+from dyrate.kernels.rope import HeadNorms, rope_and_split, rope_and_store
 from dyrate.kernels.slots import compact, store
 from tests.kernels.inputs import random_layers, random_reading, random_states
 
@@ -239,6 +239,7 @@ def test_norm_and_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 @each_dtype
 @pytest.mark.parametrize("angle_dtype", [None, torch.float32], ids=["own", "float32"])
 @pytest.mark.parametrize("angles", ["one", "each"])
+@pytest.mark.parametrize("normed", [False, True], ids=["", "normed"])
 @pytest.mark.parametrize(
     ("batch", "heads", "kv_heads", "width"), [(1, 32, 32, 128), (3, 6, 2, 12), (33, 4, 1, 8)]
 )
@@ -249,32 +250,34 @@ def test_rope(
     width: int,
     angles: str,
     angle_dtype: torch.dtype | None,
+    normed: bool,
     dtype: torch.dtype,
 ) -> None:
     tokens = 17
     qkv = draw(batch, tokens, (heads + 2 * kv_heads) * width, dtype=dtype)
+    norms = HeadNorms(draw(width, dtype=dtype), draw(width, dtype=dtype), 1e-6) if normed else None
     many = batch if angles == "each" else 1
     cos, sin = (draw(many, tokens, width, dtype=angle_dtype or dtype) for _ in range(2))
     keys, values = (draw(batch, kv_heads, 29, width, dtype=dtype) for _ in range(2))
     slots = torch.randint(29, (batch,), device="cuda")
 
     def split() -> tuple[Tensor, Tensor, Tensor]:
-        return rope_and_split(qkv, cos, sin, kv_heads)
+        return rope_and_split(qkv, cos, sin, kv_heads, norms)
 
     split_graph, found = captured(split)
     qkv.mul_(2)
     split_graph.replay()
-    expected_states = on_cpu(rope_and_split, qkv, cos, sin, kv_heads)
+    expected_states = on_cpu(rope_and_split, qkv, cos, sin, kv_heads, norms)
     for state, other, expected in zip(found, split(), expected_states, strict=True):
         assert state.transpose(1, 2).is_contiguous()
         assert_near(state, expected, TOLERANCE[dtype])
         assert_near(other, expected, TOLERANCE[dtype])
 
     one = qkv[:, 0].contiguous(), cos[:, 0].contiguous(), sin[:, 0].contiguous()
-    store_graph, query = captured(lambda: rope_and_store(*one, keys, values, slots))
+    store_graph, query = captured(lambda: rope_and_store(*one, keys, values, slots, norms))
     slots.add_(1).remainder_(29)
     cache = keys.cpu(), values.cpu()
-    expected_query = rope_and_store(*moved(one, "cpu"), *cache, slots.cpu())
+    expected_query = rope_and_store(*moved(one, "cpu"), *cache, slots.cpu(), moved(norms, "cpu"))
     store_graph.replay()
     for state, expected in zip((query, keys, values), (expected_query, *cache), strict=True):
         assert_near(state, expected.cuda(), TOLERANCE[dtype])

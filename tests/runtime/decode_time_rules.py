@@ -27,8 +27,7 @@ class VisionPulseRule(Rule):
         self.rows = self.attention
         if self.method.unit == "tokens":
             everything = torch.ones(len(self.states), len(self.states)).tril().bool()
-            positions = torch.arange(len(self.states))
-            _, self.rows = run_layer(self.text.layers[layer], self.states, everything, positions)
+            _, self.rows = run_layer(self.text.layers[layer], self.states, everything, self.positions)
         return held
 
     def decode(self, layer: int, step: int, scores: list[float], held: list[int], visual: int) -> list[int]:

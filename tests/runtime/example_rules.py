@@ -156,6 +156,44 @@ class AdaptiveCountRule(AtLayerZero):
         return model.model.multi_modal_projector(merged)
 
 
+class PooledRule(Rule):
+    """Squares of each picture become the token behind their middle; of a square's newlines the last stays."""
+
+    layers = (0,)
+
+    def __init__(self, size: int, contiguous: bool) -> None:
+        self.size, self.contiguous = size, contiguous
+
+    def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
+        self.squares, start = dict[int, list[int]](), 0
+        for rows, columns, newlines in self.pictures:
+            places = {}
+            for row in range(rows):
+                for column in range(columns):
+                    places[row, column] = start
+                    start += 1
+                if row >= rows - newlines:
+                    if row % self.size == self.size - 1:
+                        self.squares[start] = [start]
+                    start += 1
+            for top in range(0, rows, self.size):
+                for left in range(0, columns, self.size):
+                    square = [
+                        places[row, column]
+                        for row in range(top, top + self.size)
+                        for column in range(left, left + self.size)
+                    ]
+                    self.squares[places[top + self.size // 2, left + self.size // 2]] = square
+        assert start == visual
+        return list(self.squares)
+
+    def merge(self, layer: int, states: Tensor, held: list[int], kept: list[int]) -> Tensor:
+        merged = states.clone()
+        for token, square in self.squares.items():
+            merged[token] = states[square].mean(0)
+        return merged
+
+
 class PooledConnectorRule(AtLayerZero):
     def __init__(self, size: int) -> None:
         self.size = size

@@ -114,8 +114,12 @@ RULES: dict[str, Callable[[Any], Rule]] = {
         if method.queries == "all"
         else FastVRule(method.layer, method.rate)
     ),
-    "pyramiddrop": lambda method: prompt.PyramidDropRule(method.layers, method.ratios),
-    "divprune": lambda method: prompt.DivPruneRule(method.layer, method.rate),
+    "pyramiddrop": lambda method: prompt.PyramidDropRule(
+        method.layers, method.ratios, method.positions == "contiguous"
+    ),
+    "divprune": lambda method: prompt.DivPruneRule(
+        method.layer, method.rate, method.positions == "contiguous"
+    ),
     "dart": lambda method: prompt.DARTRule(
         method.layer, method.rate, method.visual_pivots, method.instruction_pivots
     ),
@@ -125,7 +129,7 @@ RULES: dict[str, Callable[[Any], Rule]] = {
     "uniform": lambda method: UniformRule(method.layer, method.rate),
     "text_only": lambda method: NothingRule(0, method.positions == "contiguous"),
     "downsample": lambda method: rules.DownsampleRule(method.rate),
-    "average_pool": lambda method: rules.PooledConnectorRule(method.size),
+    "average_pool": lambda method: rules.PooledRule(method.size, method.positions == "contiguous"),
     "prumerge": lambda method: tower_rules.PruMergeRule(method.ratio, method.neighbours),
     "prumerge_plus": lambda method: tower_rules.PruMergeRule(method.ratio, method.neighbours, plus=True),
     "visionzip": lambda method: tower_rules.VisionZipRule(method.dominant, method.contextual),

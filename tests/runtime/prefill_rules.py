@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.runtime.example_rules import instruction
 from tests.runtime.probes import best
-from tests.runtime.reference import Rule, rotate
-from tests.tiny import IMAGE, VISUAL_TOKENS
+from tests.runtime.reference import Rule, rotate, turned
+from tests.tiny import IMAGE
 
 
 def image_columns(prompt: list[int]) -> list[int]:
@@ -38,11 +38,9 @@ class ReceivedRule(Rule):
 
 
 class PyramidDropRule(Rule):
-    contiguous = True
-
-    def __init__(self, layers: tuple[int, ...], ratios: tuple[float, ...]):
+    def __init__(self, layers: tuple[int, ...], ratios: tuple[float, ...], contiguous: bool):
         self.layers = layers or (2, 3, 4)  # the quarters of six layers: 1.5, 3 and 4.5, halves to even
-        self.ratios = ratios
+        self.ratios, self.contiguous = ratios, contiguous
 
     def features(self, model: Any, pixels: Tensor) -> None:
         self.blocks = model.model.language_model.layers
@@ -50,11 +48,11 @@ class PyramidDropRule(Rule):
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         image = image_columns(self.prompt)
         there = [c for c in range(len(self.prompt)) if c not in image or image.index(c) in held]
-        block, positions = self.blocks[layer].self_attn, torch.arange(len(there))
+        block, positions = self.blocks[layer].self_attn, self.positions[:, there]
         normed = self.blocks[layer].input_layernorm(self.states[there])
         size = block.head_dim
-        query = rotate(block.q_proj(normed[-1:]).view(1, -1, size), positions[-1:])[0]
-        key = rotate(block.k_proj(normed).view(len(there), -1, size), positions)
+        query = turned(block, "q", normed[-1:], positions[:, -1:])[0]
+        key = turned(block, "k", normed, positions)
         total = [0.0] * visual
         for head in range(len(query)):
             shared = head // (len(query) // key.shape[1])
@@ -65,10 +63,8 @@ class PyramidDropRule(Rule):
 
 
 class DivPruneRule(Rule):
-    contiguous = True
-
-    def __init__(self, layer: int, rate: float):
-        self.layers, self.rate = (layer,), rate
+    def __init__(self, layer: int, rate: float, contiguous: bool):
+        self.layers, self.rate, self.contiguous = (layer,), rate, contiguous
 
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         states = self.states[image_columns(self.prompt)]
@@ -92,9 +88,8 @@ class DARTRule(Rule):
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         if layer == self.layers[0]:
             block = self.model.layers[layer]
-            keys = block.self_attn.k_proj(block.input_layernorm(self.states))
-            keys = keys.view(len(self.states), -1, block.self_attn.head_dim)
-            self.norms = rotate(keys, torch.arange(len(keys))).abs().sum(dim=(1, 2)).tolist()
+            keys = turned(block.self_attn, "k", block.input_layernorm(self.states), self.positions)
+            self.norms = keys.abs().sum(dim=(1, 2)).tolist()
             return held
         image, text = image_columns(self.prompt), instruction(self.prompt)
         states = self.model.norm(self.states)
@@ -121,7 +116,7 @@ class SparseVLMRule(Rule):
         self.method = method
 
     def features(self, model: Any, pixels: Tensor) -> None:
-        self.pixels = pixels
+        self.pixels, self.rope = pixels, model.config.text_config.rope_parameters
 
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         text, image = instruction(self.prompt), image_columns(self.prompt)
@@ -144,7 +139,7 @@ class SparseVLMRule(Rule):
     def _score(self, column: int) -> float:
         heads = [
             [
-                float(self.attention[head, rater, column]) / self._of_ones(rater - column)
+                float(self.attention[head, rater, column]) / self._of_ones(rater, column)
                 for head in self._heads()
             ]
             for rater in self.raters
@@ -158,7 +153,7 @@ class SparseVLMRule(Rule):
         image = image_columns(self.prompt)
         mass = [
             sum(
-                float(self.attention[head, rater, column]) / self._of_ones(rater - column)
+                float(self.attention[head, rater, column]) / self._of_ones(rater, column)
                 for rater in self.raters
                 for column in image
             )
@@ -166,11 +161,12 @@ class SparseVLMRule(Rule):
         ]
         return sorted(heads, key=lambda head: -mass[head])[: self.method.heads]
 
-    def _of_ones(self, distance: int) -> float:
+    def _of_ones(self, rater: int, column: int) -> float:
         if self.contiguous or not self.method.divide:
             return 1.0
-        angles = [distance / 10_000 ** (pair / 4) for pair in range(4)]  # of heads of size 8
-        return sum(2 * math.cos(angle) for angle in angles) / math.sqrt(8)
+        ones = torch.ones(2, 1, 8)  # of heads of size 8
+        one, other = rotate(ones, self.positions[:, [rater, column]], self.rope).double()[:, 0]
+        return float(one @ other) / math.sqrt(8)
 
     def _cluster(self, tokens: list[int], layer: int, visual: int) -> None:
         states = self.states[image_columns(self.prompt)]
@@ -183,7 +179,9 @@ class SparseVLMRule(Rule):
         self.clusters = clusters_of(states, tokens, len(tokens) // 10 + 1, noise)
 
     def order(self, layer: int, kept: list[int]) -> list[int]:
-        return sorted(self.sequence, key=lambda token: token // VISUAL_TOKENS)  # text stands between images
+        image = image_columns(self.prompt)
+        text_before = [column - token for token, column in enumerate(image)]
+        return sorted(self.sequence, key=lambda token: text_before[token])  # it stands between images
 
     def merge(self, layer: int, states: Tensor, held: list[int], kept: list[int]) -> Tensor:
         merged = states.clone()

@@ -49,7 +49,7 @@ class EvictSome(ReductionMethod):
 
     def decode(self, view: DecodeView) -> Tensor | None:
         rates = [rate_at(length, view.step) for length in view.state["length"].tolist()]
-        counts = kept_counts(view.present.sum(1), torch.tensor(rates).double())
+        counts = kept_counts(view.present.sum(1), torch.tensor(rates, dtype=torch.float64))
         return top(view.attention[view.layer - 1].scores, counts, view.present)
 
 

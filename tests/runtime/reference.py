@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import IMAGE
+from tests.tiny_families import Pictures, encoder_inputs
 
 
 class Rule:
@@ -34,6 +35,10 @@ class Rule:
     the rule is asked at prefill.
     """
     states: Tensor
+    positions: Tensor
+    """[axes, tokens]."""
+    pictures: Pictures
+    """Those of the row's images."""
     lags = False
     """Whether a choice depends on what deeper layers saw one step before."""
     seen: "Outcome"
@@ -76,11 +81,15 @@ class Outcome:
     head_scores: dict[int, Tensor]  # layer -> [steps, heads, V]
 
 
-def masked_forward(model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule) -> Outcome:
+def masked_forward(
+    model: Any, inputs: dict[str, Tensor], generated: list[int], rule: Rule, pictures: Pictures | None = None
+) -> Outcome:
     """Run one row (no padding) with all of `generated` appended.
 
-    Step t is the query that makes generated token t.
+    Step t is the query that makes generated token t. `pictures` are the row's: by default squares of 4 x 4.
     """
+    visual = int((inputs["input_ids"] == IMAGE).sum())
+    rule.pictures = [(4, 4, 0)] * (visual // 16) if pictures is None else pictures
     outcome = _forward(model, inputs, generated, rule, None)
     for _ in generated[1:] if rule.lags else ():
         # All steps run at once, so each pass makes one more step see the right step before it.
@@ -104,15 +113,17 @@ def _forward(
         states[column] = rule.embeddings.get(token, states[column])
     columns = [column for column, token in enumerate(prompt) if token == IMAGE]
     if columns:
-        stock = model.model.get_image_features(inputs["pixel_values"]).pooler_output
-        features = rule.features(model, inputs["pixel_values"])
-        states[columns] = torch.cat(list(stock)) if features is None else features
+        encoded = model.model.get_image_features(**encoder_inputs(model, inputs))
+        features = rule.features(model, pixels_of(inputs))
+        states[columns] = torch.cat(list(encoded.pooler_output)) if features is None else features
+    # What Qwen3-VL adds to visual tokens after its first layers.
+    taps = [torch.cat(list(tap)) for tap in getattr(encoded, "deepstack_features", ())] if columns else []
 
     length, last, visual = len(tokens), len(prompt) - 1, len(columns)
     steps = range(len(generated))
     kept = held = list(range(visual))  # at prefill; in the cache after the last step
     seen = [kept for _ in steps]  # what each step's query sees
-    positions = torch.arange(length)
+    order, positions = torch.arange(length), positions_of(prompt, inputs, length)
     outcome = Outcome(torch.empty(0), {}, {}, {}, {}, {})
     rule.seen, rule.before = outcome, before
     attention = torch.empty(0)
@@ -127,7 +138,7 @@ def _forward(
             rows = [
                 [s if i in seen[t] else -math.inf for i, s in enumerate(row)] for t, row in enumerate(rows)
             ]
-            rule.prompt, rule.attention, rule.states = prompt, attention, states
+            rule.prompt, rule.attention, rule.states, rule.positions = prompt, attention, states, positions
             before, kept = kept, sorted(rule.prefill(index, rows[0], kept, visual))
             states[columns] = rule.merge(index, states[columns], before, kept)
             above, held, seen = seen, kept, [kept]
@@ -140,14 +151,15 @@ def _forward(
             if rule.contiguous:
                 gone = set(range(visual)) - set(kept)
                 present = torch.tensor([column not in {columns[i] for i in gone} for column in range(length)])
-                positions = (present.cumsum(0) - 1).clamp_min(0)
+                order = (present.cumsum(0) - 1).clamp_min(0)
                 places = [columns[i] for i in kept]
-                positions[[columns[i] for i in rule.order(index, kept)]] = positions[places].clone()
+                order[[columns[i] for i in rule.order(index, kept)]] = order[places].clone()
+                positions = order[None]
         if ("res", "img") in rule.blocked:  # nobody will look at the image again
             held, seen = [], [kept, *[[] for _ in steps[1:]]]
         outcome.kept[index], outcome.attended[index], outcome.held[index] = seen[0], list(seen), held
 
-        allowed = positions[None, :] <= positions[:, None]
+        allowed = order[None, :] <= order[:, None]
         for query in range(length):
             step = max(0, query - last)
             dropped = set(range(visual)) - set(seen[step])
@@ -161,6 +173,8 @@ def _forward(
             for query in set(members[queries]) - set(members["cmp"]):
                 allowed[query, [key for key in members[keys] if key != query]] = False
         states, attention = run_layer(layer, states, allowed, positions)
+        if index < len(taps):
+            states[columns] += taps[index]
         mass = attention[:, last:].transpose(0, 1)
         outcome.class_mass[index] = torch.stack(
             [mass[..., own].sum(dim=-1) for own in classes(prompt, length)], dim=-1
@@ -168,6 +182,33 @@ def _forward(
         outcome.head_scores[index] = mass[..., columns]
     outcome.logits = model.lm_head(text.norm(states))[last:]
     return outcome
+
+
+def pixels_of(inputs: dict[str, Tensor]) -> Tensor:
+    """A row's pixels, without what only fills up a batch of tiles."""
+    pixels = inputs["pixel_values"]
+    if pixels.dim() < 5:
+        return pixels
+    tiles = pixels.flatten(0, 1)
+    return tiles[tiles.flatten(1).any(dim=1)]
+
+
+def positions_of(prompt: list[int], inputs: dict[str, Tensor], length: int) -> Tensor:
+    """LongTensor [axes, length]: one axis, or Qwen's three: time, row and column of merged patches."""
+    if "image_grid_thw" not in inputs:
+        return torch.arange(length)[None]
+    found: list[list[int]] = []
+    grids = iter(inputs["image_grid_thw"].tolist())
+    while len(found) < length:
+        start = max(map(max, found[-64:]), default=-1) + 1
+        if len(found) >= len(prompt) or prompt[len(found)] != IMAGE:
+            found.append([start] * 3)
+            continue
+        _, rows, columns = next(grids)
+        found += [
+            [start, start + row, start + column] for row in range(rows // 2) for column in range(columns // 2)
+        ]
+    return torch.tensor(found).T
 
 
 def classes(prompt: list[int], length: int) -> list[list[int]]:
@@ -182,8 +223,7 @@ def run_layer(layer: Any, states: Tensor, allowed: Tensor, positions: Tensor) ->
     """One decoder layer on [tokens, hidden]; also returns its attention [heads, tokens, tokens]."""
     block, length = layer.self_attn, len(states)
     normed = layer.input_layernorm(states)
-    query = rotate(block.q_proj(normed).view(length, -1, block.head_dim), positions)
-    key = rotate(block.k_proj(normed).view(length, -1, block.head_dim), positions)
+    query, key = (turned(block, part, normed, positions) for part in "qk")
     value = block.v_proj(normed).view(length, -1, block.head_dim)
     weights, outputs = [], []
     for head in range(query.shape[1]):
@@ -195,10 +235,27 @@ def run_layer(layer: Any, states: Tensor, allowed: Tensor, positions: Tensor) ->
     return states + layer.mlp(layer.post_attention_layernorm(states)), torch.stack(weights)
 
 
-def rotate(states: Tensor, positions: Tensor, theta: float = 10_000.0) -> Tensor:
-    """RoPE in the half-split layout on [tokens, heads, head_dim]."""
+def turned(block: Any, part: str, normed: Tensor, positions: Tensor) -> Tensor:
+    """Queries (`part` "q") or keys ("k") of an attention block, [tokens, heads, head_dim]."""
+    states = getattr(block, f"{part}_proj")(normed).view(len(normed), -1, block.head_dim)
+    if hasattr(block, f"{part}_norm"):
+        states = getattr(block, f"{part}_norm")(states)
+    return rotate(states, positions, block.config.rope_parameters)
+
+
+def rotate(states: Tensor, positions: Tensor, rope: Mapping[str, Any], theta: float = 10_000.0) -> Tensor:
+    """RoPE in the half-split layout on [tokens, heads, head_dim], for positions [axes, tokens]."""
     half = states.shape[-1] // 2
-    angles = positions[:, None].float() / theta ** (torch.arange(half) / half)
+    axes = [axis % len(positions) for axis in axes_of(half, rope)]
+    angles = positions[axes].T.float() / theta ** (torch.arange(half) / half)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
     left, right = states[..., :half], states[..., half:]
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+def axes_of(half: int, rope: Mapping[str, Any]) -> list[int]:
+    """The axis by which each pair of numbers of a head is turned."""
+    sections = rope.get("mrope_section", [half])
+    if rope.get("mrope_interleaved"):
+        return [pair % 3 if pair < 3 * sections[pair % 3] else 0 for pair in range(half)]
+    return [axis for axis, pairs in enumerate(sections) for _ in range(pairs)]

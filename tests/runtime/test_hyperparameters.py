@@ -25,7 +25,12 @@ TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
     # name: field: default, smallest, largest
     "none": {},
     "fastv": {"budget": BUDGET, "layer": (2, 1, None), "rate": RATE, "queries": ("last", None, None)},
-    "divprune": {"budget": BUDGET, "layer": (0, 0, None), "rate": (0.902, 0, 1)},
+    "divprune": {
+        "budget": BUDGET,
+        "layer": (0, 0, None),
+        "rate": (0.902, 0, 1),
+        "positions": ("contiguous", None, None),
+    },
     "dart": {
         "budget": BUDGET,
         "layer": (2, 1, None),
@@ -33,7 +38,12 @@ TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
         "visual_pivots": (4, 0, None),
         "instruction_pivots": (4, 0, None),
     },
-    "pyramiddrop": {"budget": BUDGET, "ratios": ((0.5, 0.25, 0.125), None, None), "layers": ((), None, None)},
+    "pyramiddrop": {
+        "budget": BUDGET,
+        "ratios": ((0.5, 0.25, 0.125), None, None),
+        "layers": ((), None, None),
+        "positions": ("contiguous", None, None),
+    },
     "sparsevlm": {
         "budget": BUDGET,
         "tokens": (192, None, None),
@@ -48,7 +58,7 @@ TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
     "random": {"budget": BUDGET, "layer": (2, 0, None), "rate": RATE, "seed": (0, 0, None)},
     "uniform": {"budget": BUDGET, "layer": (2, 0, None), "rate": RATE},
     "downsample": {"budget": BUDGET, "rate": RATE},
-    "average_pool": {"size": (2, 1, None)},
+    "average_pool": {"size": (2, 1, None), "positions": ("contiguous", None, None)},
     "prumerge": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
     "prumerge_plus": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
     "visionzip": {"budget": BUDGET, "dominant": (54, 1, None), "contextual": (10, 1, None)},

@@ -10,12 +10,12 @@ HEADS = 16
 
 
 def rotate_and_store(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor, norms=None
 ) -> Tensor:
     """Do what `rope_and_store` does."""
     batch, (kv_heads, width) = len(qkv), (keys.shape[1], keys.shape[3])
     query = qkv.new_empty(batch, qkv.shape[1] // width - 2 * kv_heads, width)
-    _launch(qkv[:, None], cos[:, None], sin[:, None], query[:, :, None], keys, values, slots)
+    _launch(qkv[:, None], cos[:, None], sin[:, None], query[:, :, None], keys, values, slots, norms)
     return query
 
 
@@ -24,6 +24,7 @@ def rotate_and_split(
     cos: Tensor,
     sin: Tensor,
     kv_heads: int,
+    norms=None,
     out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `rope_and_split` does."""
@@ -34,11 +35,11 @@ def rotate_and_split(
     query, key, value = out or (
         qkv.new_empty(batch, tokens, count, width).transpose(1, 2) for count in counts
     )
-    _launch(qkv, cos, sin, query, key, value, None)
+    _launch(qkv, cos, sin, query, key, value, None, norms)
     return query, key, value
 
 
-def _launch(qkv, cos, sin, query, keys, values, slots):
+def _launch(qkv, cos, sin, query, keys, values, slots, norms):
     """Rotate qkv [batch, tokens, features] into query, keys, values [batch, heads, slots, D]."""
     batch, tokens, _ = qkv.shape
     heads, kv_heads, width = query.shape[1], keys.shape[1], query.shape[3]
@@ -47,8 +48,9 @@ def _launch(qkv, cos, sin, query, keys, values, slots):
     qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
     if not qkv.numel():
         return
+    of_heads = (norms.query, norms.key, norms.eps) if norms else (None, None, 0.0)
     _rotate[batch * tokens, triton.cdiv(heads + 2 * kv_heads, HEADS)](
-        qkv, cos, sin, query, keys, values, slots, tokens, tokens if len(cos) > 1 else 0,
+        qkv, cos, sin, query, keys, values, slots, *of_heads, tokens, tokens if len(cos) > 1 else 0,
         *query.stride()[:3], keys.stride(0), keys.stride(1), keys.stride(2),
         heads=heads, kv_heads=kv_heads, half=width // 2, padded=triton.next_power_of_2(width // 2),
         block=HEADS, num_warps=4,
@@ -57,7 +59,7 @@ def _launch(qkv, cos, sin, query, keys, values, slots):
 
 @triton.jit
 def _rotate(
-    qkv, cos, sin, query, keys, values, slots, tokens, angle_stride,
+    qkv, cos, sin, query, keys, values, slots, query_norm, key_norm, eps, tokens, angle_stride,
     query_row, query_head, query_token, cache_row, cache_head, cache_slot,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr,
     block: tl.constexpr,
@@ -77,6 +79,25 @@ def _rotate(
     high_cos = tl.load(cos + angle + half, mask=d < half, other=0.0).to(tl.float32)
     high_sin = tl.load(sin + angle + half, mask=d < half, other=0.0).to(tl.float32)
     wide_low, wide_high = low.to(tl.float32), high.to(tl.float32)
+    if query_norm is not None:
+        square = tl.sum(wide_low * wide_low + wide_high * wide_high, axis=1) / (2 * half)
+        scale = tl.rsqrt(square + eps)[:, None]
+        of_query = (head < heads)[:, None]
+        for_low = tl.where(
+            of_query,
+            tl.load(query_norm + d, mask=d < half, other=0.0),
+            tl.load(key_norm + d, mask=d < half, other=0.0),
+        )
+        for_high = tl.where(
+            of_query,
+            tl.load(query_norm + half + d, mask=d < half, other=0.0),
+            tl.load(key_norm + half + d, mask=d < half, other=0.0),
+        )
+        # Rounded where the module rounds.
+        dtype: tl.constexpr = qkv.dtype.element_ty
+        wide_low = (wide_low * scale).to(dtype).to(tl.float32) * for_low.to(tl.float32)
+        wide_high = (wide_high * scale).to(dtype).to(tl.float32) * for_high.to(tl.float32)
+        wide_low, wide_high = wide_low.to(dtype).to(tl.float32), wide_high.to(dtype).to(tl.float32)
     turned_low = wide_low * low_cos - wide_high * low_sin
     turned_high = wide_high * high_cos + wide_low * high_sin
 

@@ -1,0 +1,170 @@
+"""What there is to know of a model family: where a model keeps the parts that token reduction hooks into."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from dyrate.errors import DyrateError
+from dyrate.families.tower import Tower
+
+
+class Family:
+    """The parts of one loaded model, and what is particular to its family; no other module knows it.
+
+    What stands here is right for a model that keeps its parts where transformers' vision-language models do,
+    and whose features, one tensor for each image, go into the prompt as they are.
+    """
+
+    name: ClassVar[str]
+    models: ClassVar[tuple[str, ...]]
+    """Names of the classes of transformers that are such models."""
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
+    """Types of text models whose decoder layers hand unknown keywords down to the attention, and are tested.
+    """
+    token: ClassVar[str] = "a patch"
+    """What a visual token stands for, where that is no patch of the tower: no method can work on these."""
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    """What a prompt comes with, besides `input_ids` and `attention_mask`."""
+    pixels: ClassVar[tuple[str, ...]] = ("images", "channels", "height", "width")
+    """Dimensions of `pixel_values`."""
+    axes: ClassVar[int] = 1
+    """Dimensions of a position: where an image's tokens have several, they cannot be numbered without gaps.
+    """
+    answer_cue: ClassVar[str] = "ASSISTANT:"
+    """What stands between a question and its answer in the family's own prompts."""
+
+    tower: Tower | None = None
+    """The vision tower, where each visual token is a patch of it."""
+    taps: int = 0
+    """First decoder layers after each of which features of the image are added; fewer than there are layers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        text = model.model.language_model
+        self.layers: Sequence[Any] = tuple(text.layers[: text.config.num_hidden_layers])
+        """Decoder layers, first to last; called with `position_embeddings` and `position_ids` as keywords."""
+        self.text = text
+        """The text model, called with keywords."""
+        self.text_config: Any = text.config
+        """The text model's config; an attention module may have been given another one."""
+        self.embed: nn.Module = text.embed_tokens
+        """Token ids -> states."""
+        self.norm: nn.Module = text.norm
+        """The last norm, before the head."""
+        self.rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = text.rotary_emb
+        """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
+        self.encoder_owner: Any = model.model
+        """The module whose `get_image_features` encodes images; `generate()` calls it before the first
+        forward.
+        """
+        self.encoder: nn.Module = self._encoder(model.model)
+        """The vision tower, called with pixels."""
+        self.image_token_id: int = model.config.image_token_id
+        self.video_token_id: int | None = getattr(model.config, "video_token_id", None)
+
+    def _encoder(self, owner: Any) -> nn.Module:
+        encoder: nn.Module = owner.vision_tower
+        return encoder
+
+    def patches(self, label: str) -> Tower:
+        """Return the tower for a method that works on it, named by `label`.
+
+        Raises `DyrateError` where visual tokens are not its patches, one by one.
+        """
+        if self.tower is None:
+            raise DyrateError(
+                f"{label} works on the vision encoder's patches, and a visual token of {self.name} is "
+                f"{self.token}"
+            )
+        return self.tower
+
+    def attention_configs(self) -> list[Any]:
+        """Return the config objects that the attention modules read `_attn_implementation` from."""
+        configs = [self.text_config, *(layer.self_attn.config for layer in self.layers)]
+        return list({id(config): config for config in configs}.values())
+
+    def language_rows(
+        self, layer: int, states: Tensor, queries: int, angles: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a decoder layer makes of input states [batch, tokens, hidden]: queries [batch, heads,
+        n, D] of the last `queries` tokens, and keys [batch, kv heads, tokens, D] of all.
+
+        `angles`: cos and sin of the tokens' positions, [batch, tokens, D].
+        """
+        attention = self.layers[layer].self_attn
+        normed = self.layers[layer].input_layernorm(states)
+        last, (cos, sin) = normed[:, -queries:], angles
+        query, key = (
+            norm(part(given).view(*given.shape[:2], -1, attention.head_dim)).transpose(1, 2)
+            for part, norm, given in (
+                (attention.q_proj, getattr(attention, "q_norm", nn.Identity()), last),
+                (attention.k_proj, getattr(attention, "k_norm", nn.Identity()), normed),
+            )
+        )
+        query, _ = apply_rotary_pos_emb(query, query, cos[:, -queries:], sin[:, -queries:])
+        _, key = apply_rotary_pos_emb(key, key, cos, sin)
+        return query, key
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Return states of the decoder [..., hidden] as its last norm leaves them."""
+        found: Tensor = self.norm(states)
+        return found
+
+    def question(self, instruction: str) -> str:
+        """Return the question of an instruction's text, without what asks for the answer."""
+        return instruction.strip().removesuffix(self.answer_cue).strip()
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """Make ready for a prompt, the keywords of whose forward these are.
+
+        Raises `DyrateError` for inputs that would be read as something else.
+        """
+        token, videos = self.video_token_id, inputs.get("pixel_values_videos") is not None
+        if videos or (token is not None and bool((inputs["input_ids"] == token).any())):
+            raise DyrateError(
+                "videos are not supported under token reduction, whose visual tokens are those of images "
+                f"({'pixel_values_videos' if videos else f'input_ids holds {token}'}); pass "
+                "frames as images"
+            )
+
+    def features(self, encoded: Any) -> list[Tensor]:
+        """Return the visual features of each image [n, hidden], in prompt order, of the encoder's output."""
+        return list(encoded.pooler_output)
+
+    def images(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the pixels of each image, no matter what it was encoded with; None where they cannot be told
+        apart. `inputs` are the arguments of `get_image_features`, which made these features.
+        """
+        return list(inputs["pixel_values"])
+
+    def places(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
+        """Return of each image where its tokens stand: LongTensor [n, 3], on the CPU, of picture, row and
+        column. An image that is given whole and in tiles is several pictures, numbered from 0.
+
+        Row and column are -1 for a class token, the column for a newline, which ends its row.
+        """
+        raise NotImplementedError
+
+    def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
+        """Return the multiply-accumulates of encoding, where images are not all of one number of patches."""
+        raise NotImplementedError
+
+    def injected(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """Take what is added after layers out of the text model's keywords: for each of the first `taps`
+        layers FloatTensor [batch, columns, hidden], 0 where there is no image.
+        """
+        return []
+
+
+def raster(rows: int, columns: int, picture: int = 0) -> Tensor:
+    """LongTensor [rows x columns, 3]: a picture's places in raster order."""
+    of_pictures = torch.tensor([picture]), torch.arange(rows), torch.arange(columns)
+    return torch.cartesian_prod(*of_pictures)
+
+
+def matrices(module: nn.Module) -> int:
+    """Return the multiply-accumulates of a module's matrices and kernels for one token."""
+    return sum(weight.numel() for weight in module.parameters() if weight.dim() >= 2)

@@ -1,0 +1,80 @@
+"""LLaVA-NeXT: the image whole, then in tiles, without what pads them, a newline token after each row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from dyrate.families.family import Family, matrices, raster
+
+
+class LlavaNext(Family):
+    """An image is two pictures, of which the second is the grid of all its tiles.
+
+    V counts the tokens of both, newlines among them, after unpadding: so does every rate.
+    """
+
+    name = "llava_next"
+    models = ("LlavaNextForConditionalGeneration",)
+    text_models = ("llama", "mistral")
+    inputs = ("pixel_values", "image_sizes")
+    pixels = ("images", "tiles", "channels", "height", "width")
+    token = "a patch of the image whole, or of one of its tiles, or a newline"
+
+    def tiles(self, inputs: Mapping[str, Any]) -> list[int]:
+        """Return of each image in how many pieces it is encoded; the whole is one of them."""
+        config = self.encoder_owner.config
+        side = config.vision_config.image_size
+        return [
+            image_size_to_num_patches(size, config.image_grid_pinpoints, side)
+            for size in inputs["image_sizes"]
+        ]
+
+    def images(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the pixels of each image without the padding that fills up the batch."""
+        pixels, counts = inputs["pixel_values"], self.tiles(inputs)
+        if pixels.dim() == 4:
+            return list(pixels.split(counts))
+        return [tiles[:count] for tiles, count in zip(pixels, counts, strict=True)]
+
+    def places(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the grid of the whole, and that of the tiles; newlines are known by what they are."""
+        newline = self.encoder_owner.image_newline
+        return [self._places((of_image == newline.to(of_image)).all(dim=1).cpu()) for of_image in features]
+
+    def _places(self, newline: Tensor) -> Tensor:
+        vision = self.encoder_owner.config.vision_config
+        side = vision.image_size // vision.patch_size
+        count = side**2
+        whole, rest = raster(side, side), newline[count:]
+        if rest.sum() == len(rest):  # one newline after an image without tiles
+            return torch.cat([whole, torch.tensor([[0, side - 1, -1]]).expand(len(rest), -1)])
+        rows = int(rest.sum())
+        width = len(rest) // rows
+        tiled = raster(rows, width, picture=1)
+        tiled[tiled[:, 2] == width - 1, 2] = -1
+        return torch.cat([whole, tiled])
+
+    def question(self, instruction: str) -> str:
+        """Return the question without what asks for the answer, in Vicuna's words or in Mistral's."""
+        return super().question(instruction).removesuffix("[/INST]").strip()
+
+    def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
+        """Return those of the tower and the projector on all tiles."""
+        return sum(self.tiles(inputs)) * tower_macs(self.encoder_owner)
+
+
+def tower_macs(owner: Any) -> int:
+    """Multiply-accumulates of a tower like CLIP's, and of the projector, for one square image or tile."""
+    vision, tower = owner.config.vision_config, owner.vision_tower
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens = patches + (vision.model_type == "clip_vision_model")
+    layers = sum(map(matrices, tower.encoder.layers)) * tokens
+    pairs = 2 * len(tower.encoder.layers) * tokens**2 * vision.hidden_size
+    return (
+        patches * (matrices(tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector))
+        + layers
+        + pairs
+    )
