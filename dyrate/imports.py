@@ -1,6 +1,7 @@
 """Which source files a module imports, read off its syntax: nothing is run."""
 
 import ast
+import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,17 +20,17 @@ def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path
     Raises ValueError for a module that the package does not have.
     """
     waiting, seen = [*modules], set[str]()
+    sources = _sources(package)
     found: set[Path] = set()
     while waiting:
         module = waiting.pop()
         if module in seen or module in TABLES:
             continue
         seen.add(module)
-        path = _source(module, package)
-        if path is None:
+        if module not in sources:
             raise ValueError(f"the package at {package} has no module {module!r}")
-        found.add(path)
-        waiting.extend(name for name in _imports(module, path) if _source(name, package))
+        found.add(path := Path(sources[module]))
+        waiting.extend(name for name in _imports(module, path) if name in sources)
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return sorted(found)
@@ -74,7 +75,7 @@ def package_modules(files: Iterable[Path], package: Path) -> set[str]:
     """Modules of the package that files outside it import; what `dyrate` re-exports counts as its home."""
     homes = {f"{package.name}.{name}": home for name, home in public_names(package).items()}
     names = {name for path in files for name in _imports(path.stem, path)}
-    return {home for name in names if _source(home := homes.get(name, name), package)}
+    return {homes.get(name, name) for name in names} & _sources(package).keys()
 
 
 @cache
@@ -103,13 +104,18 @@ def built_in(package: Path = PACKAGE) -> dict[str, str]:
     return found
 
 
-def _source(module: str, package: Path) -> Path | None:
-    top, *parts = module.split(".")
-    if top != package.name:
-        return None
-    base = package.joinpath(*parts)
-    candidates = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
-    return next((path for path in candidates if path.is_file()), None)
+def _sources(package: Path) -> dict[str, str]:
+    """{module: its file} of the whole package: one walk costs less than to look for each name."""
+    found: dict[str, str] = {}
+    for folder, folders, files in os.walk(package):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        inside = folder.removeprefix(str(package)).replace(os.sep, ".")
+        # A package shadows a module of its name, which has been met in the folder above.
+        modules = [name.removesuffix(".py") for name in files if name.endswith(".py")]
+        for name in modules:
+            own = "" if name == "__init__" else f".{name}"
+            found[f"{package.name}{inside}{own}"] = f"{folder}{os.sep}{name}.py"
+    return found
 
 
 def _imports(module: str, path: Path) -> tuple[str, ...]:
@@ -127,7 +133,8 @@ def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
 def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
     inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
     modules: dict[str, str] = {}
-    for node in _walk(tree):
+    nodes = _nodes(tree)
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
             modules |= {alias.asname or alias.name: alias.name for alias in node.names}
@@ -136,19 +143,22 @@ def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
             base = ".".join([*up, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-    for node in _walk(tree):
+    for node in nodes:
         match node:
             case ast.Attribute(ast.Name(name), attribute) if name in modules:
                 yield f"{modules[name]}.{attribute}"
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
+def _nodes(tree: ast.Module) -> list[ast.AST]:
     """Every node but those under `if TYPE_CHECKING:`, which never run."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _walk(child)
+    found: list[ast.AST] = [tree]
+    for node in found:  # which grows meanwhile
+        found += [child for child in ast.iter_child_nodes(node) if not _is_for_types(child)]
+    return found
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 @cache
