@@ -1,10 +1,12 @@
 """Which source files a module imports, read off its syntax: nothing is run."""
 
 import ast
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dyrate.errors import DyrateError
 
@@ -82,7 +84,7 @@ def package_modules(files: Iterable[Path], package: Path) -> set[str]:
 def public_names(package: Path = PACKAGE) -> dict[str, str]:
     """{name: its module} of what `dyrate` re-exports: what it imports for type checkers, and methods."""
     top = package / "__init__.py"
-    tree = syntax_tree(top, top.stat().st_mtime_ns)
+    tree = syntax_tree(top)
     for_types = [node for block in tree.body if isinstance(block, ast.If) for node in block.body]
     listed = [node for node in for_types if isinstance(node, ast.ImportFrom) and node.module]
     found = {alias.name: str(node.module) for node in listed for alias in node.names}
@@ -95,7 +97,7 @@ def built_in(package: Path = PACKAGE) -> dict[str, str]:
     """{name: "module:Class"} of the classes in `methods` that have a `name`."""
     found = {}
     for path in sorted((package / "methods").glob("*.py")):
-        tree = syntax_tree(path, path.stat().st_mtime_ns)
+        tree = syntax_tree(path)
         for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for line in cls.body:
                 match line:
@@ -118,35 +120,48 @@ def _sources(package: Path) -> dict[str, str]:
     return found
 
 
-def _imports(module: str, path: Path) -> tuple[str, ...]:
+def _imports(module: str, path: Path) -> Iterator[str]:
     """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name;
     so does `import a` with `a.b`.
     """
-    return _imports_at(module, path, path.stat().st_mtime_ns)
+    inside = (module if path.name == "__init__.py" else module.rpartition(".")[0]).split(".")
+    for level, name in source(path, path.stat().st_mtime_ns).imported:
+        up = inside[: len(inside) - level + 1] if level else []
+        yield ".".join([*up, *filter(None, [name])])
+
+
+class Source(NamedTuple):
+    """What a source file says, as far as it matters here; its syntax tree is large, and not kept."""
+
+    digest: str
+    """Of its syntax, docstrings left out."""
+    imported: tuple[tuple[int, str], ...]
+    """What it may import: dots in front of a name, and the name."""
 
 
 @cache
-def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
-    return tuple(_imported_names(module, path, syntax_tree(path, modified)))
+def source(path: Path, modified: int) -> Source:
+    """Read a file. Raises `DyrateError` for one that is not Python."""
+    tree = syntax_tree(path)
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return Source(digest, tuple(_imported_names(tree)))
 
 
-def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
-    inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+def _imported_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     modules: dict[str, str] = {}
     nodes = _nodes(tree)
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((0, alias.name) for alias in node.names)
             modules |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            up = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            base = node.module or ""
+            yield node.level, base
+            yield from ((node.level, f"{base}.{alias.name}".lstrip(".")) for alias in node.names)
     for node in nodes:
         match node:
             case ast.Attribute(ast.Name(name), attribute) if name in modules:
-                yield f"{modules[name]}.{attribute}"
+                yield 0, f"{modules[name]}.{attribute}"
 
 
 def _nodes(tree: ast.Module) -> list[ast.AST]:
@@ -161,8 +176,7 @@ def _is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-@cache
-def syntax_tree(path: Path, modified: int) -> ast.Module:
+def syntax_tree(path: Path) -> ast.Module:
     """Parse a file, without its docstrings (and, as the parser does, without comments).
 
     Raises `DyrateError` for a file that is not Python.
