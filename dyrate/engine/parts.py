@@ -77,8 +77,18 @@ def text_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
+def check_whole(model: Any) -> None:
+    """Raise `DyrateError` for a model over several devices, or whose weights are not as they are stored."""
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise DyrateError(f"the model is spread over {', '.join(sorted(devices))}; {_CURE}")
+    if getattr(model, "is_quantized", False):
+        raise DyrateError(f"the model's weights are quantized (bits); {_CURE}")
+
+
 def check_parts(model: Any) -> None:
     """Raise `DyrateError`, with its path, for a module that does anything but what its weights say."""
+    check_whole(model)
     parts = dict(text_parts(model))
     text = parts[_TEXT]
     if type(text) not in _KINDS:
