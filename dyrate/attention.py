@@ -168,6 +168,7 @@ class ForwardPass:
         tokens = self.attended[layer]
         mask = self.mask(tokens)
         mask = None if mask is None else mask[:, :, -1:]
+        query, key = tokens.beside(query), tokens.beside(key)
         return newest_attention(query, key, mask, scaling, tokens, whole=self.whole_rows)
 
     def attended_keys(self, layer: int, key: Tensor) -> Tensor:
@@ -214,14 +215,16 @@ def attention_forward(
     mask = dyrate_forward.mask(tokens)
     mask = None if mask is None else mask[:, :, -query.shape[2] :]
     if layer in dyrate_forward.kept_keys:
-        dyrate_forward.keys[layer] = key, tokens
+        dyrate_forward.keys[layer] = tokens.beside(key), tokens
     queries = dyrate_forward.observed.get(layer)
     if queries is not None:
         found = dyrate_forward.look(layer, query[:, :, -1:], key, scaling)
         if queries != "last" and not dyrate_forward.index:
-            of_prompt = prompt_attention(query, key, mask, scaling, tokens, queries)
+            asking, asked = tokens.beside(query), tokens.beside(key)
+            of_prompt = prompt_attention(asking, asked, mask, scaling, tokens, queries)
             found = replace(found, of_prompt=of_prompt)
         dyrate_forward.attention[layer] = found
+    mask = None if mask is None else mask.to(query.device)
     output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     return output, None
 

@@ -100,8 +100,9 @@ class ReducedCache(Cache):  # type: ignore[misc]
         selected = {tokens: tokens.select_rows(rows, self.layout) for tokens in dict.fromkeys(self.cached)}
         self.cached = [selected[tokens] for tokens in self.cached]
         for layer in self.layers:
-            layer.keys = layer.keys.index_select(0, rows)
-            layer.values = layer.values.index_select(0, rows)
+            own = rows.to(layer.keys.device)
+            layer.keys = layer.keys.index_select(0, own)
+            layer.values = layer.values.index_select(0, own)
         if self._on_select_rows is not None:
             self._on_select_rows(rows)
 

@@ -3,13 +3,12 @@
 A rule carries the hash as a parameter, so that Snakemake reruns it when that code changes, and only then.
 """
 
-import ast
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from dyrate.imports import PACKAGE, import_closure, local_closure, package_modules, syntax_tree
+from dyrate.imports import PACKAGE, import_closure, local_closure, package_modules, source
 
 
 def fingerprint(modules: Iterable[str], files: Iterable[str | Path] = (), package: Path = PACKAGE) -> str:
@@ -59,6 +58,6 @@ def _data_below(folder: Path) -> Iterator[Path]:
 
 @cache
 def _hash(path: Path, modified: int) -> str:
-    code = path.suffix == ".py"
-    content = ast.dump(syntax_tree(path, modified)).encode() if code else path.read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    if path.suffix == ".py":
+        return source(path, modified).digest
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -63,6 +63,13 @@ class Generation:
         arguments, which are changed in place.
         """
         check_ran(self.forward, layer)
+        # Of a model that is spread over devices, what comes from the layer before is where that one is; the
+        # hooks that spread it move what is handed on.
+        beside = self.cache.cached[layer].beside
+        hidden = beside(hidden)
+        kwargs["position_embeddings"] = tuple(map(beside, kwargs["position_embeddings"]))
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = beside(kwargs["position_ids"])
         if self.forward.index:
             self._enter_at_decode(layer, hidden, kwargs)
         else:
@@ -95,7 +102,7 @@ class Generation:
         assert self._prompt is not None
         if 0 < layer <= len(self.injected):  # of the layer before: those that it had are still all here
             tokens = self.cache.cached[layer]
-            added = gather_tokens(self.injected[layer - 1], tokens.slots.clamp_min(0))
+            added = tokens.beside(gather_tokens(self.injected[layer - 1], tokens.slots.clamp_min(0)))
             hidden = hidden + added.masked_fill(~tokens.valid[..., None], 0)
         if layer == 0 and self.fewer_features:
             hidden = self._drop(layer, hidden, self._prompt.filled, kwargs)
@@ -131,7 +138,9 @@ class Generation:
         found = self.forward.attention
         if layer not in self.needs.ahead:
             return found
-        query, key = self._family.language_rows(layer, hidden, 1, self._angles(hidden, kwargs))
+        there = next(self._family.layers[layer].parameters()).device
+        cos, sin = (part.to(there) for part in self._angles(hidden, kwargs))
+        query, key = self._family.language_rows(layer, hidden.to(there), 1, (cos, sin))
         if self.forward.index:
             key = torch.cat([self.cache.layers[layer].keys, key], dim=2)
         key = self.forward.attended_keys(layer, key)
@@ -200,7 +209,7 @@ class Generation:
                     f"{self._family.name} have positions of {self._family.axes} axes, so no such numbers: "
                     "choose original positions"
                 )
-            self._positions = self._family.rotary(hidden, tokens.position_ids), tokens.position_ids
+            self._positions = self._rotary(hidden, tokens.position_ids)
         else:
             # The model hands every layer the positions of the whole prompt.
             slots, batch = tokens.slots.clamp_min(0), len(hidden)
@@ -211,14 +220,20 @@ class Generation:
             self._positions = (gather_tokens(cos, slots), gather_tokens(sin, slots)), position_ids
         return hidden
 
+    def _rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Return what layers are told of positions [batch, tokens]: cosine and sine, and themselves."""
+        cos, sin = self._family.rotary(hidden, position_ids)
+        return (cos.to(hidden.device), sin.to(hidden.device)), position_ids
+
     def _enter_at_decode(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Ask the method what this step may see from this layer on."""
         if layer and layer not in self.needs.layers:
             return
         tokens = self.cache.cached[layer]
         if tokens.next_position is not None:
-            position_ids = (tokens.next_position + self.forward.generated - 1)[:, None]
-            self._positions = self._family.rotary(hidden, position_ids), position_ids
+            self._positions = self._rotary(
+                hidden, (tokens.next_position + self.forward.generated - 1)[:, None]
+            )
         if layer in self.needs.decode and tokens.layout.num_visual:
             keep = self.method.decode(self._decode_view(layer, hidden, tokens, kwargs))
             if keep is not None:

@@ -1,9 +1,12 @@
 """Which source files a module imports, read off its syntax: nothing is run."""
 
 import ast
+import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dyrate.errors import DyrateError
 
@@ -21,17 +24,17 @@ def import_closure(modules: Iterable[str], package: Path = PACKAGE) -> list[Path
     Raises ValueError for a module that the package does not have.
     """
     waiting, seen = [*modules], set[str]()
+    sources = _sources(package)
     found: set[Path] = set()
     while waiting:
         module = waiting.pop()
         if module in seen or module in TABLES:
             continue
         seen.add(module)
-        path = _source(module, package)
-        if path is None:
+        if module not in sources:
             raise ValueError(f"the package at {package} has no module {module!r}")
-        found.add(path)
-        waiting.extend(name for name in _imports(module, path) if _source(name, package))
+        found.add(path := Path(sources[module]))
+        waiting.extend(name for name in _imports(module, path) if name in sources)
         if module in FOLDERS:
             waiting.extend(f"{module}.{beside.stem}" for beside in path.parent.glob("[!_]*.py"))
         if "." in module:
@@ -78,14 +81,14 @@ def package_modules(files: Iterable[Path], package: Path) -> set[str]:
     """Modules of the package that files outside it import; what `dyrate` re-exports counts as its home."""
     homes = {f"{package.name}.{name}": home for name, home in public_names(package).items()}
     names = {name for path in files for name in _imports(path.stem, path)}
-    return {home for name in names if _source(home := homes.get(name, name), package)}
+    return {homes.get(name, name) for name in names} & _sources(package).keys()
 
 
 @cache
 def public_names(package: Path = PACKAGE) -> dict[str, str]:
     """{name: its module} of what `dyrate` re-exports: what it imports for type checkers, and methods."""
     top = package / "__init__.py"
-    tree = syntax_tree(top, top.stat().st_mtime_ns)
+    tree = syntax_tree(top)
     for_types = [node for block in tree.body if isinstance(block, ast.If) for node in block.body]
     listed = [node for node in for_types if isinstance(node, ast.ImportFrom) and node.module]
     found = {alias.name: str(node.module) for node in listed for alias in node.names}
@@ -98,7 +101,7 @@ def built_in(package: Path = PACKAGE) -> dict[str, str]:
     """{name: "module:Class"} of the classes in `methods` that have a `name`."""
     found = {}
     for path in sorted((package / "methods").glob("*.py")):
-        tree = syntax_tree(path, path.stat().st_mtime_ns)
+        tree = syntax_tree(path)
         for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for line in cls.body:
                 match line:
@@ -107,56 +110,77 @@ def built_in(package: Path = PACKAGE) -> dict[str, str]:
     return found
 
 
-def _source(module: str, package: Path) -> Path | None:
-    top, *parts = module.split(".")
-    if top != package.name:
-        return None
-    base = package.joinpath(*parts)
-    candidates = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
-    return next((path for path in candidates if path.is_file()), None)
+def _sources(package: Path) -> dict[str, str]:
+    """{module: its file} of the whole package: one walk costs less than to look for each name."""
+    found: dict[str, str] = {}
+    for folder, folders, files in os.walk(package):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        inside = folder.removeprefix(str(package)).replace(os.sep, ".")
+        # A package shadows a module of its name, which has been met in the folder above.
+        modules = [name.removesuffix(".py") for name in files if name.endswith(".py")]
+        for name in modules:
+            own = "" if name == "__init__" else f".{name}"
+            found[f"{package.name}{inside}{own}"] = f"{folder}{os.sep}{name}.py"
+    return found
 
 
-def _imports(module: str, path: Path) -> tuple[str, ...]:
+def _imports(module: str, path: Path) -> Iterator[str]:
     """Return what the file may import: `from a import b` gives a and a.b, which may be a module or a name;
     so does `import a` with `a.b`.
     """
-    return _imports_at(module, path, path.stat().st_mtime_ns)
+    inside = (module if path.name == "__init__.py" else module.rpartition(".")[0]).split(".")
+    for level, name in source(path, path.stat().st_mtime_ns).imported:
+        up = inside[: len(inside) - level + 1] if level else []
+        yield ".".join([*up, *filter(None, [name])])
+
+
+class Source(NamedTuple):
+    """What a source file says, as far as it matters here; its syntax tree is large, and not kept."""
+
+    digest: str
+    """Of its syntax, docstrings left out."""
+    imported: tuple[tuple[int, str], ...]
+    """What it may import: dots in front of a name, and the name."""
 
 
 @cache
-def _imports_at(module: str, path: Path, modified: int) -> tuple[str, ...]:
-    return tuple(_imported_names(module, path, syntax_tree(path, modified)))
+def source(path: Path, modified: int) -> Source:
+    """Read a file. Raises `DyrateError` for one that is not Python."""
+    tree = syntax_tree(path)
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return Source(digest, tuple(_imported_names(tree)))
 
 
-def _imported_names(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
-    inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+def _imported_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     modules: dict[str, str] = {}
-    for node in _walk(tree):
+    nodes = _nodes(tree)
+    for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((0, alias.name) for alias in node.names)
             modules |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            up = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*up, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-    for node in _walk(tree):
+            base = node.module or ""
+            yield node.level, base
+            yield from ((node.level, f"{base}.{alias.name}".lstrip(".")) for alias in node.names)
+    for node in nodes:
         match node:
             case ast.Attribute(ast.Name(name), attribute) if name in modules:
-                yield f"{modules[name]}.{attribute}"
+                yield 0, f"{modules[name]}.{attribute}"
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
+def _nodes(tree: ast.Module) -> list[ast.AST]:
     """Every node but those under `if TYPE_CHECKING:`, which never run."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _walk(child)
+    found: list[ast.AST] = [tree]
+    for node in found:  # which grows meanwhile
+        found += [child for child in ast.iter_child_nodes(node) if not _is_for_types(child)]
+    return found
 
 
-@cache
-def syntax_tree(path: Path, modified: int) -> ast.Module:
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def syntax_tree(path: Path) -> ast.Module:
     """Parse a file, without its docstrings (and, as the parser does, without comments).
 
     Raises `DyrateError` for a file that is not Python.

@@ -157,10 +157,12 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
         if _form(field)["adds"]:
             told["action"] = "extend"
         kind, _ = bare(get_args(kind)[0])
-    if kind in (int, float):
-        told["type"] = _whole_number if kind is int else _number
-    choices = f"{{{','.join(get_args(kind))}}}" if get_origin(kind) is Literal else None
-    told["metavar"] = _form(field)["metavar"] or choices
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if kind is int or any(isinstance(choice, int) for choice in choices):
+        told["type"] = _whole_number
+    elif kind is float:
+        told["type"] = _number
+    told["metavar"] = _form(field)["metavar"] or (f"{{{','.join(map(str, choices))}}}" if choices else None)
     if _form(field)["alone"] is not None:
         told |= {"nargs": "?", "const": _form(field)["alone"]}
     if _form(field)["by_place"]:

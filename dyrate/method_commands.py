@@ -122,11 +122,11 @@ def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from dyrate.evaluation.checkpoint import choose_device, load, locate
+    from dyrate.evaluation.checkpoint import choose_device, load, locate, settled
     from dyrate.methods.vtw_search import search_layer
     from dyrate.question_files import questions_from
 
-    [job] = asked(VtwSearch, arguments)
+    [job] = map(settled, asked(VtwSearch, arguments))
     questions = _testbed_questions(job.seed) if job.data is None else questions_from(job.data)
     processor, model = load(locate(job.model), choose_device(job.device), job.dtype)
     inputs = _encoded(processor, model, islice(questions, job.limit))

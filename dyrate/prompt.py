@@ -88,7 +88,7 @@ class Prompt:
                 f"{self.label} projects the vision tower's layer {named} of 0..{depth - 1}, and this model's "
                 f"projector reads another: vision_feature_layer={tower.feature_layer}"
             )
-        projected: Tensor = tower.projector(features)
+        projected: Tensor = tower.projector(features).to(features.device)
         weights = sum(weight.numel() for weight in tower.projector.parameters() if weight.dim() == 2)
         self.count_macs(features.shape[0] * features.shape[1] * weights)
         return projected
@@ -163,14 +163,14 @@ class Prompt:
         """
         rows = [values[image, values.shape[1] - places :] for image, places in enumerate(self.images.places)]
         tokens = self._tokens_of_images
-        found = torch.cat(rows)[tokens.clamp_min(0)]
+        found = torch.cat(rows).to(tokens.device)[tokens.clamp_min(0)]
         return found.masked_fill((tokens < 0).view(*tokens.shape, *[1] * (found.dim() - 2)), 0)
 
     def by_image(self, values: Tensor) -> Tensor:
         """Return what images hold [images, ...] by row [B, most images of a row, ...], 0 for none."""
         rows = self.images.of_rows(self.image_tokens)
         most = max(map(len, rows))
-        found = values.new_zeros(len(rows), most, *values.shape[1:])
+        found = values.new_zeros(len(rows), most, *values.shape[1:], device=self._tokens_of_images.device)
         for row, images in enumerate(rows):
             found[row, : len(images)] = values[images.start : images.stop]
         return found

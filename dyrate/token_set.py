@@ -17,7 +17,10 @@ _MASK_CLASSES = ("sys", "img", "ins", "res", "cmp", "padding")
 
 
 def gather_tokens(states: Tensor, columns: Tensor) -> Tensor:
-    """Pick `columns` [batch, n] of `states` [batch, tokens, width] or [batch, heads, tokens, width]."""
+    """Pick `columns` [batch, n] of `states` [batch, tokens, width] or [batch, heads, tokens, width], where
+    these are: a layer's may be on another device than the token sets.
+    """
+    columns = columns.to(states.device)
     index = columns[:, None, :, None] if states.dim() == 4 else columns[:, :, None]
     return states.gather(
         states.dim() - 2, index.expand(*states.shape[:-2], columns.shape[1], states.shape[-1])
@@ -52,6 +55,12 @@ class TokenSet:
         columns = torch.arange(layout.classes.shape[1], device=layout.classes.device)
         slots = torch.where(layout.classes == TokenClass.PADDING, -1, columns)
         return cls(layout, slots, layout.padded, most_visual=layout.num_visual, complete=True)
+
+    def beside(self, states: Tensor) -> Tensor:
+        """Return states on the device of this set, which all views of a generation are on; a layer may be on
+        another one.
+        """
+        return states.to(self.slots.device)
 
     @property
     def width(self) -> int:

@@ -149,7 +149,7 @@ class PrefillView(View):
 
     def final_norm(self, states: Tensor) -> Tensor:
         """Return states [..., hidden] as the language model's last norm leaves them."""
-        return self._prompt.family.final_norm(states)
+        return self._prompt.family.final_norm(states).to(states.device)
 
     @property
     def grid(self) -> Tensor:

@@ -89,6 +89,8 @@ def _changed(pairs: Sequence[tuple[Measurement, Measurement]]) -> Iterator[str]:
         "device": lambda meta: meta["device"],
         "dtype": lambda meta: meta["dtype"],
         "engine": lambda meta: meta.get("engine"),
+        "bits": lambda meta: meta.get("bits"),
+        "devices": lambda meta: meta.get("device_map"),
         "batch size": lambda meta: meta.get("batch_size"),
         "versions": lambda meta: meta.get("versions"),
     }

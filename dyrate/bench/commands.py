@@ -52,9 +52,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.profile import listing
     from dyrate.bench.rows import rows, table
     from dyrate.cost.shapes import ModelShape
-    from dyrate.evaluation.checkpoint import choose_device, content_hash, locate
+    from dyrate.evaluation.checkpoint import choose_device, content_hash, locate, settled
 
-    [job] = asked(Bench, arguments)
+    [job] = map(settled, asked(Bench, arguments))
     contenders = _contenders(job)
     methods = [one.method for one in contenders if one.method is not None]
     if job.model and any(method.content_hash for method in methods):  # hashing takes its time

@@ -14,7 +14,8 @@ def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
     main ones. A model's document has its name; jobs that wait for a training, which may fail, are in one of
     their own.
 
-    Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule.
+    Raises `StudyError` for a benchmark that the study does not have: its data would be made by no rule; and
+    for a model over several devices, or in fewer bits.
     """
     if study.typed.latency is None:
         return {}
@@ -25,6 +26,11 @@ def timed(study: Study) -> dict[str, tuple[StudyJob, ...]]:
     for job in study.jobs:
         wanted = job.method.group == "main" and ("table2" in job.method.published or job.method.predictor)
         if wanted and job.decoding["name"] == "greedy":
+            if job.model.fit:
+                raise StudyError(
+                    f"latency: {job.model.name} has {' and '.join(job.model.fit)}, and times of such a model "
+                    "are not comparable: leave out latency, or time the model whole on one device"
+                )
             found.setdefault(_name(job), []).append(job)
     return {name: tuple(jobs) for name, jobs in found.items()}
 

@@ -57,7 +57,7 @@ def _kinds(name: str, source: Any, **others: str) -> dict[str, _Classes]:
     def own(part: str) -> _Classes:
         return (getattr(source, others.get(part, name + part)),)
 
-    layer = {
+    layer: dict[str, _Classes] = {
         "": own("DecoderLayer"),
         ".self_attn": own("Attention"),
         **{f".self_attn.{part}_proj": (nn.Linear,) for part in "qkvo"},
@@ -103,8 +103,18 @@ def text_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
+def check_whole(model: Any) -> None:
+    """Raise `DyrateError` for a model over several devices, or whose weights are not as they are stored."""
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise DyrateError(f"the model is spread over {', '.join(sorted(devices))}; {_CURE}")
+    if getattr(model, "is_quantized", False):
+        raise DyrateError(f"the model's weights are quantized (bits); {_CURE}")
+
+
 def check_parts(model: Any) -> None:
     """Raise `DyrateError`, with its path, for a module that does anything but what its weights say."""
+    check_whole(model)
     if type(model) not in _WHOLES:
         known = ", ".join(kind.__name__ for kind in _WHOLES)
         raise _refused("", f"is a {_name(type(model))}, not a plain {known}")

@@ -61,7 +61,8 @@ class DyrateModel(Answering):
 
     `pretrained` is a folder or a hub id, of which `revision` is a commit; `chat_template` a name, a file or a
     text, where the checkpoint's own is not wanted; `method` a name, a spec with `name`, or the spec as JSON,
-    and further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file.
+    and further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file;
+    `device_map` and `bits` are for a model that no single device has room for: see `checkpoint.Fit`.
     """
 
     observer: Observer | None = None
@@ -79,10 +80,13 @@ class DyrateModel(Answering):
         revision: str | None = None,
         chat_template: str | None = None,
         log: str | Path | None = None,
+        device_map: str | None = None,
+        bits: int | str | None = None,
         **hyperparameters: Any,
     ) -> None:
         super().__init__()
-        self._device = checkpoint.choose_device(device or "auto")
+        self.fit = _fit(device_map, bits, engine)
+        self._device = checkpoint.choose_device(device or "auto", self.fit)
         self.dtype = dtype
         self.batch_size = _positive("batch_size", batch_size)
         self._generator: Generator | None = None
@@ -91,11 +95,12 @@ class DyrateModel(Answering):
         self.revision = checkpoint.commit_of(folder)
         self.weights_hash = checkpoint.content_hash(folder)
         self._connector = checkpoint.connector_of(folder)
-        self.processor, self.model = checkpoint.load(folder, self._device, dtype)
+        self.processor, self.model = checkpoint.load(folder, self._device, dtype, self.fit)
         template = read_template(chat_template)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, template)
         self.template_hash = self.style.hash
         questions = QuestionReader.of(self.tokenizer, checkpoint.base_of(folder))
+        engine = "transformers" if self.fit.told else engine
         self._generator = Generator(self.model, self.tokenizer, engine, questions)
         self.check(self.setting)
         self._inputs: tuple[Sequence[str], Mapping[str, torch.Tensor]] = (), {}
@@ -197,7 +202,8 @@ class DyrateModel(Answering):
     def key(self, setting: Setting, question: Question, new_tokens: int) -> str:
         """Return what finds an answer in a log."""
         versions = f"torch {torch.__version__} transformers {transformers.__version__}"
-        numerics = f"{self._processor()} {self.engine_for(setting)} {self.dtype} {versions}"
+        fit = "".join(f" {name} {value}" for name, value in self.fit.told.items())
+        numerics = f"{self._processor()} {self.engine_for(setting)} {self.dtype}{fit} {versions}"
         limited = json.dumps({**setting.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(setting.method.spec(), sort_keys=True)
         return content_key(question.content, self.weights_hash, numerics, limited, method, setting.code)
@@ -314,6 +320,20 @@ class DyrateModel(Answering):
         beams = len(run.visual_tokens) // len(steps)
         sums["work"] = work_of(run, setting.method, steps.repeat_interleave(beams)).to_json()
         return answers, sums
+
+
+def _fit(device_map: str | None, bits: int | str | None, engine: str) -> checkpoint.Fit:
+    if bits is not None and str(bits) not in ("8", "4"):
+        raise DyrateError(f"bits is {bits!r}; known: 8, 4")
+    fit = checkpoint.Fit(device_map, None if bits is None else int(bits))
+    if device_map not in (None, "auto"):
+        raise DyrateError(f"device_map is {device_map!r}; known: auto")
+    if engine == "graph" and fit.told:
+        raise DyrateError(
+            "engine graph runs models that are whole on one device, with the weights as they are stored: "
+            f"leave out {' and '.join(fit.told)}, or use engine transformers"
+        )
+    return fit
 
 
 def _positive(name: str, value: int | str) -> int:

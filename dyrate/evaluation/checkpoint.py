@@ -3,19 +3,58 @@
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from dyrate import gpus
 from dyrate.clip_folder import FOLDER as TEXT_ENCODER
 from dyrate.errors import DyrateError
 from dyrate.files import write_text
+from dyrate.typed import bare
 
 if TYPE_CHECKING:
     import torch
 
     from dyrate.evaluation.results import Connector
+    from dyrate.jobs import Kind
 
+
+@dataclass(frozen=True)
+class Fit:
+    """How a model that no single device has room for is loaded. transformers generates with it, slower than
+    with a model that is whole on one device: times are not comparable.
+    """
+
+    device_map: str | None = None
+    """`auto`: its layers, one after another, on all GPUs that are visible"""
+    bits: int | None = None
+    """8 or 4 for each weight of its linear layers, by bitsandbytes"""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What results say of it; nothing of a model that is whole on one device."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def quantization(self, device: "torch.device", dtype: "torch.dtype") -> Any:
+        """Return transformers' configuration of it, None where weights stay as they are.
+
+        Raises `DyrateError` where bitsandbytes is not installed, and on a CPU.
+        """
+        if self.bits is None:
+            return None
+        if find_spec("bitsandbytes") is None:
+            raise DyrateError(f"--bits {self.bits}: bitsandbytes is not installed: pip install bitsandbytes")
+        if device.type != "cuda":
+            raise DyrateError(f"--bits {self.bits}: needs a GPU, and the device is {device.type}")
+        from transformers import BitsAndBytesConfig
+
+        four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
+        return BitsAndBytesConfig(**(four if self.bits == 4 else {"load_in_8bit": True}))
+
+
+WHOLE = Fit()
 DTYPES = ("float32", "float16", "bfloat16")
 # What a model consists of. No pickled weights, no code.
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -118,7 +157,7 @@ def _entry(key: str, digest: str) -> str:
     return f"{digest} {hashlib.sha256(f'{key} {digest}'.encode()).hexdigest()}\n"
 
 
-def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
+def load(folder: Path, device: "torch.device", dtype: str, fit: Fit = WHOLE) -> tuple[Any, Any]:
     """Return processor and model of a checkpoint; they are known to fit one image together.
 
     Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported: see `checkpoint_files`
@@ -127,15 +166,17 @@ def load(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
     from dyrate.connectors.folder import RECORD_FILE
 
     if (folder / RECORD_FILE).exists():
-        return _joined(folder, device, dtype)
-    return _stock(folder, device, dtype)
+        return _joined(folder, device, dtype, fit)
+    return _stock(folder, device, dtype, fit)
 
 
-def _stock(folder: Path, device: "torch.device", dtype: str, replaced: str | None = None) -> tuple[Any, Any]:
+def _stock(
+    folder: Path, device: "torch.device", dtype: str, fit: Fit, replaced: str | None = None
+) -> tuple[Any, Any]:
     from dyrate.evaluation.soundness import check_vision
 
     processor = load_processor(folder)
-    model = load_model(folder, device, dtype, replaced)
+    model = load_model(folder, device, dtype, replaced, fit)
     check_vision(folder, processor, model)
     return processor, model
 
@@ -164,7 +205,7 @@ def base_of(folder: Path) -> Path:
     return folder if connector_of(folder) is None else folder / read_record(folder).model
 
 
-def _joined(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]:
+def _joined(folder: Path, device: "torch.device", dtype: str, fit: Fit) -> tuple[Any, Any]:
     """Processor and model of a trained connector's folder: its checkpoint, joined by it."""
     from dyrate.connectors.folder import RECORD_FILE, load_connector, read_record
     from dyrate.connectors.join import join
@@ -182,7 +223,12 @@ def _joined(folder: Path, device: "torch.device", dtype: str) -> tuple[Any, Any]
             f"have {found}"
         )
     trained = load_connector(folder)
-    processor, model = _stock(base, device, dtype, replaced="multi_modal_projector")
+    if fit != WHOLE:
+        raise DyrateError(
+            f"--model {folder}: a trained connector joins a model that is whole on one device: leave out "
+            + " and ".join(f"--{name.replace('_', '-')}" for name in fit.told)
+        )
+    processor, model = _stock(base, device, dtype, fit, replaced="multi_modal_projector")
     try:
         trained.merge_into(model.model.language_model)
         join(processor, model, trained.connector, trained.words)
@@ -211,8 +257,10 @@ def load_processor(folder: Path) -> Any:
     return processor
 
 
-def load_model(folder: Path, device: "torch.device", dtype: str, replaced: str | None = None) -> Any:
-    """The model in evaluation mode, from safetensors, on `device` in `dtype`.
+def load_model(
+    folder: Path, device: "torch.device", dtype: str, replaced: str | None = None, fit: Fit = WHOLE
+) -> Any:
+    """The model in evaluation mode, from safetensors, on `device` in `dtype`, or as `fit` says.
 
     Raises `DyrateError` unless the checkpoint's weights are all there, all of this model, and all finite.
     Those of the part `replaced` may be absent, all or some: something else will take its place.
@@ -221,37 +269,71 @@ def load_model(folder: Path, device: "torch.device", dtype: str, replaced: str |
     from transformers import AutoModelForImageTextToText
 
     from dyrate.evaluation.checkpoint_files import check_config, check_weight_files, complaints, quietly
-    from dyrate.evaluation.soundness import check_finite, check_keys
+    from dyrate.evaluation.soundness import check_finite, check_keys, check_placed
 
     if dtype not in DTYPES:
         raise DyrateError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    quantization = fit.quantization(device, getattr(torch, dtype))
     config = check_config(folder)
     check_weight_files(folder, config)
+    placed = None if device.type == "cpu" else fit.device_map or {"": device}
     with complaints(f"--model {folder}"), quietly():
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            device_map={"": device} if device.type != "cpu" else None,
+            device_map=placed,
+            quantization_config=quantization,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     check_keys(folder, loaded, replaced)
+    check_placed(folder, model, device)
     check_finite(folder, model)
     return model.eval()
 
 
-def choose_device(name: str) -> "torch.device":
+def settled(job: "Kind") -> "Kind":
+    """Return a job with the dtype that `auto` means on this machine, as its results are to say it."""
+    if getattr(job, "dtype", None) != "auto":
+        return job
+    dtype = choose_dtype(getattr(job, "device", "auto"))
+    # A training, whose gradients need more than the range of float16, does not know that dtype.
+    known = get_args(bare(type(job).model_fields["dtype"].annotation)[0])
+    return job.model_copy(update={"dtype": dtype if dtype in known else "bfloat16"})
+
+
+def choose_dtype(device: str) -> str:
+    """bfloat16 on a GPU that has it, float16 on another one, float32 on a CPU."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return "float32"
+    number = device.partition(":")[2]
+    major, _ = torch.cuda.get_device_capability(int(number) if number.isdecimal() else 0)
+    return "bfloat16" if major >= 8 else "float16"
+
+
+def choose_device(name: str, fit: Fit = WHOLE) -> "torch.device":
     """`auto` is a GPU where there is one, else the CPU; a missing device is a `DyrateError`.
 
-    A GPU without a number is that of LOCAL_RANK, or else one that no other process has taken so.
+    A GPU without a number is that of LOCAL_RANK, or else one that no other process has taken so. A model over
+    several takes all that are visible, and the first of them has its inputs.
     """
     import torch
 
     origin = f"--device {name!r}"
+    if fit.device_map is not None and name not in ("auto", "cuda", "cpu"):
+        raise DyrateError(
+            f"{origin} is one device, and --device-map {fit.device_map} takes all that are visible: leave "
+            "out one of the two; CUDA_VISIBLE_DEVICES says which are visible"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available() and fit.device_map is not None:
+        gpus.take_all(gpus.visible())
+        name = "cuda:0"
     if name == "cuda" and torch.cuda.is_available():
         rank = os.environ.get("LOCAL_RANK")
         origin += "" if rank is None else f" with LOCAL_RANK={rank}"

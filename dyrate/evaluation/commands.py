@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.checkpoint import settled
 from dyrate.evaluation.job import Evaluation
 from dyrate.jobs import FromFile, Subparsers, asked
 
@@ -95,6 +96,7 @@ def register(subparsers: Subparsers) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     jobs = asked(Evaluation, arguments, arguments.jobs)
     quiet_libraries()
+    jobs = [*map(settled, jobs)]
     if arguments.part is not None:
         return _answer(jobs, arguments.part)
     from dyrate.evaluation.sweep import sweep

@@ -86,6 +86,7 @@ def load(job: Asked) -> "DyrateModel":
         batch_size=job.batch_size,
         revision=job.revision,
         chat_template=job.chat_template,
+        **job.fit.told,
     )
 
 
@@ -289,6 +290,10 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
         found["subsets"] = job.subsets
     if model.engine is not None:
         found["engine"] = model.engine
+    if job.device_map is not None:
+        found["device_map"] = job.device_map
+    if job.bits is not None:
+        found["bits"] = job.bits
     if model.provenance is not None:
         found["adapter"] = model.provenance
     if model.connector is not None:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import ALL, BENCHMARKS, Cut, select
+from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.decoding import decoding_slug
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec, Commit
 from dyrate.evaluation.results import ResultFiles
@@ -110,13 +111,35 @@ ChatTemplate = Annotated[
     ),
 ]
 Device = Annotated[str, option("how", "DEVICE", "auto, cpu, cuda, cuda:N")]
-Dtype = Annotated[Literal["float32", "float16", "bfloat16"], option("how", text="of the model")]
+Dtype = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16"],
+    option(
+        "how",
+        text="of the model; auto: bfloat16 on a GPU that has it, float16 on another one, float32 on a CPU",
+    ),
+]
 Engine = Annotated[
     Literal["auto", "transformers", "graph"],
     option(
         "how",
         text="what generates: transformers, or graph, this package's own engine of fused kernels and CUDA "
         "graphs, which has no beams; auto takes the latter on a GPU where it can",
+    ),
+]
+DeviceMap = Annotated[
+    Literal["auto"] | None,
+    option(
+        "how",
+        text="auto: a model that no single GPU has room for, its layers over all that are visible. "
+        "transformers generates, and times are not comparable",
+    ),
+]
+Bits = Annotated[
+    Literal[8, 4] | None,
+    option(
+        "how",
+        text="of each weight of linear layers, on a GPU, where there is no room for 16: by bitsandbytes, "
+        "which must be installed. Another model than the one with all bits, and times are not comparable",
     ),
 ]
 # A pipeline gives as many as there are, and the run information says how many.
@@ -171,6 +194,23 @@ class Asked(_Named):
     seed: Seed = 0
     revision: Revision = None
     chat_template: ChatTemplate = None
+    device_map: DeviceMap = None
+    bits: Bits = None
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> "Asked":
+        for key, value in self.fit.told.items():
+            if self.engine == "graph":
+                raise ValueError(
+                    f"{flag(key)}: {value}: the engine graph runs models that are whole on one device, with "
+                    "the weights as they are stored: leave --engine out, or give transformers"
+                )
+        return self
+
+    @property
+    def fit(self) -> Fit:
+        """How a model that no single device has room for is loaded."""
+        return Fit(self.device_map, self.bits)
 
     @model_validator(mode="after")
     def _check_cuts(self) -> "Asked":
@@ -228,7 +268,8 @@ class Evaluation(Asked, _Treated):
     def _check_as_it_is(self) -> "Evaluation":
         if self.adapter is None:
             return self
-        if (key := "revision" if self.revision else "chat_template" if self.chat_template else "") != "":
+        checkpoints = ("revision", "chat_template", "device_map", "bits")
+        if key := next((key for key in checkpoints if getattr(self, key) is not None), None):
             raise ValueError(f"{flag(key)}: is for checkpoints; what an adapter is given stands in --adapter")
         given = {"method": (self.method["name"], "none"), "decoding": (self.decoding["name"], "greedy")}
         for key, (name, only) in given.items():

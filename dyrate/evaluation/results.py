@@ -173,6 +173,10 @@ class Meta(TypedDict):
     device: str  # "cpu" or the accelerator's name
     dtype: str
     engine: NotRequired[str]  # "transformers", or "graph": this package's own
+    # Of a model that no single device has room for: its layers over several, weights of 8 or 4 bits. What it
+    # takes is not comparable.
+    device_map: NotRequired[str]
+    bits: NotRequired[int]
     adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
     connector: NotRequired[Connector]
     batch_size: NotRequired[Positive]

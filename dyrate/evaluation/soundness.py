@@ -46,6 +46,19 @@ def check_keys(folder: Path, loaded: Mapping[str, Collection[Any]], replaced: st
         raise DyrateError(f"--model {folder}: the checkpoint {'; '.join(faults)}. {cure}")
 
 
+def check_placed(folder: Path, model: Any, device: torch.device) -> None:
+    """Raise `DyrateError` where parts of a model that should be on GPUs were left elsewhere, for want of
+    room: each step would fetch them anew.
+    """
+    places = getattr(model, "hf_device_map", {})
+    left = [name for name, place in places.items() if str(place) in ("cpu", "disk")]
+    if device.type == "cuda" and left:
+        raise DyrateError(
+            f"--model {folder}: the GPUs that are visible have no room for {few(left)}: give it more of them "
+            "(--device-map auto), or fewer bits (--bits 8, --bits 4)"
+        )
+
+
 def check_finite(folder: Path, model: Any) -> None:
     """Raise `DyrateError` for a parameter or buffer with NaN or an infinity; waits once for the device."""
     named = {

@@ -39,6 +39,8 @@ SHARED = (
     "device",
     "dtype",
     "engine",
+    "device_map",
+    "bits",
     "batch_size",
     "threads",
 )

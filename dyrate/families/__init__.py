@@ -64,10 +64,10 @@ def family_of(model: nn.Module) -> Family:
     whole: Any = model
     ends = whole.get_input_embeddings(), whole.get_output_embeddings()
     parts = (*family.layers, *family.encoder_owner.children(), *ends)
-    devices = {next(part.parameters()).device for part in parts}
-    if len(devices) > 1:
+    kinds = {next(part.parameters()).device.type for part in parts}
+    if "meta" in kinds and len(kinds) > 1:  # all of it there is a model without weights, to look at
         raise DyrateError(
-            f"the model is spread over {', '.join(sorted(map(str, devices)))}; load it onto one device "
-            "(device_map={'': device})"
+            "parts of the model are on no device, as there was no room for them: load it onto devices that "
+            "hold all of it (device_map={'': device}, or max_memory)"
         )
     return family

@@ -1,7 +1,7 @@
 """LLaVA-NeXT: the image whole, then in tiles, without what pads them, a newline token after each row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ class LlavaNext(Family):
 
     name = "llava_next"
     models = ("LlavaNextForConditionalGeneration",)
-    text_models = ("llama", "mistral")
-    inputs = ("pixel_values", "image_sizes")
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral")
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
     pixels = ("images", "tiles", "channels", "height", "width")
     token = "a patch of the image whole, or of one of its tiles, or a newline"
 
@@ -73,8 +73,6 @@ def tower_macs(owner: Any) -> int:
     tokens = patches + (vision.model_type == "clip_vision_model")
     layers = sum(map(matrices, tower.encoder.layers)) * tokens
     pairs = 2 * len(tower.encoder.layers) * tokens**2 * vision.hidden_size
-    return (
-        patches * (matrices(tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector))
-        + layers
-        + pairs
-    )
+    ends = patches * (matrices(tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector))
+    macs: int = ends + layers + pairs
+    return macs

@@ -66,7 +66,8 @@ class Qwen25VL(Family):
         )
         width = visual.config.hidden_size
         per_patch = matrices(visual.patch_embed) + sum(map(matrices, visual.blocks))
-        return patches * per_patch + merged + 2 * width * pairs
+        macs: int = patches * per_patch + merged + 2 * width * pairs
+        return macs
 
     def _mergers(self, visual: Any) -> list[nn.Module]:
         return [visual.merger]

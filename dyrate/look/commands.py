@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyrate.evaluation.checkpoint import Fit, settled
 from dyrate.jobs import Subparsers, asked
 from dyrate.look.job import Look
 from dyrate.look.survival_job import Survive
@@ -72,7 +73,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _look(arguments: argparse.Namespace) -> int:
-    [job] = asked(Look, arguments)
+    [job] = map(settled, asked(Look, arguments))
     methods = job.methods()  # before anything slow
     if job.sample is not None:
         from dyrate.look.sources import scene_of
@@ -92,7 +93,8 @@ def _look(arguments: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(job.threads)
-    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template)
+    fit = Fit(job.device_map, job.bits)
+    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, fit)
     settings = looker.settings(methods)
     if looker.knows:
         print(looker.knows, flush=True)
@@ -158,7 +160,7 @@ def _bytes(number: int) -> str:
 
 
 def _survive(arguments: argparse.Namespace) -> int:
-    [job] = asked(Survive, arguments)
+    [job] = map(settled, asked(Survive, arguments))
     from dyrate.evaluation.commands import quiet_libraries
 
     quiet_libraries()

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 from pydantic import Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.job import ChatTemplate, Device, Dtype, Revision, Spec, Threads
+from dyrate.evaluation.job import (
+    Bits,
+    ChatTemplate,
+    Device,
+    DeviceMap,
+    Dtype,
+    Revision,
+    Spec,
+    Threads,
+)
 from dyrate.jobs import Job, option
 from dyrate.registry import class_of, schema
 from dyrate.typed import File, Positive, Text
@@ -54,6 +63,8 @@ class Look(Job):
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None
+    device_map: DeviceMap = None
+    bits: Bits = None
     output: Annotated[File | None, option("result", "HTML")] = None
     """page to write: the image with the visual tokens that live at each word"""
 

@@ -16,7 +16,7 @@ from dyrate.contract import Contract
 from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
-from dyrate.evaluation.checkpoint import base_of
+from dyrate.evaluation.checkpoint import WHOLE, Fit, base_of
 from dyrate.evaluation.requests import Question, Request
 from dyrate.evaluation.setting import Setting
 from dyrate.families import family_of
@@ -51,6 +51,7 @@ class Looker:
         dtype: str = "float32",
         revision: str | None = None,
         chat_template: str | None = None,
+        fit: Fit = WHOLE,
     ) -> None:
         """Load a checkpoint's folder or hub id; raises `DyrateError` for what an evaluation refuses."""
         self.model = DyrateModel(
@@ -60,6 +61,7 @@ class Looker:
             engine="transformers",
             revision=revision,
             chat_template=chat_template,
+            **fit.told,
         )
         self.family = family_of(self.model.model)
         self._tower = self.family.patches("dyrate look")

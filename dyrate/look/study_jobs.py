@@ -76,6 +76,7 @@ def job(study: Study, model: Model, jobs: tuple[StudyJob, ...]) -> Survive:
             **study.shared(Survive),
             "benchmarks": benchmarks(study),
             **model.asked,
+            **model.fit,
             "model_name": model.name,
             "results": [job.result for job in jobs],
             "shown": _settings(study).samples,

@@ -47,7 +47,7 @@ def survive(job: Survive) -> Survival:
         import torch
 
         torch.set_num_threads(job.threads)
-    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template)
+    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, job.fit)
     needed = [name for name in job.benchmarks if any(one.benchmark == name for one in chosen)]
     cuts = [cut for name, cut in zip(job.benchmarks, job.cuts, strict=True) if name in needed]
     tasks = {task.benchmark.name: task for task in load_tasks(select(needed), job.tasks, job.data, cuts)}

@@ -31,8 +31,10 @@ def register(subparsers: Subparsers) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     [job] = asked(Training, arguments)
+    from dyrate.evaluation.checkpoint import settled
     from dyrate.predictor_training.train import train_predictor
 
+    job = settled(job)
     record = train_predictor(job)
     assert record is not None
     validation = record["validation"]

@@ -13,7 +13,10 @@ from dyrate.typed import File
 
 _DEFAULT: dict[str, Any] = {}
 # In float16 a closed gate has no gradient.
-TrainingDtype = Annotated[Literal["float32", "bfloat16"], option("how", text="of the frozen model")]
+TrainingDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    option("how", text="of the frozen model; auto: bfloat16 on a GPU, float32 on a CPU"),
+]
 
 
 def recipe_values(recipe: Any) -> Any:

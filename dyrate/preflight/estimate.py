@@ -96,7 +96,8 @@ def estimates(study: Study, times: Times, speed: float = 1.0) -> Iterator[Estima
         rows = {name: BENCHMARKS[name].rows(study.cuts[name]) for name in job.method.benchmarks}
         shape = _shape(*job.model.published, job.model.name)
         timing, measured = None, False
-        if shape is not None and job.model.adapter is None:
+        # Of a model over several devices or in fewer bits nothing was measured.
+        if shape is not None and job.model.adapter is None and not job.model.fit:
             timing, measured = times.timing(shape, job.spec, engine, study.typed.batch_size)
         taken = None
         if timing is not None:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.checkpoint import choose_dtype
 from dyrate.evaluation.decoding import decoding_spec
 from dyrate.preflight.findings import Finding, State
 from dyrate.study import Model, Study
@@ -20,7 +22,7 @@ PROMPT = 640
 MARGIN = 1.3
 """Memory per row over that of its keys and values: measured 1.17 to 1.27 (results/h200)."""
 _GIB = 2**30
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_BYTES = {"auto": 2, "float32": 4, "float16": 2, "bfloat16": 2}  # auto: of a GPU
 _TESTED = {"lmms-eval": "0.7.3", "pycocoevalcap": "1.2"}
 _PER_ROW = 600  # bytes in response log and answers; measured 480 on the testbed
 _LONGEST = 64  # new tokens of the benchmarks' longest answers
@@ -51,6 +53,14 @@ def packages() -> Iterator[Finding]:
     if not bad:
         shown = ("torch", "transformers", "lmms-eval", "datasets", "huggingface-hub")
         yield Finding("ok", "packages", ", ".join(f"{name} {version(name)}" for name in shown))
+
+
+def quantization(study: Study) -> Iterator[Finding]:
+    """Whether weights can be loaded in fewer bits, where a model asks for it."""
+    for model in study.models:
+        if model.bits is not None and find_spec("bitsandbytes") is None:
+            what = f"is not installed, and {model.name} has bits: {model.bits}"
+            yield Finding("fails", "bitsandbytes", what, "pip install bitsandbytes")
 
 
 def java(study: Study) -> Iterator[Finding]:
@@ -87,6 +97,7 @@ def gpu(study: Study, gibibytes: float | None, elsewhere: bool = False) -> Itera
     if not study.gpus:
         yield Finding("ok", "GPU", "the study's jobs ask for none")
         return
+    cards = study.gpus  # of a job, where it runs elsewhere
     if gibibytes is None and elsewhere:
         cure = "`dyrate preflight` looks at it with --gpu-memory GIB"
         yield Finding("note", "GPU", "the jobs run elsewhere, and its memory is not known", cure)
@@ -98,8 +109,9 @@ def gpu(study: Study, gibibytes: float | None, elsewhere: bool = False) -> Itera
             cure = "run this where the jobs run, or give the memory of the GPU there: --gpu-memory GIB"
             yield Finding("fails", "GPU", "there is none here", cure)
             return
-        gibibytes = torch.cuda.get_device_properties(0).total_memory / _GIB
-        yield Finding("ok", "GPU", f"{torch.cuda.get_device_name(0)}, {gibibytes:.0f} GiB")
+        gibibytes, cards = torch.cuda.get_device_properties(0).total_memory / _GIB, torch.cuda.device_count()
+        dtype = choose_dtype(study.typed.device) if study.typed.dtype == "auto" else study.typed.dtype
+        yield Finding("ok", "GPU", f"{torch.cuda.get_device_name(0)}, {gibibytes:.0f} GiB, {dtype}")
     for model in study.models:
         if model.adapter is not None:
             continue
@@ -112,27 +124,42 @@ def gpu(study: Study, gibibytes: float | None, elsewhere: bool = False) -> Itera
         beams = max(
             (decoding_spec(job.decoding)["num_beams"] for job in study.jobs if job.model == model), default=1
         )
-        weights, row = memory(shape, study.typed.dtype)
+        weights, row = memory(shape, study.typed.dtype, model.bits)
         needed = weights + row * beams * study.typed.batch_size
+        room = 0.95 * gibibytes * (1 if model.device_map is None else cards)
         what = f"about {needed:.0f} GiB at batch {study.typed.batch_size}"
-        if needed <= 0.95 * gibibytes:
+        what += "" if model.bits is None else f", {model.bits} bits to a weight"
+        what += "" if model.device_map is None else f", over {cards} GPU{'s' if cards > 1 else ''}"
+        if needed <= room:
             yield Finding("ok", f"GPU memory: {model.name}", what)
             continue
-        fits = int((0.95 * gibibytes - weights) // (row * beams))
+        fits = int((room - weights) // (row * beams))
         # A batch is halved where memory is short, so only weights that do not fit end a job.
         state: State = "note" if fits > 0 else "fails"
-        cure = f"batch_size: {fits}" if fits > 0 else "another GPU, or dtype: bfloat16"
-        yield Finding(state, f"GPU memory: {model.name}", f"{what}, of {gibibytes:.0f}", cure)
+        cure = f"batch_size: {fits}" if fits > 0 else _cure(model, study.typed.dtype)
+        yield Finding(state, f"GPU memory: {model.name}", f"{what}, of {room / 0.95:.0f}", cure)
 
 
-def memory(shape: ModelShape, dtype: str) -> tuple[float, float]:
-    """GiB of the weights, and of each row of a batch."""
+def _cure(model: Model, dtype: str) -> str:
+    """What makes a model smaller, or room for it."""
+    ways = ["another GPU"]
+    ways += ["dtype: bfloat16"] if dtype == "float32" else []
+    ways += ["device_map: auto (the model over several GPUs)"] if model.device_map is None else []
+    ways += [f"bits: {8 if model.bits is None else 4}"] if model.bits != 4 else []
+    return ", or ".join(ways)
+
+
+def memory(shape: ModelShape, dtype: str, bits: int | None = None) -> tuple[float, float]:
+    """GiB of the weights, those of linear layers with so many bits, and of each row of a batch."""
     vision = shape.vision
     layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.intermediate
     projector = vision.hidden * shape.text.hidden + shape.text.hidden**2
     numbers = shape.text.parameters + vision.layers * layer + projector
     row = shape.text.layers * shape.text.kv_width * (PROMPT + _LONGEST)
-    return numbers * _BYTES[dtype] / _GIB, MARGIN * row * _BYTES[dtype] / _GIB
+    # The head keeps its bits, and so does what is looked up; the rest is linear layers.
+    whole = numbers if bits is None else 2 * shape.text.vocabulary * shape.text.hidden
+    weights = whole * _BYTES[dtype] + (numbers - whole) * (bits or 0) / 8
+    return weights / _GIB, MARGIN * row * _BYTES[dtype] / _GIB
 
 
 def shape_of(model: Model) -> ModelShape | None:

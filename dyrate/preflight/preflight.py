@@ -24,6 +24,7 @@ def findings(study: Study, gibibytes: float | None, elsewhere: bool = False) -> 
     coming, rows = (sum(getattr(one, key) for one in looked) for key in ("coming", "data"))
     return [
         *here.packages(),
+        *here.quantization(study),
         *here.java(study),
         *_jobs(study),
         *here.gpu(study, gibibytes, elsewhere),

@@ -2,10 +2,11 @@
 
 import csv
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from dyrate.analysis.measurements import Measurement, source, span
 from dyrate.bench.study_jobs import timed
@@ -38,7 +39,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         "Decoding": _each(m.decoding for m in measurements),
         "Samples per benchmark": span(counts),
         "Seed": _each(meta["seed"] for meta in metas),
-        "Device": _each(f"{meta['device']}, {meta['dtype']}" for meta in metas),
+        "Device": _each(f"{meta['device']}, {meta['dtype']}{fitted(meta)}" for meta in metas),
         "Engine": _each(
             "lmms-eval’s adapters" if "adapter" in meta else meta.get("engine", "transformers")
             for meta in metas
@@ -49,6 +50,13 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         "Versions": ", ".join(versions),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def fitted(meta: Mapping[str, Any]) -> str:
+    """How a model was loaded that no single device had room for, and what that means; else nothing."""
+    told = [f"weights of linear layers in {meta['bits']} bits"] if "bits" in meta else []
+    told += ["layers over several devices"] if "device_map" in meta else []
+    return "".join(f", {one}" for one in told) + (" (times are not comparable)" if told else "")
 
 
 def origin_note(study: Study, measurements: Sequence[Measurement]) -> str:

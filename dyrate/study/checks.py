@@ -33,12 +33,23 @@ def problems(plan: Plan) -> Iterator[str]:
         yield f"revisions: are of data sets on the hub, and the study's tasks are {plan.tasks!r}"
     yield from _unpublished(plan)
     yield from _models(plan)
+    yield from _fits(plan)
     yield from _decodings(plan)
     yield from _methods(plan)
     if plan.tasks not in SOURCES and not Path(plan.tasks).is_dir():
         yield f"tasks: {plan.tasks!r} is no folder and none of {', '.join(SOURCES)}"
     if plan.tasks == "testbed" and any(cut.samples is None for cut in plan.cuts.values()):
         yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
+
+
+def _fits(plan: Plan) -> Iterator[str]:
+    """Models that the study's engine does not run."""
+    for model in plan.models if plan.typed.engine == "graph" else ():
+        for key in model.fit:
+            yield (
+                f"models: {model.name}: {key}: the engine graph runs models that are whole on one device, "
+                "with the weights as they are stored: leave out engine, which then is transformers for it"
+            )
 
 
 def _places(plan: Plan) -> Iterator[str]:

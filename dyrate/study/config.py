@@ -155,7 +155,7 @@ class StudyConfig(Record):
     seed: Seed = 0  # of the data, too
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+)$")] = "auto"
     """auto, cpu, cuda or cuda:N"""
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     engine: Engine = "auto"
     batch_size: BatchSize = 16
     metrics: Metrics = "all"

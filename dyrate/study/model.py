@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
 from dyrate.study.content import content
 from dyrate.typed import NOT_NULL, DistinctNames, OrAbsent, Text
@@ -32,6 +33,10 @@ class Model(AdapterOptions):
     """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
     chat_template: OrAbsent[Text] = None
     """of a checkpoint that has none of its own: a .jinja file, or vicuna"""
+    device_map: OrAbsent[Literal["auto"]] = None
+    """auto: its layers over all GPUs that a job sees, where no single one has room for the model"""
+    bits: OrAbsent[Literal[8, 4]] = None
+    """of each weight of its linear layers: another model than the one with all its bits"""
     published: Annotated[DistinctNames, BeforeValidator(_listed), NOT_NULL] = ()
     """the model of the paper's tables that it is set beside; of an adapter's system, or of a model that is
     measured against another, the row of Table I, or several"""
@@ -50,6 +55,8 @@ class Model(AdapterOptions):
             raise ValueError(
                 f"{self.name}: chat_template: is for checkpoints; an adapter makes prompts itself"
             )
+        for key in self.fit if self.adapter is not None else ():
+            raise ValueError(f"{self.name}: {key}: is for checkpoints; an adapter's stand in its arguments")
         return self
 
     def __hash__(self) -> int:
@@ -94,6 +101,11 @@ class Model(AdapterOptions):
     def asked(self) -> dict[str, Any]:
         """What jobs are told of a checkpoint: which one, of which commit, asked how."""
         return {"model": self.path, "revision": self.revision, "chat_template": self.chat_template}
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """How it is loaded where no single device has room for it: the keys of that which are given."""
+        return Fit(self.device_map, self.bits).told
 
     @property
     def on_hub(self) -> bool:

@@ -108,7 +108,7 @@ class Study(Plan):
             {
                 **self.shared(Evaluation),
                 "benchmarks": job.method.benchmarks,
-                **({"model": job.model.adapter} if system else job.model.asked),
+                **({"model": job.model.adapter} if system else {**job.model.asked, **job.model.fit}),
                 "model_name": job.model.name,
                 "method": job.spec,
                 "decoding": job.decoding,

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from dyrate.evaluation.checkpoint import settled
 from dyrate.evaluation.commands import quiet_libraries
 from dyrate.jobs import Subparsers, asked
 from dyrate.trace.job import Trace
@@ -39,7 +40,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _trace(arguments: argparse.Namespace) -> int:
-    [job] = asked(Trace, arguments)
+    [job] = map(settled, asked(Trace, arguments))
     quiet_libraries()
     from dyrate.trace.collect import trace
     from dyrate.trace.files import TraceFiles

@@ -51,6 +51,7 @@ def job(study: Study, model: Model) -> Trace:
             **_settings(study).model_dump(exclude_none=True),
             "benchmarks": benchmarks(study),
             **model.asked,
+            **model.fit,
             "model_name": model.name,
             "output": TraceFiles.in_study(study.name, model.name).summary,
         }

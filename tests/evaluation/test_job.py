@@ -84,7 +84,7 @@ def test_the_schema_has_the_limits() -> None:
     assert rules["required"] == ["benchmarks", "model", "output"]
     assert rules["additionalProperties"] is False
     assert rules["properties"]["batch_size"]["minimum"] == 1
-    assert rules["properties"]["dtype"]["enum"] == ["float32", "float16", "bfloat16"]
+    assert rules["properties"]["dtype"]["enum"] == ["auto", "float32", "float16", "bfloat16"]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_what_stands_beside_the_file_holds_for_the_jobs_that_do_not_name_it(
         ("- {output: x}\n- {output: y, seed: -1}", "jobs.yaml: 1.seed: -1 is not a whole number from 0 on"),
         (
             "- {output: x, dtype: float8}",
-            "0.dtype: 'float8' is not one of float32, float16, bfloat16; did you",
+            "0.dtype: 'float8' is not one of auto, float32, float16, bfloat16; did you",
         ),
         ("- {method: none}", "jobs.yaml: 0.output is missing"),
         ("- {output: x, method: {layer: 1}}", "jobs.yaml: 0.method: expected a name, or a mapping with"),

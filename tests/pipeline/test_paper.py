@@ -140,6 +140,7 @@ def test_the_papers_rules_run_on_stand_ins(project):
         ],
         "benchmarks": list(HUB_TASKS),
         "trace": {"benchmarks": ["nocaps"], "samples": 2},
+        "latency": {"benchmark": "nocaps", "new_tokens": 2, "rounds": 1},
     }
     (project.folder / "stand-ins.yaml").write_text(yaml.safe_dump(stand_ins))
 

@@ -69,7 +69,7 @@ def test_arguments_say_everything_that_the_config_says():
         "--benchmarks gqa pope --study small --model models/a --model-name a "
         '--method {"name": "vtw", "layer": 4} --decoding {"name": "greedy"} '
         "--tasks testbed --data data/testbed "
-        "--samples 7 --batch-size 4 --device cpu --dtype float32 --engine auto --seed 3 "
+        "--samples 7 --batch-size 4 --device cpu --dtype auto --engine auto --seed 3 "
         "--output results/small/a/vtw-layer=4"
     )
 
@@ -101,7 +101,7 @@ def test_all_samples_are_asked_for_by_no_limit():
         ({"resources": {"gpus": 1}}, "resources.gpus is unknown; did you mean 'gpu'?"),
         ({"resources": [1]}, "resources: [1] is not a mapping"),
         ({"methods": [{"name": "none", "published": {"tabel1": "x"}}]}, "did you mean 'table1'?"),
-        ({"dtype": "float8"}, "dtype: 'float8' is not one of float32, float16, bfloat16; did you mean"),
+        ({"dtype": "float8"}, "dtype: 'float8' is not one of auto, float32, float16, bfloat16; did you mean"),
         ({"latency": {"rounds": 2}}, "latency.benchmark is missing"),
         (
             {"latency": {"benchmark": "gqa", "round": 2}},

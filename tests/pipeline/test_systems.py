@@ -54,7 +54,7 @@ def test_a_system_has_one_evaluation() -> None:
     assert study.evaluation(jobs[0]).command() == (
         "dyrate evaluate --benchmarks gqa nocaps --study small --model instructblip "
         """--model-name InstructBLIP-7B --method '{"name": "none"}' --decoding '{"name": "greedy"}' """
-        "--tasks hub --data results/small/fetched --samples 5 --batch-size 16 --device auto --dtype float32 "
+        "--tasks hub --data results/small/fetched --samples 5 --batch-size 16 --device auto --dtype auto "
         "--engine auto --seed 0 "
         """--adapter '{"arguments": {"pretrained": "Salesforce/instructblip-vicuna-7b"}, """
         """"cut_prompt": true}' """

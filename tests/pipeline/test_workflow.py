@@ -126,7 +126,7 @@ def test_a_sample_count_on_the_command_line_changes_the_default_study(project):
 
 
 def test_the_papers_study_is_planned_offline(project):
-    output = project.snakemake("-n", "--configfile", "config/paper.yaml")
+    output = project.snakemake("-n", "--configfile", "config/paper.yaml", "--config", "dtype=float16")
 
     todo = rules_to_run(output)
     assert (todo["training_questions"], todo["train_predictor"]) == (1, 6)

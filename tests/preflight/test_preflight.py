@@ -63,6 +63,26 @@ def test_a_gpu_that_is_too_small_is_told_with_the_batch_that_fits() -> None:
     assert only(here.gpu(small(), 12), "fails").keys() == {"GPU memory: seven"}
 
 
+def test_bits_and_several_gpus_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(gibibytes: float, gpus: int = 1, **model: Any) -> dict[str, Finding]:
+        [entry] = small().config["models"]
+        study = small(models=[{**entry, **model}], resources={"gpu": gpus})
+        return {one.state: one for one in here.gpu(study, gibibytes)}
+
+    assert "device_map: auto" in on(12)["fails"].cure
+    assert "bits: 8" in on(12)["fails"].cure
+    assert on(12, bits=8)["note"].cure.startswith("batch_size: ")
+    assert "8 bits to a weight" in on(24, bits=8)["ok"].found
+    assert on(6, bits=8)["fails"].cure.endswith("auto (the model over several GPUs), or bits: 4")
+    assert "over 2 GPUs" in on(12, 2, device_map="auto")["ok"].found
+    whole, half = (here.memory(LLAVA["LLaVA-1.5-7B"], "bfloat16", bits)[0] for bits in (None, 8))
+    assert 0.5 < half / whole < 0.56  # the head and what is looked up stay
+    monkeypatch.setattr(here, "find_spec", lambda name: None)
+    study = small(models=[{**small().config["models"][0], "bits": 4}])
+    assert only(here.quantization(study), "fails")["bitsandbytes"].cure == "pip install bitsandbytes"
+    assert not [*here.quantization(small())]
+
+
 def test_a_machine_without_a_gpu_fails_unless_told_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "--gpu-memory" in only(here.gpu(small(), None), "fails")["GPU"].cure

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES, Case
+from tests.runtime.method_table import CASES, Case, prompts
 from tests.tiny import tiny_inputs, tiny_llava
 
 pytestmark = [
@@ -20,9 +20,8 @@ def test_a_gpu_gives_what_the_cpu_gives(case: Case) -> None:
     found: list[tuple[Any, ...]] = []
     for device in ("cpu", "cuda"):
         model = tiny_llava().to(device)
-        inputs = {
-            name: tensor.to(device) for name, tensor in tiny_inputs([7, 3, 11], images=[1, 2, 0]).items()
-        }
+        inputs = prompts(case, tiny_inputs([7, 3, 11], images=[1, 2, 0]))
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         with case.method(model, questions=Reader()) as run:
             tokens = model.generate(**inputs, max_new_tokens=5, do_sample=False)
         kept = {layer: [row.tolist() for row in rows] for layer, rows in run.kept.items()}
@@ -37,7 +36,7 @@ AT_PREFILL = [case for case in CASES if not case.method.needs(6).decode]
 def test_decode_steps_do_not_synchronise(case: Case) -> None:
     """Methods that drop at decode are left out: the host must know how many tokens the step has."""
     model = tiny_llava().to("cuda")
-    inputs = {name: tensor.to("cuda") for name, tensor in tiny_inputs([7, 3]).items()}
+    inputs = {name: tensor.to("cuda") for name, tensor in prompts(case, tiny_inputs([7, 3])).items()}
     token = torch.tensor([[5], [6]], device="cuda")
     with torch.no_grad(), case.method(model, questions=Reader()):
         cache = model(**inputs).past_key_values

@@ -67,6 +67,19 @@ def test_what_is_held_is_waited_for_and_the_holder_named(
     assert capsys.readouterr().err == f"waiting for a GPU: held by process {other.pid}\n"
 
 
+def test_a_model_over_several_takes_all(tmp_path: Path) -> None:
+    gpus.take_all(["b", "a"], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "b.lock"]
+    assert gpus.take(["b", "a"], tmp_path) == 0
+    gpus.release()
+    other, index = hold(tmp_path, "b", "a")
+    try:
+        assert index == 0, "all were given back"
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DyrateError, match=r"a\.lock: cannot be written: .*; it says which process has a GPU"):

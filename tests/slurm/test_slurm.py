@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def command() -> list[str]:
     return line.split()
 
 
+def say(project: Project, *asked: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; `pytest -rP` shows it with what it said."""
+    done = project.run(*asked)
+    sys.stdout.write(f"$ {' '.join(asked)}\n{done.stdout}{done.stderr}[exit status {done.returncode}]\n\n")
+    return done
+
+
 def table(project: Project, name: str) -> list[dict[str, str]]:
     return list(
         csv.DictReader((project.folder / f"results/paper/tables/{name}.csv").read_text().splitlines())
@@ -103,7 +111,7 @@ def test_readmes_command_runs_a_study_and_a_dead_job_costs_its_own_cells(
     plugin = Path(str(importlib.util.find_spec(PLUGIN).origin)).parents[1]  # type: ignore[union-attr]
     monkeypatch.setenv("PYTHONPATH", f"{small.folder}{os.pathsep}{plugin}")
 
-    done = small.run(*command())
+    done = say(small, *command())
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "has been submitted with SLURM jobid" in done.stdout + done.stderr
@@ -114,17 +122,17 @@ def test_readmes_command_runs_a_study_and_a_dead_job_costs_its_own_cells(
     }
     assert all(row["difference"] for row in rows if row["method"] != "Unpruned")
     assert (small.folder / "results/paper/latency/llava-1.5-7b.json").exists()
-    unlocked = small.run("snakemake", "--unlock", "--configfile", "config/paper.yaml")
+    unlocked = say(small, "snakemake", "--unlock", "--configfile", "config/paper.yaml")
     assert unlocked.returncode == 0, unlocked.stdout + unlocked.stderr
 
     study = yaml.safe_load((small.folder / "config/paper.yaml").read_text())
     study["methods"].append({"name": "dies.py:Dies", "layer": 2, "rate": 0.5})
     (small.folder / "config/paper.yaml").write_text(yaml.safe_dump(study))
-    cut = small.run(*command(), "--cores", "2")
+    cut = say(small, *command(), "--cores", "2")
     assert cut.returncode == 1
     assert "--cores 2: no job would get more CPUs of the cluster, but each takes 4" in cut.stdout + cut.stderr
 
-    done = small.run(*command())
+    done = say(small, *command())
 
     said = done.stdout + done.stderr
     assert done.returncode == 1, said

@@ -26,10 +26,10 @@ def register(subparsers: Subparsers) -> None:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.end_to_end.throughput import throughput
-    from dyrate.evaluation.checkpoint import choose_device
+    from dyrate.evaluation.checkpoint import choose_device, settled
     from dyrate.evaluation.commands import quiet_libraries
 
-    [job] = asked(HarnessBench, arguments)
+    [job] = map(settled, asked(HarnessBench, arguments))
     quiet_libraries()
     device = choose_device(job.device)
     rows = throughput(job, device)

@@ -35,10 +35,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.limits import measure_limits
     from dyrate.bench.training.measure import measure_training
     from dyrate.cost.shapes import ModelShape
-    from dyrate.evaluation.checkpoint import choose_device
+    from dyrate.evaluation.checkpoint import choose_device, settled
     from dyrate.predictor_training.recipe import Recipe
 
-    [job] = asked(TrainingBench, arguments)
+    [job] = map(settled, asked(TrainingBench, arguments))
     Recipe.read(job.recipe, "--recipe")
     device, dtype = choose_device(job.device), getattr(torch, job.dtype)
     torch.manual_seed(job.seed)
