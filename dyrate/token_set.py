@@ -155,10 +155,11 @@ class TokenSet:
 
     def _allowed(self, blocked: Blocked) -> Tensor:
         """BoolTensor [classes, classes]: whose queries see whose keys."""
-        allowed = torch.ones(len(_MASK_CLASSES), len(_MASK_CLASSES), dtype=torch.bool)
+        shape = len(_MASK_CLASSES), len(_MASK_CLASSES)
+        allowed = torch.ones(shape, dtype=torch.bool, device=self.slots.device)
         for query, key in blocked:
             allowed[_MASK_CLASSES.index(query), _MASK_CLASSES.index(key)] = False
-        return allowed.to(self.slots.device)
+        return allowed
 
     def restrict(
         self, keep: Tensor, *, renumber: bool = False, ranks: Tensor | None = None

@@ -71,7 +71,7 @@ class Backbone:
         """
         check_parts(model)
         text = model.model.language_model
-        cos, sin = _angles(text)
+        cos, sin = _angles(family)
         return cls(
             embed=text.embed_tokens.weight,
             layers=[_fused(layer) for layer in family.layers],
@@ -84,13 +84,14 @@ class Backbone:
 
 
 @torch.no_grad()
-def _angles(text: Any) -> tuple[Tensor, Tensor]:
+def _angles(family: Family) -> tuple[Tensor, Tensor]:
     """Return the rotary table, cos and sin [positions, D]."""
-    states = text.embed_tokens.weight[:1, None]
-    most = min(text.config.max_position_embeddings, _MOST_POSITIONS)
+    embed: Any = family.embed
+    states = embed.weight[:1, None]
+    most = min(family.text_config.max_position_embeddings, _MOST_POSITIONS)
     positions = torch.arange(most, device=states.device)[None]
-    cos, sin = text.rotary_emb(states, positions)
-    width = text.layers[0].self_attn.head_dim
+    cos, sin = family.rotary(states, positions)
+    width = family.layers[0].self_attn.head_dim
     if cos.shape[-1] != width:
         raise DyrateError(
             f"rotary positions turn {cos.shape[-1]} of the {width} numbers of a head; the graph engine turns "

@@ -1,6 +1,6 @@
 """What there is to know of a model family: where a model keeps the parts that token reduction hooks into."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -54,8 +54,6 @@ class Family:
         """Token ids -> states."""
         self.norm: nn.Module = text.norm
         """The last norm, before the head."""
-        self.rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = text.rotary_emb
-        """(hidden_states, position_ids [batch, tokens]) -> (cos, sin), each [batch, tokens, head_dim]."""
         self.encoder_owner: Any = model.model
         """The module whose `get_image_features` encodes images; `generate()` calls it before the first
         forward.
@@ -68,6 +66,15 @@ class Family:
     def _encoder(self, owner: Any) -> nn.Module:
         encoder: nn.Module = owner.vision_tower
         return encoder
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine [batch, tokens, head_dim] of positions [batch, tokens], alike on all axes,
+        in the dtype of `hidden`.
+        """
+        if self.axes > 1:
+            positions = positions.expand(self.axes, *positions.shape)
+        cos, sin = self.text.rotary_emb(hidden, positions)
+        return cos, sin
 
     def patches(self, label: str) -> Tower:
         """Return the tower for a method that works on it, named by `label`.

@@ -54,7 +54,7 @@ def test_two_devices_give_what_one_gives() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize("case", [*CASES, *PROBES], ids=lambda case: str(case.method))
+@pytest.mark.parametrize("case", [*CASES, *PROBES], ids=lambda case: case.method.label)
 def test_two_gpus_give_what_one_gives(case: Case) -> None:
     places = dict.fromkeys(SECOND, 1) | dict.fromkeys(
         (
