@@ -72,7 +72,7 @@ class Generation:
         return hidden
 
     def leave(self, layer: int, hidden: Tensor) -> Tensor:
-        """Return what leaves a layer, [batch, tokens, hidden], with what the family adds to the tokens there."""
+        """Return what leaves a layer, [batch, tokens, hidden], with what the family adds to its tokens."""
         if layer < len(self.injected):
             tokens = self.cache.cached[layer]
             added = gather_tokens(self.injected[layer], tokens.slots.clamp_min(0))

@@ -1,7 +1,7 @@
 """LLaVA-NeXT: the image whole, then in tiles, without what pads them, a newline token after each row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class LlavaNext(Family):
 
     name = "llava_next"
     models = ("LlavaNextForConditionalGeneration",)
-    text_models = ("llama", "mistral")
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral")
     token = "a patch of the image whole, or of one of its tiles, or a newline"
 
     def tiles(self, inputs: Mapping[str, Any]) -> list[int]:
@@ -66,13 +66,10 @@ class LlavaNext(Family):
 
 def tower_macs(owner: Any) -> int:
     """Multiply-accumulates of a tower like CLIP's, and of the projector, for one square image or tile."""
-    vision, tower = owner.config.vision_config, owner.vision_tower
+    vision, layers = owner.config.vision_config, owner.vision_tower.encoder.layers
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens = patches + (vision.model_type == "clip_vision_model")
-    layers = sum(map(matrices, tower.encoder.layers)) * tokens
-    pairs = 2 * len(tower.encoder.layers) * tokens**2 * vision.hidden_size
-    return (
-        patches * (matrices(tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector))
-        + layers
-        + pairs
-    )
+    around = matrices(owner.vision_tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector)
+    pairs = 2 * len(layers) * tokens**2 * vision.hidden_size
+    found: int = patches * around + tokens * sum(map(matrices, layers)) + pairs
+    return found
