@@ -107,9 +107,10 @@ class Attachment:
             self._vision.attach(undo)
             entered = {*self.needs.layers, *range(self.parts.changes_features)}
             if self.family.taps:
-                entered.add(1)
                 hook = self.family.text.register_forward_pre_hook(self._before_text, with_kwargs=True)
                 undo.callback(hook.remove)
+            for index, layer in enumerate(self.family.layers[: self.family.taps]):
+                undo.callback(layer.register_forward_hook(partial(self._after_layer, index)).remove)
             for index in range(min(entered, default=len(self.family.layers)), len(self.family.layers)):
                 hook = self.family.layers[index].register_forward_pre_hook(
                     partial(self._before_layer, index), with_kwargs=True
@@ -215,6 +216,10 @@ class Attachment:
         except NotFiniteError as error:  # of a ranking, which does not know where it is
             raise NotFiniteError(error.name, error.row, generation.forward.index, self._cause) from None
         return (hidden, *args[1:]), kwargs
+
+    @eager
+    def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], hidden: Tensor) -> Tensor:
+        return self.generation.leave(layer, hidden)
 
     @eager
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -78,6 +78,14 @@ class Generation:
             kwargs["position_embeddings"], kwargs["position_ids"] = self._positions
         return hidden
 
+    def leave(self, layer: int, hidden: Tensor) -> Tensor:
+        """Return what leaves a layer, [batch, tokens, hidden], with what the family adds to its tokens."""
+        if layer < len(self.injected):
+            tokens = self.cache.cached[layer]
+            added = tokens.beside(gather_tokens(self.injected[layer], tokens.slots.clamp_min(0)))
+            hidden = hidden + added.masked_fill(~tokens.valid[..., None], 0).to(hidden.device)
+        return hidden
+
     def end_prefill(self) -> None:
         """Forget what belongs to the prompt alone, and drop from the cache what no later token may see."""
         self._prompt = None
@@ -100,10 +108,6 @@ class Generation:
         if not self.cache.layout.num_visual:
             return hidden
         assert self._prompt is not None
-        if 0 < layer <= len(self.injected):  # of the layer before: those that it had are still all here
-            tokens = self.cache.cached[layer]
-            added = tokens.beside(gather_tokens(self.injected[layer - 1], tokens.slots.clamp_min(0)))
-            hidden = hidden + added.masked_fill(~tokens.valid[..., None], 0)
         if layer == 0 and self.fewer_features:
             hidden = self._drop(layer, hidden, self._prompt.filled, kwargs)
         if layer in self.needs.prefill:

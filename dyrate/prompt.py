@@ -56,7 +56,7 @@ class Prompt:
     def grid(self) -> Tensor:
         """LongTensor [B, V, 3]: picture, row and column of each visual token; see `PrefillView.grid`."""
         places, pictures = [], 0
-        for of_image in self.images.positions:
+        for of_image in self.images.find_positions():
             places.append(of_image + torch.tensor([pictures, 0, 0]))
             pictures += int(of_image[:, 0].max()) + 1
         tokens = self._tokens_of_images.cpu()

@@ -1,9 +1,9 @@
 """The vision encoder's side: what was encoded last, which image makes which tokens, what the tower keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from math import isqrt
 from typing import Any
@@ -30,8 +30,10 @@ class EncodedImages:
 
     pixels: Sequence[Tensor]
     """Those of each image, as they came."""
-    positions: Sequence[Tensor]
-    """For each image, where its tokens in the prompt stand: LongTensor [places, 3], see `Family.places`."""
+    places: Sequence[int]
+    """Image tokens that each image has in the prompt."""
+    find_positions: Callable[[], Sequence[Tensor]]
+    """Returns where these stand in each image: LongTensor [places, 3], see `Family.places`."""
     homes: Sequence[Tensor]
     """For each image, the places that its features stand in (LongTensor [n], ascending)."""
     patches: int = 0
@@ -46,11 +48,6 @@ class EncodedImages:
     """Multiply-accumulates of another connector than the projector, for all of them."""
     hidden_states: Sequence[Tensor] | None = None
     """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
-
-    @property
-    def places(self) -> list[int]:
-        """Image tokens that each image has in the prompt."""
-        return list(map(len, self.positions))
 
     def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
         """Return the images of each row of a prompt with so many image tokens; rows may be copies of the
@@ -260,15 +257,16 @@ class VisionHooks:
         if tower is not None and tower.connector is None:
             return self._spread(tower, pixels, encoded, features)
         whole = [torch.arange(len(part)) for part in features]
-        places = self.family.places(inputs, features)
+        places, positions = list(map(len, features)), partial(self.family.places, inputs, features)
         if tower is None:
             macs = self.family.encoder_macs(inputs, features)
-            self.images = EncodedImages(pixels, places, whole, macs=macs)
+            self.images = EncodedImages(pixels, places, positions, whole, macs=macs)
         else:
             patches = self._seen[1][0] * self._seen[1][1]
             self.images = EncodedImages(
                 pixels,
                 places,
+                positions,
                 whole,
                 patches=patches,
                 unprojected=len(features) * patches,
@@ -295,7 +293,8 @@ class VisionHooks:
             homes = _homes(grid, seen, patches + extra, extra)[origins.gather(1, order).cpu()]
         self.images = EncodedImages(
             pixels,
-            [pad(tower.positions(grid, places), (1, 0))] * len(features),
+            [places] * len(features),
+            lambda: [pad(tower.positions(grid, places), (1, 0))] * len(pixels),
             list(homes),
             patches=patches,
             tower_saved=self.parts.tower_saved,

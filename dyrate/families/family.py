@@ -39,8 +39,7 @@ class Family:
     tower: Tower | None = None
     """The vision tower, where each visual token is a patch of it."""
     taps: int = 0
-    """First decoder layers after each of which features of the image are added; fewer than there are layers.
-    """
+    """First decoder layers after each of which features of the image are added."""
 
     def __init__(self, model: Any) -> None:
         text = model.model.language_model

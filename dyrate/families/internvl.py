@@ -30,7 +30,7 @@ class InternVL(Family):
         tower, config = self.encoder_owner.vision_tower, self.encoder_owner.config
         embed, layers = tower.embeddings.patch_embeddings, tower.encoder.layer
         height, width = inputs["pixel_values"].shape[-2:]
-        patches = height // embed.patch_size[0] * (width // embed.patch_size[1])
+        patches: int = height // embed.patch_size[0] * (width // embed.patch_size[1])
         tile: int = patches * matrices(embed) + (patches + 1) * sum(map(matrices, layers))
         tile += 2 * len(layers) * (patches + 1) ** 2 * config.vision_config.hidden_size
         tile += int(patches * config.downsample_ratio**2) * matrices(self.encoder_owner.multi_modal_projector)

@@ -68,11 +68,10 @@ class LlavaNext(Family):
 
 def tower_macs(owner: Any) -> int:
     """Multiply-accumulates of a tower like CLIP's, and of the projector, for one square image or tile."""
-    vision, tower = owner.config.vision_config, owner.vision_tower
+    vision, layers = owner.config.vision_config, owner.vision_tower.encoder.layers
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens = patches + (vision.model_type == "clip_vision_model")
-    layers = sum(map(matrices, tower.encoder.layers)) * tokens
-    pairs = 2 * len(tower.encoder.layers) * tokens**2 * vision.hidden_size
-    ends = patches * (matrices(tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector))
-    macs: int = ends + layers + pairs
-    return macs
+    around = matrices(owner.vision_tower.embeddings.patch_embedding) + matrices(owner.multi_modal_projector)
+    pairs = 2 * len(layers) * tokens**2 * vision.hidden_size
+    found: int = patches * around + tokens * sum(map(matrices, layers)) + pairs
+    return found

@@ -57,14 +57,14 @@ class Qwen25VL(Family):
     def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
         """Return those of the tower, whose attention stays within windows or images, and of its merger."""
         visual, grids = self.encoder_owner.visual, inputs["image_grid_thw"].tolist()
-        patches = sum(time * rows * columns for time, rows, columns in grids)
+        patches: int = sum(time * rows * columns for time, rows, columns in grids)
         merged = sum(map(len, features)) * sum(map(matrices, self._mergers(visual)))
         pairs = sum(
             self._pairs(layer, rows, columns)
             for _, rows, columns in grids
             for layer in range(len(visual.blocks))
         )
-        width = visual.config.hidden_size
+        width: int = visual.config.hidden_size
         per_patch = matrices(visual.patch_embed) + sum(map(matrices, visual.blocks))
         macs: int = patches * per_patch + merged + 2 * width * pairs
         return macs

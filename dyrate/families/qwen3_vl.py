@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dyrate.errors import DyrateError
 from dyrate.families.qwen2_5_vl import Qwen25VL
 
 
@@ -20,11 +19,6 @@ class Qwen3VL(Qwen25VL):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.taps = len(self.encoder_owner.visual.deepstack_visual_indexes)
-        if self.taps >= len(self.layers):
-            raise DyrateError(
-                f"the vision tower has {self.taps} deepstack_visual_indexes, and the text model "
-                f"{len(self.layers)} layers; more layers than taps are expected"
-            )
 
     def injected(self, inputs: dict[str, Any]) -> list[Tensor]:
         """Take the taps' features out of the text model's keywords, and put them in their columns."""

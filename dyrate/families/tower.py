@@ -130,6 +130,6 @@ class Tower:
     def positions(self, grid: tuple[int, int], places: int) -> Tensor:
         """LongTensor [places, 2]: rows and columns of an image's tokens; -1 for a class token, in front."""
         rows, columns = grid
-        index = torch.arange(places) - (places - rows * columns)
-        found = torch.stack([index // columns, index % columns], dim=1)
+        index, width = torch.arange(places) - (places - rows * columns), max(1, columns)
+        found = torch.stack([index // width, index % width], dim=1)
         return found.masked_fill((index < 0)[:, None], -1)

@@ -14,6 +14,10 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -51,11 +55,16 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_checkpoint(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Path:
+def make_checkpoint(
+    folder: Path, template: str = TEMPLATE, seed: int = 0, pinpoints: list[list[int]] | None = None
+) -> Path:
+    """A LLaVA, or with `pinpoints` a LLaVA-NeXT, which sees images in tiles of so many pixels together."""
     tokenizer = _byte_tokenizer()
     sides = {"height": SIZE, "width": SIZE}
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size=sides, crop_size=sides),
+    tiled = {"image_grid_pinpoints": pinpoints} if pinpoints else {}
+    images = LlavaNextImageProcessorPil if tiled else CLIPImageProcessorPil
+    processor = (LlavaNextProcessor if tiled else LlavaProcessor)(
+        image_processor=images(size=sides, crop_size=sides, **tiled),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -64,7 +73,7 @@ def make_checkpoint(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Pa
     )
     tokenizer.chat_template = template
     width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    config = LlavaConfig(
+    config = (LlavaNextConfig if tiled else LlavaConfig)(
         vision_config=CLIPVisionConfig(num_hidden_layers=1, image_size=SIZE, patch_size=PATCH, **width),
         text_config=LlamaConfig(
             num_hidden_layers=LAYERS,
@@ -79,9 +88,10 @@ def make_checkpoint(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Pa
         image_token_index=4,
         image_seq_length=VISUAL,
         vision_feature_layer=-1,
+        **tiled,
     )
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config)
+    model = (LlavaNextForConditionalGeneration if tiled else LlavaForConditionalGeneration)(config)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "feature layer": (values("config.json", vision_feature_layer=9), r"vision encoder cannot read an image"),
     "quantized": (values("config.json", quantization_config={"quant_method": "fp8"}), r"quantized weights"),
     "text only": (values("config.json", model_type="llama"), r"'llama' is no vision-language model"),
-    "family": (values("config.json", model_type="llava_next"), r"no model family adapter"),
+    "family": (values("config.json", model_type="vipllava"), r"no model family adapter"),
     "text family": (text(model_type="gpt2"), r"text model of type 'gpt2' is not supported"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config.json: no such file"),
     "end": (values("generation_config.json", eos_token_id="x"), r"eos_token_id is 'x', expected a number"),

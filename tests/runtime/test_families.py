@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 
 from dyrate import Engine, FastV, NoReduction
 from dyrate.errors import DyrateError
@@ -163,11 +162,3 @@ def test_newlines_end_the_rows_of_the_grid() -> None:
     (places,) = family.places(inputs, features)
     assert places[:16].tolist() == [[0, row, column] for row in range(4) for column in range(4)]
     assert places[16:].tolist() == [[1, row, column] for row in range(6) for column in (*range(8), -1)]
-
-
-def test_more_taps_than_layers_are_refused() -> None:
-    config = TINY["qwen3_vl"].model.config
-    shallow = type(config).from_dict(config.to_dict())
-    shallow.text_config.num_hidden_layers = 3
-    with pytest.raises(DyrateError, match="3 deepstack_visual_indexes, and the text model 3 layers"):
-        family_of(AutoModelForImageTextToText.from_config(shallow))

@@ -209,7 +209,7 @@ def test_other_model_families_are_refused() -> None:
     config = LlamaConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
     )
-    with refused("supported: LlavaForConditionalGeneration"):
+    with refused("adapter for LlamaForCausalLM; supported: InternVLForConditionalGeneration, Llava"):
         FastV()(LlamaForCausalLM(config))
 
 
