@@ -30,7 +30,7 @@ class Fit:
     device_map: str | None = None
     """`auto`: its layers, one after another, on all GPUs that are visible"""
     bits: int | None = None
-    """8 or 4 for each weight of its linear layers, by bitsandbytes"""
+    """8 or 4 for each weight of the language model's linear layers, by bitsandbytes"""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -51,10 +51,13 @@ class Fit:
         from transformers import BitsAndBytesConfig
 
         four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
-        return BitsAndBytesConfig(**(four if self.bits == 4 else {"load_in_8bit": True}))
+        how = four if self.bits == 4 else {"load_in_8bit": True}
+        # The tower is small, and what methods cost in it is counted by the shapes of its weights.
+        return BitsAndBytesConfig(**how, llm_int8_skip_modules=[*_KEPT_WHOLE])
 
 
 WHOLE = Fit()
+_KEPT_WHOLE = ("vision_tower", "multi_modal_projector", "lm_head")
 DTYPES = ("float32", "float16", "bfloat16")
 # What a model consists of. No pickled weights, no code.
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")

@@ -138,8 +138,8 @@ Bits = Annotated[
     Literal[8, 4] | None,
     option(
         "how",
-        text="of each weight of linear layers, on a GPU, where there is no room for 16: by bitsandbytes, "
-        "which must be installed. Another model than the one with all bits, and times are not comparable",
+        text="of each weight of the language model's layers, on a GPU, where there is no room for 16: by "
+        "bitsandbytes, to be installed. Another model than with all bits, and times are not comparable",
     ),
 ]
 # A pipeline gives as many as there are, and the run information says how many.

@@ -64,7 +64,7 @@ def test_the_command_that_is_printed_asks_for_the_same() -> None:
 
 def test_pages_say_that_times_are_not_comparable() -> None:
     assert fitted({}) == ""
-    assert fitted({"bits": 8}) == ", weights of linear layers in 8 bits (times are not comparable)"
+    assert fitted({"bits": 8}) == ", the language model's layers in 8 bits (times are not comparable)"
     assert "layers over several devices (times" in fitted({"device_map": "auto"})
 
 
@@ -130,6 +130,7 @@ def test_transformers_own_configuration_says_how(bits: int, monkeypatch: pytest.
     monkeypatch.setattr(checkpoint, "find_spec", lambda name: object())
     found = Fit(bits=bits).quantization(torch.device("cuda"), torch.bfloat16)
     assert (found.load_in_8bit, found.load_in_4bit) == (bits == 8, bits == 4)
+    assert "vision_tower" in found.llm_int8_skip_modules
     assert bits == 8 or found.bnb_4bit_compute_dtype == torch.bfloat16
     assert Fit().quantization(torch.device("cpu"), torch.float32) is None
 
