@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import ALL, BENCHMARKS, Cut, select
-from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.decoding import decoding_slug
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec, Commit
+from dyrate.evaluation.placement import Fit
 from dyrate.evaluation.results import ResultFiles
 from dyrate.files import parse_json
 from dyrate.jobs import Job, flag, option

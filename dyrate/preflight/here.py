@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.checkpoint import choose_dtype
 from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.placement import choose_dtype
 from dyrate.preflight.findings import Finding, State
 from dyrate.study import Model, Study
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
+from dyrate.evaluation.placement import Fit
 from dyrate.study.content import content
 from dyrate.typed import NOT_NULL, DistinctNames, OrAbsent, Text
 
