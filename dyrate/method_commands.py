@@ -122,7 +122,8 @@ def _summary(cls: "type[ReductionMethod]") -> tuple[str, str, str]:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from dyrate.evaluation.checkpoint import choose_device, load, locate, settled
+    from dyrate.evaluation.checkpoint import choose_device, load, locate
+    from dyrate.evaluation.placement import settled
     from dyrate.methods.vtw_search import search_layer
     from dyrate.question_files import questions_from
 

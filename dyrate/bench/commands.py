@@ -52,7 +52,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.profile import listing
     from dyrate.bench.rows import rows, table
     from dyrate.cost.shapes import ModelShape
-    from dyrate.evaluation.checkpoint import choose_device, content_hash, locate, settled
+    from dyrate.evaluation.checkpoint import choose_device, content_hash, locate
+    from dyrate.evaluation.placement import settled
 
     [job] = map(settled, asked(Bench, arguments))
     contenders = _contenders(job)

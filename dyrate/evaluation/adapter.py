@@ -31,6 +31,7 @@ from dyrate.evaluation import checkpoint, results
 from dyrate.evaluation.answering import Answering
 from dyrate.evaluation.generator import Generator
 from dyrate.evaluation.log import content_key
+from dyrate.evaluation.placement import Fit
 from dyrate.evaluation.prompts import PromptStyle, read_template
 from dyrate.evaluation.requests import Question, Request, colors, images_of
 from dyrate.evaluation.setting import Setting
@@ -62,7 +63,7 @@ class DyrateModel(Answering):
     `pretrained` is a folder or a hub id, of which `revision` is a commit; `chat_template` a name, a file or a
     text, where the checkpoint's own is not wanted; `method` a name, a spec with `name`, or the spec as JSON,
     and further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file;
-    `device_map` and `bits` are for a model that no single device has room for: see `checkpoint.Fit`.
+    `device_map` and `bits` are for a model that no single device has room for: see `placement.Fit`.
     """
 
     observer: Observer | None = None
@@ -85,7 +86,7 @@ class DyrateModel(Answering):
         **hyperparameters: Any,
     ) -> None:
         super().__init__()
-        self.fit = _fit(device_map, bits, engine)
+        self.fit = Fit.of(device_map, bits, engine)
         self._device = checkpoint.choose_device(device or "auto", self.fit)
         self.dtype = dtype
         self.batch_size = _positive("batch_size", batch_size)
@@ -320,20 +321,6 @@ class DyrateModel(Answering):
         beams = len(run.visual_tokens) // len(steps)
         sums["work"] = work_of(run, setting.method, steps.repeat_interleave(beams)).to_json()
         return answers, sums
-
-
-def _fit(device_map: str | None, bits: int | str | None, engine: str) -> checkpoint.Fit:
-    if bits is not None and str(bits) not in ("8", "4"):
-        raise DyrateError(f"bits is {bits!r}; known: 8, 4")
-    fit = checkpoint.Fit(device_map, None if bits is None else int(bits))
-    if device_map not in (None, "auto"):
-        raise DyrateError(f"device_map is {device_map!r}; known: auto")
-    if engine == "graph" and fit.told:
-        raise DyrateError(
-            "engine graph runs models that are whole on one device, with the weights as they are stored: "
-            f"leave out {' and '.join(fit.told)}, or use engine transformers"
-        )
-    return fit
 
 
 def _positive(name: str, value: int | str) -> int:

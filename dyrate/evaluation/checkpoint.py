@@ -3,58 +3,20 @@
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from dyrate import gpus
 from dyrate.clip_folder import FOLDER as TEXT_ENCODER
 from dyrate.errors import DyrateError
+from dyrate.evaluation.placement import WHOLE, Fit
 from dyrate.files import write_text
-from dyrate.typed import bare
 
 if TYPE_CHECKING:
     import torch
 
     from dyrate.evaluation.results import Connector
-    from dyrate.jobs import Kind
 
-
-@dataclass(frozen=True)
-class Fit:
-    """How a model that no single device has room for is loaded. transformers generates with it, slower than
-    with a model that is whole on one device: times are not comparable.
-    """
-
-    device_map: str | None = None
-    """`auto`: its layers, one after another, on all GPUs that are visible"""
-    bits: int | None = None
-    """8 or 4 for each weight of its linear layers, by bitsandbytes"""
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What results say of it; nothing of a model that is whole on one device."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def quantization(self, device: "torch.device", dtype: "torch.dtype") -> Any:
-        """Return transformers' configuration of it, None where weights stay as they are.
-
-        Raises `DyrateError` where bitsandbytes is not installed, and on a CPU.
-        """
-        if self.bits is None:
-            return None
-        if find_spec("bitsandbytes") is None:
-            raise DyrateError(f"--bits {self.bits}: bitsandbytes is not installed: pip install bitsandbytes")
-        if device.type != "cuda":
-            raise DyrateError(f"--bits {self.bits}: needs a GPU, and the device is {device.type}")
-        from transformers import BitsAndBytesConfig
-
-        four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
-        return BitsAndBytesConfig(**(four if self.bits == 4 else {"load_in_8bit": True}))
-
-
-WHOLE = Fit()
 DTYPES = ("float32", "float16", "bfloat16")
 # What a model consists of. No pickled weights, no code.
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -292,27 +254,6 @@ def load_model(
     check_placed(folder, model, device)
     check_finite(folder, model)
     return model.eval()
-
-
-def settled(job: "Kind") -> "Kind":
-    """Return a job with the dtype that `auto` means on this machine, as its results are to say it."""
-    if getattr(job, "dtype", None) != "auto":
-        return job
-    dtype = choose_dtype(getattr(job, "device", "auto"))
-    # A training, whose gradients need more than the range of float16, does not know that dtype.
-    known = get_args(bare(type(job).model_fields["dtype"].annotation)[0])
-    return job.model_copy(update={"dtype": dtype if dtype in known else "bfloat16"})
-
-
-def choose_dtype(device: str) -> str:
-    """bfloat16 on a GPU that has it, float16 on another one, float32 on a CPU."""
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
-        return "float32"
-    number = device.partition(":")[2]
-    major, _ = torch.cuda.get_device_capability(int(number) if number.isdecimal() else 0)
-    return "bfloat16" if major >= 8 else "float16"
 
 
 def choose_device(name: str, fit: Fit = WHOLE) -> "torch.device":

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.checkpoint import settled
 from dyrate.evaluation.job import Evaluation
+from dyrate.evaluation.placement import settled
 from dyrate.jobs import FromFile, Subparsers, asked
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import ALL, BENCHMARKS, Cut, select
-from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.decoding import decoding_slug
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec, Commit
+from dyrate.evaluation.placement import Fit
 from dyrate.evaluation.results import ResultFiles
 from dyrate.files import parse_json
 from dyrate.jobs import Job, flag, option
@@ -138,8 +138,8 @@ Bits = Annotated[
     Literal[8, 4] | None,
     option(
         "how",
-        text="of each weight of linear layers, on a GPU, where there is no room for 16: by bitsandbytes, "
-        "which must be installed. Another model than the one with all bits, and times are not comparable",
+        text="of each weight of the language model's layers, on a GPU, where there is no room for 16: by "
+        "bitsandbytes, to be installed. Another model than with all bits, and times are not comparable",
     ),
 ]
 # A pipeline gives as many as there are, and the run information says how many.

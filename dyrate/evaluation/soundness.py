@@ -67,7 +67,7 @@ def check_finite(folder: Path, model: Any) -> None:
         if tensor.is_floating_point() and tensor.numel()
     }
     # Extremes are NaN where anything is, and cost a tenth of `isfinite` on a CPU.
-    extremes = [torch.stack(torch.aminmax(tensor)).float() for tensor in named.values()]
+    extremes = [torch.stack(torch.aminmax(tensor)).float().to(model.device) for tensor in named.values()]
     finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
     if bad := [name for name, fine in zip(named, finite, strict=True) if not fine]:
         dtype = str(model.dtype).removeprefix("torch.")

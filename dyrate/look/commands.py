@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyrate.evaluation.checkpoint import Fit, settled
+from dyrate.evaluation.placement import Fit, settled
 from dyrate.jobs import Subparsers, asked
 from dyrate.look.job import Look
 from dyrate.look.survival_job import Survive

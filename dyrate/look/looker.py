@@ -16,7 +16,8 @@ from dyrate.contract import Contract
 from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
-from dyrate.evaluation.checkpoint import WHOLE, Fit, base_of
+from dyrate.evaluation.checkpoint import base_of
+from dyrate.evaluation.placement import WHOLE, Fit
 from dyrate.evaluation.requests import Question, Request
 from dyrate.evaluation.setting import Setting
 from dyrate.families import family_of

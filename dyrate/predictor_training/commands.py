@@ -31,7 +31,7 @@ def register(subparsers: Subparsers) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     [job] = asked(Training, arguments)
-    from dyrate.evaluation.checkpoint import settled
+    from dyrate.evaluation.placement import settled
     from dyrate.predictor_training.train import train_predictor
 
     job = settled(job)

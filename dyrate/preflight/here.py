@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.checkpoint import choose_dtype
 from dyrate.evaluation.decoding import decoding_spec
+from dyrate.evaluation.placement import choose_dtype
 from dyrate.preflight.findings import Finding, State
 from dyrate.study import Model, Study
 
@@ -156,8 +156,9 @@ def memory(shape: ModelShape, dtype: str, bits: int | None = None) -> tuple[floa
     projector = vision.hidden * shape.text.hidden + shape.text.hidden**2
     numbers = shape.text.parameters + vision.layers * layer + projector
     row = shape.text.layers * shape.text.kv_width * (PROMPT + _LONGEST)
-    # The head keeps its bits, and so does what is looked up; the rest is linear layers.
-    whole = numbers if bits is None else 2 * shape.text.vocabulary * shape.text.hidden
+    # The layers of the language model alone get fewer.
+    layers = shape.text.parameters - 2 * shape.text.vocabulary * shape.text.hidden
+    whole = numbers if bits is None else numbers - layers
     weights = whole * _BYTES[dtype] + (numbers - whole) * (bits or 0) / 8
     return weights / _GIB, MARGIN * row * _BYTES[dtype] / _GIB
 

@@ -54,7 +54,7 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
 
 def fitted(meta: Mapping[str, Any]) -> str:
     """How a model was loaded that no single device had room for, and what that means; else nothing."""
-    told = [f"weights of linear layers in {meta['bits']} bits"] if "bits" in meta else []
+    told = [f"the language model's layers in {meta['bits']} bits"] if "bits" in meta else []
     told += ["layers over several devices"] if "device_map" in meta else []
     return "".join(f", {one}" for one in told) + (" (times are not comparable)" if told else "")
 

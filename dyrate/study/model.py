@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dyrate.evaluation.checkpoint import Fit
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
+from dyrate.evaluation.placement import Fit
 from dyrate.study.content import content
 from dyrate.typed import NOT_NULL, DistinctNames, OrAbsent, Text
 
@@ -36,7 +36,7 @@ class Model(AdapterOptions):
     device_map: OrAbsent[Literal["auto"]] = None
     """auto: its layers over all GPUs that a job sees, where no single one has room for the model"""
     bits: OrAbsent[Literal[8, 4]] = None
-    """of each weight of its linear layers: another model than the one with all its bits"""
+    """of each weight of the language model's layers: another model than the one with all its bits"""
     published: Annotated[DistinctNames, BeforeValidator(_listed), NOT_NULL] = ()
     """the model of the paper's tables that it is set beside; of an adapter's system, or of a model that is
     measured against another, the row of Table I, or several"""

@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from dyrate.evaluation.checkpoint import settled
 from dyrate.evaluation.commands import quiet_libraries
+from dyrate.evaluation.placement import settled
 from dyrate.jobs import Subparsers, asked
 from dyrate.trace.job import Trace
 

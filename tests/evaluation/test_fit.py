@@ -13,11 +13,12 @@ from dyrate.bench import study_jobs as bench
 from dyrate.bench.study_jobs import timed
 from dyrate.engine.parts import check_whole
 from dyrate.errors import DyrateError
-from dyrate.evaluation import checkpoint
+from dyrate.evaluation import checkpoint, placement
 from dyrate.evaluation.adapter import DyrateModel
-from dyrate.evaluation.checkpoint import Fit, choose_device
+from dyrate.evaluation.checkpoint import choose_device
 from dyrate.evaluation.evaluate import meta
 from dyrate.evaluation.job import Evaluation
+from dyrate.evaluation.placement import Fit
 from dyrate.evaluation.soundness import check_placed
 from dyrate.report.provenance import fitted
 from dyrate.study import Study, StudyError
@@ -64,7 +65,7 @@ def test_the_command_that_is_printed_asks_for_the_same() -> None:
 
 def test_pages_say_that_times_are_not_comparable() -> None:
     assert fitted({}) == ""
-    assert fitted({"bits": 8}) == ", weights of linear layers in 8 bits (times are not comparable)"
+    assert fitted({"bits": 8}) == ", the language model's layers in 8 bits (times are not comparable)"
     assert "layers over several devices (times" in fitted({"device_map": "auto"})
 
 
@@ -113,12 +114,12 @@ def test_a_models_entry_is_checked(change: dict[str, Any], complaint: str) -> No
 
 
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    monkeypatch.setattr(placement, "find_spec", lambda name: None)
     with pytest.raises(
         DyrateError, match="--bits 8: bitsandbytes is not installed: pip install bitsandbytes"
     ):
         DyrateModel(str(folder), device="cpu", bits=8)
-    monkeypatch.setattr(checkpoint, "find_spec", lambda name: object())
+    monkeypatch.setattr(placement, "find_spec", lambda name: object())
     with pytest.raises(DyrateError, match="--bits 8: needs a GPU, and the device is cpu"):
         DyrateModel(str(folder), device="cpu", bits="8")
     with pytest.raises(DyrateError, match="bits is 3; known: 8, 4"):
@@ -127,9 +128,10 @@ def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_transformers_own_configuration_says_how(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "find_spec", lambda name: object())
+    monkeypatch.setattr(placement, "find_spec", lambda name: object())
     found = Fit(bits=bits).quantization(torch.device("cuda"), torch.bfloat16)
     assert (found.load_in_8bit, found.load_in_4bit) == (bits == 8, bits == 4)
+    assert "vision_tower" in found.llm_int8_skip_modules
     assert bits == 8 or found.bnb_4bit_compute_dtype == torch.bfloat16
     assert Fit().quantization(torch.device("cpu"), torch.float32) is None
 
@@ -191,8 +193,8 @@ def test_quality_latency_and_training_are_in_the_dtype_that_the_device_has(
     assert study.typed.dtype == "auto"
     jobs = [study.evaluation(study.jobs[0])]
     jobs += [bench.job(study, asked[0].model, asked) for asked in timed(study).values()]
-    assert {checkpoint.settled(one).dtype for one in jobs} == {wanted}
-    assert "--dtype auto" not in checkpoint.settled(jobs[0]).command()
+    assert {placement.settled(one).dtype for one in jobs} == {wanted}
+    assert "--dtype auto" not in placement.settled(jobs[0]).command()
     training = study.asked_training(study.training("small", "mine"))
-    assert checkpoint.settled(training).dtype == trained
-    assert checkpoint.settled(job(dtype="float16")).dtype == "float16"
+    assert placement.settled(training).dtype == trained
+    assert placement.settled(job(dtype="float16")).dtype == "float16"

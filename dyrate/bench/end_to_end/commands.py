@@ -26,8 +26,9 @@ def register(subparsers: Subparsers) -> None:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.end_to_end.throughput import throughput
-    from dyrate.evaluation.checkpoint import choose_device, settled
+    from dyrate.evaluation.checkpoint import choose_device
     from dyrate.evaluation.commands import quiet_libraries
+    from dyrate.evaluation.placement import settled
 
     [job] = map(settled, asked(HarnessBench, arguments))
     quiet_libraries()

@@ -35,7 +35,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     from dyrate.bench.limits import measure_limits
     from dyrate.bench.training.measure import measure_training
     from dyrate.cost.shapes import ModelShape
-    from dyrate.evaluation.checkpoint import choose_device, settled
+    from dyrate.evaluation.checkpoint import choose_device
+    from dyrate.evaluation.placement import settled
     from dyrate.predictor_training.recipe import Recipe
 
     [job] = map(settled, asked(TrainingBench, arguments))
