@@ -179,8 +179,6 @@ def _what_is_wrong(error: Any) -> str:
             return "nothing is given"
         case "too_short":
             return f"{shown} has {len(value)} of at least {context['min_length']} entries"
-        case "too_long":
-            return f"{shown} has {len(value)} entries, {context['max_length']} at most"
         case kind:
             return f"{shown} is not {_KINDS[kind]}" if kind in _KINDS else f"{shown}: {error['msg']}"
 

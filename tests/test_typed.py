@@ -13,7 +13,7 @@ from dyrate.typed import Record, check
 class Pairs(Record):
     pair: Annotated[tuple[int, int], Strict(False)] = (0, 1)
     pairs: Annotated[tuple[Annotated[tuple[int, int], Strict(False)], ...], Strict(False)] = ()
-    three: Annotated[tuple[int, ...], Strict(False), Field(min_length=3, max_length=4)] = (0, 1, 2)
+    three: Annotated[tuple[int, ...], Strict(False), Field(min_length=3)] = (0, 1, 2)
 
 
 class File(TypedDict):
@@ -25,10 +25,8 @@ class File(TypedDict):
     [
         ({"pair": [1]}, "pair.1 is missing"),
         ({"pairs": [[1, 2], [3]]}, "pairs.1.1 is missing"),
-        ({"pair": [1, 2, 3]}, "pair: [1, 2, 3] has 3 entries, 2 at most"),
         ({"three": []}, "three: nothing is given"),
         ({"three": [1, 2]}, "three: [1, 2] has 2 of at least 3 entries"),
-        ({"three": [1, 2, 3, 4, 5]}, "three: [1, 2, 3, 4, 5] has 5 entries, 4 at most"),
         ({"three": [1, "x", 3]}, "three.1: 'x' is not a whole number"),
         (
             {"three": [1], "pair": ["x", 2]},
