@@ -6,7 +6,7 @@ from statistics import fmean
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.equal_budget import APART, Standing
-from dyrate.analysis.measurements import Budget, Measurement, budget, unpruned
+from dyrate.analysis.measurement import Budget, Measurement
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import Difference
@@ -59,14 +59,13 @@ def claims(
     return tuple(
         claim
         for whose, name in WHOSE.items()
-        for claim in _claims(name, [m for m in dyrate if m.origin == whose], measurements, standings, answers)
+        for claim in _claims(name, [m for m in dyrate if m.origin == whose], standings, answers)
     )
 
 
 def _claims(
     name: str,
     dyrate: Sequence[Measurement],
-    measurements: Sequence[Measurement],
     standings: Sequence[Standing],
     answers: Answers,
 ) -> tuple[Claim, ...]:
@@ -80,23 +79,23 @@ def _claims(
     return (
         _claim(
             f"At equal budget {name} beats FastV on at least {WINS} of {len(TEN)} benchmarks",
-            [case for model in by_model for case in _against_fastv(model, mine, measurements)],
+            [case for model in by_model for case in _against_fastv(model, mine)],
             f"Each at its own budget; without {BENCHMARKS[EXTRA].title}, which the paper's ten do not have. "
             "Wins and losses are those whose intervals exclude zero, as one in twenty would by chance where "
             "nothing differs; Holm's correction is for the comparisons of its line."
-            f"{_uneven([s for model in by_model for _, s in _fastv_places(model, mine, measurements)])}",
+            f"{_uneven([s for model in by_model for _, s in _fastv_places(model, mine)])}",
         ),
         _claim(
             f"{name} keeps 99% of the unpruned score at a third of the visual tokens",
             [
-                _kept(model, settings, measurements, answers, TEN, THIRD, _mean_share(measurements))
+                _kept(model, settings, answers, TEN, THIRD, _mean_share)
                 for model, settings in by_model.items()
             ],
         ),
         _claim(
             f"On captions {name} does so at a tenth of them at decode",
             [
-                _kept(model, settings, measurements, answers, captions, TENTH, _pruned_share(measurements))
+                _kept(model, settings, answers, captions, TENTH, _pruned_share)
                 for model, settings in by_model.items()
             ],
         ),
@@ -124,15 +123,13 @@ def _claim(claim: str, cases: Sequence[tuple[str, Sequence[bool]]], note: str = 
     return Claim(claim, tuple(text for text, _ in cases), decided, note, untold)
 
 
-def _against_fastv(
-    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
-) -> list[tuple[str, list[bool]]]:
+def _against_fastv(model: str, standings: Sequence[Standing]) -> list[tuple[str, list[bool]]]:
     """The default and the settings of its sweep, each at its own budget, from most tokens to fewest.
 
     Where some of the ten cannot be compared, and wins on all of these would make up the number, it cannot be
     told.
     """
-    places = _fastv_places(model, standings, among)
+    places = _fastv_places(model, standings)
     if not places:
         return [(f"on {model} no FastV curve reaches DyRate's budget", [])]
     cases = []
@@ -152,11 +149,9 @@ def _against_fastv(
     return cases
 
 
-def _fastv_places(
-    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
-) -> list[tuple[Budget, Standing]]:
+def _fastv_places(model: str, standings: Sequence[Standing]) -> list[tuple[Budget, Standing]]:
     compared = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
-    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in compared]
+    places = [(s.mine.budget(*(c.benchmark for c in s.comparisons)), s) for s in compared]
     return sorted(places, key=lambda place: place[0].prefill or 0, reverse=True)
 
 
@@ -202,19 +197,18 @@ Share = Callable[[Measurement, Sequence[str]], tuple[float, str] | None]
 def _kept(
     model: str,
     settings: Sequence[Measurement],
-    among: Sequence[Measurement],
     answers: Answers,
     benchmarks: Sequence[str],
     limit: float,
     share: Share,
 ) -> tuple[str, list[bool]]:
     """The best of the settings that spend at most `limit`, over the unpruned model's benchmarks."""
-    whole = unpruned(settings[0], among)
+    whole = settings[0].unpruned
     names = [name for name in (whole.result["benchmarks"] if whole else ()) if name in benchmarks]
     known = [
         (*spent, kept, m)
         for m in settings
-        if names and (spent := share(m, names)) and (kept := kept_of_unpruned(m, names, among, answers))
+        if names and (spent := share(m, names)) and (kept := kept_of_unpruned(m, names, answers))
     ]
     if not known:
         return f"on {model} no setting was measured on all benchmarks that this needs", []
@@ -233,11 +227,9 @@ def _kept(
     )
 
 
-def kept_of_unpruned(
-    m: Measurement, names: Sequence[str], among: Sequence[Measurement], answers: Answers
-) -> Difference | None:
+def kept_of_unpruned(m: Measurement, names: Sequence[str], answers: Answers) -> Difference | None:
     """Mean score in percent of the unpruned model's; None where a benchmark or its answers are missing."""
-    whole = unpruned(m, among)
+    whole = m.unpruned
     scores = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
     pairs = [(a, b) for a, b in scores if a and b and b.value and a.units.names == b.units.names]
     if len(pairs) < len(names):
@@ -247,37 +239,29 @@ def kept_of_unpruned(
     return {"value": fmean(100 * a.value / b.value for a, b in pairs), "low": low, "high": high}
 
 
-def _mean_share(among: Sequence[Measurement]) -> Share:
+def _mean_share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
     """The larger one of the shares at prefill and decode, true means over layers."""
-
-    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
-        spent = budget(m, names, among)
-        shares = [value for value in (spent.prefill, spent.decode) if value is not None]
-        text = f"{_share(spent.prefill)} at prefill and {_share(spent.decode)} at decode"
-        return (max(shares), text) if shares else None
-
-    return share
+    spent = m.budget(*names)
+    shares = [value for value in (spent.prefill, spent.decode) if value is not None]
+    text = f"{_share(spent.prefill)} at prefill and {_share(spent.decode)} at decode"
+    return (max(shares), text) if shares else None
 
 
-def _pruned_share(among: Sequence[Measurement]) -> Share:
+def _pruned_share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
     """The share at decode in the prune layer and those after it: the layers before it always see all."""
-
-    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
-        first, shares = int(m.result["method"].get("layer", 0)), []
-        for name in names:
-            tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
-            if tokens and tokens["decode"] and tokens["total"]:
-                shares.append(fmean(tokens["decode"][first:]) / tokens["total"])
-        if not shares:
-            return None
-        spent = budget(m, names, among)
-        text = (
-            f"{_share(fmean(shares))} at decode from layer {first} on ({_share(spent.decode)} over all "
-            f"layers) and {_share(spent.prefill)} at prefill"
-        )
-        return fmean(shares), text
-
-    return share
+    first, shares = int(m.result["method"].get("layer", 0)), []
+    for name in names:
+        tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
+        if tokens and tokens["decode"] and tokens["total"]:
+            shares.append(fmean(tokens["decode"][first:]) / tokens["total"])
+    if not shares:
+        return None
+    spent = m.budget(*names)
+    text = (
+        f"{_share(fmean(shares))} at decode from layer {first} on ({_share(spent.decode)} over all "
+        f"layers) and {_share(spent.prefill)} at prefill"
+    )
+    return fmean(shares), text
 
 
 def _best_of(count: int) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, unpruned
+from dyrate.analysis.measurement import NONE, Budget, Measurement
 from dyrate.analysis.paired import Answers, Gap, Resampled, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import LEVEL
@@ -71,8 +71,8 @@ class Comparison:
     @property
     def unit(self) -> str:
         """The unit of the scores."""
-        result = self.mine.result["benchmarks"][self.benchmark]
-        return primary(result)[0]["unit"]
+        score = self.mine.score(self.benchmark)
+        return score.unit if score else ""
 
     @property
     def spare(self) -> float:
@@ -164,7 +164,7 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
                 comparison
                 for benchmark in mine.result["benchmarks"]
                 if benchmark in BENCHMARKS
-                and (comparison := compare(mine, name, settings, benchmark, comparable, answers))
+                and (comparison := compare(mine, name, settings, benchmark, answers))
             )
             if comparisons:
                 rows.append(Standing(mine, name, settings, comparisons))
@@ -191,18 +191,17 @@ def compare(
     competitor: str,
     settings: Sequence[Measurement],
     benchmark: str,
-    among: Sequence[Measurement],
     answers: Answers,
 ) -> Comparison | None:
     """The comparison on one benchmark; None where the competitor's curve does not reach DyRate's budget."""
-    own, score = budget(mine, [benchmark], among), answers.resampled(mine, benchmark)
+    own, score = mine.budget(benchmark), answers.resampled(mine, benchmark)
     phase = phase_of(own, benchmark)
-    whole = unpruned(mine, among)
+    whole = mine.unpruned
     end = answers.resampled(whole, benchmark) if whole else None
     if whole is None or end is None or score is None or phase is None:
         return None
     asked = spent(own, phase, mine=True)
-    curve = points(settings, benchmark, phase, among, answers)
+    curve = points(settings, benchmark, phase, answers)
     mixture = mix([*curve, Point(whole, 1.0, end)], asked) if curve and asked is not None else None
     if mixture is None or any(part.score.units.names != score.units.names for _, part in mixture):
         return None
@@ -249,14 +248,12 @@ def points(
     settings: Sequence[Measurement],
     benchmark: str,
     phase: Phase,
-    among: Sequence[Measurement],
     answers: Answers,
-    mine: bool = False,
 ) -> list[Point]:
     """What the settings spend and score on a benchmark, by rising budget, as far as both are known."""
     curve = []
     for m in settings:
-        at = spent(budget(m, [benchmark], among), phase, mine)
+        at = spent(m.budget(benchmark), phase)
         score = answers.resampled(m, benchmark)
         if at is not None and score is not None:
             curve.append(Point(m, at, score))

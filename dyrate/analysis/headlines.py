@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, default_standings, kept_of_unpruned
 from dyrate.analysis.equal_budget import BLIND, Standing
-from dyrate.analysis.measurements import NONE, Measurement, budget, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import Place, Ranking
@@ -124,12 +124,12 @@ def _best(main: Sequence[Measurement], answers: Answers) -> Iterator[str]:
     for model in dict.fromkeys(m.reference for m in main):
         known = []
         for m in main:
-            whole = unpruned(m, main)
+            whole = m.unpruned
             if m.reference != model or m.kind == NONE or m.control or whole is None:
                 continue
             names = [name for name in whole.result["benchmarks"] if name in BENCHMARKS]
-            spent = budget(m, names, main).prefill
-            if spent is not None and names and (kept := kept_of_unpruned(m, names, main, answers)):
+            spent = m.budget(*names).prefill
+            if spent is not None and names and (kept := kept_of_unpruned(m, names, answers)):
                 known.append((kept["value"], spent, kept, m, len(names)))
         for limit in LIMITS:
             within = sorted((one for one in known if one[1] <= limit + 0.005), key=lambda one: -one[0])
@@ -221,10 +221,10 @@ def _without_image(main: Sequence[Measurement], answers: Answers) -> Iterator[st
     """What the benchmarks answer without an image."""
     parts = []
     for m in main:
-        whole = unpruned(m, main)
+        whole = m.unpruned
         if m.method == BLIND and whole:
             names = [name for name in whole.result["benchmarks"] if name in BENCHMARKS]
-            if kept := kept_of_unpruned(m, names, main, answers):
+            if kept := kept_of_unpruned(m, names, answers):
                 parts.append(f"{m.model} keeps {kept['value']:.1f}%")
     if parts:
         yield f"Without any visual token {' and '.join(parts)} of its unpruned score: less says nothing."

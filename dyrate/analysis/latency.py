@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.reasons import last_words, trained, untrained, why
 from dyrate.bench import study_jobs as jobs
 from dyrate.errors import DyrateError
@@ -49,15 +49,15 @@ class Latencies:
                 documents[model.name] = (*documents.get(model.name, ()), bench)
         return cls(documents, asked, missing)
 
-    def timed(self, m: Measurement | None) -> tuple[BenchDocument, Timing] | None:
+    def timed(self, m: Measurement) -> tuple[BenchDocument, Timing] | None:
         """The timing of a measurement's row, and its document; None where it was not timed."""
-        for bench in self.documents.get(m.model, ()) if m else ():
+        for bench in self.documents.get(m.model, ()):
             for timing in bench.rows:
-                if m and timing.method and _is(timing.method.settings, m):
+                if timing.method and _is(timing.method.settings, m):
                     return bench, timing
         return None
 
-    def per_token(self, m: Measurement | None) -> str | None:
+    def per_token(self, m: Measurement) -> str | None:
         """Milliseconds per token, end to end, of the row of a measurement; None where it was not timed."""
         found = self.timed(m)
         return None if found is None else f"{_per_token(found[1]):.2f}"
@@ -69,9 +69,9 @@ class Latencies:
             return {}
         return {"latency_ms": _per_token(found[1]), "kv_bytes": found[1].kv_bytes}
 
-    def why_not(self, m: Measurement | None) -> str | None:
+    def why_not(self, m: Measurement) -> str | None:
         """Why the row of a measurement has no time, where the study asks for one."""
-        return self.missing.get(self.asked.get(m.job.result, "")) if m and m.job else None
+        return self.missing.get(self.asked.get(m.job.result, "")) if m.job else None
 
     def note(self) -> str:
         """Where the times come from."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dyrate.analysis.attention_trends import read_summaries
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurements import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.reasons import last_words
 from dyrate.look import study_jobs as surviving
 from dyrate.look.record import partial, read

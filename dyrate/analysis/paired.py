@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import (
@@ -84,7 +84,7 @@ class Answers:
         Where two cannot be compared, `uncompared` of the measurement says why.
         """
         for m in measurements:
-            whole = unpruned(m, measurements)
+            whole = m.unpruned
             if m.job is None or m.kind == NONE or whole is None:
                 continue
             for name, found in m.result["benchmarks"].items():

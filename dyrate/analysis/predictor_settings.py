@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.errors import DyrateError
 from dyrate.predictor_config import read_record
 from dyrate.predictor_training.recipe import Recipe

@@ -21,10 +21,9 @@ import numpy as np
 
 from dyrate.analysis.claims import TEN
 from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
-from dyrate.analysis.measurements import CONTROLS, NONE, Measurement, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.analysis.pareto import sweeps
-from dyrate.analysis.tables import by_model
 from dyrate.evaluation.intervals import LEVEL, Array
 from dyrate.evaluation.results import Difference
 
@@ -115,9 +114,7 @@ def rankings(
         names = tuple(name for name in whole_has if name in TEN and all(name in one for one in asked))
         curves = _curves(model, mine)
         for share in budgets:
-            tried = {
-                name: _place(name, settings, share, names, mine, answers) for name, settings in curves.items()
-            }
+            tried = {name: _place(name, settings, share, names, answers) for name, settings in curves.items()}
             places = [place for place in tried.values() if isinstance(place, Place)]
             if len(places) > 1:
                 places.sort(key=lambda place: -place.kept["value"])
@@ -146,7 +143,8 @@ def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[
     trained connector in one curve, and what runs on them.
     """
     curves: dict[str, tuple[Measurement, ...]] = {}
-    for name, settings in by_model(measurements):
+    for name in dict.fromkeys(m.model for m in measurements):
+        settings = [m for m in measurements if m.model == name]
         on = "" if name == model else f" on {name}"
         families_here = {**sweeps(settings), **families(settings)}
         families_here |= {m.label: (m,) for m in settings if m.method == BLIND}
@@ -163,17 +161,16 @@ def _place(
     settings: Sequence[Measurement],
     share: float,
     benchmarks: Sequence[str],
-    among: Sequence[Measurement],
     answers: Answers,
 ) -> Place | str:
     """Return the place, or why there is none."""
     draws, kept, spent, used = [], [], [], dict[Measurement, float]()
     for benchmark in benchmarks:
-        whole = unpruned(settings[0], among)
+        whole = settings[0].unpruned
         end = answers.resampled(whole, benchmark) if whole else None
         if whole is None or end is None or not end.value:
             return f"the unpruned model has no answers or no score on {benchmark}"
-        curve = points(settings, benchmark, "prefill", among, answers)
+        curve = points(settings, benchmark, "prefill", answers)
         if not curve:
             return f"no answers or no counts of tokens on {benchmark}"
         if curve[0].spent > share + NEAR:
@@ -197,7 +194,7 @@ def _place(
         tuple(sorted(used, key=lambda m: used[m])),
         fmean(spent),
         {"value": fmean(kept), "low": low, "high": high},
-        settings[0].method in CONTROLS,
+        settings[0].control,
         np.mean(np.stack(draws), axis=0),
     )
 

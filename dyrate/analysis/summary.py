@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, span, units, verdict
-
-Verdict = Literal["better", "worse", "open"] | None
+from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, span
 
 
 @dataclass(frozen=True)
@@ -51,17 +48,8 @@ def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dic
     by_model: dict[str, list[Line]] = {}
     for m in measurements:
         if m.kind != NONE:
-            verdicts = tuple(_verdict(m, name) for name in benchmarks)
-            compared = [name for name, told in zip(benchmarks, verdicts, strict=True) if told]
-            counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
-            line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
-            by_model.setdefault(m.reference, []).append(line)
+            scores = [m.score(name) for name in benchmarks]
+            counts = span(score.units for score in scores if score and score.verdict)
+            verdicts = tuple(score.verdict if score else None for score in scores)
+            by_model.setdefault(m.reference, []).append(Line(m, verdicts, m.budget(*benchmarks), counts))
     return {model: tuple(entries) for model, entries in by_model.items()}
-
-
-def _verdict(m: Measurement, name: str) -> Verdict:
-    benchmark = m.benchmark(name)
-    if benchmark is None:
-        return None
-    score, difference = primary(benchmark)
-    return verdict(difference, score["higher_is_better"])

@@ -6,10 +6,9 @@ A cell is a benchmark of a result; two are compared where they answered the same
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from dyrate import files
-from dyrate.analysis.measurements import Measurement, primary, verdict
+from dyrate.analysis.measurement import Measurement, Verdict, verdict
 from dyrate.analysis.paired import Answers
 from dyrate.errors import DyrateError
 from dyrate.evaluation.results import SCHEMA, Difference, Meta, ResultFiles, read
@@ -26,7 +25,7 @@ class Moved:
     unit: str
     units: int
     difference: Difference
-    verdict: Literal["better", "worse", "open"] | None
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -141,12 +140,12 @@ def _cell(
     difference = answers.difference(b, a, benchmark)
     if mine is None or theirs is None or difference is None:
         return "the two did not answer the same samples"
-    score = primary(after)[0]
+    score = after["scores"][after["primary"]]
     return Moved(
         a,
         b,
         benchmark,
-        (primary(before)[0]["value"], score["value"]),
+        (before["scores"][before["primary"]]["value"], score["value"]),
         score["unit"],
         len(mine.units),
         difference,

@@ -17,7 +17,8 @@ from dyrate.analysis.equal_budget import (
     spent,
     standings,
 )
-from dyrate.analysis.measurements import Budget, load
+from dyrate.analysis.measurement import Budget
+from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers, Gap
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.analysis.measurements import load, units
+from dyrate.analysis.measurement import units
+from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1, table2
 from dyrate.paper import published
 from dyrate.paper.audit.finding import Finding
