@@ -6,10 +6,11 @@ from typing import Any
 
 from dyrate.analysis import cost
 from dyrate.analysis.cells import Table, TextColumn, Told
-from dyrate.analysis.measurement import Budget, Measured, Measurement
+from dyrate.analysis.measurement import Measured, Measurement
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.predictor_settings import as_text, without_effect
 from dyrate.analysis.tables import Part, PrintedPart, column_of, columns_of, laid_out, named
+from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
 from dyrate.predictor_training.recipe import Recipe
@@ -144,30 +145,16 @@ def _replayed(m: Measurement, predicted: Measurement, answers: Answers) -> str:
     told, apart = [], []
     for name in (name for name in m.result["benchmarks"] if name in BENCHMARKS and predicted.benchmark(name)):
         mine, theirs = m.budget(name), predicted.budget(name)
-        spends = f"{column_of(name).heading} {_budget(mine)} instead of {_budget(theirs)}"
+        spends = (column_of(name).heading, mine, theirs)
         pairs = [(mine.prefill, theirs.prefill)]
         if BENCHMARKS[name].group == "caption":
             pairs.append((mine.decode, theirs.decode))
         difference = answers.difference(m, predicted, name)
         if difference and all(a is not None and b is not None and abs(a - b) <= APART for a, b in pairs):
-            low, high = difference["low"], difference["high"]
-            interval = "" if low is None or high is None else f" ({low:+.1f} to {high:+.1f})"
-            told.append(f"{spends}: {difference['value']:+.1f}{interval}".replace("-", "−"))
+            told.append((*spends, difference))
         else:
             apart.append(spends)
-    parts = [f"At the same budget, within {100 * APART:.0f} points: {'; '.join(told)}."] if told else []
-    if apart:
-        parts.append(
-            f"Not at the same budget: {'; '.join(apart)}. There the control cannot answer whether rates that "
-            "depend on the input pay."
-        )
-    what = f"{m.label} replays mean rates; tokens seen, prefill | decode, beside {predicted.label}."
-    return " ".join((what, *parts))
-
-
-def _budget(spent: Budget) -> str:
-    shares = (spent.prefill, spent.decode)
-    return " | ".join("–" if share is None else f"{100 * share:.0f}%" for share in shares)
+    return say("replayed", m=m, predicted=predicted, told=told, apart=apart, within=100 * APART)
 
 
 def changes(m: Measurement, default: Measurement) -> dict[str, tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What a table is made of: rows of cells in which a measured and a published figure stand side by side."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dyrate.analysis.measurement import Budget, Measured, Measurement, span
@@ -109,8 +109,10 @@ class Table:
     @property
     def missing(self) -> bool:
         """Whether anything in it is missing."""
-        told: Iterator[Cell | TextCell] = (cell for row in self.rows for cell in (*row.cells, *row.texts))
-        return any(cell.missing for cell in told)
+        missing = [
+            [cell.missing for cell in row.cells] + [text.missing for text in row.texts] for row in self.rows
+        ]
+        return any(map(any, missing))
 
     @property
     def many_decodings(self) -> bool:

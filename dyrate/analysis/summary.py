@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, span
+from dyrate.analysis.words import say
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,8 @@ class Line:
     @property
     def sentence(self) -> str:
         """The line in words, to stand behind the method's name and a colon."""
-        if not self.compared:
-            return "not compared with the unpruned model"
-        worse, better = self.count("worse"), self.count("better")
-        parts = [f"lower on {worse} of {self.compared} benchmarks" if worse else "no loss could be shown"]
-        if better:
-            parts.append(f"higher on {better}")
-        least = f" (n = {self.units})" if self.units else ""
-        shares = [
-            f"{100 * share:.0f}% at {phase}"
-            for phase, share in (("prefill", self.budget.prefill), ("decode", self.budget.decode))
-            if share is not None
-        ]
-        tail = f"; its layers see {' and '.join(shares)} of the visual tokens" if shares else ""
-        return ", ".join(parts) + least + tail
+        shares = [(s, phase) for phase, s in vars(self.budget).items() if s is not None]
+        return say("verdicts", line=self, shares=shares)
 
 
 def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
