@@ -6,7 +6,7 @@ from statistics import fmean
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.equal_budget import APART, Standing
-from dyrate.analysis.measurement import Budget, Measurement
+from dyrate.analysis.measurement import Budget, Measurement, grouped
 from dyrate.analysis.paired import Answers, mean_interval
 from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
@@ -52,20 +52,14 @@ def claims(
     """The three claims for the paper's DyRate and again for ours, each over all models that have a row of it;
     none without one.
     """
-    found: list[Claim] = []
-    for whose, name in WHOSE.items():
-        by_model: dict[str, list[Measurement]] = {}
-        for m in measurements:
-            if (
-                m.method == DYRATE
-                and not m.replays
-                and m.decoding == measurements[0].decoding
-                and m.origin == whose
-            ):
-                by_model.setdefault(m.model, []).append(m)
-        if by_model:
-            found += _claims(name, by_model, [s for s in standings if s.mine.origin == whose], answers)
-    return tuple(found)
+    mine = [m for m in measurements if m.method == DYRATE and not m.replays]
+    mine = [m for m in mine if m.decoding == measurements[0].decoding]
+    return tuple(
+        claim
+        for whose, name in WHOSE.items()
+        if (by_model := grouped((m for m in mine if m.origin == whose), lambda m: m.model))
+        for claim in _claims(name, by_model, [s for s in standings if s.mine.origin == whose], answers)
+    )
 
 
 def _claims(
@@ -96,11 +90,7 @@ def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]
     for standing in standings:
         if standing.mine.group == "main":
             defaults.setdefault((standing.mine.model, standing.mine.origin), standing.mine)
-    grouped: dict[str, list[Standing]] = {}
-    for standing in standings:
-        if standing.mine in defaults.values():
-            grouped.setdefault(standing.mine.model, []).append(standing)
-    return grouped
+    return grouped((s for s in standings if s.mine in defaults.values()), lambda s: s.mine.model)
 
 
 Case = tuple[str, bool | None]

@@ -23,10 +23,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurement import NONE, Budget, Measurement
-from dyrate.analysis.paired import Answers, Gap, Resampled, mean_interval
+from dyrate.analysis.measurement import NONE, Budget, Measurement, grouped
+from dyrate.analysis.paired import Answers, Gap, Resampled, holm, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.intervals import LEVEL
 from dyrate.evaluation.results import Difference
 
 RANKED, ABLATION = "methods", "predictor"  # groups: of the comparison of all methods, and of DyRate's parts
@@ -118,14 +117,9 @@ class Standing:
 
     def holm(self, verdict: Literal["win", "loss"]) -> int:
         """On how many benchmarks, corrected for their number after Holm (1979)."""
-        left = sorted(
-            (c for c in self.comparisons if c.difference["low"] is not None), key=lambda c: c.gap.p_value
-        )
-        sure = [
-            c.gap.p_value * (len(left) - place) <= 1 - LEVEL for place, c in enumerate(left)
-        ]  # the first that fails ends it
-        ended = sure.index(False) if False in sure else len(sure)
-        return sum(c.verdict == verdict for c in left[:ended])
+        known = [c for c in self.comparisons if c.difference["low"] is not None]
+        left = sorted(known, key=lambda c: c.gap.p_value)
+        return sum(c.verdict == verdict for c in left[: holm([c.gap.p_value for c in left])])
 
     @property
     def ahead(self) -> int:
@@ -175,12 +169,14 @@ def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement
     """Competitors by name: settings that differ in what sets their budget alone, or, where nothing but a
     layer does, in that. A replayed schedule competes with the predictor that it was taken from.
     """
-    grouped: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method not in (NONE, BLIND) and (m.method != DYRATE or (m.replays and m.group != ABLATION)):
-            grouped.setdefault(f"{family_key(m.result['method'])} {m.origin}", []).append(m)
+    competing = [
+        m
+        for m in measurements
+        if m.method not in (NONE, BLIND) and (m.method != DYRATE or (m.replays and m.group != ABLATION))
+    ]
+    alike = grouped(competing, lambda m: f"{family_key(m.result['method'])} {m.origin}")
     named: dict[str, tuple[Measurement, ...]] = {}
-    for settings in grouped.values():
+    for settings in alike.values():
         label = _common_label([m.label for m in settings])
         named[settings[0].label if label in named else label] = tuple(settings)
     return named

@@ -1,10 +1,10 @@
 """What one result says: scores, differences to the unpruned model, budget, and whose it is."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_slug
@@ -12,6 +12,8 @@ from dyrate.evaluation.results import BenchmarkResult, Difference, Result, Resul
 from dyrate.study import StudyJob
 from dyrate.typed import Origin
 
+Thing = TypeVar("Thing")
+Key = TypeVar("Key", bound=Hashable)
 NONE = "none"
 CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
 Verdict = Literal["better", "worse", "open"] | None
@@ -215,6 +217,14 @@ def units(name: str, benchmark: BenchmarkResult) -> int | None:
     """How many independent items a score rests on: samples, pairs or circular questions; None if unknown."""
     whole = BENCHMARKS[name].unit is None
     return benchmark.get("units", benchmark["samples"] if whole else None)
+
+
+def grouped(things: Iterable[Thing], key: Callable[[Thing], Key]) -> dict[Key, list[Thing]]:
+    """The things by what `key` says of each, in the order of the first."""
+    found: dict[Key, list[Thing]] = {}
+    for thing in things:
+        found.setdefault(key(thing), []).append(thing)
+    return found
 
 
 def span(counts: Iterable[int | None]) -> str:

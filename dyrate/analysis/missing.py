@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dyrate.analysis.attention_trends import read_summaries
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.reasons import last_words
 from dyrate.look import study_jobs as surviving
 from dyrate.look.record import partial, read
@@ -92,7 +92,4 @@ def _named(m: Measurement, what: str) -> str:
 
 
 def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, why in missing.items():
-        found.setdefault(why, []).append(name)
-    return found
+    return grouped(missing, missing.__getitem__)

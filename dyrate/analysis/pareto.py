@@ -9,7 +9,7 @@ from statistics import fmean
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.equal_budget import Phase, families, spent
-from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.predictor_settings import without_effect
 from dyrate.evaluation.benchmarks import BENCHMARKS
 
@@ -42,12 +42,9 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
     """DyRate's families: the first of the paper's as "DyRate", the first of ours as "DyRate+", others by the
     first of their predictors as well.
     """
-    grouped: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method == DYRATE and not m.replays:
-            grouped.setdefault(_sweep(m), []).append(m)
+    mine = (m for m in measurements if m.method == DYRATE and not m.replays)
     named: dict[str, tuple[Measurement, ...]] = {}
-    for found in grouped.values():
+    for found in grouped(mine, _sweep).values():
         first = found[0]
         name = Path(str(first.result["method"].get("predictor", ""))).name
         whose = f"{TITLE}+" if first.origin == "ours" else TITLE

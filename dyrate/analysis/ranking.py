@@ -21,10 +21,10 @@ import numpy as np
 
 from dyrate.analysis.claims import TEN
 from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
-from dyrate.analysis.measurement import NONE, Measurement
-from dyrate.analysis.paired import Answers, mean_interval
+from dyrate.analysis.measurement import NONE, Measurement, grouped
+from dyrate.analysis.paired import Answers, holm, mean_interval
 from dyrate.analysis.pareto import sweeps
-from dyrate.evaluation.intervals import LEVEL, Array
+from dyrate.evaluation.intervals import Array
 from dyrate.evaluation.results import Difference
 
 NEAR = 0.02
@@ -64,13 +64,9 @@ class Ranking:
     @cached_property
     def sure(self) -> frozenset[tuple[str, str]]:
         """(better, worse) of every pair that differs, corrected for their number."""
-        pairs = [(_p_value(a, b), a.name, b.name) for a, b in combinations(self.places, 2)]
-        found = []
-        for number, (p, better, worse) in enumerate(sorted(pairs)):
-            if p * (len(pairs) - number) > 1 - LEVEL:
-                break
-            found.append((better, worse))
-        return frozenset(found)
+        pairs = sorted((_p_value(a, b), a.name, b.name) for a, b in combinations(self.places, 2))
+        sure = holm([p for p, _, _ in pairs])
+        return frozenset((better, worse) for _, better, worse in pairs[:sure])
 
     def ranks(self, place: Place) -> tuple[int, int]:
         """The best and the worst rank that nothing speaks against."""
@@ -143,16 +139,12 @@ def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[
     trained connector in one curve, and what runs on them.
     """
     curves: dict[str, tuple[Measurement, ...]] = {}
-    for name in dict.fromkeys(m.model for m in measurements):
-        settings = [m for m in measurements if m.model == name]
+    for name, settings in grouped(measurements, lambda m: m.model).items():
         on = "" if name == model else f" on {name}"
         families_here = {**sweeps(settings), **families(settings)}
         families_here |= {m.label: (m,) for m in settings if m.method == BLIND}
         curves |= {f"{label}{on}": family for label, family in families_here.items()}
-    models: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method == NONE and m.kind != NONE:
-            models.setdefault(m.kind, []).append(m)
+    models = grouped((m for m in measurements if m.method == NONE != m.kind), lambda m: m.kind)
     return curves | {family[0].title: tuple(family) for family in models.values()}
 
 

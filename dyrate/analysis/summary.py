@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, span
+from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, grouped, span
 from dyrate.analysis.words import say
 
 
@@ -34,11 +34,11 @@ class Line:
 
 def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
     """Verdicts of every measurement but those that others are compared with, by the model of these."""
-    by_model: dict[str, list[Line]] = {}
-    for m in measurements:
-        if m.kind != NONE:
-            scores = [m.score(name) for name in benchmarks]
-            counts = span(score.units for score in scores if score and score.verdict)
-            verdicts = tuple(score.verdict if score else None for score in scores)
-            by_model.setdefault(m.reference, []).append(Line(m, verdicts, m.budget(*benchmarks), counts))
+    found = []
+    for m in (m for m in measurements if m.kind != NONE):
+        scores = [m.score(name) for name in benchmarks]
+        counts = span(score.units for score in scores if score and score.verdict)
+        verdicts = tuple(score.verdict if score else None for score in scores)
+        found.append(Line(m, verdicts, m.budget(*benchmarks), counts))
+    by_model = grouped(found, lambda line: line.measurement.reference)
     return {model: tuple(entries) for model, entries in by_model.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dyrate.analysis import cost
 from dyrate.analysis.cells import Column, Row, Table, TextColumn
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurement import Measurement
+from dyrate.analysis.measurement import Measurement, grouped
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
@@ -179,9 +179,7 @@ def laid_out(
             more = f", beside it {' and '.join(shown)}" if part.named and shown and not same else ""
             groups.append((part.title + more, table.merged(part.printed, found, taken)))
         else:
-            by_heading: dict[str, list[Measurement]] = {}
-            for m in taken:
-                by_heading.setdefault(part.heading(m), []).append(m)
+            by_heading = grouped(taken, part.heading)
             groups += [(title, table.merged((), {}, members)) for title, members in by_heading.items()]
         left = [m for m in left if m not in taken]
     return table.filled(groups)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dyrate import files
 from dyrate.analysis import frame as tidy
-from dyrate.analysis.cells import Cell, Column, Row, Table, TextColumn
+from dyrate.analysis.cells import Row, Table, TextColumn
 from dyrate.analysis.contents import Contents
 from dyrate.analysis.equal_budget import Comparison, Standing
 from dyrate.analysis.missing import Missing
@@ -75,8 +75,6 @@ TABLE = (
     "value", "low", "high", "difference", "difference_low", "difference_high",
     "published_row", "published", "published_bold", "prefill_share", "decode_share", "result", "missing",
 )  # fmt: skip
-SCORE = ("metric", "unit", "samples", "units", "value", "low", "high",
-         "difference", "difference_low", "difference_high")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,58 +172,35 @@ def _declared(title: str, fields: Fields, things: Iterable[Any], unprinted: str 
 
 
 def _lines(table: Table) -> Iterator[dict[str, object]]:
-    for group, rows in table.groups:
-        for row in rows:
-            for column, cell in row.pairs(table.columns):
-                if cell.measured or cell.published or cell.missing:
-                    line = _published(row, column, cell) | _measured(row, column, cell)
-                    yield {"group": group} | line | _texts(table, row)
+    for group, row in ((group, row) for group, rows in table.groups for row in rows):
+        m, printed = row.measurement, row.printed
+        for column, cell in row.pairs(table.columns):
+            if not (cell.measured or cell.published or cell.missing):
+                continue
+            line: dict[str, object] = {"group": group, "benchmark": column.benchmark}
+            if printed:
+                bold = "yes" if cell.printed_bold else None
+                line |= {"llm": printed.llm, "published_row": printed.name, "published": cell.published}
+                line |= {"published_bold": bold}
+            if m and (cell.measured or cell.missing):
+                line |= {"model": m.model, "method": m.title, "decoding": m.decoding, "missing": cell.missing}
+            if m and cell.measured:
+                line |= vars(cell.measured) | {"task": m.result["benchmarks"][column.benchmark]["task"]}
+                line |= {"prefill_share": row.budget.prefill, "decode_share": row.budget.decode}
+                line |= {"result": m.files.result.as_posix()}
+            for text_column, text in row.text_pairs(table.text_columns):
+                told = text.measured, text.published
+                line |= dict(zip(_text_fields(text_column), told, strict=False))
+            yield line
 
 
 def _text_fields(column: TextColumn) -> tuple[str, ...]:
     return (column.key, f"published_{column.key}") if column.published else (column.key,)
 
 
-def _texts(table: Table, row: Row) -> dict[str, object]:
-    fields: dict[str, object] = {}
-    for column, cell in row.text_pairs(table.text_columns):
-        fields |= dict(zip(_text_fields(column), (cell.measured, cell.published), strict=False))
-    return fields
-
-
-def _published(row: Row, column: Column, cell: Cell) -> dict[str, object]:
-    fields: dict[str, object] = {"benchmark": column.benchmark}
-    if row.printed:
-        fields |= {
-            "llm": row.printed.llm,
-            "published_row": row.printed.name,
-            "published": cell.published,
-            "published_bold": "yes" if cell.printed_bold else None,
-        }
-    return fields
-
-
-def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
-    m, score = row.measurement, cell.measured
-    if m is None or (score is None and cell.missing is None):
-        return {}
-    named = {"model": m.model, "method": m.title, "decoding": m.decoding}
-    if score is None:
-        return {**named, "missing": cell.missing}
-    return {
-        **named,
-        "task": m.result["benchmarks"][column.benchmark]["task"],
-        **{name: getattr(score, name) for name in SCORE},
-        "prefill_share": row.budget.prefill,
-        "decode_share": row.budget.decode,
-        "result": m.files.result.as_posix(),
-    }
-
-
 def _grid(table: Table) -> Grid:
     headings = ["Model or method", "Prefill", "Decode"]
-    columns: list[Column | TextColumn] = [*table.columns, *table.text_columns]
-    for column in columns:
+    for column in table.all_columns:
         headings += [column.heading, *([f"{column.heading}, paper"] if column.published else [])]
     groups = [(title, [_cells(table, row) for row in rows]) for title, rows in table.groups]
     signs = (
