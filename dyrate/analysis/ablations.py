@@ -24,23 +24,6 @@ VARIED = (
     TextColumn("value_default", "Value", "default", prose=True),
 )
 APART = 0.02  # budgets that differ by no more are the same
-IDLE = "Settings without effect on a row are not listed."
-SCALED = (
-    "scaled_features learns with masks that multiply features, as the paper writes them: a token multiplied "
-    "by zero still draws attention, one that is pruned does not."
-)
-UNNAMED = "The paper does not say of which model its ablations are."
-STRATEGY_NOTES = {
-    "a": f"{UNNAMED} 105.57 and 105.00, here under NoCaps, are what Table II prints for "
-    f"{published.TABLE1_MODEL} under Flickr30k.",
-}
-DECODING_NOTES = {
-    "m": f"{UNNAMED} Its rows are all of DyRate; what decoding does without it, it does not print."
-}
-PREDICTOR_LEDE = (
-    "Each row is the default DyRate with one thing changed, on the benchmarks below. What a row spends "
-    "changes with it: its differences are not those at equal budget."
-)
 NOCAPS = {"nocaps": "nocaps_cider"}
 # A recipe's keys as the paper writes them; `rates` would be taken for the method's field of that name.
 SYMBOLS = {"budget_weight": "lambda", "rates": "K_r"}
@@ -49,17 +32,17 @@ DEFAULTS = {SYMBOLS.get(name, name): field.default for name, field in Recipe.mod
 
 def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
     """What is pruned where: the paper's FixedPrune (FP) and DepthBasedPrune (DP) beside the other methods."""
-    names = named("strategy")
+    names, model = named("strategy"), published.TABLE1_MODEL
     rows = [m for m in measurements if m.group == "strategy" or names(m)]
     table = Table(
         "ablation_strategy",
         "Ablation: strategy",
         "Which tokens are pruned, and when",
         columns_of(study, rows, NOCAPS),
-        notes={**STRATEGY_NOTES, "b": cost.note("nocaps", measurements)},
+        notes={"a": say("strategy_a", model=model), "b": cost.note("nocaps", measurements)},
         text_columns=(cost.flops("flops_percent", "b"),),
     )
-    printed = PrintedPart("As printed", published.strategy(), published.TABLE1_MODEL)
+    printed = PrintedPart("As printed", published.strategy(), model)
     return laid_out(study, table, rows, (printed, Part(lambda m: True)), names)
 
 
@@ -80,7 +63,7 @@ def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         "Ablation: decoding",
         "Greedy search, beams and sampling",
         tuple(column for column in columns if column.benchmark in benchmarks or column.published),
-        notes=DECODING_NOTES,
+        notes={"m": say("decoding_m")},
     )
     parts = (
         PrintedPart("As printed", published.decoding(), published.TABLE1_MODEL, lambda m: False),
@@ -97,7 +80,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
     rows = [m for m in rows if m.model in defaults and m.decoding == defaults[m.model].decoding]
     ours = [m for m in rows if m.group == "predictor"] or rows
     benchmarks = {name for m in ours for name in m.result["benchmarks"]}
-    scaled = [SCALED] if any(_settings(m)[0].get("estimator") == "scaled_features" for m in rows) else []
+    scaled = any(_settings(m)[0].get("estimator") == "scaled_features" for m in rows)
 
     def varied(at: int) -> Told:
         def told(m: Measurement) -> str:
@@ -116,9 +99,9 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
         "Ablation: predictor",
         "What DyRate is made of",
         tuple(column for column in columns_of(study, rows, {}) if column.benchmark in benchmarks),
-        notes={"a": " ".join((IDLE, *scaled, *replayed(rows, answers)))},
+        notes={"a": say("predictor_a", scaled=scaled, replayed=replayed(rows, answers))},
         text_columns=tuple(replace(column, here=varied(at)) for at, column in enumerate(VARIED)),
-        lede=PREDICTOR_LEDE,
+        lede=say("predictor_lede"),
         against="the default DyRate of the same model",
         score=against,
     )

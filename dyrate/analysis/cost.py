@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dyrate.analysis.cells import TextColumn
 from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases
@@ -79,16 +80,10 @@ def flops(key: str, note: str) -> TextColumn:
 
 def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
     """Return what the printed percentages mean, with the t and N of the unpruned models."""
-    lengths = [
-        f"{m.model}: t = {mine.text_tokens:.0f}, N = {mine.new_tokens:.0f}"
-        for m in measurements
-        if m.kind == NONE and m.group == "main" and (mine := spent(m, benchmark))
-    ]
-    means = f" Means over samples, unpruned: {'; '.join(lengths)}." if lengths else ""
-    return (
-        f"Here: convention {PRINTED[0]} ({CONVENTIONS[PRINTED[0]].about}), {SCOPES[PRINTED[1]]}, in percent "
-        f"of the unpruned model's own generation.{means} Other conventions: under Cost. The paper names none."
-    )
+    whole = [m for m in measurements if m.kind == NONE and m.group == "main"]
+    lengths = [(m.model, mine) for m in whole if (mine := spent(m, benchmark))]
+    about, counted = CONVENTIONS[PRINTED[0]].about, SCOPES[PRINTED[1]]
+    return say("flops", convention=PRINTED[0], about=about, scope=counted, lengths=lengths)
 
 
 Costs = list[tuple[str, str, list[tuple[Spent, tuple[float | None, ...]]]]]

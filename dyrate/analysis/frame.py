@@ -166,30 +166,21 @@ def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterat
         "model": model,
         "name": known if known in built_in() else None,
         "method": row.name,
-        "primary": False,
         "origin": PUBLISHED,
         "group": table,
     }
-    for column in columns:
-        benchmark = column.benchmark
-        text = row.values.get(column.published or "nocaps_cider")
-        metric = BENCHMARKS[benchmark].primary
-        if text and (column.published or table.startswith("ablation")):
-            figure = {
-                "metric": metric.name,
-                "unit": metric.unit,
-                "primary": True,
-                "value": float(text),
-                "printed": text,
-            }
+    figures = [
+        (
+            column.benchmark,
+            BENCHMARKS[column.benchmark].primary,
+            row.values.get(column.published or "nocaps_cider"),
+        )
+        for column in columns
+        if column.published or table.startswith("ablation")
+    ]
+    told = [(name, metric.name, metric.unit, True, text) for name, metric, text in figures]
+    told += [("nocaps", name, unit, False, row.values.get(name)) for name, unit in _PRINTED_COSTS.items()]
+    for benchmark, name, unit, primary, text in told:
+        if text:
+            figure = {"metric": name, "unit": unit, "primary": primary, "value": float(text), "printed": text}
             yield {**named, "benchmark": benchmark, **figure}
-    for name, unit in _PRINTED_COSTS.items():
-        if text := row.values.get(name):
-            yield {
-                **named,
-                "benchmark": "nocaps",
-                "metric": name,
-                "unit": unit,
-                "value": float(text),
-                "printed": text,
-            }

@@ -7,16 +7,11 @@ from typing import Any
 
 from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.reasons import last_words, trained, untrained, why
+from dyrate.analysis.words import say
 from dyrate.bench import study_jobs as jobs
 from dyrate.errors import DyrateError
 from dyrate.speed.documents import BenchDocument, Timing, read
 from dyrate.study import Study
-
-UNMEASURED = (
-    "Not measured on this study’s models: what `latency` in a config asks for is not there, and evaluations "
-    "share their machine, so their own times are no latencies. For times at the paper’s shapes, see the "
-    "report’s section Time and memory."
-)
 
 
 @dataclass(frozen=True)
@@ -75,18 +70,15 @@ class Latencies:
 
     def note(self) -> str:
         """Where the times come from."""
-        if not self.documents:
-            return UNMEASURED
         benches = [bench for found in self.documents.values() for bench in found]
-        loads = {timing.new_tokens for bench in benches for timing in bench.rows}
-        devices = sorted({bench.device for bench in benches})
-        paths = " and ".join(bench.path.as_posix() for bench in benches)
-        return (
-            f"Milliseconds per token, end to end, {' or '.join(map(str, sorted(loads)))} tokens to each "
-            "prompt, one prompt at a time, medians over prompts; on this study’s own models and machine "
-            f"({', '.join(devices)}), with nothing else of the study running. Command, commit and versions "
-            f"are in {paths}. For times at the paper’s shapes, see the report’s section Time and memory."
+        if not benches:
+            return say("untimed")
+        loads = sorted({timing.new_tokens for bench in benches for timing in bench.rows})
+        devices, paths = (
+            sorted({bench.device for bench in benches}),
+            [bench.path.as_posix() for bench in benches],
         )
+        return say("timed", loads=loads, devices=devices, paths=paths)
 
 
 def _per_token(timing: Timing) -> float:

@@ -10,6 +10,7 @@ from dyrate.analysis import cost
 from dyrate.analysis.cells import Column, Row, Table, TextColumn
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import Measurement, grouped
+from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
@@ -31,16 +32,6 @@ TABLE2 = (
     Column("coco2017", "COCO2017", "CIDEr", "coco2017_cider"),
 )
 TABLE3 = TABLE2[:1]
-TABLE1_NOTES = {
-    "a": "The paper heads VizWiz and VQA 'EM'; what lmms-eval measures, here too, is VQA accuracy: "
-    "agreement with ten annotators.",
-    "b": "The paper calls this column VQA, but the 58.2 it prints for LLaVA v1.5 is that model's TextVQA "
-    "score (its VQAv2 score is about 78). Published figures stay where the paper prints them. Measured are "
-    "both: VQAv2 under VQA, and TextVQA.",
-    "c": "Circular evaluation: a question counts only if every rotation of its options is answered rightly.",
-    "d": "The paper heads MME 'accuracy' and prints scores; its 1510.7 for LLaVA v1.5 is that model's "
-    "perception score. Measured is perception plus cognition, over the categories that the data has.",
-}
 Names = Callable[[Measurement], str | None]
 """The printed row that a measurement is named after."""
 
@@ -100,7 +91,7 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
         Part(lambda m: True, other),
     )
     title = "Visual question answering and short answers"
-    table = Table("table1", "Table I", title, TABLE1, notes=TABLE1_NOTES)
+    table = Table("table1", "Table I", title, TABLE1, notes={key: say(f"table1_{key}") for key in "abcd"})
     return laid_out(study, table, rows, parts, named("table1"), ideas)
 
 

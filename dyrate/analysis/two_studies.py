@@ -140,17 +140,10 @@ def _cell(
     difference = answers.difference(b, a, benchmark)
     if mine is None or theirs is None or difference is None:
         return "the two did not answer the same samples"
-    score = after["scores"][after["primary"]]
-    return Moved(
-        a,
-        b,
-        benchmark,
-        (before["scores"][before["primary"]]["value"], score["value"]),
-        score["unit"],
-        len(mine.units),
-        difference,
-        verdict(difference, score["higher_is_better"]),
-    )
+    old, new = (one["scores"][one["primary"]] for one in (before, after))
+    told = verdict(difference, new["higher_is_better"])
+    values = old["value"], new["value"]
+    return Moved(a, b, benchmark, values, new["unit"], len(mine.units), difference, told)
 
 
 def _seed(m: Measurement) -> int:

@@ -17,8 +17,9 @@ from dyrate.analysis.contents import Contents
 from dyrate.analysis.equal_budget import Comparison, Standing
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.ranking import Place, Ranking
+from dyrate.analysis.words import say
 from dyrate.paper.audit.finding import Finding
-from dyrate.report.grid import SIGNS, Bold, Grid, csv_text, latex, markdown, score, share
+from dyrate.report.grid import Bold, Grid, csv_text, latex, markdown, score, share
 
 Fields = Mapping[str, Callable[[Any], object]]
 
@@ -203,12 +204,8 @@ def _grid(table: Table) -> Grid:
     for column in table.all_columns:
         headings += [column.heading, *([f"{column.heading}, paper"] if column.published else [])]
     groups = [(title, [_cells(table, row) for row in rows]) for title, rows in table.groups]
-    signs = (
-        f"Measured: value (95% interval), difference to {table.against}, {SIGNS['worse']} or "
-        f"{SIGNS['better']} where its interval excludes zero; bold is best. Prefill, decode: visual tokens "
-        "seen, as a share of V."
-    )
-    return Grid(f"{table.number}: {table.title}", headings, groups, (signs, *table.footnotes))
+    notes = (say("signs", against=table.against), *table.footnotes)
+    return Grid(f"{table.number}: {table.title}", headings, groups, notes)
 
 
 def _cells(table: Table, row: Row) -> list[str]:

@@ -10,9 +10,10 @@ import pandas as pd
 from dyrate.analysis.frame import PUBLISHED, lines
 from dyrate.analysis.measurement import grouped, span
 from dyrate.analysis.tables import heading
+from dyrate.analysis.words import say
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report.grid import SIGNS, Bold, Grid, score, share
+from dyrate.report.grid import Bold, Grid, score, share
 
 Line = Mapping[str, Any]
 
@@ -141,14 +142,8 @@ def view(
     if not rows:
         raise DyrateError("--methods and --models: the study has no row of these together")
     chosen = [(row[0], {column: _value(row, column) for column in columns}) for row in rows.values()]
-    spread = span(line["units"] for row in rows.values() for line in row)
-    notes = [
-        f"n = {spread or 'unknown'}. Value (95% interval), paired difference to the unpruned model, "
-        f"{SIGNS['worse']} or {SIGNS['better']} where its interval excludes zero; ✗: missing. Prefill and "
-        "decode: visual tokens seen, as a share of V. FLOPs: convention flops, scope cached, in percent of "
-        "the unpruned model's."
-    ]
-    return View(columns, chosen, f"Study {study}", notes)
+    counts = span(line["units"] for row in rows.values() for line in row)
+    return View(columns, chosen, f"Study {study}", [say("chosen", units=counts)])
 
 
 def _row(line: Line) -> tuple[object, ...]:
