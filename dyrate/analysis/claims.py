@@ -34,6 +34,8 @@ class Claim:
     note: str = ""
     untold: int = 0
     """Cases in which it cannot be told: they count neither for nor against."""
+    whose: Origin | None = "paper"
+    """Of which DyRate it is."""
 
     @property
     def verdict(self) -> str:
@@ -56,18 +58,22 @@ def claims(
     mine = [m for m in mine if m.decoding == measurements[0].decoding]
     return tuple(
         claim
-        for whose, name in WHOSE.items()
+        for whose in WHOSE
         if (by_model := grouped((m for m in mine if m.origin == whose), lambda m: m.model))
-        for claim in _claims(name, by_model, [s for s in standings if s.mine.origin == whose], answers)
+        for claim in _claims(whose, by_model, [s for s in standings if s.mine.origin == whose], answers)
     )
 
 
 def _claims(
-    name: str, by_model: Mapping[str, list[Measurement]], standings: Sequence[Standing], answers: Answers
+    whose: Origin | None,
+    by_model: Mapping[str, list[Measurement]],
+    standings: Sequence[Standing],
+    answers: Answers,
 ) -> Iterator[Claim]:
     places = {model: _fastv_places(model, standings) for model in by_model}
     met = [c for found in places.values() for _, s in found for c in s.comparisons if c.phase == "both"]
-    facts = {"name": name, "wins": WINS, "ten": TEN, "extra": BENCHMARKS[EXTRA].title, "apart": 100 * APART}
+    title, name = BENCHMARKS[EXTRA].title, WHOSE[whose]
+    facts = {"name": name, "wins": WINS, "ten": TEN, "extra": title, "apart": 100 * APART}
     captions = [benchmark for benchmark in TEN if BENCHMARKS[benchmark].group == "caption"]
     note = say("claim_note", met=met, uneven=[c for c in met if c.uneven], **facts)
     cases = {
@@ -79,7 +85,7 @@ def _claims(
         decided = tuple(holds for _, holds in found if holds is not None)
         texts = tuple(text for text, _ in found)
         claim = say(f"claim_{which}", **facts)
-        yield Claim(claim, texts, decided, note if which == "beats" else "", len(found) - len(decided))
+        yield Claim(claim, texts, decided, note if which == "beats" else "", len(found) - len(decided), whose)
 
 
 def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]]:

@@ -122,11 +122,6 @@ class Standing:
         return sum(c.verdict == verdict for c in left[: holm([c.gap.p_value for c in left])])
 
     @property
-    def ahead(self) -> int:
-        """On how many benchmarks DyRate's score is the higher one, whatever the interval says."""
-        return sum(comparison.difference["value"] > 0 for comparison in self.comparisons)
-
-    @property
     def mean(self) -> Difference:
         """The mean difference over the benchmarks, in percent of the unpruned model's score."""
         scaled = [(c, 100 / c.whole.value) for c in self.comparisons if c.whole.value]

@@ -151,7 +151,7 @@ def _against_chance(rankings: Sequence[Ranking]) -> Iterator[str]:
 
 def _claimed(claims: Sequence[Claim]) -> Iterator[str]:
     """What becomes of the paper's claims, those of its own DyRate."""
-    told = [claim for claim in claims if "DyRate+" not in claim.claim and claim.holds]
+    told = [claim for claim in claims if claim.whose != "ours" and claim.holds]
     if told:
         yield say("claimed", told=told, held=[claim for claim in told if all(claim.holds)])
 

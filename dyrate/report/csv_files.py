@@ -14,11 +14,7 @@ from dyrate import files
 from dyrate.analysis import frame as tidy
 from dyrate.analysis.cells import Row, Table, TextColumn
 from dyrate.analysis.contents import Contents
-from dyrate.analysis.equal_budget import Comparison, Standing
-from dyrate.analysis.missing import Missing
-from dyrate.analysis.ranking import Place, Ranking
 from dyrate.analysis.words import say
-from dyrate.paper.audit.finding import Finding
 from dyrate.report.grid import Bold, Grid, csv_text, latex, markdown, score, share
 
 Fields = Mapping[str, Callable[[Any], object]]
@@ -99,16 +95,43 @@ class Sheet:
         return Grid(self.title, [field.replace("_", " ") for field in fields], [("", rows)])
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A sheet that lists things, one a line."""
+
+    title: str
+    fields: Fields
+    things: Callable[[Contents], Iterable[Any]]
+    unprinted: str = ""
+
+    def sheet(self, things: Iterable[Any]) -> Sheet:
+        """The sheet of these things."""
+        lines = [{name: value(thing) for name, value in self.fields.items()} for thing in things]
+        return Sheet(self.title, [*self.fields], lines, self.unprinted.split())
+
+
+LISTED: Mapping[str, Listing] = {
+    "equal_budget": Listing(
+        "DyRate at equal budget",
+        BUDGET,
+        lambda contents: [c for standing in contents.standings for c in standing.comparisons],
+        "decoding mixture metric unit result",
+    ),
+    "ranking": Listing(
+        "All methods at equal budget",
+        RANKING,
+        lambda contents: [(ranking, place) for ranking in contents.rankings for place in ranking.places],
+        "settings benchmarks",
+    ),
+    "audit": Listing("Audit of the printed tables", AUDIT, lambda contents: contents.findings),
+    "missing": Listing("Missing", MISSING, lambda contents: contents.missing),
+}
+
+
 def sheets(contents: Contents, frame: pd.DataFrame) -> dict[str, Sheet]:
     """Every table of a study by the key of its files; the whole frame is `measurements`."""
-    return {
-        **{table.key: of_table(table) for table in contents.tables},
-        "equal_budget": of_standings(contents.standings),
-        "ranking": of_rankings(contents.rankings),
-        "cost": of_costs(frame),
-        "audit": of_findings(contents.findings),
-        "missing": of_missing(contents.missing),
-    }
+    listed = {key: listing.sheet(listing.things(contents)) for key, listing in LISTED.items()}
+    return {**{table.key: of_table(table) for table in contents.tables}, **listed, "cost": of_costs(frame)}
 
 
 def write(sheet: Sheet, path: Path) -> None:
@@ -134,28 +157,6 @@ def of_costs(frame: pd.DataFrame) -> Sheet:
     return Sheet("FLOPs by convention", COST, [*tidy.costs(frame)], ("result",))
 
 
-def of_missing(missing: Iterable[Missing]) -> Sheet:
-    """What the study asks for and does not have, one thing a line."""
-    return _declared("Missing", MISSING, missing)
-
-
-def of_findings(findings: Iterable[Finding]) -> Sheet:
-    """The audit of the printed tables: one line per finding."""
-    return _declared("Audit of the printed tables", AUDIT, findings)
-
-
-def of_standings(standings: Iterable[Standing]) -> Sheet:
-    """The comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
-    compared: list[Comparison] = [c for standing in standings for c in standing.comparisons]
-    return _declared("DyRate at equal budget", BUDGET, compared, "decoding mixture metric unit result")
-
-
-def of_rankings(rankings: Iterable[Ranking]) -> Sheet:
-    """All methods: one line per model, budget and method, best first."""
-    places: list[tuple[Ranking, Place]] = [(r, place) for r in rankings for place in r.places]
-    return _declared("All methods at equal budget", RANKING, places, "settings benchmarks")
-
-
 def of_table(table: Table) -> Sheet:
     """A table of the report: one line per row and benchmark.
 
@@ -165,11 +166,6 @@ def of_table(table: Table) -> Sheet:
     """
     texts = [name for column in table.text_columns for name in _text_fields(column)]
     return Sheet(table.title, (*TABLE, *texts), [*_lines(table)], laid_out=_grid(table))
-
-
-def _declared(title: str, fields: Fields, things: Iterable[Any], unprinted: str = "") -> Sheet:
-    lines = [{name: value(thing) for name, value in fields.items()} for thing in things]
-    return Sheet(title, [*fields], lines, unprinted.split())
 
 
 def _lines(table: Table) -> Iterator[dict[str, object]]:
