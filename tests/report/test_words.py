@@ -3,7 +3,8 @@
 import pytest
 from jinja2 import UndefinedError
 
-from dyrate.analysis.words import count, percent, say, share, span, word
+from dyrate.analysis.words import say
+from dyrate.words import count, percent, share, span, word
 
 HOSTILE = "<b>{{ 7*7 }} & 'x' &amp; \"$\"</b>"
 
