@@ -160,10 +160,7 @@ class Table:
         return Row(printed, m, spent, tuple(cells), tuple(texts))
 
     def merged(
-        self,
-        printed: Sequence[PublishedRow],
-        pairs: Mapping[str, Measurement],
-        extra: Iterable[Measurement],
+        self, printed: Sequence[PublishedRow], pairs: Mapping[str, Measurement], extra: Iterable[Measurement]
     ) -> tuple[Row, ...]:
         """Printed rows in order, each with its measurement, which `pairs` has by the row's title.
 

@@ -178,11 +178,7 @@ def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement
 
 
 def compare(
-    mine: Measurement,
-    competitor: str,
-    settings: Sequence[Measurement],
-    benchmark: str,
-    answers: Answers,
+    mine: Measurement, competitor: str, settings: Sequence[Measurement], benchmark: str, answers: Answers
 ) -> Comparison | None:
     """The comparison on one benchmark; None where the competitor's curve does not reach DyRate's budget."""
     own, score = mine.budget(benchmark), answers.resampled(mine, benchmark)
@@ -235,12 +231,7 @@ def spent(shares: Budget, phase: Phase, mine: bool = False) -> float | None:
     return (max if mine else min)(shares.prefill, shares.decode)
 
 
-def points(
-    settings: Sequence[Measurement],
-    benchmark: str,
-    phase: Phase,
-    answers: Answers,
-) -> list[Point]:
+def points(settings: Sequence[Measurement], benchmark: str, phase: Phase, answers: Answers) -> list[Point]:
     """What the settings spend and score on a benchmark, by rising budget, as far as both are known."""
     curve = []
     for m in settings:

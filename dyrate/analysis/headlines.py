@@ -44,10 +44,7 @@ def headlines(
 
 
 def not_run(
-    study: Study,
-    measurements: Sequence[Measurement],
-    tables: Sequence[Table],
-    missing: Sequence[Missing],
+    study: Study, measurements: Sequence[Measurement], tables: Sequence[Table], missing: Sequence[Missing]
 ) -> tuple[str, ...]:
     """What a reader might look for here and will not find, in sentences without their full stop."""
     left = [known.title for name, known in BENCHMARKS.items() if name not in study.benchmarks]

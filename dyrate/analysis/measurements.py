@@ -11,16 +11,7 @@ from dyrate.analysis import external, reasons
 from dyrate.analysis.measurement import Measurement
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_slug, decoding_spec
-from dyrate.evaluation.results import (
-    SCHEMA,
-    VERSION,
-    Meta,
-    Result,
-    ResultError,
-    ResultFiles,
-    read,
-    read_run,
-)
+from dyrate.evaluation.results import SCHEMA, VERSION, Meta, Result, ResultError, ResultFiles, read, read_run
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.study import Study, StudyJob
 from dyrate.typed import Origin

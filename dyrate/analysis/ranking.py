@@ -149,11 +149,7 @@ def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[
 
 
 def _place(
-    name: str,
-    settings: Sequence[Measurement],
-    share: float,
-    benchmarks: Sequence[str],
-    answers: Answers,
+    name: str, settings: Sequence[Measurement], share: float, benchmarks: Sequence[str], answers: Answers
 ) -> Place | str:
     """Return the place, or why there is none."""
     draws, kept, spent, used = [], [], [], dict[Measurement, float]()
