@@ -70,7 +70,7 @@ class Measurement:
     """Why there is nothing, by benchmark; of a job without a result all of its benchmarks."""
     uncompared: dict[str, str] = field(default_factory=dict)
     """Why there is no difference to the unpruned model, though both were measured, by benchmark."""
-    study: "list[Measurement]" = field(default_factory=list, repr=False)
+    among: "list[Measurement]" = field(default_factory=list, repr=False)
     """All of the study, the unpruned model's among them."""
 
     @property
@@ -159,7 +159,7 @@ class Measurement:
     def unpruned(self) -> "Measurement | None":
         """The same decoding without reduction, on the same model or the one that this is measured against."""
         same = (self.reference, NONE, self.result["decoding"])
-        found = (m for m in self.study if (m.model, m.method, m.result["decoding"]) == same)
+        found = (m for m in self.among if (m.model, m.method, m.result["decoding"]) == same)
         return next((m for m in found if m.measured), None)
 
     @property

@@ -38,7 +38,7 @@ def load(study: Study, failed: bool = False) -> tuple[Measurement, ...]:
         found = (
             _what_there_is(study, job) if job and not whole else _load(ResultFiles.beside(Path(path)), job)
         )
-        measurements.append(replace(found, study=measurements))
+        measurements.append(replace(found, among=measurements))
     labels = {m.job.method.slug: m.label for m in measurements if m.job and m.measured and not m.system}
     for m in measurements:
         if m.job and not m.measured and not m.system:
