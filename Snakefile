@@ -100,10 +100,16 @@ onerror:
             "mkdir -p {made:q} && (printf '%s\\n' {text:q} | cmp -s - {made:q}/study.json"
             " || printf '%s\\n' {text:q} > {made:q}/study.json)"
         )
+        looks = surviving.drawable(study)
+        linked = ["--survival", *survival_pages] if looks else []
+        if looks:
+            shell(
+                "python -m dyrate.cli survival-page {looks:q} --output {survival_pages:q} > /dev/null"
+            )
         making = "python -m dyrate.cli {} --failed --study {{made:q}}/study.json --output {}"
         shell(making.format("tables", "{made:q}/tables > /dev/null || true"))
         shell(
-            making.format("report", "{page:q} 2>&1 > /dev/null")
+            making.format("report", "{page:q} {linked:q} 2>&1 > /dev/null")
             + " | (grep -v '^dyrate: missing: ' >&2 || true)"
         )
 

@@ -114,8 +114,13 @@ def complaints(kind: type[Any], error: ValidationError, place: Callable[[str], s
             yield f"{where} is unknown{meant(str(key), _keys(kind, outer))}"
         elif one["type"] == "missing":
             yield f"{where} is missing"
-        elif one["type"] != "too_short" or not one["input"]:  # else an entry is complained of
+        elif one["type"] != "too_short" or not any(_within(other["loc"], one["loc"]) for other in errors):
             yield f"{where}: {_what_is_wrong(one)}".removeprefix(": ")
+
+
+def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    """Whether a mistake is in an entry of what another is about: a list is short without its bad entries."""
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -170,8 +175,10 @@ def _what_is_wrong(error: Any) -> str:
             return f"{shown} is not a {kind} from {context['ge']:g} on"
         case kind if kind in _SIDES:
             return f"{shown} is not {_SIDES[kind]} {next(iter(context.values()))}"
-        case "too_short":
+        case "too_short" if not value:
             return "nothing is given"
+        case "too_short":
+            return f"{shown} has {len(value)} of at least {context['min_length']} entries"
         case kind:
             return f"{shown} is not {_KINDS[kind]}" if kind in _KINDS else f"{shown}: {error['msg']}"
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dyrate.analysis.words import say
 from dyrate.evaluation.results import Estimate
 from dyrate.study import Model, Study
 from dyrate.trace import study_jobs as tracing
@@ -42,39 +43,29 @@ def sentences(benchmarks: Sequence[TracedBenchmark]) -> list[str]:
     """What one model's traces say of the claim that visual attention decays as the answer grows."""
     growing = [benchmark["trends"] for benchmark in benchmarks if benchmark["trends"]]
     if not growing:
-        return ["Its answers are too short to grow, so the question does not arise."]
+        return [say("too_short")]
     image = [trends["img"] for trends in growing]
     changes, ranks = [t["difference"] for t in image], [t["rank_correlation"] for t in image]
     signs = [(_sign(change), _sign(rank)) for change, rank in zip(changes, ranks, strict=True)]
-    both, one = signs.count((-1, -1)), sum(pair.count(-1) == 1 for pair in signs)
-    monotone = [trend["never_rises"]["value"] for trend in image]
     of_prompt = [trends["img_of_prompt"]["difference"] for trends in growing]
-    room = sum(sign == -1 and _sign(part) != -1 for (sign, _), part in zip(signs, of_prompt, strict=True))
-    more = f", by one of them on {one} more" if one else ""
-    statements = [
-        f"By both measures, attention on the image decays on {both} of {_benchmarks(len(image))} whose "
-        f"answers grow{more}: from the first step to the last quarter it changes by "
-        f"{_points(changes)}, and its rank correlation with the step is "
-        f"{_span([rank['value'] for rank in ranks], 2)}.",
-        f"Answers that decay monotonically: {_span(monotone, 0, sign='')}%."
-        if any(monotone)
-        else "No answer decays monotonically: in each, some step has more of it than the one before.",
-        f"The image’s part of what goes to the prompt changes by {_points(of_prompt)}.",
-    ]
-    if room:
-        statements.append(
-            f"On {_benchmarks(room)} attention on the image falls and its part of the prompt’s does not: "
-            "there the image makes room for the response and loses nothing to the rest of the prompt."
-        )
-    return statements
+    facts = {
+        "benchmarks": len(image),
+        "both": signs.count((-1, -1)),
+        "one": sum(pair.count(-1) == 1 for pair in signs),
+        "changes": _points(changes),
+        "ranks": [rank["value"] for rank in ranks],
+        "monotone": [trend["never_rises"]["value"] for trend in image],
+        "of_prompt": _points(of_prompt),
+        "room": sum(
+            sign == -1 and _sign(part) != -1 for (sign, _), part in zip(signs, of_prompt, strict=True)
+        ),
+    }
+    told = (say(sentence, **facts) for sentence in ("decays", "monotone", "of_prompt", "makes_room"))
+    return [sentence for sentence in told if sentence]
 
 
-def _points(changes: Sequence[Estimate]) -> str:
-    return f"{_span([100 * change['value'] for change in changes], 1)} percentage points"
-
-
-def _benchmarks(count: int) -> str:
-    return f"{count} benchmark{'' if count == 1 else 's'}"
+def _points(changes: Sequence[Estimate]) -> list[float]:
+    return [100 * change["value"] for change in changes]
 
 
 def _sign(estimate: Estimate) -> int:
@@ -82,9 +73,3 @@ def _sign(estimate: Estimate) -> int:
     if estimate["low"] is None or estimate["high"] is None:
         return 0
     return (estimate["low"] > 0) - (estimate["high"] < 0)
-
-
-def _span(values: Sequence[float], digits: int, sign: str = "+") -> str:
-    """The least and the greatest of some numbers, as "−7.0 to −6.7"."""
-    ends = [f"{value:{sign}.{digits}f}".replace("-", "−") for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))

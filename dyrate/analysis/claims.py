@@ -1,13 +1,14 @@
 """Whether the paper's claims hold here, in sentences made from the results, whichever way they fall."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.equal_budget import APART, Standing
-from dyrate.analysis.measurements import Budget, Measurement, budget, unpruned
+from dyrate.analysis.measurement import Budget, Measurement, grouped
 from dyrate.analysis.paired import Answers, mean_interval
+from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import Difference
 from dyrate.typed import Origin
@@ -33,6 +34,8 @@ class Claim:
     note: str = ""
     untold: int = 0
     """Cases in which it cannot be told: they count neither for nor against."""
+    whose: Origin | None = "paper"
+    """Of which DyRate it is."""
 
     @property
     def verdict(self) -> str:
@@ -51,56 +54,38 @@ def claims(
     """The three claims for the paper's DyRate and again for ours, each over all models that have a row of it;
     none without one.
     """
-    dyrate = [
-        m
-        for m in measurements
-        if m.method == DYRATE and not m.replays and m.decoding == measurements[0].decoding
-    ]
+    mine = [m for m in measurements if m.method == DYRATE and not m.replays]
+    mine = [m for m in mine if m.decoding == measurements[0].decoding]
     return tuple(
         claim
-        for whose, name in WHOSE.items()
-        for claim in _claims(name, [m for m in dyrate if m.origin == whose], measurements, standings, answers)
+        for whose in WHOSE
+        if (by_model := grouped((m for m in mine if m.origin == whose), lambda m: m.model))
+        for claim in _claims(whose, by_model, [s for s in standings if s.mine.origin == whose], answers)
     )
 
 
 def _claims(
-    name: str,
-    dyrate: Sequence[Measurement],
-    measurements: Sequence[Measurement],
+    whose: Origin | None,
+    by_model: Mapping[str, list[Measurement]],
     standings: Sequence[Standing],
     answers: Answers,
-) -> tuple[Claim, ...]:
-    by_model = {
-        model: [m for m in dyrate if m.model == model] for model in dict.fromkeys(m.model for m in dyrate)
-    }
-    if not by_model:
-        return ()
-    mine = [s for s in standings if s.mine in dyrate]
+) -> Iterator[Claim]:
+    places = {model: _fastv_places(model, standings) for model in by_model}
+    met = [c for found in places.values() for _, s in found for c in s.comparisons if c.phase == "both"]
+    title, name = BENCHMARKS[EXTRA].title, WHOSE[whose]
+    facts = {"name": name, "wins": WINS, "ten": TEN, "extra": title, "apart": 100 * APART}
     captions = [benchmark for benchmark in TEN if BENCHMARKS[benchmark].group == "caption"]
-    return (
-        _claim(
-            f"At equal budget {name} beats FastV on at least {WINS} of {len(TEN)} benchmarks",
-            [case for model in by_model for case in _against_fastv(model, mine, measurements)],
-            f"Each at its own budget; without {BENCHMARKS[EXTRA].title}, which the paper's ten do not have. "
-            "Wins and losses are those whose intervals exclude zero, as one in twenty would by chance where "
-            "nothing differs; Holm's correction is for the comparisons of its line."
-            f"{_uneven([s for model in by_model for _, s in _fastv_places(model, mine, measurements)])}",
-        ),
-        _claim(
-            f"{name} keeps 99% of the unpruned score at a third of the visual tokens",
-            [
-                _kept(model, settings, measurements, answers, TEN, THIRD, _mean_share(measurements))
-                for model, settings in by_model.items()
-            ],
-        ),
-        _claim(
-            f"On captions {name} does so at a tenth of them at decode",
-            [
-                _kept(model, settings, measurements, answers, captions, TENTH, _pruned_share(measurements))
-                for model, settings in by_model.items()
-            ],
-        ),
-    )
+    note = say("claim_note", met=met, uneven=[c for c in met if c.uneven], **facts)
+    cases = {
+        "beats": [case for model, found in places.items() for case in _against_fastv(model, found)],
+        "third": [_kept(*entry, answers, TEN, THIRD, _mean_share) for entry in by_model.items()],
+        "tenth": [_kept(*entry, answers, captions, TENTH, _pruned_share) for entry in by_model.items()],
+    }
+    for which, found in cases.items():
+        decided = tuple(holds for _, holds in found if holds is not None)
+        texts = tuple(text for text, _ in found)
+        claim = say(f"claim_{which}", **facts)
+        yield Claim(claim, texts, decided, note if which == "beats" else "", len(found) - len(decided), whose)
 
 
 def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
@@ -111,72 +96,33 @@ def default_standings(standings: Sequence[Standing]) -> dict[str, list[Standing]
     for standing in standings:
         if standing.mine.group == "main":
             defaults.setdefault((standing.mine.model, standing.mine.origin), standing.mine)
-    grouped: dict[str, list[Standing]] = {}
-    for standing in standings:
-        if standing.mine in defaults.values():
-            grouped.setdefault(standing.mine.model, []).append(standing)
-    return grouped
+    return grouped((s for s in standings if s.mine in defaults.values()), lambda s: s.mine.model)
 
 
-def _claim(claim: str, cases: Sequence[tuple[str, Sequence[bool]]], note: str = "") -> Claim:
-    decided = tuple(holds for _, each in cases for holds in each)
-    untold = sum(not each for _, each in cases)
-    return Claim(claim, tuple(text for text, _ in cases), decided, note, untold)
+Case = tuple[str, bool | None]
+"""What was found, and whether the claim holds there; None where that cannot be told."""
 
 
-def _against_fastv(
-    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
-) -> list[tuple[str, list[bool]]]:
+def _against_fastv(model: str, places: Sequence[tuple[Budget, Standing]]) -> list[Case]:
     """The default and the settings of its sweep, each at its own budget, from most tokens to fewest.
 
     Where some of the ten cannot be compared, and wins on all of these would make up the number, it cannot be
     told.
     """
-    places = _fastv_places(model, standings, among)
-    if not places:
-        return [(f"on {model} no FastV curve reaches DyRate's budget", [])]
-    cases = []
+    cases: list[Case] = []
     for at, s in places:
         wins = s.count("win")
-        open_ = wins < WINS <= wins + len(TEN) - len(s.comparisons)
-        text = (
-            f"on {model} at {_share(at.prefill)} of the tokens at prefill and {_share(at.decode)} at decode: "
-            f"{_counted(wins, 'win', 'wins')}, {_counted(s.count('tie'), 'tie', 'ties')} and "
-            f"{_counted(s.count('loss'), 'loss', 'losses')} ({s.holm('win')} and {s.holm('loss')} after "
-            f"Holm's correction) against {s.competitor} on {len(s.comparisons)} benchmarks, mean "
-            f"difference {_percent(s.mean, sign=True)} of the unpruned score; {s.mine.label}"
+        untold = wins < WINS <= wins + len(TEN) - len(s.comparisons)
+        cases.append(
+            (say("against_fastv", model=model, at=at, s=s, untold=untold), None if untold else wins >= WINS)
         )
-        only = _counted(len(s.comparisons), "comparison", "comparisons")
-        text += f": cannot be told at this budget, only {only}" if open_ else ""
-        cases.append((text, [] if open_ else [wins >= WINS]))
-    return cases
+    return cases or [(say("no_fastv", model=model), None)]
 
 
-def _fastv_places(
-    model: str, standings: Sequence[Standing], among: Sequence[Measurement]
-) -> list[tuple[Budget, Standing]]:
+def _fastv_places(model: str, standings: Sequence[Standing]) -> list[tuple[Budget, Standing]]:
     compared = [s for s in (_fastv(mine, standings) for mine in _swept(model, standings)) if s]
-    places = [(budget(s.mine, [c.benchmark for c in s.comparisons], among), s) for s in compared]
+    places = [(s.mine.budget(*(c.benchmark for c in s.comparisons)), s) for s in compared]
     return sorted(places, key=lambda place: place[0].prefill or 0, reverse=True)
-
-
-def _uneven(standings: Sequence[Standing]) -> str:
-    """In how many of the comparisons FastV has far more than DyRate in one phase, and how these went."""
-    captions = [c for s in standings for c in s.comparisons if c.phase == "both"]
-    uneven = [c for c in captions if c.uneven]
-    if not uneven:
-        return ""
-    lost = sum(c.verdict == "loss" for c in uneven)
-    won = sum(c.verdict == "win" for c in uneven)
-    return (
-        f" In {len(uneven)} of {len(captions)} comparisons on captions FastV has over {100 * APART:.0f} "
-        f"points more than DyRate in one phase, of them {_counted(won, 'win', 'wins')} and "
-        f"{_counted(lost, 'loss', 'losses')} of DyRate."
-    )
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def _swept(model: str, standings: Sequence[Standing]) -> list[Measurement]:
@@ -196,48 +142,49 @@ def _fastv(mine: Measurement, standings: Sequence[Standing]) -> Standing | None:
     return max(candidates, key=lambda s: (len(s.comparisons), len(s.settings)), default=None)
 
 
-Share = Callable[[Measurement, Sequence[str]], tuple[float, str] | None]
+@dataclass(frozen=True)
+class Lean:
+    """A setting, the share that a claim limits, what else it spends, and what it keeps."""
+
+    m: Measurement
+    share: float
+    spent: Budget
+    kept: Difference
+    first: int | None = None
+    """The layer from which the share is taken."""
+
+
+Share = Callable[[Measurement, Sequence[str]], tuple[float, int | None] | None]
 
 
 def _kept(
     model: str,
     settings: Sequence[Measurement],
-    among: Sequence[Measurement],
     answers: Answers,
     benchmarks: Sequence[str],
     limit: float,
     share: Share,
-) -> tuple[str, list[bool]]:
+) -> Case:
     """The best of the settings that spend at most `limit`, over the unpruned model's benchmarks."""
-    whole = unpruned(settings[0], among)
+    whole = settings[0].unpruned
     names = [name for name in (whole.result["benchmarks"] if whole else ()) if name in benchmarks]
     known = [
-        (*spent, kept, m)
+        Lean(m, found[0], m.budget(*names), kept, found[1])
         for m in settings
-        if names and (spent := share(m, names)) and (kept := kept_of_unpruned(m, names, among, answers))
+        if names and (found := share(m, names)) and (kept := kept_of_unpruned(m, names, answers))
     ]
+    lean = [one for one in known if one.share <= limit + SLACK]
     if not known:
-        return f"on {model} no setting was measured on all benchmarks that this needs", []
-    lean = [entry for entry in known if entry[0] <= limit + SLACK]
+        return say("unmeasured", model=model), None
     if not lean:
-        _, where, kept, m = min(known, key=lambda entry: entry[0])
-        return (
-            f"on {model} no setting spends so little: the leanest, {m.label}, spends {where} and keeps "
-            f"{_percent(kept)}",
-            [False],
-        )
-    _, where, kept, m = max(lean, key=lambda entry: entry[2]["value"])
-    return (
-        f"on {model} {_best_of(len(lean))} within it, {m.label}, keeps {_percent(kept)} and spends {where}",
-        [kept["value"] >= KEPT],
-    )
+        return say("no_lean", model=model, one=min(known, key=lambda one: one.share)), False
+    best = max(lean, key=lambda one: one.kept["value"])
+    return say("lean", model=model, one=best, count=len(lean)), best.kept["value"] >= KEPT
 
 
-def kept_of_unpruned(
-    m: Measurement, names: Sequence[str], among: Sequence[Measurement], answers: Answers
-) -> Difference | None:
+def kept_of_unpruned(m: Measurement, names: Sequence[str], answers: Answers) -> Difference | None:
     """Mean score in percent of the unpruned model's; None where a benchmark or its answers are missing."""
-    whole = unpruned(m, among)
+    whole = m.unpruned
     scores = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
     pairs = [(a, b) for a, b in scores if a and b and b.value and a.units.names == b.units.names]
     if len(pairs) < len(names):
@@ -247,52 +194,18 @@ def kept_of_unpruned(
     return {"value": fmean(100 * a.value / b.value for a, b in pairs), "low": low, "high": high}
 
 
-def _mean_share(among: Sequence[Measurement]) -> Share:
+def _mean_share(m: Measurement, names: Sequence[str]) -> tuple[float, None] | None:
     """The larger one of the shares at prefill and decode, true means over layers."""
-
-    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
-        spent = budget(m, names, among)
-        shares = [value for value in (spent.prefill, spent.decode) if value is not None]
-        text = f"{_share(spent.prefill)} at prefill and {_share(spent.decode)} at decode"
-        return (max(shares), text) if shares else None
-
-    return share
+    spent = m.budget(*names)
+    shares = [value for value in (spent.prefill, spent.decode) if value is not None]
+    return (max(shares), None) if shares else None
 
 
-def _pruned_share(among: Sequence[Measurement]) -> Share:
+def _pruned_share(m: Measurement, names: Sequence[str]) -> tuple[float, int] | None:
     """The share at decode in the prune layer and those after it: the layers before it always see all."""
-
-    def share(m: Measurement, names: Sequence[str]) -> tuple[float, str] | None:
-        first, shares = int(m.result["method"].get("layer", 0)), []
-        for name in names:
-            tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
-            if tokens and tokens["decode"] and tokens["total"]:
-                shares.append(fmean(tokens["decode"][first:]) / tokens["total"])
-        if not shares:
-            return None
-        spent = budget(m, names, among)
-        text = (
-            f"{_share(fmean(shares))} at decode from layer {first} on ({_share(spent.decode)} over all "
-            f"layers) and {_share(spent.prefill)} at prefill"
-        )
-        return fmean(shares), text
-
-    return share
-
-
-def _best_of(count: int) -> str:
-    return "the only setting" if count == 1 else f"the best of {count} settings"
-
-
-def _share(value: float | None) -> str:
-    return "nothing known" if value is None else f"{100 * value:.0f}%"
-
-
-def _percent(difference: Difference, sign: bool = False) -> str:
-    def number(value: float) -> str:
-        return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
-
-    text = f"{number(difference['value'])}%"
-    if difference["low"] is None or difference["high"] is None:
-        return text
-    return f"{text} ({number(difference['low'])} to {number(difference['high'])})"
+    first, shares = int(m.result["method"].get("layer", 0)), []
+    for name in names:
+        tokens = benchmark["visual_tokens"] if (benchmark := m.benchmark(name)) else None
+        if tokens and tokens["decode"] and tokens["total"]:
+            shares.append(fmean(tokens["decode"][first:]) / tokens["total"])
+    return (fmean(shares), first) if shares else None

@@ -8,7 +8,7 @@ from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
 from dyrate.analysis.headlines import headlines, not_run
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.missing import Missing, missing
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import Ranking, rankings

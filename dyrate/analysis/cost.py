@@ -1,9 +1,11 @@
 """FLOPs of the measured rows, from the work in their result files: always with a convention, t and N."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.analysis.cells import TextColumn
+from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases
@@ -45,75 +47,61 @@ def spent(m: Measurement, benchmark: str) -> Spent | None:
     )
 
 
-def percentages(mine: Spent, among: Iterable[Measurement]) -> dict[tuple[str, str], float]:
+def percentages(mine: Spent) -> dict[tuple[str, str], float]:
     """Return its FLOPs in percent of the unpruned model's own generation, by convention and scope."""
-    whole = unpruned(mine.measurement, among)
+    whole = mine.measurement.unpruned
     theirs = spent(whole, mine.benchmark) if whole else None
-    if theirs is None:
-        return {}
-    return {key: 100 * value / theirs.flops[key] for key, value in mine.flops.items()}
+    return {key: 100 * value / theirs.flops[key] for key, value in mine.flops.items()} if theirs else {}
 
 
 PRINTED = "flops", "cached"
 """What stands in the tables of the report: everything, over the whole generation."""
 
 
-def percent(m: Measurement | None, benchmark: str, among: Sequence[Measurement]) -> str | None:
+def percent(m: Measurement, benchmark: str) -> str | None:
     """Return a row's percentage as the tables print it."""
-    mine = spent(m, benchmark) if m else None
-    share = percentages(mine, among).get(PRINTED) if mine else None
+    mine = spent(m, benchmark)
+    share = percentages(mine).get(PRINTED) if mine else None
     return None if share is None else f"{share:.1f}"
+
+
+def flops(key: str, note: str) -> TextColumn:
+    """Return the column of that percentage on NoCaps; the key is that of the printed one, too."""
+    return TextColumn(
+        key,
+        "FLOPs",
+        "% of unpruned, ↓",
+        key,
+        note,
+        here=lambda m: percent(m, "nocaps"),
+        why_not=lambda m: m.missing.get("nocaps"),
+    )
 
 
 def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
     """Return what the printed percentages mean, with the t and N of the unpruned models."""
-    lengths = [
-        f"{m.model}: t = {mine.text_tokens:.0f}, N = {mine.new_tokens:.0f}"
-        for m in measurements
-        if m.kind == NONE and m.group == "main" and (mine := spent(m, benchmark))
-    ]
-    means = f" Means over samples, unpruned: {'; '.join(lengths)}." if lengths else ""
-    return (
-        f"Here: convention {PRINTED[0]} ({CONVENTIONS[PRINTED[0]].about}), {SCOPES[PRINTED[1]]}, in percent "
-        f"of the unpruned model's own generation.{means} Other conventions: under Cost. The paper names none."
-    )
+    whole = [m for m in measurements if m.kind == NONE and m.group == "main"]
+    lengths = [(m.model, mine) for m in whole if (mine := spent(m, benchmark))]
+    about, counted = CONVENTIONS[PRINTED[0]].about, SCOPES[PRINTED[1]]
+    return say("flops", convention=PRINTED[0], about=about, scope=counted, lengths=lengths)
 
 
-@dataclass(frozen=True)
-class CostRow:
-    """A row of the cost table: its shares by convention and scope, in the order of the headings."""
-
-    spent: Spent
-    shares: tuple[float | None, ...]
+Costs = list[tuple[str, str, list[tuple[Spent, tuple[float | None, ...]]]]]
+"""Model, benchmark, and of each row what it spent and its shares, by convention and scope."""
 
 
-@dataclass(frozen=True)
-class CostTable:
-    """FLOPs of the main rows on a model, or measured against it, on a benchmark."""
-
-    model: str
-    benchmark: str
-    rows: tuple[CostRow, ...]
-
-
-def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> tuple[CostTable, ...]:
-    """Return a table per model and benchmark; none where no result says what its layers did."""
+def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> Costs:
+    """Return FLOPs of the main rows by benchmark and by the model that they are measured against; none where
+    no result says what its layers did.
+    """
     main = [m for m in measurements if m.group == "main"]
-    tables = []
+    tables: Costs = []
     for benchmark in benchmarks:
         for model in dict.fromkeys(m.reference for m in main):
             rows = [mine for m in main if m.reference == model and (mine := spent(m, benchmark))]
-            if not rows:
-                continue
-            shares = [percentages(mine, measurements) for mine in rows]
-            tables.append(
-                CostTable(
-                    model,
-                    benchmark,
-                    tuple(
-                        CostRow(mine, tuple(share.get(key) for key in mine.flops))
-                        for mine, share in zip(rows, shares, strict=True)
-                    ),
-                )
-            )
-    return tuple(tables)
+            shares = [percentages(mine) for mine in rows]
+            told = [
+                (mine, tuple(map(share.get, mine.flops))) for mine, share in zip(rows, shares, strict=True)
+            ]
+            tables += [(model, benchmark, told)] if told else []
+    return tables

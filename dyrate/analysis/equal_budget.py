@@ -23,10 +23,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, unpruned
-from dyrate.analysis.paired import Answers, Gap, Resampled, mean_interval
+from dyrate.analysis.measurement import NONE, Budget, Measurement, grouped
+from dyrate.analysis.paired import Answers, Gap, Resampled, holm, mean_interval
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.intervals import LEVEL
 from dyrate.evaluation.results import Difference
 
 RANKED, ABLATION = "methods", "predictor"  # groups: of the comparison of all methods, and of DyRate's parts
@@ -71,8 +70,8 @@ class Comparison:
     @property
     def unit(self) -> str:
         """The unit of the scores."""
-        result = self.mine.result["benchmarks"][self.benchmark]
-        return primary(result)[0]["unit"]
+        score = self.mine.score(self.benchmark)
+        return score.unit if score else ""
 
     @property
     def spare(self) -> float:
@@ -118,19 +117,9 @@ class Standing:
 
     def holm(self, verdict: Literal["win", "loss"]) -> int:
         """On how many benchmarks, corrected for their number after Holm (1979)."""
-        left = sorted(
-            (c for c in self.comparisons if c.difference["low"] is not None), key=lambda c: c.gap.p_value
-        )
-        sure = [
-            c.gap.p_value * (len(left) - place) <= 1 - LEVEL for place, c in enumerate(left)
-        ]  # the first that fails ends it
-        ended = sure.index(False) if False in sure else len(sure)
-        return sum(c.verdict == verdict for c in left[:ended])
-
-    @property
-    def ahead(self) -> int:
-        """On how many benchmarks DyRate's score is the higher one, whatever the interval says."""
-        return sum(comparison.difference["value"] > 0 for comparison in self.comparisons)
+        known = [c for c in self.comparisons if c.difference["low"] is not None]
+        left = sorted(known, key=lambda c: c.gap.p_value)
+        return sum(c.verdict == verdict for c in left[: holm([c.gap.p_value for c in left])])
 
     @property
     def mean(self) -> Difference:
@@ -164,7 +153,7 @@ def standings(measurements: Sequence[Measurement], answers: Answers) -> tuple[St
                 comparison
                 for benchmark in mine.result["benchmarks"]
                 if benchmark in BENCHMARKS
-                and (comparison := compare(mine, name, settings, benchmark, comparable, answers))
+                and (comparison := compare(mine, name, settings, benchmark, answers))
             )
             if comparisons:
                 rows.append(Standing(mine, name, settings, comparisons))
@@ -175,34 +164,31 @@ def families(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement
     """Competitors by name: settings that differ in what sets their budget alone, or, where nothing but a
     layer does, in that. A replayed schedule competes with the predictor that it was taken from.
     """
-    grouped: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method not in (NONE, BLIND) and (m.method != DYRATE or (m.replays and m.group != ABLATION)):
-            grouped.setdefault(f"{family_key(m.result['method'])} {m.origin}", []).append(m)
+    competing = [
+        m
+        for m in measurements
+        if m.method not in (NONE, BLIND) and (m.method != DYRATE or (m.replays and m.group != ABLATION))
+    ]
+    alike = grouped(competing, lambda m: f"{family_key(m.result['method'])} {m.origin}")
     named: dict[str, tuple[Measurement, ...]] = {}
-    for settings in grouped.values():
+    for settings in alike.values():
         label = _common_label([m.label for m in settings])
         named[settings[0].label if label in named else label] = tuple(settings)
     return named
 
 
 def compare(
-    mine: Measurement,
-    competitor: str,
-    settings: Sequence[Measurement],
-    benchmark: str,
-    among: Sequence[Measurement],
-    answers: Answers,
+    mine: Measurement, competitor: str, settings: Sequence[Measurement], benchmark: str, answers: Answers
 ) -> Comparison | None:
     """The comparison on one benchmark; None where the competitor's curve does not reach DyRate's budget."""
-    own, score = budget(mine, [benchmark], among), answers.resampled(mine, benchmark)
+    own, score = mine.budget(benchmark), answers.resampled(mine, benchmark)
     phase = phase_of(own, benchmark)
-    whole = unpruned(mine, among)
+    whole = mine.unpruned
     end = answers.resampled(whole, benchmark) if whole else None
     if whole is None or end is None or score is None or phase is None:
         return None
     asked = spent(own, phase, mine=True)
-    curve = points(settings, benchmark, phase, among, answers)
+    curve = points(settings, benchmark, phase, answers)
     mixture = mix([*curve, Point(whole, 1.0, end)], asked) if curve and asked is not None else None
     if mixture is None or any(part.score.units.names != score.units.names for _, part in mixture):
         return None
@@ -245,18 +231,11 @@ def spent(shares: Budget, phase: Phase, mine: bool = False) -> float | None:
     return (max if mine else min)(shares.prefill, shares.decode)
 
 
-def points(
-    settings: Sequence[Measurement],
-    benchmark: str,
-    phase: Phase,
-    among: Sequence[Measurement],
-    answers: Answers,
-    mine: bool = False,
-) -> list[Point]:
+def points(settings: Sequence[Measurement], benchmark: str, phase: Phase, answers: Answers) -> list[Point]:
     """What the settings spend and score on a benchmark, by rising budget, as far as both are known."""
     curve = []
     for m in settings:
-        at = spent(budget(m, [benchmark], among), phase, mine)
+        at = spent(m.budget(benchmark), phase)
         score = answers.resampled(m, benchmark)
         if at is not None and score is not None:
             curve.append(Point(m, at, score))

@@ -15,7 +15,7 @@ from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.cells import Column
 from dyrate.analysis.cost import percentages, spent
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurements import Measurement, budget, units, verdict
+from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.tables import TABLE1, TABLE2, TABLE3, column_of
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
@@ -82,7 +82,7 @@ def frame(study: Study, measurements: Sequence[Measurement]) -> pd.DataFrame:
     `measurements` must have been compared with the unpruned model (`dyrate.analysis.paired.Answers.compare`).
     """
     latencies = Latencies.of(study)
-    lines = [line for m in measurements for line in _measured(m, measurements, latencies)]
+    lines = [line for m in measurements for line in _measured(m, latencies)]
     lines += [
         line for table, rows, columns in _PRINTED for row in rows() for line in _printed(table, row, columns)
     ]
@@ -123,9 +123,7 @@ def origin(m: Measurement) -> str | None:
     return m.origin or ("paper" if m.method in built_in() else None)
 
 
-def _measured(
-    m: Measurement, among: Sequence[Measurement], latencies: Latencies
-) -> Iterator[dict[str, object]]:
+def _measured(m: Measurement, latencies: Latencies) -> Iterator[dict[str, object]]:
     named = {
         "model": m.model,
         "against": m.reference,
@@ -141,36 +139,18 @@ def _measured(
         missing = {"metric": main.name, "primary": True, "unit": main.unit, "missing": why}
         yield {**named, "benchmark": benchmark, **missing}
     for benchmark, found in m.result["benchmarks"].items():
-        of_run = {
-            **named,
-            "benchmark": benchmark,
-            "task": found["task"],
-            "samples": found["samples"],
-            "units": units(benchmark, found),
-            **_spent(m, benchmark, among),
-            **latencies.costs(m, benchmark),
-        }
-        for metric, score in found["scores"].items():
-            difference = (found["difference"] or {}).get(metric)
-            parts = difference or {"value": None, "low": None, "high": None}
-            yield {
-                **of_run,
-                "metric": metric,
-                "primary": metric == found["primary"],
-                **{name: score[name] for name in ("unit", "value", "low", "high")},
-                "difference": parts["value"],
-                "difference_low": parts["low"],
-                "difference_high": parts["high"],
-                "verdict": verdict(difference, score["higher_is_better"]),
-            }
+        of_run = {**named, "benchmark": benchmark, "task": found["task"], **_spent(m, benchmark)}
+        for metric in found["scores"]:
+            score = vars(m.score(benchmark, metric))
+            yield of_run | latencies.costs(m, benchmark) | {"primary": metric == found["primary"]} | score
 
 
-def _spent(m: Measurement, benchmark: str, among: Sequence[Measurement]) -> dict[str, object]:
-    shares = budget(m, [benchmark], among)
+def _spent(m: Measurement, benchmark: str) -> dict[str, object]:
+    shares = m.budget(benchmark)
     found: dict[str, object] = {"prefill_share": shares.prefill, "decode_share": shares.decode}
     if mine := spent(m, benchmark):
         found |= {"text_tokens": mine.text_tokens, "new_tokens": mine.new_tokens}
-        for kind, values in (("tera", mine.flops), ("percent", percentages(mine, among))):
+        for kind, values in (("tera", mine.flops), ("percent", percentages(mine))):
             found |= {f"{convention}_{scope}_{kind}": value for (convention, scope), value in values.items()}
     return found
 
@@ -186,30 +166,21 @@ def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterat
         "model": model,
         "name": known if known in built_in() else None,
         "method": row.name,
-        "primary": False,
         "origin": PUBLISHED,
         "group": table,
     }
-    for column in columns:
-        benchmark = column.benchmark
-        text = row.values.get(column.published or "nocaps_cider")
-        metric = BENCHMARKS[benchmark].primary
-        if text and (column.published or table.startswith("ablation")):
-            figure = {
-                "metric": metric.name,
-                "unit": metric.unit,
-                "primary": True,
-                "value": float(text),
-                "printed": text,
-            }
+    figures = [
+        (
+            column.benchmark,
+            BENCHMARKS[column.benchmark].primary,
+            row.values.get(column.published or "nocaps_cider"),
+        )
+        for column in columns
+        if column.published or table.startswith("ablation")
+    ]
+    told = [(name, metric.name, metric.unit, True, text) for name, metric, text in figures]
+    told += [("nocaps", name, unit, False, row.values.get(name)) for name, unit in _PRINTED_COSTS.items()]
+    for benchmark, name, unit, primary, text in told:
+        if text:
+            figure = {"metric": name, "unit": unit, "primary": primary, "value": float(text), "printed": text}
             yield {**named, "benchmark": benchmark, **figure}
-    for name, unit in _PRINTED_COSTS.items():
-        if text := row.values.get(name):
-            yield {
-                **named,
-                "benchmark": "nocaps",
-                "metric": name,
-                "unit": unit,
-                "value": float(text),
-                "printed": text,
-            }

@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.reasons import last_words, trained, untrained, why
+from dyrate.analysis.words import say
 from dyrate.bench import study_jobs as jobs
 from dyrate.errors import DyrateError
 from dyrate.speed.documents import BenchDocument, Timing, read
 from dyrate.study import Study
-
-UNMEASURED = (
-    "Not measured on this study’s models: what `latency` in a config asks for is not there, and evaluations "
-    "share their machine, so their own times are no latencies. For times at the paper’s shapes, see the "
-    "report’s section Time and memory."
-)
 
 
 @dataclass(frozen=True)
@@ -49,15 +44,15 @@ class Latencies:
                 documents[model.name] = (*documents.get(model.name, ()), bench)
         return cls(documents, asked, missing)
 
-    def timed(self, m: Measurement | None) -> tuple[BenchDocument, Timing] | None:
+    def timed(self, m: Measurement) -> tuple[BenchDocument, Timing] | None:
         """The timing of a measurement's row, and its document; None where it was not timed."""
-        for bench in self.documents.get(m.model, ()) if m else ():
+        for bench in self.documents.get(m.model, ()):
             for timing in bench.rows:
-                if m and timing.method and _is(timing.method.settings, m):
+                if timing.method and _is(timing.method.settings, m):
                     return bench, timing
         return None
 
-    def per_token(self, m: Measurement | None) -> str | None:
+    def per_token(self, m: Measurement) -> str | None:
         """Milliseconds per token, end to end, of the row of a measurement; None where it was not timed."""
         found = self.timed(m)
         return None if found is None else f"{_per_token(found[1]):.2f}"
@@ -69,24 +64,21 @@ class Latencies:
             return {}
         return {"latency_ms": _per_token(found[1]), "kv_bytes": found[1].kv_bytes}
 
-    def why_not(self, m: Measurement | None) -> str | None:
+    def why_not(self, m: Measurement) -> str | None:
         """Why the row of a measurement has no time, where the study asks for one."""
-        return self.missing.get(self.asked.get(m.job.result, "")) if m and m.job else None
+        return self.missing.get(self.asked.get(m.job.result, "")) if m.job else None
 
     def note(self) -> str:
         """Where the times come from."""
-        if not self.documents:
-            return UNMEASURED
         benches = [bench for found in self.documents.values() for bench in found]
-        loads = {timing.new_tokens for bench in benches for timing in bench.rows}
-        devices = sorted({bench.device for bench in benches})
-        paths = " and ".join(bench.path.as_posix() for bench in benches)
-        return (
-            f"Milliseconds per token, end to end, {' or '.join(map(str, sorted(loads)))} tokens to each "
-            "prompt, one prompt at a time, medians over prompts; on this study’s own models and machine "
-            f"({', '.join(devices)}), with nothing else of the study running. Command, commit and versions "
-            f"are in {paths}. For times at the paper’s shapes, see the report’s section Time and memory."
+        if not benches:
+            return say("untimed")
+        loads = sorted({timing.new_tokens for bench in benches for timing in bench.rows})
+        devices, paths = (
+            sorted({bench.device for bench in benches}),
+            [bench.path.as_posix() for bench in benches],
         )
+        return say("timed", loads=loads, devices=devices, paths=paths)
 
 
 def _per_token(timing: Timing) -> float:

@@ -1,155 +1,20 @@
-"""What was measured: result files with their run information, and the budget and evidence in them."""
+"""What was measured: a study's result files with their run information, read and checked."""
 
-import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 from dyrate.analysis import external, reasons
+from dyrate.analysis.measurement import Measurement
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.decoding import decoding_slug, decoding_spec
-from dyrate.evaluation.results import (
-    SCHEMA,
-    VERSION,
-    BenchmarkResult,
-    Difference,
-    Meta,
-    Result,
-    ResultError,
-    ResultFiles,
-    RunInformation,
-    Score,
-    read,
-    read_run,
-)
+from dyrate.evaluation.results import SCHEMA, VERSION, Meta, Result, ResultError, ResultFiles, read, read_run
 from dyrate.predictor_training.recipe import Recipe
 from dyrate.study import Study, StudyJob
 from dyrate.typed import Origin
-
-NONE = "none"
-CONTROLS = frozenset({"random", "uniform", "text_only", "downsample"})
-
-
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """One result file; `run` is None without run information, `job` where no job of the study made it."""
-
-    files: ResultFiles
-    result: Result
-    run: RunInformation | None
-    job: StudyJob | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Why there is nothing, by benchmark; of a job without a result all of its benchmarks."""
-    uncompared: dict[str, str] = field(default_factory=dict)
-    """Why there is no difference to the unpruned model, though both were measured, by benchmark."""
-
-    @property
-    def measured(self) -> bool:
-        """Whether there is anything: else it holds the place of a job without a result."""
-        return bool(self.result["benchmarks"])
-
-    @property
-    def key(self) -> str:
-        """A short name for links, safe in HTML ids: a hash of where the result stands."""
-        return hashlib.sha256(self.files.result.as_posix().encode()).hexdigest()[:10]
-
-    @property
-    def model(self) -> str:
-        """The model's name in the study."""
-        return self.result["model"]
-
-    @property
-    def method(self) -> str:
-        """The method's registered name (or path/to/file.py:Class)."""
-        return str(self.result["method"]["name"])
-
-    @property
-    def label(self) -> str:
-        """The method with its hyperparameters, as people write it."""
-        return self.result["label"]
-
-    @property
-    def title(self) -> str:
-        """The label, and on a model that is measured against another the model: a connector that was trained
-        here is not the published system whose idea it is.
-        """
-        if self.against is None:
-            return self.label
-        model = f"{self.model} (trained here)" if self.compressor else self.model
-        return model if self.method == NONE else f"{self.label} on {model}"
-
-    @property
-    def compressor(self) -> str | None:
-        """A hash of the weights of a trained connector that stands in its checkpoint's place."""
-        connector = self.result["meta"].get("connector")
-        return connector["sha256"] if connector else None
-
-    @property
-    def origin(self) -> Origin | None:
-        """Of DyRate, its ablations and its extensions: whether the paper describes it."""
-        return self.result.get("origin")
-
-    @property
-    def decoding(self) -> str:
-        """The decoding strategy, with what it sets otherwise than by default."""
-        return decoding_slug(self.result["decoding"])
-
-    @property
-    def group(self) -> str:
-        """The tables that it belongs to: the study says so, and of other producers' it is `main`."""
-        return self.job.method.group if self.job else "main"
-
-    @property
-    def predicts_rate(self) -> bool:
-        """Whether a trained predictor sets the rate, from the attention of the step at hand."""
-        spec = self.result["method"]
-        return "predictor" in spec and spec.get("rates", "predicted") == "predicted"
-
-    @property
-    def replays(self) -> bool:
-        """Whether a predictor's mean rates are replayed: a control of what it does with the input."""
-        return self.result["method"].get("rates") == "schedule"
-
-    @property
-    def system(self) -> bool:
-        """Whether it is of another system, asked by one of lmms-eval's adapters."""
-        return "adapter" in self.result["meta"]
-
-    @property
-    def against(self) -> str | None:
-        """The other model of whose unpruned answers it is a part, or less: of a compressor, say."""
-        return self.job.model.against if self.job else None
-
-    @property
-    def reference(self) -> str:
-        """The model whose unpruned answers its own are compared with."""
-        return self.against or self.model
-
-    @property
-    def kind(self) -> str:
-        """The method, or what stands for one: a connector, or a model that is measured against another."""
-        return (self.compressor or self.model) if self.against and self.method == NONE else self.method
-
-    @property
-    def control(self) -> bool:
-        """Whether the method only shows what a budget or an image is worth."""
-        return self.method in CONTROLS
-
-    def benchmark(self, name: str) -> BenchmarkResult | None:
-        """What was measured on a benchmark, if anything."""
-        return self.result["benchmarks"].get(name)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Visual tokens per layer as shares of V, at prefill and at decode; None where nobody counted."""
-
-    prefill: float | None
-    decode: float | None
 
 
 def load(study: Study, failed: bool = False) -> tuple[Measurement, ...]:
@@ -167,12 +32,13 @@ def load(study: Study, failed: bool = False) -> tuple[Measurement, ...]:
     whole = not failed and all(
         Path(path).exists() and not reasons.untrained(study, job) for path, job in jobs.items()
     )
-    measurements = tuple(
-        _load(ResultFiles.beside(Path(path)), jobs.get(path))
-        if whole or path not in jobs
-        else _what_there_is(study, jobs[path])
-        for path in study.results
-    )
+    measurements: list[Measurement] = []
+    for path in study.results:
+        job = jobs.get(path)
+        found = (
+            _what_there_is(study, job) if job and not whole else _load(ResultFiles.beside(Path(path)), job)
+        )
+        measurements.append(replace(found, among=measurements))
     labels = {m.job.method.slug: m.label for m in measurements if m.job and m.measured and not m.system}
     for m in measurements:
         if m.job and not m.measured and not m.system:
@@ -183,7 +49,7 @@ def load(study: Study, failed: bool = False) -> tuple[Measurement, ...]:
     theirs = [(str(m.files.result), m.result) for m in measurements if not m.job]
     if lines := list(external.problems(theirs, ours)):
         raise ResultError("\n".join(lines))
-    return measurements
+    return tuple(measurements)
 
 
 def _misplaced(m: Measurement, study: Study) -> Iterator[str]:
@@ -245,12 +111,6 @@ def source(study: Study, measurements: Iterable[Measurement]) -> Literal["testbe
     return "other"
 
 
-def units(name: str, benchmark: BenchmarkResult) -> int | None:
-    """How many independent items a score rests on: samples, pairs or circular questions; None if unknown."""
-    whole = BENCHMARKS[name].unit is None
-    return benchmark.get("units", benchmark["samples"] if whole else None)
-
-
 def _load(files: ResultFiles, job: StudyJob | None) -> Measurement:
     result = read(files.result)
     run = read_run(files.run, files.result) if files.run.exists() else None
@@ -306,83 +166,3 @@ def _label(job: StudyJob) -> str:
         return job.model.name
     fields = ", ".join(f"{key}={value}" for key, value in job.method.spec.items() if key != "name")
     return f"{job.method.name} ({fields})" if fields else job.method.name
-
-
-def span(counts: Iterable[int | None]) -> str:
-    """Counts as "100" or "25 to 100"; empty where none is known."""
-    known = sorted({count for count in counts if count is not None})
-    return " to ".join(map(str, dict.fromkeys(known[:1] + known[-1:])))
-
-
-def primary(benchmark: BenchmarkResult) -> tuple[Score, Difference | None]:
-    """The metric that the tables show, and its paired difference to the unpruned model."""
-    name = benchmark["primary"]
-    return benchmark["scores"][name], (benchmark["difference"] or {}).get(name)
-
-
-def verdict(
-    difference: Difference | None, higher_is_better: bool | None = True
-) -> Literal["better", "worse", "open"] | None:
-    """Which way the difference's interval excludes zero: 'open' if it does not, None without an interval."""
-    if difference is None or difference["low"] is None or difference["high"] is None:
-        return None
-    if difference["low"] <= 0 <= difference["high"]:
-        return "open"
-    return "better" if (difference["low"] > 0) == (higher_is_better is not False) else "worse"
-
-
-def unpruned(measurement: Measurement, among: Iterable[Measurement]) -> Measurement | None:
-    """The same decoding without reduction, on the same model or the one that this is measured against."""
-    same = (measurement.reference, NONE, measurement.result["decoding"])
-    return next((m for m in among if (m.model, m.method, m.result["decoding"]) == same), None)
-
-
-def relative_difference(
-    m: Measurement, benchmark: str, among: Sequence[Measurement]
-) -> tuple[float, float, float, bool] | None:
-    """In percent of the unpruned score: the paired difference, its interval, and whether that excludes zero.
-
-    None where one is missing.
-    """
-    mine, reference = m.benchmark(benchmark), unpruned(m, among)
-    whole = reference.benchmark(benchmark) if reference else None
-    if m.kind == NONE or mine is None or whole is None:
-        return None
-    difference = primary(mine)[1]
-    scale = primary(whole)[0]["value"] / 100
-    if not scale or not difference or difference["low"] is None or difference["high"] is None:
-        return None
-    low, high = difference["low"], difference["high"]
-    return difference["value"] / scale, low / scale, high / scale, not low <= 0 <= high
-
-
-def score_kept(m: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> float | None:
-    """The mean score in percent of the unpruned one, over the benchmarks that have both."""
-    reference = unpruned(m, among)
-    shares = []
-    for name in benchmarks:
-        mine, whole = m.benchmark(name), reference.benchmark(name) if reference else None
-        if mine and whole and primary(whole)[0]["value"]:
-            shares.append(100 * primary(mine)[0]["value"] / primary(whole)[0]["value"])
-    return fmean(shares) if shares else None
-
-
-def budget(measurement: Measurement, benchmarks: Sequence[str], among: Sequence[Measurement]) -> Budget:
-    """Mean share over the benchmarks of the visual tokens that a layer sees.
-
-    V is the unpruned model's count: with a smaller image, the vision tower hands over fewer tokens.
-    """
-    reference = unpruned(measurement, among) or measurement
-    prefill: list[float] = []
-    decode: list[float] = []
-    for name in benchmarks:
-        mine, whole = measurement.benchmark(name), reference.benchmark(name) or measurement.benchmark(name)
-        if not mine or not whole or not mine["visual_tokens"] or not whole["visual_tokens"]:
-            continue
-        total = whole["visual_tokens"]["total"]
-        if not total:
-            continue
-        prefill.append(fmean(mine["visual_tokens"]["prefill"]) / total)
-        if mine["visual_tokens"]["decode"]:
-            decode.append(fmean(mine["visual_tokens"]["decode"]) / total)
-    return Budget(fmean(prefill) if prefill else None, fmean(decode) if decode else None)

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dyrate.analysis.attention_trends import read_summaries
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurements import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.reasons import last_words
-from dyrate.study import Study
+from dyrate.look import study_jobs as surviving
+from dyrate.look.record import partial, read
+from dyrate.study import Study, StudyJob
 from dyrate.trace import study_jobs as tracing
 
 
@@ -58,12 +61,35 @@ def _traces(study: Study) -> Iterator[Missing]:
             yield Missing(f"trace of {model}: {', '.join(names)}", why)
 
 
+def unseen(study: Study) -> tuple[Missing, ...]:
+    """What the page of token survival lacks, of the models whose job is over."""
+    return tuple(
+        one for model, jobs in surviving.survivals(study).items() for one in _unseen(study, model, jobs)
+    )
+
+
+def _unseen(study: Study, name: str, jobs: tuple[StudyJob, ...]) -> Iterator[Missing]:
+    path = Path(surviving.record(study, name))
+    if path.exists():
+        return
+    what = f"token survival of {name}"
+    part = read(partial(path)) if partial(path).exists() else None
+    if part is None or part["command"] != surviving.job(study, jobs[0].model, jobs).command():
+        yield Missing(what, last_words(study.log(name, "survival")))
+        return
+    failed = [
+        (label, look["title"], why) for look in part["looks"] for label, why in look.get("failed", {}).items()
+    ]
+    for method in dict.fromkeys(label for label, _, _ in failed):
+        for why, titles in _by_reason(
+            {title: why for label, title, why in failed if label == method}
+        ).items():
+            yield Missing(f"{what}: {method} on {'; '.join(titles)}", why)
+
+
 def _named(m: Measurement, what: str) -> str:
     return f"{m.model}, {m.label}, {m.decoding}: {what}"
 
 
 def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, why in missing.items():
-        found.setdefault(why, []).append(name)
-    return found
+    return grouped(missing, missing.__getitem__)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import (
+    LEVEL,
     RESAMPLES,
     Array,
     Units,
@@ -84,7 +85,7 @@ class Answers:
         Where two cannot be compared, `uncompared` of the measurement says why.
         """
         for m in measurements:
-            whole = unpruned(m, measurements)
+            whole = m.unpruned
             if m.job is None or m.kind == NONE or whole is None:
                 continue
             for name, found in m.result["benchmarks"].items():
@@ -141,3 +142,9 @@ class Answers:
 def mean_interval(draws: Sequence[Array]) -> tuple[float, float]:
     """The 95% interval of a mean over benchmarks, whose items have nothing to do with each other."""
     return percentile_interval(np.mean(np.stack(draws), axis=0))
+
+
+def holm(p_values: Sequence[float]) -> int:
+    """How many of some comparisons are sure after Holm (1979), the surest first: one that fails ends it."""
+    ends = (place for place, p in enumerate(p_values) if p * (len(p_values) - place) > 1 - LEVEL)
+    return next(ends, len(p_values))

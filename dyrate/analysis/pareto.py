@@ -9,7 +9,7 @@ from statistics import fmean
 
 from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.equal_budget import Phase, families, spent
-from dyrate.analysis.measurements import NONE, Measurement, budget, primary
+from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.predictor_settings import without_effect
 from dyrate.evaluation.benchmarks import BENCHMARKS
 
@@ -29,13 +29,11 @@ def curves(
     shown = _shown(model, measurements, groups)
     names = (benchmark,) if benchmark else averaged(model, measurements)
     ends = [m for m in shown if m.method == NONE]
-    by_label = {
-        label: _curve(found, names, shown, benchmark is None) for label, found in sweeps(shown).items()
-    }
+    by_label = {label: _curve(found, names, benchmark is None) for label, found in sweeps(shown).items()}
     for label, found in families(shown).items():
-        own = _curve(found, names, shown, benchmark is None)
+        own = _curve(found, names, benchmark is None)
         if own:
-            end = _curve(ends, names, shown, benchmark is None)
+            end = _curve(ends, names, benchmark is None)
             by_label[label] = tuple(sorted({*own, *end}))
     return {label: curve for label, curve in by_label.items() if curve}
 
@@ -44,12 +42,9 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
     """DyRate's families: the first of the paper's as "DyRate", the first of ours as "DyRate+", others by the
     first of their predictors as well.
     """
-    grouped: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method == DYRATE and not m.replays:
-            grouped.setdefault(_sweep(m), []).append(m)
+    mine = (m for m in measurements if m.method == DYRATE and not m.replays)
     named: dict[str, tuple[Measurement, ...]] = {}
-    for found in grouped.values():
+    for found in grouped(mine, _sweep).values():
         first = found[0]
         name = Path(str(first.result["method"].get("predictor", ""))).name
         whose = f"{TITLE}+" if first.origin == "ours" else TITLE
@@ -98,24 +93,19 @@ def _shown(
     ]
 
 
-def _curve(
-    found: Sequence[Measurement], names: Sequence[str], among: Sequence[Measurement], relative: bool
-) -> Curve:
-    return tuple(sorted(point for m in found if (point := _point(m, names, among, relative))))
+def _curve(found: Sequence[Measurement], names: Sequence[str], relative: bool) -> Curve:
+    return tuple(sorted(point for m in found if (point := _point(m, names, relative))))
 
 
-def _point(
-    m: Measurement, names: Sequence[str], among: Sequence[Measurement], relative: bool
-) -> tuple[float, float] | None:
-    whole = next((other for other in among if other.method == NONE), None)
+def _point(m: Measurement, names: Sequence[str], relative: bool) -> tuple[float, float] | None:
     shares, scores = [], []
     for name in names:
-        mine, unpruned = m.benchmark(name), whole.benchmark(name) if whole else None
+        score, whole = m.score(name), m.unpruned and m.unpruned.score(name)
         phase: Phase = "both" if BENCHMARKS[name].group == "caption" else "prefill"
-        share = spent(budget(m, [name], among), phase, mine=m.method == DYRATE)
-        scale = primary(unpruned)[0]["value"] / 100 if unpruned and relative else 1.0
-        if mine is None or share is None or not scale:
+        share = spent(m.budget(name), phase, mine=m.method == DYRATE)
+        scale = whole.value / 100 if whole and relative else 1.0
+        if score is None or share is None or not scale:
             return None
         shares.append(share)
-        scores.append(primary(mine)[0]["value"] / scale)
+        scores.append(score.value / scale)
     return (fmean(shares), fmean(scores)) if shares else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement, grouped
 from dyrate.errors import DyrateError
 from dyrate.predictor_config import read_record
 from dyrate.predictor_training.recipe import Recipe
@@ -65,9 +65,7 @@ def choices(measurements: Iterable[Measurement]) -> tuple[Choice, ...]:
 
 def _value(values: Mapping[str, Any], predictors: int) -> str:
     """One text where all predictors have it, else each value behind the names of those that have it."""
-    named: dict[str, list[str]] = {}
-    for key, value in values.items():
-        named.setdefault(as_text(value), []).append(key)
+    named = grouped(values, lambda key: as_text(values[key]))
     if len(named) == 1 and len(values) == predictors:
         return next(iter(named))
     return "; ".join(f"{', '.join(keys)}: {text}" for text, keys in named.items())

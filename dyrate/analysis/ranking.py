@@ -21,11 +21,10 @@ import numpy as np
 
 from dyrate.analysis.claims import TEN
 from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
-from dyrate.analysis.measurements import CONTROLS, NONE, Measurement, unpruned
-from dyrate.analysis.paired import Answers, mean_interval
+from dyrate.analysis.measurement import NONE, Measurement, grouped
+from dyrate.analysis.paired import Answers, holm, mean_interval
 from dyrate.analysis.pareto import sweeps
-from dyrate.analysis.tables import by_model
-from dyrate.evaluation.intervals import LEVEL, Array
+from dyrate.evaluation.intervals import Array
 from dyrate.evaluation.results import Difference
 
 NEAR = 0.02
@@ -65,13 +64,9 @@ class Ranking:
     @cached_property
     def sure(self) -> frozenset[tuple[str, str]]:
         """(better, worse) of every pair that differs, corrected for their number."""
-        pairs = [(_p_value(a, b), a.name, b.name) for a, b in combinations(self.places, 2)]
-        found = []
-        for number, (p, better, worse) in enumerate(sorted(pairs)):
-            if p * (len(pairs) - number) > 1 - LEVEL:
-                break
-            found.append((better, worse))
-        return frozenset(found)
+        pairs = sorted((_p_value(a, b), a.name, b.name) for a, b in combinations(self.places, 2))
+        sure = holm([p for p, _, _ in pairs])
+        return frozenset((better, worse) for _, better, worse in pairs[:sure])
 
     def ranks(self, place: Place) -> tuple[int, int]:
         """The best and the worst rank that nothing speaks against."""
@@ -115,9 +110,7 @@ def rankings(
         names = tuple(name for name in whole_has if name in TEN and all(name in one for one in asked))
         curves = _curves(model, mine)
         for share in budgets:
-            tried = {
-                name: _place(name, settings, share, names, mine, answers) for name, settings in curves.items()
-            }
+            tried = {name: _place(name, settings, share, names, answers) for name, settings in curves.items()}
             places = [place for place in tried.values() if isinstance(place, Place)]
             if len(places) > 1:
                 places.sort(key=lambda place: -place.kept["value"])
@@ -146,34 +139,26 @@ def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[
     trained connector in one curve, and what runs on them.
     """
     curves: dict[str, tuple[Measurement, ...]] = {}
-    for name, settings in by_model(measurements):
+    for name, settings in grouped(measurements, lambda m: m.model).items():
         on = "" if name == model else f" on {name}"
         families_here = {**sweeps(settings), **families(settings)}
         families_here |= {m.label: (m,) for m in settings if m.method == BLIND}
         curves |= {f"{label}{on}": family for label, family in families_here.items()}
-    models: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m.method == NONE and m.kind != NONE:
-            models.setdefault(m.kind, []).append(m)
+    models = grouped((m for m in measurements if m.method == NONE != m.kind), lambda m: m.kind)
     return curves | {family[0].title: tuple(family) for family in models.values()}
 
 
 def _place(
-    name: str,
-    settings: Sequence[Measurement],
-    share: float,
-    benchmarks: Sequence[str],
-    among: Sequence[Measurement],
-    answers: Answers,
+    name: str, settings: Sequence[Measurement], share: float, benchmarks: Sequence[str], answers: Answers
 ) -> Place | str:
     """Return the place, or why there is none."""
     draws, kept, spent, used = [], [], [], dict[Measurement, float]()
     for benchmark in benchmarks:
-        whole = unpruned(settings[0], among)
+        whole = settings[0].unpruned
         end = answers.resampled(whole, benchmark) if whole else None
         if whole is None or end is None or not end.value:
             return f"the unpruned model has no answers or no score on {benchmark}"
-        curve = points(settings, benchmark, "prefill", among, answers)
+        curve = points(settings, benchmark, "prefill", answers)
         if not curve:
             return f"no answers or no counts of tokens on {benchmark}"
         if curve[0].spent > share + NEAR:
@@ -197,7 +182,7 @@ def _place(
         tuple(sorted(used, key=lambda m: used[m])),
         fmean(spent),
         {"value": fmean(kept), "low": low, "high": high},
-        settings[0].method in CONTROLS,
+        settings[0].control,
         np.mean(np.stack(draws), axis=0),
     )
 

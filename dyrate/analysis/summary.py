@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from dyrate.analysis.measurements import NONE, Budget, Measurement, budget, primary, span, units, verdict
-
-Verdict = Literal["better", "worse", "open"] | None
+from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, grouped, span
+from dyrate.analysis.words import say
 
 
 @dataclass(frozen=True)
@@ -30,38 +28,17 @@ class Line:
     @property
     def sentence(self) -> str:
         """The line in words, to stand behind the method's name and a colon."""
-        if not self.compared:
-            return "not compared with the unpruned model"
-        worse, better = self.count("worse"), self.count("better")
-        parts = [f"lower on {worse} of {self.compared} benchmarks" if worse else "no loss could be shown"]
-        if better:
-            parts.append(f"higher on {better}")
-        least = f" (n = {self.units})" if self.units else ""
-        shares = [
-            f"{100 * share:.0f}% at {phase}"
-            for phase, share in (("prefill", self.budget.prefill), ("decode", self.budget.decode))
-            if share is not None
-        ]
-        tail = f"; its layers see {' and '.join(shares)} of the visual tokens" if shares else ""
-        return ", ".join(parts) + least + tail
+        shares = [(s, phase) for phase, s in vars(self.budget).items() if s is not None]
+        return say("verdicts", line=self, shares=shares)
 
 
 def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dict[str, tuple[Line, ...]]:
     """Verdicts of every measurement but those that others are compared with, by the model of these."""
-    by_model: dict[str, list[Line]] = {}
-    for m in measurements:
-        if m.kind != NONE:
-            verdicts = tuple(_verdict(m, name) for name in benchmarks)
-            compared = [name for name, told in zip(benchmarks, verdicts, strict=True) if told]
-            counts = [units(name, b) for name in compared if (b := m.benchmark(name))]
-            line = Line(m, verdicts, budget(m, benchmarks, measurements), span(counts))
-            by_model.setdefault(m.reference, []).append(line)
+    found = []
+    for m in (m for m in measurements if m.kind != NONE):
+        scores = [m.score(name) for name in benchmarks]
+        counts = span(score.units for score in scores if score and score.verdict)
+        verdicts = tuple(score.verdict if score else None for score in scores)
+        found.append(Line(m, verdicts, m.budget(*benchmarks), counts))
+    by_model = grouped(found, lambda line: line.measurement.reference)
     return {model: tuple(entries) for model, entries in by_model.items()}
-
-
-def _verdict(m: Measurement, name: str) -> Verdict:
-    benchmark = m.benchmark(name)
-    if benchmark is None:
-        return None
-    score, difference = primary(benchmark)
-    return verdict(difference, score["higher_is_better"])

@@ -1,11 +1,16 @@
-"""Tables I to III as data: published rows and measured ones laid out as in the paper."""
+"""Tables I to III as data: published rows and measured ones laid out as in the paper.
 
-from collections.abc import Iterable, Sequence
+A table is declared: its columns, and its parts, each of which takes rows that the parts above it have left.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dyrate.analysis import cost
-from dyrate.analysis.cells import Column, Row, Table, TextColumn, finish, merge, with_texts
+from dyrate.analysis.cells import Column, Row, Table, TextColumn
 from dyrate.analysis.latency import Latencies
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement, grouped
+from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
 from dyrate.paper.published import PublishedRow
@@ -26,25 +31,160 @@ TABLE2 = (
     Column("flickr30k", "Flickr30k", "CIDEr", "flickr30k_cider"),
     Column("coco2017", "COCO2017", "CIDEr", "coco2017_cider"),
 )
-TABLE3 = (Column("nocaps", "NoCaps", "CIDEr", "nocaps_cider"),)
-TABLE3_TEXTS = (
-    TextColumn("tflops_percent", "FLOPs", "% of unpruned, ↓", "tflops_percent", "a"),
-    TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b"),
-    TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate"),
-)
-TABLE1_NOTES = {
-    "a": "The paper heads VizWiz and VQA 'EM'; what lmms-eval measures, here too, is VQA accuracy: "
-    "agreement with ten annotators.",
-    "b": "The paper calls this column VQA, but the 58.2 it prints for LLaVA v1.5 is that model's TextVQA "
-    "score (its VQAv2 score is about 78). Published figures stay where the paper prints them. Measured are "
-    "both: VQAv2 under VQA, and TextVQA.",
-    "c": "Circular evaluation: a question counts only if every rotation of its options is answered rightly.",
-    "d": "The paper heads MME 'accuracy' and prints scores; its 1510.7 for LLaVA v1.5 is that model's "
-    "perception score. Measured is perception plus cognition, over the categories that the data has.",
-}
+TABLE3 = TABLE2[:1]
+Names = Callable[[Measurement], str | None]
+"""The printed row that a measurement is named after."""
 
-_FURTHER = "Further models of this study, compared with another of its models"
-_SYSTEMS = "Other systems, asked by lmms-eval’s own adapters"
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a table: the rows that it takes of those that are left, a group for each heading."""
+
+    takes: Callable[[Measurement], bool]
+    heading: Callable[[Measurement], str] = lambda m: f"On {m.model}"
+
+
+@dataclass(frozen=True)
+class PrintedPart:
+    """Printed rows, and beside them the rows on the models that stand for a model of the paper; those that
+    stand beside none of them follow, as far as they are taken.
+    """
+
+    title: str
+    printed: tuple[PublishedRow, ...]
+    model: str
+    takes: Callable[[Measurement], bool] = lambda m: True
+    named: bool = True
+    """Whether the heading names the models of this study."""
+
+
+OTHERS = (
+    Part(lambda m: m.system, lambda m: "Other systems, asked by lmms-eval’s own adapters"),
+    Part(
+        lambda m: bool(m.against),
+        lambda m: "Further models of this study, compared with another of its models",
+    ),
+)
+
+
+def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
+    """Table I: visual question answering and short answers."""
+    rows, stands_for = main(measurements), {model.name: model.published for model in study.models}
+    apart = [m for m in rows if m.system or m.against]
+    ideas = {title: m for m in reversed(apart) for title in stands_for.get(m.model, ())}
+
+    def other(m: Measurement) -> str:
+        names = " and ".join(stands_for.get(m.model, ()))
+        place = f", in the place of {names}: not in the paper's Table I" if names else ""
+        return f"On {m.model}{place}"
+
+    def printed(group: str) -> PrintedPart:
+        these = tuple(row for row in published.table1() if row.group == group)
+        last = group == published.TABLE1_GROUPS[-1]
+        return PrintedPart(group, these, model, lambda m: last and not m.control, named=False)
+
+    model = published.TABLE1_MODEL
+    parts: tuple[Part | PrintedPart, ...] = (
+        *map(printed, published.TABLE1_GROUPS),
+        Part(lambda m: m.control and model in stands_for.get(m.model, ()), lambda m: "Controls"),
+        *OTHERS,
+        Part(lambda m: True, other),
+    )
+    title = "Visual question answering and short answers"
+    table = Table("table1", "Table I", title, TABLE1, notes={key: say(f"table1_{key}") for key in "abcd"})
+    return laid_out(study, table, rows, parts, named("table1"), ideas)
+
+
+def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
+    """Table II: captioning, per model."""
+    table = Table("table2", "Table II", "Captioning", TABLE2)
+    return laid_out(study, table, main(measurements), _per_model(published.table2()), named("table2"))
+
+
+def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
+    """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
+    latencies = Latencies.of(study)
+    timed = TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b")
+    rated = TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate")
+    texts = (
+        cost.flops("tflops_percent", "a"),
+        replace(timed, here=latencies.per_token, why_not=latencies.why_not),
+        replace(rated, here=lambda m: "yes" if m.predicts_rate else "no"),
+    )
+    notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
+    table = Table("table3", "Table III", "Efficiency", TABLE3, (), notes, texts)
+    rows = [m for m in main(measurements) if not m.system]
+    return laid_out(study, table, rows, _per_model(published.table3()), named("table2"))
+
+
+def _per_model(rows: Sequence[PublishedRow]) -> tuple[Part | PrintedPart, ...]:
+    """Table II's layout: printed rows per model, each with its measured one, and then the other models."""
+    models = dict.fromkeys(row.group for row in rows)
+    printed = (PrintedPart(name, tuple(row for row in rows if row.group == name), name) for name in models)
+    return (*printed, *OTHERS, Part(lambda m: True))
+
+
+def main(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The rows of Tables I to III."""
+    return [m for m in measurements if m.group == "main"]
+
+
+def named(table: str) -> Names:
+    """As the study's config names rows of a table."""
+    return lambda m: m.job.method.published.get(table) if m.job else None
+
+
+def laid_out(
+    study: Study,
+    table: Table,
+    rows: Sequence[Measurement],
+    parts: Sequence[Part | PrintedPart],
+    names: Names = lambda m: None,
+    pairs: Mapping[str, Measurement] | None = None,
+) -> Table:
+    """The table with its rows; `pairs` has those that stand beside a printed row whatever their names, by its
+    title.
+    """
+    stands_for = {model.name: model.published for model in study.models}
+    beside: list[dict[str, Measurement]] = []
+    for part in parts:
+        found: dict[str, Measurement] = {}
+        if isinstance(part, PrintedPart):
+            # Of rows with one name the first; a row that this model does not have pairs with nothing.
+            titles = {row.name: row.title for row in reversed(part.printed)}
+            for m in rows:
+                name = names(m)
+                if name in titles and part.model in stands_for.get(m.model, ()):
+                    found.setdefault(titles[name], m)
+            printed = [row.title for row in part.printed]
+            found |= {title: m for title, m in (pairs or {}).items() if title in printed}
+        beside.append(found)
+    left = [m for m in rows if all(m not in found.values() for found in beside)]
+    groups: list[tuple[str, tuple[Row, ...]]] = []
+    for part, found in zip(parts, beside, strict=True):
+        taken = [m for m in left if part.takes(m)]
+        if isinstance(part, PrintedPart):
+            taken = [m for m in taken if part.model in stands_for.get(m.model, ())]
+            shown = [*dict.fromkeys(m.model for m in rows if m in found.values() or m in taken)]
+            same = [model.lower() for model in shown] == [part.title.lower()]
+            more = f", beside it {' and '.join(shown)}" if part.named and shown and not same else ""
+            groups.append((part.title + more, table.merged(part.printed, found, taken)))
+        else:
+            by_heading = grouped(taken, part.heading)
+            groups += [(title, table.merged((), {}, members)) for title, members in by_heading.items()]
+        left = [m for m in left if m not in taken]
+    return table.filled(groups)
+
+
+def columns_of(study: Study, rows: Iterable[Measurement], printed: Mapping[str, str]) -> tuple[Column, ...]:
+    """The benchmarks that some row has, and those with a printed figure."""
+    measured = {name for m in rows for name in m.result["benchmarks"] if name in BENCHMARKS}
+    order = [*study.benchmarks, *(name for name in BENCHMARKS if name not in study.benchmarks)]
+    return tuple(
+        replace(column_of(name), published=printed.get(name), note="a" if name in printed else "")
+        for name in order
+        if name in measured or name in printed
+    )
 
 
 def heading(benchmark: str) -> str:
@@ -59,142 +199,3 @@ def column_of(benchmark: str) -> Column:
             return Column(benchmark, column.heading, column.metric, None)
     known = BENCHMARKS[benchmark]
     return Column(benchmark, known.title, known.primary.name, None)
-
-
-def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
-    """Table I: visual question answering and short answers."""
-    main = [m for m in measurements if m.group == "main"]
-    mine = standing_for(study, published.TABLE1_MODEL, main)
-    systems = [m for m in main if m.system]
-    ideas = [m for m in main if m.against]
-    others = [*systems, *ideas]
-    beside = {row.title: m for row in published.table1() for m in standing_for(study, row.title, others)[:1]}
-    pairs = paired_rows(study, "table1", mine, published.table1()) | beside
-    unpaired = [m for m in mine if m not in pairs.values()]
-    groups: list[tuple[str, Sequence[Row]]] = []
-    for title in published.TABLE1_GROUPS:
-        printed = [row for row in published.table1() if row.group == title]
-        extra = [m for m in unpaired if not m.control] if title == published.TABLE1_GROUPS[-1] else []
-        groups.append((title, merge(TABLE1, printed, pairs, extra, measurements)))
-    controls = [m for m in unpaired if m.control]
-    groups.append(("Controls", merge(TABLE1, [], {}, controls, measurements)))
-    stands_for = {model.name: " and ".join(model.published) for model in study.models}
-    groups.append((_SYSTEMS, merge(TABLE1, [], {}, [m for m in systems if m not in beside.values()], main)))
-    further = [m for m in ideas if m not in beside.values()]
-    groups.append((_FURTHER, merge(TABLE1, [], {}, further, measurements)))
-    for name, others in by_model(main, except_for=[*mine, *systems, *ideas]):
-        place = (
-            f", in the place of {stands_for[name]}: not in the paper's Table I"
-            if stands_for.get(name)
-            else ""
-        )
-        groups.append((f"On {name}{place}", merge(TABLE1, [], {}, others, measurements)))
-    title = "Visual question answering and short answers"
-    return finish(Table("table1", "Table I", title, TABLE1, _frozen(groups), TABLE1_NOTES))
-
-
-def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
-    """Table II: captioning, per model."""
-    groups = _groups_per_model(study, measurements, TABLE2, published.table2())
-    return finish(Table("table2", "Table II", "Captioning", TABLE2, groups, {}))
-
-
-def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
-    """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
-    latencies, ours = Latencies.of(study), [m for m in measurements if not m.system]
-    groups = tuple(
-        (
-            title,
-            tuple(
-                with_texts(
-                    row,
-                    TABLE3_TEXTS,
-                    {
-                        **_auto_rate(row.measurement),
-                        "tflops_percent": cost.percent(row.measurement, "nocaps", measurements),
-                        "latency_ms": latencies.per_token(row.measurement),
-                    },
-                    {
-                        "tflops_percent": row.why_not("nocaps"),
-                        "latency_ms": latencies.why_not(row.measurement),
-                    },
-                )
-                for row in rows
-            ),
-        )
-        for title, rows in _groups_per_model(study, ours, TABLE3, published.table3())
-    )
-    notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
-    return finish(Table("table3", "Table III", "Efficiency", TABLE3, groups, notes, TABLE3_TEXTS))
-
-
-def _auto_rate(m: Measurement | None) -> dict[str, str | None]:
-    return {"auto_rate": ("yes" if m.predicts_rate else "no") if m else None}
-
-
-def _groups_per_model(
-    study: Study,
-    measurements: Sequence[Measurement],
-    columns: Sequence[Column],
-    rows: Sequence[PublishedRow],
-) -> tuple[tuple[str, tuple[Row, ...]], ...]:
-    """Table II's layout: printed rows per model, each with its measured one, and then the other models."""
-    main = [m for m in measurements if m.group == "main"]
-    groups: list[tuple[str, Sequence[Row]]] = []
-    placed: list[Measurement] = []
-    for model in dict.fromkeys(row.group for row in rows):
-        mine = standing_for(study, model, main)
-        printed = [row for row in rows if row.group == model]
-        pairs = paired_rows(study, "table2", mine, printed)
-        extra = [m for m in mine if m not in pairs.values()]
-        names = [name for name, _ in by_model(mine)]
-        title = (
-            f"{model}, beside it {' and '.join(names)}"
-            if names and [name.lower() for name in names] != [model.lower()]
-            else model
-        )
-        groups.append((title, merge(columns, printed, pairs, extra, measurements)))
-        placed += mine
-    systems, ideas = [m for m in main if m.system], [m for m in main if m.against]
-    groups.append((_SYSTEMS, merge(columns, [], {}, systems, measurements)))
-    groups.append((_FURTHER, merge(columns, [], {}, ideas, measurements)))
-    for name, others in by_model(main, except_for=[*placed, *systems, *ideas]):
-        groups.append((f"On {name}", merge(columns, [], {}, others, measurements)))
-    return _frozen(groups)
-
-
-def _frozen(groups: Iterable[tuple[str, Sequence[Row]]]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
-    return tuple((title, tuple(rows)) for title, rows in groups)
-
-
-def standing_for(study: Study, model: str, measurements: Iterable[Measurement]) -> list[Measurement]:
-    """The measurements on the models that stand beside a model of the paper."""
-    names = [entry.name for entry in study.models if model in entry.published]
-    return [m for m in measurements if m.model in names]
-
-
-def by_model(
-    measurements: Iterable[Measurement], except_for: Sequence[Measurement] = ()
-) -> list[tuple[str, list[Measurement]]]:
-    """The measurements of each model, models in the order of their first."""
-    models: dict[str, list[Measurement]] = {}
-    for m in measurements:
-        if m not in except_for:
-            models.setdefault(m.model, []).append(m)
-    return list(models.items())
-
-
-def paired_rows(
-    study: Study, table: str, mine: Sequence[Measurement], printed: Iterable[PublishedRow]
-) -> dict[str, Measurement]:
-    """By a printed row's title, the measurement beside it: of the study's first job that names the row."""
-    rows = {
-        row.name: row.title for row in reversed([*printed])
-    }  # a row that this model does not have pairs with nothing
-    by_path = {m.job.result if m.job else m.files.result.as_posix(): m for m in mine}
-    pairs: dict[str, Measurement] = {}
-    for job in study.jobs:
-        row = job.method.published.get(table)
-        if row in rows and job.result in by_path:
-            pairs.setdefault(rows[row], by_path[job.result])
-    return pairs

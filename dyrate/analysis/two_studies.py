@@ -6,10 +6,9 @@ A cell is a benchmark of a result; two are compared where they answered the same
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from dyrate import files
-from dyrate.analysis.measurements import Measurement, primary, verdict
+from dyrate.analysis.measurement import Measurement, Verdict, verdict
 from dyrate.analysis.paired import Answers
 from dyrate.errors import DyrateError
 from dyrate.evaluation.results import SCHEMA, Difference, Meta, ResultFiles, read
@@ -26,7 +25,7 @@ class Moved:
     unit: str
     units: int
     difference: Difference
-    verdict: Literal["better", "worse", "open"] | None
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -143,17 +142,10 @@ def _cell(
     difference = answers.difference(b, a, benchmark)
     if mine is None or theirs is None or difference is None:
         return "the two did not answer the same samples"
-    score = primary(after)[0]
-    return Moved(
-        a,
-        b,
-        benchmark,
-        (primary(before)[0]["value"], score["value"]),
-        score["unit"],
-        len(mine.units),
-        difference,
-        verdict(difference, score["higher_is_better"]),
-    )
+    old, new = (one["scores"][one["primary"]] for one in (before, after))
+    told = verdict(difference, new["higher_is_better"])
+    values = old["value"], new["value"]
+    return Moved(a, b, benchmark, values, new["unit"], len(mine.units), difference, told)
 
 
 def _seed(m: Measurement) -> int:

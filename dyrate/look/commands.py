@@ -39,7 +39,8 @@ Look again at some samples of a study, under the methods of some of its results:
 each generated word. Samples are drawn by the seed, and taken from where the first method after the unpruned
 model wins and loses most against it, by the results' own scores.
 
-A sample that fails under a method costs that answer only; the record says why.
+A sample that fails under a method costs that answer only: what there is becomes survival.partial.json, which
+says why the rest is missing, and the exit status is 1.
 """
 
 _SURVIVAL_EXAMPLE = """\
@@ -164,6 +165,7 @@ def _survive(arguments: argparse.Namespace) -> int:
     from dyrate.evaluation.commands import quiet_libraries
 
     quiet_libraries()
+    from dyrate.look.record import partial
     from dyrate.look.survival import survive
 
     found = survive(job)
@@ -171,8 +173,9 @@ def _survive(arguments: argparse.Namespace) -> int:
         print(f"{look['title']}: {look.get('why', '')}")
         for label, why in look.get("failed", {}).items():
             print(f"dyrate: error: {look['title']}: {label}: {why}", file=sys.stderr)
-    print(job.output)
-    return 0
+    failed = any("failed" in look for look in found["looks"])
+    print(partial(job.output) if failed else job.output)
+    return int(failed)
 
 
 def _draw(arguments: argparse.Namespace) -> int:

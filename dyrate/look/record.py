@@ -109,6 +109,11 @@ def in_order(mass: Mass) -> list[float]:
     return [mass["sys"], mass["img"], mass["ins"], mass["res"]]
 
 
+def partial(path: Path) -> Path:
+    """Where a record stands while answers of it are missing."""
+    return path.with_suffix(".partial.json")
+
+
 def write(path: Path, survival: Survival) -> None:
     """Check a record and write it atomically; equal ones give equal bytes."""
     typed.check(Survival, survival, path, LookError)

@@ -1,8 +1,11 @@
 """The survival records that a study asks for: of which models and methods, and where. Imports no torch."""
 
+from pathlib import Path
+
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.provenance import result_code
 from dyrate.fingerprint import fingerprint
+from dyrate.look.record import partial
 from dyrate.look.survival_job import Survive
 from dyrate.study import Model, Study, StudyError, StudyJob
 from dyrate.study.config import SurvivalSettings
@@ -46,6 +49,12 @@ def _whole(study: Study, job: StudyJob) -> bool:
 def record(study: Study, model: str) -> str:
     """The path of a model's record."""
     return f"results/{study.name}/survival/{model}.json"
+
+
+def drawable(study: Study) -> list[str]:
+    """What there is of the records, whole or in part."""
+    paths = [Path(record(study, model)) for model in survivals(study)]
+    return [str(there) for path in paths for there in [p for p in (path, partial(path)) if p.exists()][:1]]
 
 
 def page(study: Study) -> list[str]:

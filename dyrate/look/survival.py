@@ -36,7 +36,7 @@ class Chosen:
 
 
 def survive(job: Survive) -> Survival:
-    """Look at samples of a study again, and write the record.
+    """Look at samples of a study again, and write the record: one that lacks answers in its `partial` place.
 
     Raises `DyrateError` for results that do not belong together, or that are of other weights or data.
     """
@@ -95,7 +95,11 @@ def survive(job: Survive) -> Survival:
     }
     if looker.knows:
         found["knows"] = looker.knows
-    record.write(job.output, found)
+    if any("failed" in look for look in looks):
+        record.write(record.partial(job.output), found)
+    else:
+        record.write(job.output, found)
+        record.partial(job.output).unlink(missing_ok=True)
     return found
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 
-from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.tables import heading
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
@@ -28,7 +28,7 @@ def layers(
     """
     rows = []
     for m in (m for m in measurements if m.reference == model and m.kind != NONE):
-        shares = [found for one in benchmarks if (found := _by_layer(m, measurements, one, phase))]
+        shares = [found for one in benchmarks if (found := _by_layer(m, one, phase))]
         if shares and len({len(share) for share in shares}) == 1:
             rows.append(
                 (textwrap.shorten(m.title, LONGEST), [fmean(layer) for layer in zip(*shares, strict=True)])
@@ -62,8 +62,8 @@ def layers(
         )
 
 
-def _by_layer(m: Measurement, among: Sequence[Measurement], name: str, phase: str) -> list[float] | None:
-    mine, whole = m.benchmark(name), unpruned(m, among)
+def _by_layer(m: Measurement, name: str, phase: str) -> list[float] | None:
+    mine, whole = m.benchmark(name), m.unpruned
     theirs = whole.benchmark(name) if whole else None
     tokens, total = mine and mine["visual_tokens"], theirs and theirs["visual_tokens"]
     if not tokens or not total or not total["total"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dyrate.analysis.measurements import NONE, Measurement, unpruned
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.tables import heading
 from dyrate.evaluation import answers
 from dyrate.evaluation.scoring import Sample
@@ -79,7 +79,7 @@ def browser(
             "label": m.title,
             "model": m.model,
             "decoding": m.decoding,
-            "whole": rows.index(whole) if (whole := unpruned(m, rows)) and m.kind != NONE else None,
+            "whole": rows.index(whole) if m.kind != NONE and (whole := m.unpruned) in rows else None,
         }
         for m in rows
     ]

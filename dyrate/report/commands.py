@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,7 @@ def _tables(arguments: argparse.Namespace) -> int:
     from dyrate.analysis import frame as tidy
     from dyrate.analysis.contents import gather
     from dyrate.analysis.measurements import load
+    from dyrate.analysis.missing import unseen
     from dyrate.report import csv_files
     from dyrate.report.page import table_page
     from dyrate.report.provenance import origin_note
@@ -144,17 +146,18 @@ def _tables(arguments: argparse.Namespace) -> int:
     study = Study.read(arguments.study)
     measurements = load(study, arguments.failed)
     contents = gather(study, measurements)
+    missing = (*contents.missing, *unseen(study))  # the pages do not wait for token survival
     files.make_folder(arguments.output)
     frame = tidy.frame(study, measurements)
     where_from = origin_note(study, measurements)
     csv_files.write(csv_files.of_frame(frame), arguments.output / "measurements.csv")
-    for key, sheet in csv_files.sheets(contents, frame).items():
+    for key, sheet in csv_files.sheets(replace(contents, missing=missing), frame).items():
         csv_files.write_all(sheet, arguments.output / f"{key}.csv", where_from)
     for table in contents.tables:
         page = arguments.output / f"{table.key}.html"
-        files.write_text(page, table_page(table, study, measurements, contents.missing))
+        files.write_text(page, table_page(table, study, measurements, missing))
         print(f"wrote {page.with_suffix('.csv')} and {page}")
-    return _complete(contents.missing)
+    return _complete(missing)
 
 
 def _report(arguments: argparse.Namespace) -> int:

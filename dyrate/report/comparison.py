@@ -2,8 +2,10 @@
 
 from markupsafe import Markup, escape
 
+from dyrate.analysis.measurement import grouped
 from dyrate.analysis.tables import heading
 from dyrate.analysis.two_studies import Moved, TwoStudies
+from dyrate.analysis.words import say
 from dyrate.report.grid import Grid, html, number, signed, text
 from dyrate.report.html import TEMPLATES
 from dyrate.self_contained import style
@@ -45,15 +47,8 @@ def comparison_page(found: TwoStudies) -> str:
 
 def _counted(found: TwoStudies) -> str:
     """The finding in a sentence or two; with many cells some move by chance."""
-    cells, moved = found.cells, found.moved
-    better = sum(cell.verdict == "better" for cell in moved)
-    chance = " One in twenty moves by chance where nothing differs." if moved else ""
-    apart = f" {len(found.apart)} cannot be compared." if found.apart else ""
-    changed = f" Made with other {'; '.join(found.changed)}." if found.changed else ""
-    return (
-        f"{len(moved)} of {len(cells)} cells moved beyond their paired interval from {found.names[0]} to "
-        f"{found.names[1]}: {better} better, {len(moved) - better} worse.{chance}{apart}{changed}\n"
-    )
+    better = sum(cell.verdict == "better" for cell in found.moved)
+    return say("moved", found=found, better=better) + "\n"
 
 
 def _moved(found: TwoStudies) -> Grid:
@@ -61,21 +56,21 @@ def _moved(found: TwoStudies) -> Grid:
 
 
 def _grid(title: str, cells: tuple[Moved, ...]) -> Grid:
-    groups: dict[str, list[tuple[str, ...]]] = {}
-    for cell in cells:
-        low, high = cell.difference["low"], cell.difference["high"]
-        groups.setdefault(cell.after.model, []).append(
-            (
-                f"{cell.after.label}, {cell.after.decoding}",
-                heading(cell.benchmark),
-                str(cell.units),
-                *(number(value, cell.unit) for value in cell.values),
-                signed(cell.difference["value"], cell.unit),
-                "" if low is None or high is None else " to ".join(signed(x, cell.unit) for x in (low, high)),
-                SIGNS.get(cell.verdict or "", ""),
-            )
-        )
-    return Grid(title, HEADINGS, list(groups.items()))
+    groups = grouped(cells, lambda cell: cell.after.model)
+    return Grid(title, HEADINGS, [(model, list(map(_row, members))) for model, members in groups.items()])
+
+
+def _row(cell: Moved) -> tuple[str, ...]:
+    low, high = cell.difference["low"], cell.difference["high"]
+    return (
+        f"{cell.after.label}, {cell.after.decoding}",
+        heading(cell.benchmark),
+        str(cell.units),
+        *(number(value, cell.unit) for value in cell.values),
+        signed(cell.difference["value"], cell.unit),
+        "" if low is None or high is None else " to ".join(signed(x, cell.unit) for x in (low, high)),
+        SIGNS.get(cell.verdict or "", ""),
+    )
 
 
 def _apart(found: TwoStudies) -> Grid:

@@ -12,13 +12,10 @@ import pandas as pd
 
 from dyrate import files
 from dyrate.analysis import frame as tidy
-from dyrate.analysis.cells import Cell, Column, Row, Table, TextColumn
+from dyrate.analysis.cells import Row, Table, TextColumn
 from dyrate.analysis.contents import Contents
-from dyrate.analysis.equal_budget import Comparison, Standing
-from dyrate.analysis.missing import Missing
-from dyrate.analysis.ranking import Place, Ranking
-from dyrate.paper.audit.finding import Finding
-from dyrate.report.grid import SIGNS, Bold, Grid, csv_text, latex, markdown, score, share
+from dyrate.analysis.words import say
+from dyrate.report.grid import Bold, Grid, csv_text, latex, markdown, score, share
 
 Fields = Mapping[str, Callable[[Any], object]]
 
@@ -75,8 +72,6 @@ TABLE = (
     "value", "low", "high", "difference", "difference_low", "difference_high",
     "published_row", "published", "published_bold", "prefill_share", "decode_share", "result", "missing",
 )  # fmt: skip
-SCORE = ("metric", "unit", "samples", "units", "value", "low", "high",
-         "difference", "difference_low", "difference_high")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,16 +95,43 @@ class Sheet:
         return Grid(self.title, [field.replace("_", " ") for field in fields], [("", rows)])
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A sheet that lists things, one a line."""
+
+    title: str
+    fields: Fields
+    things: Callable[[Contents], Iterable[Any]]
+    unprinted: str = ""
+
+    def sheet(self, things: Iterable[Any]) -> Sheet:
+        """The sheet of these things."""
+        lines = [{name: value(thing) for name, value in self.fields.items()} for thing in things]
+        return Sheet(self.title, [*self.fields], lines, self.unprinted.split())
+
+
+LISTED: Mapping[str, Listing] = {
+    "equal_budget": Listing(
+        "DyRate at equal budget",
+        BUDGET,
+        lambda contents: [c for standing in contents.standings for c in standing.comparisons],
+        "decoding mixture metric unit result",
+    ),
+    "ranking": Listing(
+        "All methods at equal budget",
+        RANKING,
+        lambda contents: [(ranking, place) for ranking in contents.rankings for place in ranking.places],
+        "settings benchmarks",
+    ),
+    "audit": Listing("Audit of the printed tables", AUDIT, lambda contents: contents.findings),
+    "missing": Listing("Missing", MISSING, lambda contents: contents.missing),
+}
+
+
 def sheets(contents: Contents, frame: pd.DataFrame) -> dict[str, Sheet]:
     """Every table of a study by the key of its files; the whole frame is `measurements`."""
-    return {
-        **{table.key: of_table(table) for table in contents.tables},
-        "equal_budget": of_standings(contents.standings),
-        "ranking": of_rankings(contents.rankings),
-        "cost": of_costs(frame),
-        "audit": of_findings(contents.findings),
-        "missing": of_missing(contents.missing),
-    }
+    listed = {key: listing.sheet(listing.things(contents)) for key, listing in LISTED.items()}
+    return {**{table.key: of_table(table) for table in contents.tables}, **listed, "cost": of_costs(frame)}
 
 
 def write(sheet: Sheet, path: Path) -> None:
@@ -135,28 +157,6 @@ def of_costs(frame: pd.DataFrame) -> Sheet:
     return Sheet("FLOPs by convention", COST, [*tidy.costs(frame)], ("result",))
 
 
-def of_missing(missing: Iterable[Missing]) -> Sheet:
-    """What the study asks for and does not have, one thing a line."""
-    return _declared("Missing", MISSING, missing)
-
-
-def of_findings(findings: Iterable[Finding]) -> Sheet:
-    """The audit of the printed tables: one line per finding."""
-    return _declared("Audit of the printed tables", AUDIT, findings)
-
-
-def of_standings(standings: Iterable[Standing]) -> Sheet:
-    """The comparison at equal budget: one line per DyRate setting, competitor and benchmark."""
-    compared: list[Comparison] = [c for standing in standings for c in standing.comparisons]
-    return _declared("DyRate at equal budget", BUDGET, compared, "decoding mixture metric unit result")
-
-
-def of_rankings(rankings: Iterable[Ranking]) -> Sheet:
-    """All methods: one line per model, budget and method, best first."""
-    places: list[tuple[Ranking, Place]] = [(r, place) for r in rankings for place in r.places]
-    return _declared("All methods at equal budget", RANKING, places, "settings benchmarks")
-
-
 def of_table(table: Table) -> Sheet:
     """A table of the report: one line per row and benchmark.
 
@@ -168,72 +168,40 @@ def of_table(table: Table) -> Sheet:
     return Sheet(table.title, (*TABLE, *texts), [*_lines(table)], laid_out=_grid(table))
 
 
-def _declared(title: str, fields: Fields, things: Iterable[Any], unprinted: str = "") -> Sheet:
-    lines = [{name: value(thing) for name, value in fields.items()} for thing in things]
-    return Sheet(title, [*fields], lines, unprinted.split())
-
-
 def _lines(table: Table) -> Iterator[dict[str, object]]:
-    for group, rows in table.groups:
-        for row in rows:
-            for column, cell in row.pairs(table.columns):
-                if cell.measured or cell.published or cell.missing:
-                    line = _published(row, column, cell) | _measured(row, column, cell)
-                    yield {"group": group} | line | _texts(table, row)
+    for group, row in ((group, row) for group, rows in table.groups for row in rows):
+        m, printed = row.measurement, row.printed
+        for column, cell in row.pairs(table.columns):
+            if not (cell.measured or cell.published or cell.missing):
+                continue
+            line: dict[str, object] = {"group": group, "benchmark": column.benchmark}
+            if printed:
+                bold = "yes" if cell.printed_bold else None
+                line |= {"llm": printed.llm, "published_row": printed.name, "published": cell.published}
+                line |= {"published_bold": bold}
+            if m and (cell.measured or cell.missing):
+                line |= {"model": m.model, "method": m.title, "decoding": m.decoding, "missing": cell.missing}
+            if m and cell.measured:
+                line |= vars(cell.measured) | {"task": m.result["benchmarks"][column.benchmark]["task"]}
+                line |= {"prefill_share": row.budget.prefill, "decode_share": row.budget.decode}
+                line |= {"result": m.files.result.as_posix()}
+            for text_column, text in row.text_pairs(table.text_columns):
+                told = text.measured, text.published
+                line |= dict(zip(_text_fields(text_column), told, strict=False))
+            yield line
 
 
 def _text_fields(column: TextColumn) -> tuple[str, ...]:
     return (column.key, f"published_{column.key}") if column.published else (column.key,)
 
 
-def _texts(table: Table, row: Row) -> dict[str, object]:
-    fields: dict[str, object] = {}
-    for column, cell in row.text_pairs(table.text_columns):
-        fields |= dict(zip(_text_fields(column), (cell.measured, cell.published), strict=False))
-    return fields
-
-
-def _published(row: Row, column: Column, cell: Cell) -> dict[str, object]:
-    fields: dict[str, object] = {"benchmark": column.benchmark}
-    if row.printed:
-        fields |= {
-            "llm": row.printed.llm,
-            "published_row": row.printed.name,
-            "published": cell.published,
-            "published_bold": "yes" if cell.printed_bold else None,
-        }
-    return fields
-
-
-def _measured(row: Row, column: Column, cell: Cell) -> dict[str, object]:
-    m, score = row.measurement, cell.measured
-    if m is None or (score is None and cell.missing is None):
-        return {}
-    named = {"model": m.model, "method": m.title, "decoding": m.decoding}
-    if score is None:
-        return {**named, "missing": cell.missing}
-    return {
-        **named,
-        "task": m.result["benchmarks"][column.benchmark]["task"],
-        **{name: getattr(score, name) for name in SCORE},
-        "prefill_share": row.budget.prefill,
-        "decode_share": row.budget.decode,
-        "result": m.files.result.as_posix(),
-    }
-
-
 def _grid(table: Table) -> Grid:
     headings = ["Model or method", "Prefill", "Decode"]
-    columns: list[Column | TextColumn] = [*table.columns, *table.text_columns]
-    for column in columns:
+    for column in table.all_columns:
         headings += [column.heading, *([f"{column.heading}, paper"] if column.published else [])]
     groups = [(title, [_cells(table, row) for row in rows]) for title, rows in table.groups]
-    signs = (
-        f"Measured: value (95% interval), difference to {table.against}, {SIGNS['worse']} or "
-        f"{SIGNS['better']} where its interval excludes zero; bold is best. Prefill, decode: visual tokens "
-        "seen, as a share of V."
-    )
-    return Grid(f"{table.number}: {table.title}", headings, groups, (signs, *table.footnotes))
+    notes = (say("signs", against=table.against), *table.footnotes)
+    return Grid(f"{table.number}: {table.title}", headings, groups, notes)
 
 
 def _cells(table: Table, row: Row) -> list[str]:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from dyrate.analysis import pareto
 from dyrate.analysis.claims import default_standings
 from dyrate.analysis.equal_budget import Standing
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.tables import heading
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from dyrate.analysis.measurements import NONE, Measurement, budget, relative_difference, score_kept
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.pareto import Curve, dyrates
 from dyrate.analysis.tables import heading
 from dyrate.report.drawing import (
@@ -51,7 +51,7 @@ def differences(
         (benchmarks.index(benchmark), models.index(m.reference), *point)
         for m in shown
         for benchmark in benchmarks
-        if (point := relative_difference(m, benchmark, measurements))
+        if (point := _difference(m, benchmark))
     ]
     if not points:
         return None
@@ -84,6 +84,19 @@ def differences(
         return described(as_svg(figure, name), "Difference to the unpruned model by benchmark", told)
 
 
+def _difference(m: Measurement, benchmark: str) -> tuple[float, float, float, bool] | None:
+    """In percent of the unpruned score: the paired difference, its interval, and whether that excludes zero.
+
+    None where one is missing.
+    """
+    pair = m.pair(benchmark) if m.kind != NONE else None
+    if not pair or pair[0].difference is None or pair[0].verdict is None:
+        return None
+    ends = (pair[0].difference_low or 0.0, pair[0].difference_high or 0.0)
+    value, low, high = (number / (pair[1].value / 100) for number in (pair[0].difference, *ends))
+    return value, low, high, pair[0].verdict != "open"
+
+
 def tradeoff(
     model: str,
     measurements: Sequence[Measurement],
@@ -100,9 +113,9 @@ def tradeoff(
     marks = _marks(measurements, families)
     points = []
     for m in (m for m in measurements if m.reference == model):
-        spent = budget(m, benchmarks, measurements)
+        spent = m.budget(*benchmarks)
         share = spent.prefill if phase == "prefill" else spent.decode
-        kept = score_kept(m, benchmarks, measurements)
+        kept = m.kept(benchmarks)
         if share is not None and kept is not None:
             points.append((100 * share, kept, m))
     if not points:

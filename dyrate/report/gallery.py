@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dyrate.analysis.measurements import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers
 from dyrate.evaluation.scoring import Sample

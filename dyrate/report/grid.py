@@ -136,11 +136,11 @@ def html(grid: Grid) -> str:
 
 
 def csv_text(fields: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
-    """Lines as CSV, with no text that a spreadsheet would take for a formula."""
+    """Those fields of lines as CSV, with no text that a spreadsheet would take for a formula."""
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({field: _plain(value) for field, value in line.items()} for line in lines)
+    writer.writerows({field: _plain(line.get(field)) for field in fields} for line in lines)
     return stream.getvalue()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dyrate import files
-from dyrate.analysis.measurements import Measurement
+from dyrate.analysis.measurement import Measurement
 from dyrate.report.drawing import INK, MUTED, as_svg, canvas, described, gridded
 from dyrate.report.looks import Look, family
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurements import NONE, Measurement
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.pareto import TITLE
 from dyrate.report.drawing import CURVES, INK, MUTED
 

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from dyrate.analysis import cost, pareto
 from dyrate.analysis.cells import Table
 from dyrate.analysis.contents import Contents, gather
-from dyrate.analysis.measurements import NONE, Measurement, source
+from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.measurements import source
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
 from dyrate.analysis.ranking import GROUPS as RANKED_GROUPS

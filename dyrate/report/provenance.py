@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dyrate.analysis.measurements import Measurement, source, span
+from dyrate.analysis.measurement import Measurement, span
+from dyrate.analysis.measurements import source
 from dyrate.bench.study_jobs import timed
 from dyrate.study import Study
 from dyrate.trace.study_jobs import traced

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from dyrate.analysis.equal_budget import family_key
 from dyrate.analysis.pareto import dyrates
 from dyrate.analysis.ranking import Place, Ranking, agreements
+from dyrate.analysis.words import say
 from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
 from dyrate.speed.documents import BenchDocument, Timing
 
@@ -122,12 +123,7 @@ def by_budget(found: Sequence[Ranking]) -> tuple[AtBudget, ...]:
 
 def stability(found: Sequence[Ranking]) -> list[str]:
     """How the order changes from one model or budget to another, a sentence for each two rankings."""
-    return [
-        f"{_where(a.first)} and {_where(a.second)}: Kendall's tau {a.tau:.2f} over {a.methods} methods; of "
-        f"{a.methods * (a.methods - 1) // 2} pairs {a.reversed} "
-        f"{'is' if a.reversed == 1 else 'are'} sure in both and the other way round"
-        for a in agreements(found)
-    ]
+    return [say("stability", a=a) for a in agreements(found)]
 
 
 def _against_time(points: Sequence[tuple[float, float, int, int]], name: str) -> Markup:
@@ -141,7 +137,3 @@ def _against_time(points: Sequence[tuple[float, float, int, int]], name: str) ->
         axes.set_title("score kept, % of unpruned")
         gridded(axes)
         return as_svg(figure, name)
-
-
-def _where(ranking: Ranking) -> str:
-    return f"{ranking.model} at {100 * ranking.budget:.0f}%"

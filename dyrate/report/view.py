@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from dyrate.analysis.frame import PUBLISHED, lines
+from dyrate.analysis.measurement import grouped, span
 from dyrate.analysis.tables import heading
+from dyrate.analysis.words import say
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report.grid import SIGNS, Bold, Grid, score, share
+from dyrate.report.grid import Bold, Grid, score, share
 
 Line = Mapping[str, Any]
 
@@ -53,12 +55,16 @@ class View:
             FACTS[c].heading if c in FACTS else ", ".join((heading(c.split(":")[0]), *c.split(":")[1:]))
             for c in self.columns
         ]
-        groups: dict[str, list[list[str]]] = {}
-        for first, cells in self.rows:
-            shown = [self._cell(first, column, cells.get(column)) for column in self.columns]
-            name = [first["method"], *([first["decoding"]] if many and first["decoding"] else [])]
-            groups.setdefault(_model(first), []).append([", ".join(name), *shown])
-        return Grid(self.title, ["Method", *headings], list(groups.items()), self.notes)
+        groups = []
+        for model, rows in grouped(self.rows, lambda row: _model(row[0])).items():
+            known = [[cells.get(column) for _, cells in rows] for column in self.columns]
+            columns = [_column(column, found) for column, found in zip(self.columns, known, strict=True)]
+            names = [
+                ", ".join([first["method"], *([first["decoding"]] if many and first["decoding"] else [])])
+                for first, _ in rows
+            ]
+            groups.append((model, list(zip(names, *columns, strict=True))))
+        return Grid(self.title, ["Method", *headings], groups, self.notes)
 
     @property
     def csv(self) -> tuple[list[str], list[dict[str, Any]]]:
@@ -79,20 +85,23 @@ class View:
             found.append(line)
         return fields, found
 
-    def _cell(self, first: Line, column: str, cell: Any) -> str:
-        if column in FACTS or cell is None:
-            return "–" if cell is None else FACTS[column].shown(cell)
-        if cell["value"] is None:
-            return "✗"
-        if cell["printed"]:
-            return str(cell["printed"])
-        text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
-        scores = [
-            other[column]["value"]
-            for row, other in self.rows
-            if _model(row) == _model(first) and other.get(column) and other[column]["value"] is not None
-        ]
-        return Bold(text) if len(scores) > 1 and cell["value"] == max(scores) else text
+
+def _column(column: str, cells: Sequence[Any]) -> list[str]:
+    """The cells of a model's rows in a column, as they are shown."""
+    if column in FACTS:
+        return ["–" if cell is None else FACTS[column].shown(cell) for cell in cells]
+    values = [cell["value"] for cell in cells if cell and cell["value"] is not None]
+    best = max(values) if len(values) > 1 else None
+    return [_shown(cell, best) for cell in cells]
+
+
+def _shown(cell: Line | None, best: float | None) -> str:
+    if cell is None or cell["value"] is None:
+        return "–" if cell is None else "✗"
+    if cell["printed"]:
+        return str(cell["printed"])
+    text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
+    return Bold(text) if cell["value"] == best else text
 
 
 def view(
@@ -122,29 +131,25 @@ def view(
     methods = [_known("--methods", name, named) for name in methods]
     models = [_known("--models", name, on) for name in models]
     names = [c.partition(":")[0] for c in columns if c not in FACTS] or [*ours]
-    rows: dict[tuple[object, ...], list[Line]] = {}
-    for line in shown:
-        printed = line["origin"] == PUBLISHED
-        if (
-            line["benchmark"] in names
-            and (not methods or {line["name"], line["method"]} & {*methods})
-            and (printed or not models or line["model"] in models)
-        ):
-            where = None if printed else line["result"]  # a figure that two tables print is one
-            key = (printed, line["model"], line["method"], line["decoding"], where)
-            rows.setdefault(key, []).append(line)
+    asked = [
+        line
+        for line in shown
+        if line["benchmark"] in names
+        and (not methods or {line["name"], line["method"]} & {*methods})
+        and (line["origin"] == PUBLISHED or not models or line["model"] in models)
+    ]
+    rows = grouped(asked, _row)
     if not rows:
         raise DyrateError("--methods and --models: the study has no row of these together")
     chosen = [(row[0], {column: _value(row, column) for column in columns}) for row in rows.values()]
-    counts = sorted({line["units"] for row in rows.values() for line in row if line["units"]})
-    spread = " to ".join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))
-    notes = [
-        f"n = {spread or 'unknown'}. Value (95% interval), paired difference to the unpruned model, "
-        f"{SIGNS['worse']} or {SIGNS['better']} where its interval excludes zero; ✗: missing. Prefill and "
-        "decode: visual tokens seen, as a share of V. FLOPs: convention flops, scope cached, in percent of "
-        "the unpruned model's."
-    ]
-    return View(columns, chosen, f"Study {study}", notes)
+    counts = span(line["units"] for row in rows.values() for line in row)
+    return View(columns, chosen, f"Study {study}", [say("chosen", units=counts)])
+
+
+def _row(line: Line) -> tuple[object, ...]:
+    """What the lines of a row have in common; a figure that two tables print is one."""
+    printed = line["origin"] == PUBLISHED
+    return printed, line["model"], line["method"], line["decoding"], None if printed else line["result"]
 
 
 def _value(row: Sequence[Line], column: str) -> Any:

@@ -143,9 +143,16 @@ def test_a_method_that_fails_on_a_sample_costs_its_own_answer(
         raise DyrateError("no view today")
 
     monkeypatch.setattr(TextOnly, "prefill", fails)
-    assert survive(study, checkpoint, tmp_path / "tiny.json", "none", "fastv", "text_only") == 0
-    for look in read(tmp_path / "tiny.json")["looks"]:
+    part, whole = tmp_path / "tiny.partial.json", tmp_path / "tiny.json"
+    assert survive(study, checkpoint, whole, "none", "fastv", "text_only") == 1
+    assert not whole.exists()
+    for look in read(part)["looks"]:
         assert [answer["method"]["name"] for answer in look["answers"]] == ["none", "fastv"]
         [why] = look["failed"].values()
         assert "no view today" in why
     assert "no view today" in capsys.readouterr().err
+
+    monkeypatch.undo()
+    assert survive(study, checkpoint, whole, "none", "fastv", "text_only") == 0
+    assert whole.exists()
+    assert not part.exists()

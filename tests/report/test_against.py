@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dyrate.analysis.measurements import Measurement, load, unpruned
+from dyrate.analysis.measurement import Measurement
+from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import rankings
 from dyrate.analysis.summary import lines
@@ -124,7 +125,7 @@ def test_what_they_cannot_be_measured_against(change: dict[str, Any], complaint:
 
 def test_a_budget_is_a_share_of_the_other_models_tokens(measurements: tuple[Measurement, ...]) -> None:
     whole = measurements[0]
-    assert {unpruned(m, measurements) for m in measurements} == {whole}
+    assert {m.unpruned for m in measurements} == {whole}
     found = {line.measurement.title: line.budget.prefill for line in lines(measurements, ["gqa"])["whole"]}
     assert found == {
         "FastV (K=2, R=0.5)": 0.3,

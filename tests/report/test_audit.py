@@ -219,7 +219,7 @@ def test_the_page_and_the_csv_have_every_finding(rendered, tmp_path):
     for finding in findings:
         assert finding.check in text
 
-    csv_files.write(csv_files.of_findings(findings), tmp_path / "audit.csv")
+    csv_files.write(csv_files.LISTED["audit"].sheet(findings), tmp_path / "audit.csv")
 
     lines = list(csv.DictReader((tmp_path / "audit.csv").open()))
     assert [line["verdict"] for line in lines] == [f.verdict for f in findings]

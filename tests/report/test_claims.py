@@ -131,7 +131,7 @@ def test_what_is_kept_is_the_mean_share_of_the_unpruned_score(tell):
     measurements, (_, third, _) = tell(("gqa", "nocaps"), default=(0.33, 0.3))
     dyrate = measurements[-1]
 
-    kept = kept_of_unpruned(dyrate, ["gqa", "nocaps"], measurements, Answers(0))
+    kept = kept_of_unpruned(dyrate, ["gqa", "nocaps"], Answers(0))
 
     # 32 of 40 questions; captions of CIDEr 1.2 or 0.3, against 40 of 40.
     assert kept["value"] == pytest.approx((80 + 100 * (32 * 1.2 + 8 * 0.3) / (40 * 1.2)) / 2)

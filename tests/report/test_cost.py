@@ -30,8 +30,8 @@ def test_percentages_are_of_the_unpruned_models_own_generation(measurements):
     none = cost.spent(of(measurements, "Unpruned"), "nocaps")
     fastv = cost.spent(of(measurements, "FastV (K=2, R=0.5)"), "nocaps")
 
-    assert list(cost.percentages(none, measurements).values()) == pytest.approx([100.0] * 9)
-    shares = cost.percentages(fastv, measurements)
+    assert list(cost.percentages(none).values()) == pytest.approx([100.0] * 9)
+    shares = cost.percentages(fastv)
     assert len(shares) == len(CONVENTIONS) * len(SCOPES)
     assert all(40 < share < 100 for share in shares.values())
     # The encoder and the head cost the same for both.
@@ -58,9 +58,9 @@ def test_results_that_do_not_say_have_no_percentage(study, tmp_path, monkeypatch
     for m in measurements:
         m.result.pop("shape")
 
-    assert cost.cost_tables(measurements, ["nocaps"]) == ()
+    assert cost.cost_tables(measurements, ["nocaps"]) == []
     assert list(costs(frame(study, measurements))) == []
-    assert cost.percent(measurements[0], "nocaps", measurements) is None
+    assert cost.percent(measurements[0], "nocaps") is None
 
 
 def test_the_page_and_the_csv_have_every_convention(study, measurements, pages, tmp_path):

@@ -17,7 +17,8 @@ from dyrate.analysis.equal_budget import (
     spent,
     standings,
 )
-from dyrate.analysis.measurements import Budget, load
+from dyrate.analysis.measurement import Budget
+from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers, Gap
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
@@ -284,7 +285,8 @@ def test_a_budget_that_a_setting_has_is_that_setting_alone():
 
 def test_the_csv_has_one_line_per_competitor_and_benchmark(compare, tmp_path):
     _, found = compare()
-    csv_files.write(csv_files.of_standings(found), tmp_path / "equal_budget.csv")
+    compared = [c for s in found for c in s.comparisons]
+    csv_files.write(csv_files.LISTED["equal_budget"].sheet(compared), tmp_path / "equal_budget.csv")
 
     lines = list(csv.DictReader((tmp_path / "equal_budget.csv").read_text().splitlines()))
 

@@ -17,8 +17,12 @@ from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import RESAMPLES
 from dyrate.evaluation.results import ResultFiles
 from dyrate.evaluation.scoring import differences
+from dyrate.look import study_jobs as surviving
+from dyrate.look.record import partial
+from dyrate.look.record import write as write_look
 from dyrate.report.page import report_pages
 from dyrate.study import Study
+from tests.look.test_page import survival
 from tests.report import fake
 
 
@@ -323,6 +327,45 @@ def test_missing_traces_and_parts_of_them_are_listed(tmp_path, monkeypatch):
     found = gather(study, load(study)).missing
 
     assert [one.what for one in found] == ["trace of testbed-s", "trace of testbed-m"]
+
+
+def look_of(title):
+    mass = {"sys": 0.25, "img": 0.25, "ins": 0.25, "res": 0.25}
+    answer = {
+        "method": {"name": "none"}, "label": "Unpruned", "text": "a", "prefill": 1.0, "decode": None,
+        "sets": [[0]], "steps": [{"word": "a", "mass": mass, "rate": 0.0, "sets": [0]}],
+        "kv_bytes": 8, "kv_bytes_whole": 8, "notes": [],
+    }  # fmt: skip
+    picture = {"webp": "a", "rows": 1, "columns": 1, "places": [[0, 0]]}
+    asked = {"title": title, "question": "q", "references": [], "visual_tokens": 1}
+    return {**asked, "picture": picture, "answers": [answer]}
+
+
+def test_answers_that_token_survival_lacks_are_listed_and_the_status_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    looked = {"benchmarks": ["gqa"], "samples": 2, "methods": ["fastv"]}
+    few = {"models": fake.CONFIG["models"][:1], "methods": fake.CONFIG["methods"][:2]}
+    study = Study.of({**fake.CONFIG, **few, "survival": looked})
+    fake.write_study(study, tmp_path)
+    Path("study.json").write_text(study.to_json())
+    tables = ["tables", "--study", "study.json", "--output", "t"]
+    path = Path(surviving.record(study, "testbed-s"))
+
+    assert main(tables) == 1
+    assert "missing: token survival of testbed-s: no job has begun to make it" in capsys.readouterr().err
+
+    ((model, jobs),) = surviving.survivals(study).items()
+    asked = surviving.job(study, jobs[0].model, jobs).command()
+    failed = {"FastV (K=3, R=0.5)": "no memory"}
+    looks = [look_of("a"), {**look_of("b"), "failed": failed}, {**look_of("c"), "failed": failed}]
+    write_look(partial(path), {**survival(*looks), "study": study.name, "model": model, "command": asked})
+    assert surviving.drawable(study) == [str(partial(path))]
+    assert main(tables) == 1
+    (line,) = csv.DictReader(Path("t/missing.csv").read_text().splitlines())
+    assert line == {"what": "token survival of testbed-s: FastV (K=3, R=0.5) on b; c", "why": "no memory"}
+
+    write_look(path, survival(look_of("a")))
+    assert main(tables) == 0
 
 
 def test_a_complete_study_lists_nothing(pages):

@@ -134,7 +134,8 @@ def test_the_csv_and_the_page_have_every_place(study, tmp_path):
     measurements = load(study)
     found = rankings(measurements, study.typed.rank_at, Answers(0))
 
-    csv_files.write(csv_files.of_rankings(found), tmp_path / "ranking.csv")
+    ranked = [(r, place) for r in found for place in r.places]
+    csv_files.write(csv_files.LISTED["ranking"].sheet(ranked), tmp_path / "ranking.csv")
     lines = list(csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines()))
     page = report_pages(study, measurements)["budget.html"]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dyrate.analysis.measurements import Measurement, load
+from dyrate.analysis.measurement import Measurement
+from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1, table2, table3
 from dyrate.evaluation import results
 from dyrate.evaluation.results import ResultError

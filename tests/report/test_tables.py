@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dyrate.analysis.measurements import load, units
+from dyrate.analysis.measurement import units
+from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1, table2
 from dyrate.paper import published
 from dyrate.paper.audit.finding import Finding
@@ -205,7 +206,7 @@ def test_a_printed_row_that_the_model_does_not_have_costs_no_measured_one(study,
 def test_no_text_in_a_csv_is_a_formula(study, measurements, tmp_path):
     hostile = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", " =1"]
     findings = [Finding(text, text, (text,), "consistent", text) for text in hostile]
-    csv_files.write(csv_files.of_findings(findings), tmp_path / "t.csv")
+    csv_files.write(csv_files.LISTED["audit"].sheet(findings), tmp_path / "t.csv")
     lines = list(csv.DictReader((tmp_path / "t.csv").open(newline="")))
     assert [line["evidence"] for line in lines] == [f"'{text}" for text in hostile]
 

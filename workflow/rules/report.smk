@@ -45,8 +45,9 @@ rule tables:
         study=rules.study.output,
         results=study.results,
         latencies=latencies,
-        # Not shown, but each table's page lists what the study lacks.
+        # Not shown, but what the study lacks is listed.
         traces=traces,
+        survivals=[surviving.record(study, name) for name in survivals],
     output:
         **{
             f"{key}_{kind}": report(

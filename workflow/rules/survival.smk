@@ -1,5 +1,5 @@
 # Which visual tokens live at each generated word: some samples of each model, looked at again, and their page. A job
-# that fails costs this page alone.
+# that fails costs answers of this page alone, and is listed with what the study lacks.
 import re
 
 from dyrate.look import study_jobs as surviving

@@ -11,7 +11,7 @@ from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.cost.grid import Array, CountingSetting, Drop, percentages
 from dyrate.cost.shapes import LLAVA
 from dyrate.paper import published
-from dyrate.paper.audit.finding import Finding, cell
+from dyrate.paper.audit.finding import Finding, Verdict, cell, find
 from dyrate.paper.published import PublishedRow
 
 TEXT = np.arange(1.0, 257.0)
@@ -142,19 +142,10 @@ def same_for_different_models() -> Iterator[Finding]:
             for layer in range(1, depths[1])
             if search([_printed(pair[0], drop), _printed(pair[1], Drop(layer, drop.rate))]).settings
         ]
-        yield Finding(
-            "Two models of different depth have different percentages",
-            "Table III",
-            tuple(cell(row, PERCENT) for row in pair),
-            "inconsistent" if gap > allowed else "cannot be told",
-            f"dropping {drop.rate:.0%} from layer {drop.layer} of {depths[0]} and of {depths[1]} layers "
-            f"differs by at least {gap:.2f} points at any one setting; "
-            + (
-                f"both would have it if {other} dropped from layer {' or '.join(map(str, instead))}"
-                if instead
-                else f"no layer of {other} would give it to both"
-            ),
-        )
+        cells = (cell(row, PERCENT) for row in pair)
+        verdict: Verdict = "inconsistent" if gap > allowed else "cannot be told"
+        facts = {"drop": drop, "depths": depths, "gap": gap, "other": other, "instead": instead}
+        yield find("depth", "Table III", cells, verdict, **facts)
 
 
 def dyrates_percentage() -> Iterator[Finding]:
@@ -164,20 +155,8 @@ def dyrates_percentage() -> Iterator[Finding]:
             continue
         text = str(row.values[PERCENT])
         spans = {layer: rates_for(row.group, layer, text) for layer in (2, 3)}
-        evidence = "; ".join(
-            f"from layer {layer} a mean rate of {span[0]:.0%} to {span[1]:.0%} would give it, by convention, "
-            "scope, t and N"
-            if span
-            else f"from layer {layer} no rate gives it"
-            for layer, span in spans.items()
-        )
-        yield Finding(
-            "The percentage can be checked",
-            "Table III",
-            (cell(row, PERCENT),),
-            "cannot be told" if any(spans.values()) else "inconsistent",
-            f"the paper prints neither K nor rates; {evidence}",
-        )
+        verdict: Verdict = "cannot be told" if any(spans.values()) else "inconsistent"
+        yield find("own", "Table III", (cell(row, PERCENT),), verdict, spans=spans)
 
 
 def strategies() -> Iterator[Finding]:
@@ -195,17 +174,10 @@ def strategies() -> Iterator[Finding]:
     fixed_off, depth_off = (abs(row.number(column) - fastv.number(column)) for row in (fixed, depth))
     nearer = depth_off < fixed_off
     span = rates_for(model, STRATEGY_DROP.layer, str(fixed.values[column]))
-    needed = f"a rate of {span[0]:.0%} to {span[1]:.0%}" if span else "no rate at all"
-    yield Finding(
-        "FixedPrune at FastV's layer costs what FastV costs",
-        "Strategy ablation",
-        (cell(fastv, column), cell(fixed, column), cell(depth, column)),
-        "inconsistent" if nearer else "consistent",
-        f"with FastV's K = {STRATEGY_DROP.layer} and its R = {STRATEGY_DROP.rate} both drop the same tokens, "
-        f"but FP is printed {fixed_off:.1f} points from FastV and DP {depth_off:.1f}"
-        + (": as if FP and DP were exchanged" if nearer else "")
-        + f". As printed, FP would need {needed} from layer {STRATEGY_DROP.layer} of {model}",
-    )
+    cells = (cell(row, column) for row in (fastv, fixed, depth))
+    verdict: Verdict = "inconsistent" if nearer else "consistent"
+    facts = {"drop": STRATEGY_DROP, "off": (fixed_off, depth_off), "nearer": nearer}
+    yield find("fixed", "Strategy ablation", cells, verdict, span=span, model=model, **facts)
 
 
 @cache

@@ -5,7 +5,7 @@ from itertools import combinations, groupby
 from math import log
 
 from dyrate.paper import published
-from dyrate.paper.audit.finding import HEADINGS, Finding, cell, numbers
+from dyrate.paper.audit.finding import HEADINGS, Finding, Verdict, cell, find, numbers
 from dyrate.paper.published import PublishedRow
 
 PATCH = 14
@@ -29,21 +29,12 @@ def bold() -> Iterator[Finding]:
 
 def _best(where: str, rows: Sequence[PublishedRow], row: PublishedRow, column: str) -> Finding:
     better = [other for other in rows if other.number(column) > row.number(column)]
-    if not better:
-        evidence = "no other figure of the column is higher"
-    else:
-        evidence = "higher: " + ", ".join(f"{other.name} {other.values[column]}" for other in better)
-        if where == "Table I":
-            group = sum(other.group == row.group for other in better)
-            evidence += f"; {group or 'none'} of them in its own group, “{row.group}”"
-            evidence += "" if group else ", where it is the best"
-    return Finding(
-        "Bold marks the best of its column",
-        where,
-        tuple(cell(each, column) for each in (row, *better)),
-        "inconsistent" if better else "consistent",
-        evidence,
-    )
+    group = row.group if where == "Table I" else ""
+    own = sum(other.group == row.group for other in better)
+    cells = (cell(each, column) for each in (row, *better))
+    told = [(other.name, other.values[column]) for other in better]
+    verdict: Verdict = "inconsistent" if better else "consistent"
+    return find("bold", where, cells, verdict, better=told, group=group, own=own)
 
 
 def repeated() -> Iterator[Finding]:
@@ -55,13 +46,10 @@ def repeated() -> Iterator[Finding]:
         for row in published.table3()
         if (key := (row.group, row.name)) in table2 and row.values[column] != table2[key].values[column]
     ]
-    yield Finding(
-        "The same score in two tables is the same number",
-        "Tables II and III",
-        tuple(text for pair in different for text in (cell(row, column) for row in pair)),
-        "inconsistent" if different else "consistent",
-        f"{len(published.table3()) - len(different)} of {len(published.table3())} NoCaps scores agree",
-    )
+    cells = (cell(row, column) for pair in different for row in pair)
+    verdict: Verdict = "inconsistent" if different else "consistent"
+    counts = {"different": len(different), "all": len(published.table3())}
+    yield find("repeated", "Tables II and III", cells, verdict, **counts)
     yield from _strategy(list(table2.values()), column)
     yield _greedy(list(table2.values()), column)
 
@@ -80,15 +68,10 @@ def _strategy(table2: Sequence[PublishedRow], column: str) -> Iterator[Finding]:
         ]
         elsewhere = [cell(other, key) for other, key in same if key != column]
         labelled = [cell(other, key) for other, key in same if key == column]
-        yield Finding(
-            "The strategy ablation's NoCaps score is Table II's NoCaps score of that method",
-            "Strategy ablation and Table II",
-            (cell(row, column), *elsewhere, *labelled),
-            "consistent" if labelled else "inconsistent" if elsewhere else "cannot be told",
-            f"the number stands in Table II as {', '.join(labelled or elsewhere)}"
-            if same
-            else "Table II has no such number",
-        )
+        verdict: Verdict = "consistent" if labelled else "inconsistent" if elsewhere else "cannot be told"
+        cells = (cell(row, column), *elsewhere, *labelled)
+        where = "Strategy ablation and Table II"
+        yield find("strategy", where, cells, verdict, same=labelled or elsewhere)
 
 
 def _greedy(table2: Sequence[PublishedRow], column: str) -> Finding:
@@ -98,16 +81,9 @@ def _greedy(table2: Sequence[PublishedRow], column: str) -> Finding:
     same = [
         cell(row, key) for row in mine for key, text in row.values.items() if text == greedy.values[column]
     ]
-    return Finding(
-        "The decoding ablation's greedy score is one of DyRate's in Table II",
-        "Decoding ablation and Table II",
-        (cell(greedy, column), *(cell(row, column) for row in mine)),
-        "consistent" if same else "cannot be told",
-        f"it is {', '.join(same)}"
-        if same
-        else "none of DyRate's figures, on any model and benchmark, is that number; the ablation names no "
-        "model and no decoding settings",
-    )
+    cells = (cell(row, column) for row in (greedy, *mine))
+    verdict: Verdict = "consistent" if same else "cannot be told"
+    return find("greedy", "Decoding ablation and Table II", cells, verdict, same=same)
 
 
 def exchanged() -> Iterator[Finding]:
@@ -119,15 +95,10 @@ def exchanged() -> Iterator[Finding]:
         straight = _distance(first, second, ((a, a), (b, b)))
         crossed = _distance(first, second, ((a, b), (b, a)))
         looks = crossed < CLOSE < straight
-        original = first[0], second[0]
-        yield Finding(
-            f"{HEADINGS[a]} and {HEADINGS[b]} are in the same order for both models",
-            "Table II",
-            tuple(cell(row, column) for row in original for column in (a, b)),
-            "inconsistent" if looks else "consistent",
-            f"mean distance of {one}'s figures from {other}'s, over the methods that keep the image: "
-            f"{straight:.0%} as printed, {crossed:.0%} with the two columns exchanged in one of the models",
-        )
+        cells = (cell(row, column) for row in (first[0], second[0]) for column in (a, b))
+        facts = {"columns": (HEADINGS[a], HEADINGS[b]), "models": (one, other)}
+        verdict: Verdict = "inconsistent" if looks else "consistent"
+        yield find("exchanged", "Table II", cells, verdict, distances=(straight, crossed), **facts)
 
 
 def _distance(
@@ -152,25 +123,13 @@ def magnitudes() -> Iterator[Finding]:
             continue
         printed = numbers(rows, column)
         above = [row for row in printed if row.number(column) > 100]
-        yield Finding(
-            "A share of right answers is at most 100",
-            "Table I",
-            tuple(cell(row, column) for row in above),
-            "inconsistent" if above else "consistent",
-            f"{len(above)} of {len(printed)} figures under the heading “{metric}” are above 100"
-            + (": they are points of a sum of accuracies" if above else ""),
-        )
+        cells = (cell(row, column) for row in above)
+        facts = {"above": len(above), "printed": len(printed), "metric": metric}
+        yield find("magnitude", "Table I", cells, "inconsistent" if above else "consistent", **facts)
     column = "tflops_percent"
     wholes = [row for row in published.table3() if row.number(column) == 100]
-    yield Finding(
-        "The unit of a heading is that of its figures",
-        "Table III",
-        tuple(cell(row, column) for row in wholes),
-        "inconsistent" if wholes else "consistent",
-        f"the heading says TFLOPs, but {len(wholes)} rows are 100: percentages of a sum that is not printed"
-        if wholes
-        else "no row is 100, as percentages of the first would have it",
-    )
+    cells = (cell(row, column) for row in wholes)
+    yield find("unit", "Table III", cells, "inconsistent" if wholes else "consistent", wholes=len(wholes))
 
 
 def resolutions() -> Iterator[Finding]:
@@ -181,14 +140,8 @@ def resolutions() -> Iterator[Finding]:
         if side % PATCH:
             longer = (r.resolution for r in rows if r.resolution.startswith(row.resolution) and r != row)
             near = next(longer, None)
-            hint = f"; with a digit more it would be {near}, as in other rows" if near else ""
-            yield Finding(
-                f"A resolution is a multiple of the encoder's patch of {PATCH} pixels",
-                "Table I",
-                (f"{row.name}, resolution: {row.resolution}",),
-                "inconsistent",
-                f"{side} is not a multiple of {PATCH}{hint}",
-            )
+            cells = (f"{row.name}, resolution: {row.resolution}",)
+            yield find("resolution", "Table I", cells, "inconsistent", patch=PATCH, side=side, near=near)
 
 
 def scales() -> Iterator[Finding]:
@@ -200,14 +153,9 @@ def scales() -> Iterator[Finding]:
         usual = max(set(digits), key=digits.count)
         odd = [row for row, places in zip(printed, digits, strict=True) if places != usual]
         if odd:
-            yield Finding(
-                "All figures of a column are rounded alike",
-                "Table I",
-                tuple(cell(row, column) for row in odd),
-                "cannot be told",
-                f"{len(odd)} of {len(printed)} figures do not have {usual} decimal{'s' * (usual != 1)} like "
-                "the others: they may have been copied from elsewhere, measured by another protocol",
-            )
+            cells = (cell(row, column) for row in odd)
+            facts = {"odd": len(odd), "printed": len(printed), "usual": usual}
+            yield find("scale", "Table I", cells, "cannot be told", **facts)
 
 
 def _by_group(rows: Sequence[PublishedRow]) -> dict[str, tuple[PublishedRow, ...]]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from dyrate.paper.published import PublishedRow
+from dyrate.words import sentences
 
 HEADINGS = {
     "gqa_em": "GQA", "vizwiz_em": "VizWiz", "sqa_em": "SQA", "vqa_em": "VQA", "pope_acc": "POPE",
@@ -26,6 +28,14 @@ class Finding:
     """The cells it is about, as printed."""
     verdict: Verdict
     evidence: str
+
+
+say = sentences(Path(__file__).parent)
+
+
+def find(check: str, where: str, cells: Iterable[str], verdict: Verdict, **facts: Any) -> Finding:
+    """Return the finding of a check, in its words."""
+    return Finding(say(check, **facts), where, tuple(cells), verdict, say(f"{check}_found", **facts))
 
 
 def cell(row: PublishedRow, column: str) -> str:

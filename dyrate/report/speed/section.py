@@ -6,6 +6,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import Paragraph, paragraphs
@@ -140,20 +141,7 @@ def overheads(bench: BenchDocument) -> list[str]:
         ]
         first = [costs.ratio(mine.first_token_ms, whole.first_token_ms) for mine, whole in pairs]
         later = [costs.ratio(mine.per_token_ms, whole.per_token_ms) for mine, whole in pairs]
-        parts = [
-            f"{_span([share - 1 for share in known])} to {name}"
-            for name, shares in (("the first token", first), ("each further one", later))
-            if (known := [share for share in shares if share is not None])
-        ]
-        if parts:
-            sentences.append(
-                f"{bench.shape_name}, batch {load.batch}, prompt {load.prompt}, N = {load.new_tokens}: "
-                + " and ".join(parts)
-                + (f" (commit {bench.commit[:7]})" if bench.commit else "")
-            )
+        shares = [[100 * (share - 1) for share in known if share is not None] for known in (first, later)]
+        if any(shares):
+            sentences.append(say("overhead", bench=bench, load=load, first=shares[0], later=shares[1]))
     return sentences
-
-
-def _span(shares: Sequence[float]) -> str:
-    ends = [f"{share:+.1%}".replace("-", "−") for share in (min(shares), max(shares))]
-    return " to ".join(dict.fromkeys(ends)).replace("% to", " to")
