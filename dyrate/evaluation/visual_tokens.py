@@ -48,7 +48,7 @@ def token_sums(run: Any, steps: "torch.Tensor") -> TokenSums:
     alive = torch.arange(len(attended), device=steps.device)[:, None] < steps.repeat_interleave(beams)
     kept = torch.tensor([[len(row) for row in rows] for _, rows in sorted(run.kept.items())])
     seen = torch.cat([kept[None], (attended * alive[:, None]).cpu()]).double()
-    seen = seen.unflatten(2, (-1, beams)).mean(dim=3)  # [steps, layers, answers]
+    seen = seen.reshape(*seen.shape[:2], -1, beams).mean(dim=3)  # [steps, layers, answers]
     answers = [len(steps), *(alive.sum(dim=1) // beams).tolist()]
     squares = (seen[:, -1] ** 2).sum(dim=1).tolist()
     sums = zip(answers, squares, seen.sum(dim=2).tolist(), strict=True)

@@ -27,7 +27,7 @@ from dyrate.report.html import TEMPLATES
 from dyrate.report.site import FIGURES
 
 SHEET = (TEMPLATES / "style.css").read_text(encoding="utf-8").partition("@media")[0]
-_LIGHT = dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6})\b", SHEET))
+_LIGHT: dict[str, str] = dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6})\b", SHEET))
 INK, MUTED, LINE, PAPER = (_LIGHT[name] for name in ("ink", "muted", "line", "paper"))
 MODELS = [_LIGHT[f"model-{i}"] for i in range(4)]
 CURVES = [_LIGHT[f"curve-{i}"] for i in range(8)]

@@ -95,7 +95,7 @@ class AtBudget:
                 caption = (
                     f"{bench.shape_name}, {bench.device}, {bench.dtype}, batch {load.batch}, prompt "
                     f"{load.prompt}, {load.new_tokens} new tokens"
-                    + (f" (commit {bench.commit[:7]})" if bench.commit else ""),
+                    + (f" (commit {bench.commit[:7]})" if bench.commit else "")
                 )
                 key = named("ranking-time", self.number, i, load.batch, load.prompt, load.new_tokens)
                 yield caption, self._against_time(points, caption, key)
