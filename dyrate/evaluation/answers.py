@@ -14,6 +14,8 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.results import Result
 from dyrate.evaluation.scoring import Sample
 
+OPTIONAL = ("category",)
+"""Columns that older files lack."""
 _SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -24,6 +26,7 @@ _SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("references", pa.string()),  # JSON list
         ("scores", pa.string()),  # JSON object
+        ("category", pa.string()),
     ],
     metadata={"schema": "dyrate.answers", "version": "1"},
 )
@@ -81,7 +84,7 @@ def read(path: Path, result: Result | None = None) -> dict[str, list[Sample]]:
 
 
 def read_lines(path: Path, schema: pa.Schema, origin: str) -> list[dict[str, Any]]:
-    """Read a parquet file whose rows have a value in each column of `schema`.
+    """Read a parquet file whose rows have a value in each column of `schema` but the optional ones.
 
     Raises `DyrateError`, which ends in the file's `origin` where there is none.
     """
@@ -89,12 +92,13 @@ def read_lines(path: Path, schema: pa.Schema, origin: str) -> list[dict[str, Any
         raise DyrateError(f"{path}: no such file; {origin}")
     try:
         table = pq.read_table(pa.BufferReader(files.read_bytes(path)))
-        if missing := [name for name in schema.names if name not in table.column_names]:
+        names = [name for name in schema.names if name in table.column_names or name not in OPTIONAL]
+        if missing := [name for name in names if name not in table.column_names]:
             raise DyrateError(f"{path}: column {missing[0]!r} is missing; {origin}")
-        table = table.select(schema.names).cast(schema)
+        table = table.select(names).cast(pa.schema([schema.field(name) for name in names]))
     except (pa.ArrowException, OSError) as error:
         raise DyrateError(f"{path}: cannot be read as parquet: {error}; {origin}") from None
-    if empty := [name for name in schema.names if table.column(name).null_count]:
+    if empty := [name for name in names if table.column(name).null_count]:
         raise DyrateError(f"{path}: column {empty[0]!r} has rows without a value")
     lines: list[dict[str, Any]] = table.to_pylist()
     return lines

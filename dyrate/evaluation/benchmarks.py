@@ -68,6 +68,7 @@ class Benchmark:
     unit: str | None = None
     modulo: int | None = None
     stratum: str | None = None
+    category: str | None = None  # column of what a question is about, by which answers may be told apart
     note: str = ""  # what a reader of the numbers should know
     hub_new_tokens: int | None = None  # where lmms-eval's task sets no limit and would generate 1,024
     hub_rows: int = 0  # of its split on the hub
@@ -156,6 +157,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             ),
             "50: half of the answers are yes",
             hub_rows=9_000,
+            category="category",
         ),
         Benchmark(
             "mmb",
@@ -169,6 +171,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             unit="index",
             hub_rows=4_329,
             modulo=1_000_000,
+            category="category",
             note="by lmms-eval's static scorer, which finds the letter in an answer by rules; published "
             "scores are mostly by a judge model (its task mmbench_en_dev)",
         ),
@@ -188,6 +191,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             unit="question_id",
             hub_rows=2_374,
             stratum="category",
+            category="category",
         ),
         _caption("nocaps", "NoCaps", "nocaps_val", "nocaps", "nocaps", hub_rows=4_500),
         _caption(

@@ -116,6 +116,7 @@ def _answered(
     for line in logged:
         row = loaded.rows[line["doc_id"]]
         unit, stratum, numbers = sample_scores(loaded.benchmark, line)
+        category = line["doc"].get(loaded.benchmark.category)
         samples.append(
             Sample(
                 doc_id=row,
@@ -125,6 +126,7 @@ def _answered(
                 answer=line["filtered_resps"][0],
                 references=references(loaded, line),
                 scores=numbers,
+                category="" if category is None else str(category),
             )
         )
     if loaded.benchmark.kind == "caption":

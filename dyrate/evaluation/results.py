@@ -64,6 +64,14 @@ IN_ORDER = AfterValidator(_in_order)
 """Of an `Estimate`: both bounds or none, the lower one first."""
 
 
+class Steps(TypedDict):
+    """Visual tokens by step of an answer, the prompt's first, over the answers that get that far."""
+
+    answers: Annotated[list[Positive], NotEmpty]
+    mean: Annotated[list[Annotated[list[Amount], NotEmpty]], NotEmpty]  # attended, by step and layer
+    deviation: Annotated[list[Amount], NotEmpty]  # standard, over answers, of what the last layer attends to
+
+
 class VisualTokens(TypedDict):
     """True means of visual tokens per decoder layer, over the samples that carry an image."""
 
@@ -71,6 +79,7 @@ class VisualTokens(TypedDict):
     prefill: Annotated[list[Amount], NotEmpty]  # kept on entering each layer at prefill
     # Attended per layer, over samples and decode steps; null if no step was made.
     decode: Annotated[list[Amount], NotEmpty] | None
+    by_step: NotRequired[Steps]
 
 
 class Work(TypedDict):

@@ -40,6 +40,7 @@ class Sample:
     answer: str
     references: list[str]
     scores: dict[str, float] = field(default_factory=dict)
+    category: str = ""  # as the data name it; empty where they do not
 
 
 def sample_scores(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from dyrate.analysis.attention_trends import read_summaries, sentences
 from dyrate.analysis.tables import heading
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import attention_figures as figures
+from dyrate.report.drawing import Picture
 from dyrate.study import Study
 from dyrate.trace.files import Summary, TracedBenchmark
 
@@ -27,8 +26,8 @@ class AttentionSection:
 
     rows: tuple[TraceRow, ...]
     words: dict[str, tuple[str, ...]]  # by model
-    curves: tuple[tuple[str, Markup], ...]  # heading and SVG
-    maps: tuple[tuple[str, Markup], ...]
+    curves: tuple[tuple[str, Picture], ...]  # with their headings
+    maps: tuple[tuple[str, Picture], ...]
     summaries: tuple[Summary, ...]
 
 
@@ -54,11 +53,9 @@ def attention(study: Study) -> AttentionSection | None:
             s["model"]: tuple(sentences([row.traced for row in rows if row.model == s["model"]]))
             for s in summaries
         },
-        curves=tuple(
-            (heading(name), figures.curves(summaries, name, f"attention-{name}")) for name in growing
-        ),
+        curves=tuple((heading(name), figures.curves(summaries, name)) for name in growing),
         maps=tuple(
-            (f"{s['model']}, {heading(name)}", figures.layers(summaries, i, name, f"layers-{i}"))
+            (f"{s['model']}, {heading(name)}", figures.layers(summaries, i, name))
             for name in [name for name in growing if BENCHMARKS[name].group == "caption"][:1]
             for i, s in enumerate(summaries)
             if name in s["benchmarks"]

@@ -1,18 +1,18 @@
 """The pictures of a trace: attention over the steps of an answer, and by layer."""
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from math import isnan
+from statistics import fmean
+from typing import Final
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from dyrate.analysis.tables import heading
-from dyrate.report.drawing import MODELS, MUTED, as_svg, canvas, described, gridded
+from dyrate.report.drawing import MODELS, MUTED, Datum, Picture, canvas, gridded, heat_map, named
 from dyrate.trace.files import Band, Summary, TracedBenchmark
 
-SHADES = 20  # of a map: equal neighbours are one shape
-STRENGTHS = 5  # of the scale below a map
+_BAND: Final = ("mean", "low", "high")
+ENDS = ("", " from", " to")  # of a band: its mean and interval
 
 
 def shown_steps(traced: TracedBenchmark) -> int:
@@ -20,10 +20,10 @@ def shown_steps(traced: TracedBenchmark) -> int:
     return sum(2 * samples >= traced["samples"] for samples in traced["curve"]["samples"])
 
 
-def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> Markup:
+def curves(summaries: Sequence[Summary], benchmark: str) -> Picture:
     """Image (solid) and response mass (dashed) over the steps of an answer, with 95% bands.
 
-    A colour per model; `name` makes the SVG's ids unique on the page.
+    A colour per model.
     """
     drawn = [
         (i, s["model"], s["benchmarks"][benchmark])
@@ -41,15 +41,17 @@ def curves(summaries: Sequence[Summary], benchmark: str, name: str) -> Markup:
         axes.set_title("attention, % of the step’s total")
         gridded(axes)
         axes.tick_params(labelcolor=MUTED)
-        svg = as_svg(figure, name)
-    return described(
-        svg,
+    return Picture(
+        figure,
+        named("attention", benchmark),
         f"Attention on image and response over the steps of {heading(benchmark)} answers",
+        ("model", "step", "answers", *(f"{of}{end}, %" for of in ("image", "response") for end in ENDS)),
+        [row for _, model, traced in drawn for row in _rows(model, traced)],
         "; ".join(f"{model}: {_ends(traced)}" for _, model, traced in drawn),
     )
 
 
-def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) -> Markup:
+def layers(summaries: Sequence[Summary], index: int, benchmark: str) -> Picture:
     """Image mass of one model by layer and step, the deeper the colour the more; one scale for all models."""
     summary = summaries[index]
     traced = summary["benchmarks"][benchmark]
@@ -62,35 +64,25 @@ def layers(summaries: Sequence[Summary], index: int, benchmark: str, name: str) 
         for value in row
     )
     colour = MODELS[index % len(MODELS)]
-    with canvas(3.5, 1.3 + 0.13 * summary["layers"]) as (figure, axes):
-        for layer, values in enumerate(zip(*rows, strict=True)):
-            start = 0
-            for strength, run in groupby(round(SHADES * value / most) / SHADES for value in values):
-                steps = len(list(run))
-                _cell(axes, start - 0.5, layer - 0.5, steps, 1.0, colour, strength)
-                start += steps
-        width = len(rows) / STRENGTHS
-        bottom = summary["layers"] + 1.2
-        for i in range(STRENGTHS):
-            strength = (i + 1) / STRENGTHS
-            _cell(axes, i * width - 0.5, bottom, width, 0.7, colour, strength)
-            label = f"{100 * strength * most:.0f}%"
-            axes.text((i + 0.5) * width - 0.5, bottom + 1.6, label, ha="center", fontsize=7, color=MUTED)
-        axes.set_xlim(-0.5, len(rows) - 0.5)
-        axes.set_ylim(bottom + 1.8, -0.5)
-        axes.set_yticks(range(0, summary["layers"], max(1, summary["layers"] // 6)))
-        axes.set_title("attention on the image: layer (down) by step (across)")
-        axes.xaxis.tick_top()
-        axes.spines["bottom"].set_visible(False)
-        axes.tick_params(labelcolor=MUTED)
-        svg = as_svg(figure, name)
-    means = [sum(row[layer] for row in rows) / len(rows) for layer in range(summary["layers"])]
-    return described(
-        svg,
+    layers = [[row[layer] for row in rows] for layer in range(summary["layers"])]
+    figure = heat_map(layers, colour, "attention on the image: layer (down) by step (across)", most)
+    return Picture(
+        figure,
+        named("attention-layers", summary["model"], benchmark),
         f"Attention of {summary['model']} on the image by layer and step of {heading(benchmark)} answers",
+        ("layer", *(f"step {step}, %" for step in range(len(rows)))),
+        [(str(layer), *(100 * share for share in shares)) for layer, shares in enumerate(layers)],
         "Mean over steps, by layer: "
-        + ", ".join(f"layer {layer} {100 * mean:.0f}%" for layer, mean in enumerate(means)),
+        + ", ".join(f"layer {layer} {100 * fmean(shares):.0f}%" for layer, shares in enumerate(layers)),
     )
+
+
+def _rows(model: str, traced: TracedBenchmark) -> Iterator[tuple[Datum, ...]]:
+    """All steps, the late ones too."""
+    curve = traced["curve"]
+    for step, answers in enumerate(curve["samples"]):
+        ends = (_percent(band[end][step]) for band in (curve["img"], curve["res"]) for end in _BAND)
+        yield model, str(step), str(answers), *(None if isnan(end) else end for end in ends)
 
 
 def _line(axes: Axes, band: Band, steps: int, colour: str, style: str) -> None:
@@ -103,12 +95,6 @@ def _line(axes: Axes, band: Band, steps: int, colour: str, style: str) -> None:
 def _percent(share: float | None) -> float:
     """NaN, which leaves a gap, where there is no interval."""
     return float("nan") if share is None else 100 * share
-
-
-def _cell(axes: Axes, x: float, y: float, width: float, height: float, colour: str, strength: float) -> None:
-    # Without smoothing, or the page would shine through between two cells.
-    cell = Rectangle((x, y), width, height, facecolor=colour, alpha=strength, linewidth=0, antialiased=False)
-    axes.add_patch(cell)
 
 
 def _ends(traced: TracedBenchmark) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.report.site import INDEX, PAGES
+from dyrate.report.site import FIGURES, INDEX, PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         description="Reads a study's result files and writes self-contained HTML pages that open from disk: "
         "the front page at --output, and beside it "
         + ", ".join(file for file in PAGES if file != INDEX)
-        + "."
+        + f"; in {FIGURES}/ every figure as SVG, PDF and CSV."
         + _INCOMPLETE,
         epilog="example:\n  dyrate report --study config/testbed.yaml --output reports/testbed/index.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,6 +163,7 @@ def _tables(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from dyrate.analysis.measurements import load
     from dyrate.analysis.missing import missing
+    from dyrate.report import drawing
     from dyrate.report.page import report_pages
     from dyrate.study import Study
 
@@ -175,10 +176,13 @@ def _report(arguments: argparse.Namespace) -> int:
     folder = arguments.output.parent
     files.make_folder(folder)
     survival = arguments.survival and Path(os.path.relpath(arguments.survival, folder)).as_posix()
-    pages = report_pages(study, measurements, survival, arguments.output.name)
+    with drawing.album() as pictures:
+        pages = report_pages(study, measurements, survival, arguments.output.name)
+    drawing.write(pictures, folder / FIGURES)
     for name, text in pages.items():
         files.write_text(folder / name, text)
-    print(f"wrote {arguments.output} and {len(pages) - 1} pages beside it")
+    beside = f"{len(pages) - 1} pages and {len(pictures)} figures beside it"
+    print(f"wrote {arguments.output} and {beside}")
     return _complete(missing(study, measurements))
 
 

@@ -1,40 +1,45 @@
-"""How every figure is drawn: SVG text by matplotlib that takes its colours from the page."""
+"""How every figure is drawn: by matplotlib, in the page's colours, with its data, and as files to paste.
+
+A drawing has the light colours of the style sheet; on a page its SVG refers to the sheet's custom properties
+instead, so that dark mode works.
+"""
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-# Stand-ins in the drawing; the SVG text refers to the page's custom properties instead, so dark mode works.
+from dyrate import files
+from dyrate.report.grid import Grid, csv_text, html
+from dyrate.report.html import TEMPLATES
+from dyrate.report.site import FIGURES
+
+SHEET = (TEMPLATES / "style.css").read_text(encoding="utf-8").partition("@media")[0]
+_LIGHT: dict[str, str] = dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6})\b", SHEET))
+INK, MUTED, LINE, PAPER = (_LIGHT[name] for name in ("ink", "muted", "line", "paper"))
+MODELS = [_LIGHT[f"model-{i}"] for i in range(4)]
+CURVES = [_LIGHT[f"curve-{i}"] for i in range(8)]
 COLOURS = {
-    "#111111": "var(--ink)",
-    "#777777": "var(--muted)",
-    "#cccccc": "var(--line)",
-    "#fefefe": "var(--paper)",
-    "#0000aa": "var(--model-0)",
-    "#aa5500": "var(--model-1)",
-    "#006644": "var(--model-2)",
-    "#880088": "var(--model-3)",
-    "#c00000": "var(--curve-0)",
-    "#0000c1": "var(--curve-1)",
-    "#00a002": "var(--curve-2)",
-    "#b0a003": "var(--curve-3)",
-    "#a000a4": "var(--curve-4)",
-    "#00a0a5": "var(--curve-5)",
-    "#605046": "var(--curve-6)",
-    "#8080f7": "var(--curve-7)",
+    _LIGHT[name]: f"var(--{name})"
+    for name in ("ink", "muted", "line", "paper", *(n for n in _LIGHT if n.startswith(("model-", "curve-"))))
 }
-INK, MUTED, LINE, PAPER = list(COLOURS)[:4]
-MODELS, CURVES = list(COLOURS)[4:8], list(COLOURS)[8:]
 MARKERS = "oDs^"
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dyrate",
+    "pdf.fonttype": 42,  # text that can be searched and edited
     "text.parse_math": False,  # labels come from configs: a dollar sign is a dollar sign
     "font.family": "sans-serif",
     "font.size": 9,
@@ -51,6 +56,110 @@ STYLE = {
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
 }
+UNDATED = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+SHADES = 20  # of a heat map: equal neighbours are one shape
+STRENGTHS = 5  # of the scale below it
+ROWS = 60  # of the table below a figure: more are in its CSV
+BELOW = "The data stand in the table below."
+"""What is said of a figure to who does not see it, where there is nothing shorter to say than all of it."""
+
+Datum = str | float | None
+_album: ContextVar["dict[str, Picture] | None"] = ContextVar("album", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure with its data: on a page the drawing, a table of the data, and links to the files.
+
+    `name` is that of its files, and makes the ids of its SVG unique on the page; `title` says what it shows,
+    `told` what there is to see. `rows` have an entry for each of `fields`, the first of which name a row.
+    """
+
+    drawing: Figure
+    name: str
+    title: str
+    fields: Sequence[str]
+    rows: Sequence[Sequence[Datum]]
+    told: str = BELOW
+
+    def __post_init__(self) -> None:
+        """Lay the figure out, once for all its files, and join the album that is open, if one is."""
+        with mpl.rc_context(STYLE):
+            self.drawing.draw_without_rendering()
+            self.drawing.set_layout_engine(None)
+        if (album := _album.get()) is not None:
+            album[self.name] = self
+
+    @cached_property
+    def svg(self) -> Markup:
+        """An <svg> element that takes its colours from the page, byte for byte the same each time."""
+        text = self.saved("svg").decode()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r'(?<= id=")', f"{self.name}-", text)
+        text = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{self.name}-", text)
+        for light, colour in COLOURS.items():
+            text = text.replace(light, colour)
+        opening, rest = text.split(">", 1)  # labels are escaped by matplotlib
+        return Markup(opening) + Markup(
+            ' role="img" aria-label="{}"><title>{}</title><desc>{}</desc>{}'
+        ).format(self.title, self.title, self.told, Markup(rest))
+
+    @property
+    def csv(self) -> str:
+        """All of the data."""
+        return csv_text(self.fields, [dict(zip(self.fields, row, strict=True)) for row in self.rows])
+
+    def saved(self, suffix: str) -> bytes:
+        """The drawing as a file, of "svg" or "pdf": no date in it, and the same bytes each time."""
+        stream = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.drawing.savefig(stream, format=suffix, metadata=UNDATED[suffix])
+        return stream.getvalue()
+
+    def __html__(self) -> str:
+        """What a template shows of it."""
+        links = (
+            Markup('<a href="{0}/{1}.{2}" aria-label="{3} as {4}">{4}</a>').format(
+                FIGURES, self.name, suffix, self.title, suffix.upper()
+            )
+            for suffix in ("svg", "pdf", "csv")
+        )
+        shown = [[_shown(datum) for datum in row] for row in self.rows[:ROWS]]
+        more = len(self.rows) - len(shown)
+        rest = Markup('<p class="small muted">{} more rows are in the CSV.</p>').format(more) if more else ""
+        return self.svg + Markup(
+            '\n<div class="beside"><p>{}</p>\n<details class="data"><summary>Data</summary>'
+            '<div class="scroll" tabindex="0" role="region" aria-label="Data: {}">{}</div>{}</details></div>'
+        ).format(
+            Markup(" · ").join(links),
+            self.title,
+            Markup(html(Grid(self.title, self.fields, [("", shown)]))),
+            rest,
+        )
+
+
+@contextmanager
+def album() -> Iterator[Mapping[str, Picture]]:
+    """Collect, by name, every picture that is made while it is open."""
+    found: dict[str, Picture] = {}
+    token = _album.set(found)
+    try:
+        yield found
+    finally:
+        _album.reset(token)
+
+
+def write(pictures: Mapping[str, Picture], folder: Path) -> None:
+    """Write each as SVG, PDF and CSV."""
+    files.make_folder(folder)
+    for name, picture in pictures.items():
+        files.write_text(folder / f"{name}.csv", picture.csv)
+        for suffix in ("svg", "pdf"):
+            with files.replacing(folder / f"{name}.{suffix}") as temporary:
+                temporary.write_bytes(picture.saved(suffix))
 
 
 @contextmanager
@@ -70,22 +179,46 @@ def gridded(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def as_svg(figure: Figure, name: str) -> Markup:
-    """The figure as an <svg> element, byte for byte the same each time, its ids prefixed with `name`."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(?<= id=")', f"{name}-", text)
-    text = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", text)
-    for stand_in, colour in COLOURS.items():
-        text = text.replace(stand_in, colour)
-    return Markup(text)  # labels are escaped by matplotlib
+def heat_map(layers: Sequence[Sequence[float]], colour: str, title: str, most: float = 1.0) -> Figure:
+    """Shares by layer (down) and step (across): the deeper the colour the more, `most` being all of it."""
+    depth, steps = len(layers), len(layers[0])
+
+    def cell(x: float, y: float, width: float, height: float, strength: float) -> None:
+        # Without smoothing, or the page would shine through between two cells.
+        axes.add_patch(
+            Rectangle((x, y), width, height, facecolor=colour, alpha=strength, linewidth=0, antialiased=False)
+        )
+
+    with canvas(3.5, 1.3 + 0.13 * depth) as (figure, axes):
+        for layer, values in enumerate(layers):
+            start = 0
+            for strength, run in groupby(round(SHADES * min(1.0, v / most)) / SHADES for v in values):
+                length = len(list(run))
+                cell(start - 0.5, layer - 0.5, length, 1.0, strength)
+                start += length
+        width, bottom = steps / STRENGTHS, depth + 1.2
+        for i in range(STRENGTHS):
+            strength = (i + 1) / STRENGTHS
+            cell(i * width - 0.5, bottom, width, 0.7, strength)
+            label = f"{100 * strength * most:.0f}%"
+            axes.text((i + 0.5) * width - 0.5, bottom + 1.6, label, ha="center", fontsize=7, color=MUTED)
+        axes.set_xlim(-0.5, steps - 0.5)
+        axes.set_ylim(bottom + 1.8, -0.5)
+        axes.set_yticks(range(0, depth, max(1, depth // 6)))
+        axes.set_title(title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.tick_top()
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(labelcolor=MUTED)
+    return figure
 
 
-def described(svg: Markup, title: str, description: str = "") -> Markup:
-    """The same <svg> with words for who does not see it."""
-    words = Markup("<title>{}</title><desc>{}</desc>").format(title, description)
-    opening, rest = svg.split(">", 1)
-    return opening + Markup(' role="img" aria-label="{}">').format(title) + words + rest
+def named(*parts: object) -> str:
+    """A name for files and ids: what is no letter, digit, dot or dash is there as its code."""
+    return re.sub(r"[^A-Za-z0-9.-]", lambda found: f"_{ord(found[0]):x}", "-".join(map(str, parts)))
+
+
+def _shown(datum: Datum) -> str:
+    if isinstance(datum, float):
+        return f"{datum:.4g}".replace("-", "−")
+    return "–" if datum is None else str(datum)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from dyrate.analysis import pareto
 from dyrate.analysis.claims import default_standings
 from dyrate.analysis.equal_budget import Standing
@@ -12,6 +10,7 @@ from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.tables import heading
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import figures
+from dyrate.report.drawing import Picture, named
 from dyrate.report.looks import Look, family
 from dyrate.study import Study
 
@@ -56,22 +55,19 @@ def pictures(
     return {
         "looks": {label: look for label, look in looks.items() if label in shown},
         "means": [
-            (model, len(pareto.averaged(model, measurements)), _panel(panels[None], looks, None, f"p{i}"))
-            for i, (model, panels) in enumerate(drawn.items())
+            (model, len(pareto.averaged(model, measurements)), _panel(model, panels[None], looks, None))
+            for model, panels in drawn.items()
         ],
         "panels": {
-            model: [
-                _panel(curves, looks, name, f"p{i}-{name}")
-                for name, curves in panels.items()
-                if name and curves
-            ]
-            for i, (model, panels) in enumerate(drawn.items())
+            model: [_panel(model, curves, looks, name) for name, curves in panels.items() if name and curves]
+            for model, panels in drawn.items()
         },
     }
 
 
 def _panel(
-    curves: Mapping[str, pareto.Curve], looks: Mapping[str, Look], name: str | None, key: str
-) -> Markup:
+    model: str, curves: Mapping[str, pareto.Curve], looks: Mapping[str, Look], name: str | None
+) -> Picture:
     title = f"{heading(name)}, {BENCHMARKS[name].primary.name}" if name else "mean score, % of unpruned"
-    return figures.pareto(curves, looks, title, key, large=name is None)
+    key = named("pareto", name or "mean", model)
+    return figures.pareto(model, curves, looks, title, key, large=name is None)

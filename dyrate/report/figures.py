@@ -2,9 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from markupsafe import Markup
 
 from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.pareto import Curve, dyrates
@@ -16,12 +13,12 @@ from dyrate.report.drawing import (
     MODELS,
     MUTED,
     PAPER,
-    as_svg,
+    Picture,
     canvas,
-    described,
     gridded,
+    named,
 )
-from dyrate.report.looks import Look, family, looks
+from dyrate.report.looks import Look, Mark, family, looks
 
 
 def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
@@ -39,12 +36,16 @@ def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
 
 
 def differences(
-    shown: Sequence[Measurement], measurements: Sequence[Measurement], benchmarks: Sequence[str], name: str
-) -> Markup | None:
+    label: str,
+    shown: Sequence[Measurement],
+    measurements: Sequence[Measurement],
+    benchmarks: Sequence[str],
+    name: str,
+) -> Picture | None:
     """Forest plot of the shown measurements: difference to the unpruned model, in percent of its score.
 
     One line per benchmark, one marker per model; a filled marker's 95% interval excludes zero. None if
-    nothing shown has a difference. `name` makes the SVG's ids unique on the page.
+    nothing shown has a difference. `label` says what is shown.
     """
     models = list(dict.fromkeys(m.reference for m in measurements))
     points = [
@@ -77,11 +78,13 @@ def differences(
         axes.set_xlim(*_limits([value for _, _, *rest in points for value in rest[:3]]))
         axes.grid(axis="x", color=LINE, linewidth=0.5)
         axes.set_axisbelow(True)
-        told = "; ".join(
-            f"{heading(benchmarks[at])} on {models[model]}: {value:+.1f}% ({low:+.1f} to {high:+.1f})"
-            for at, model, value, low, high, _ in points
+        return Picture(
+            figure,
+            name,
+            f"Difference to the unpruned model by benchmark, {label}",
+            ("benchmark", "model", "difference, %", "low", "high"),
+            [(heading(benchmarks[at]), models[model], *interval) for at, model, *interval, _ in points],
         )
-        return described(as_svg(figure, name), "Difference to the unpruned model by benchmark", told)
 
 
 def _difference(m: Measurement, benchmark: str) -> tuple[float, float, float, bool] | None:
@@ -102,9 +105,8 @@ def tradeoff(
     measurements: Sequence[Measurement],
     benchmarks: Sequence[str],
     phase: str,
-    name: str,
     families: Mapping[str, Look] | None = None,
-) -> Markup | None:
+) -> Picture | None:
     """Score kept, mean percentage of the unpruned model's, against visual tokens kept in a phase.
 
     `phase` is "prefill" or "decode". Marks are those of `legend`, `families` the report's looks. None where
@@ -130,14 +132,24 @@ def tradeoff(
         axes.set_xlabel(f"visual tokens per layer at {phase}, % of V")
         axes.set_title("score kept, % of unpruned")
         gridded(axes)
-        told = "; ".join(f"{m.title}: {y:.1f}% at {x:.0f}%" for x, y, m in points)
-        return described(as_svg(figure, name), f"Score kept against visual tokens at {phase}, {model}", told)
+        return Picture(
+            figure,
+            named("tradeoff", phase, model),
+            f"Score kept against visual tokens at {phase}, {model}",
+            ("method", f"visual tokens at {phase}, % of V", "score kept, % of unpruned"),
+            [(m.title, x, y) for x, y, m in points],
+        )
 
 
 def pareto(
-    curves: Mapping[str, Curve], looks: Mapping[str, Look], title: str, name: str, large: bool = False
-) -> Markup:
-    """Quality against retained tokens; `looks` has each curve's. `name` makes ids unique."""
+    model: str,
+    curves: Mapping[str, Curve],
+    looks: Mapping[str, Look],
+    title: str,
+    name: str,
+    large: bool = False,
+) -> Picture:
+    """Quality of a model against retained tokens; `looks` has each curve's."""
     with canvas(*((4.9, 3.6) if large else (2.9, 2.5))) as (figure, axes):
         # DyRate last, on top of the others.
         for label, curve in reversed(list(curves.items())):
@@ -157,24 +169,13 @@ def pareto(
         axes.set_title(title, color=INK)
         gridded(axes)
         axes.tick_params(labelcolor=MUTED)
-        told = "; ".join(
-            f"{label}: " + ", ".join(f"{y:.1f} at {100 * x:.0f}%" for x, y in curve)
-            for label, curve in curves.items()
+        return Picture(
+            figure,
+            name,
+            f"{title}, against visual tokens per layer, {model}",
+            ("method", "visual tokens per layer, % of V", title),
+            [(label, 100 * x, y) for label, curve in curves.items() for x, y in curve],
         )
-        return described(as_svg(figure, name), f"{title}, against visual tokens per layer", told)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How a setting looks in `tradeoff`: as its family, and hollow where it is a further setting of it."""
-
-    look: Look
-    hollow: bool
-
-    @property
-    def glyph(self) -> str:
-        """The character that looks like it."""
-        return self.look.glyph(self.hollow)
 
 
 def legend(

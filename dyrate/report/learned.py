@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from dyrate import files
 from dyrate.analysis.measurement import Measurement
-from dyrate.report.drawing import INK, MUTED, as_svg, canvas, described, gridded
+from dyrate.report.drawing import INK, MUTED, Picture, canvas, gridded, named
 from dyrate.report.looks import Look, family
 
 RECORD = "predictor.json"
@@ -28,13 +26,13 @@ class Learned:
 
     model: str
     legend: tuple[tuple[str, Look, str], ...]  # name, look, and whether dashed, as matplotlib writes it
-    pictures: tuple[Markup, ...]
+    pictures: tuple[Picture, ...]
 
 
 def learned(measurements: Sequence[Measurement], looks: Mapping[str, Look]) -> tuple[Learned, ...]:
     """A model's predictors of the main tables and the sweep, as far as their records hold anything."""
     found = []
-    for number, model in enumerate(dict.fromkeys(m.model for m in measurements)):
+    for model in dict.fromkeys(m.model for m in measurements):
         records: dict[str, tuple[Look, str, Mapping[str, Any]]] = {}
         for m in measurements:
             if m.model == model and m.group in ("main", "budget") and m.job and m.job.predictor:
@@ -43,7 +41,7 @@ def learned(measurements: Sequence[Measurement], looks: Mapping[str, Look]) -> t
                     same = sum(look == looks[family(m)] for look, _, _ in records.values())
                     style = STYLES[same % len(STYLES)]
                     records[m.job.predictor.name] = looks[family(m)], style, files.read_json(path)
-        pictures = [svg for svg in _pictures(model, records, f"learned{number}") if svg]
+        pictures = [svg for svg in _pictures(model, records) if svg]
         if pictures:
             legend = tuple((name, look, style) for name, (look, style, _) in records.items())
             found.append(Learned(model, legend, tuple(pictures)))
@@ -51,11 +49,11 @@ def learned(measurements: Sequence[Measurement], looks: Mapping[str, Look]) -> t
 
 
 def _pictures(
-    model: str, records: Mapping[str, tuple[Look, str, Mapping[str, Any]]], name: str
-) -> Iterable[Markup | None]:
+    model: str, records: Mapping[str, tuple[Look, str, Mapping[str, Any]]]
+) -> Iterable[Picture | None]:
     def drawn(
         lines: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, key: str
-    ) -> Markup | None:
+    ) -> Picture | None:
         known = {label: points for label, points in lines.items() if len(points) > 1}
         if not known:
             return None
@@ -73,7 +71,14 @@ def _pictures(
                 for label, points in known.items()
                 for (start, first), (end, last) in [(points[0], points[-1])]
             )
-            return described(as_svg(figure, f"{name}-{key}"), f"{title}, {model}", ends)
+            return Picture(
+                figure,
+                named("predictors", model, key),
+                f"{title}, {model}",
+                ("predictor", across, title),
+                [(label, *point) for label, points in known.items() for point in points],
+                ends,
+            )
 
     schedules = {
         label: [(step, 100 * rate) for step, rate in enumerate(record.get("schedule") or ())]

@@ -5,10 +5,10 @@ where colours come again, the shape is another. Controls are grey: they are no c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.measurement import CONTROLS, NONE, Measurement
 from dyrate.analysis.pareto import TITLE
 from dyrate.report.drawing import CURVES, INK, MUTED
 
@@ -43,20 +43,42 @@ class Look:
         return GLYPHS[self.shape][hollow]
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How one of a family's settings is drawn: as its family, but for what tells it from the others."""
+
+    look: Look
+    hollow: bool = False
+
+    @property
+    def glyph(self) -> str:
+        """The character that looks like it."""
+        return self.look.glyph(self.hollow)
+
+    @classmethod
+    def nth(cls, look: Look, number: int) -> "Mark":
+        """The mark of a family's setting of that number, from 0: the family's own, and then other shapes."""
+        shapes = [look.shape, *(shape for shape in GLYPHS if shape != look.shape)]
+        lap, at = divmod(number, len(shapes))
+        return cls(replace(look, shape=shapes[at]), lap % 2 == 1)
+
+
 def family(m: Measurement) -> str:
     """The family of a measurement: its method; of DyRate, whose it is."""
     return (OURS if m.origin == "ours" else TITLE) if m.method == DYRATE else m.kind
 
 
-def looks(measurements: Sequence[Measurement]) -> dict[str, Look]:
-    """The look of each family among all of a report's measurements, in their order."""
+def looks(measurements: Sequence[Measurement], timed: Sequence[str] = ()) -> dict[str, Look]:
+    """The look of each family among all of a report's measurements, in their order, and then of the methods
+    that were `timed`.
+    """
     found = {NONE: Look("*"), TITLE: Look("D", 0), OURS: Look("D", 1)}
     controls = methods = 0
-    for m in measurements:
-        name = family(m)
+    known = [(family(m), m.control) for m in measurements]
+    for name, control in [*known, *((name, name in CONTROLS) for name in timed)]:
         if name in found:
             continue
-        if m.control:
+        if control:
             found[name] = Look(SHAPES[controls % len(SHAPES)], control=True)
             controls += 1
             continue

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from markupsafe import Markup
 
 from dyrate.analysis import cost, pareto
 from dyrate.analysis.cells import Table
@@ -21,9 +20,10 @@ from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import heading
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.report import breakdowns, figures, provenance, ranking
+from dyrate.report import breakdowns, figures, provenance, ranking, steps
 from dyrate.report.attention import AttentionSection, attention
 from dyrate.report.browser import Browser, browser
+from dyrate.report.drawing import Picture, named
 from dyrate.report.equal_budget import by_default, looks_of, pictures
 from dyrate.report.gallery import Card, cards
 from dyrate.report.html import TEMPLATES, render
@@ -31,7 +31,7 @@ from dyrate.report.learned import Learned, learned
 from dyrate.report.looks import Look, family, looks
 from dyrate.report.site import INDEX, PAGES
 from dyrate.report.speed.choosing import choosing
-from dyrate.report.speed.section import speed
+from dyrate.report.speed.section import speed, timed
 from dyrate.self_contained import script, style
 from dyrate.speed import documents
 from dyrate.speed.documents import METHODS, BenchDocument
@@ -69,7 +69,12 @@ def report_pages(
     views: Mapping[str, Callable[[], dict[str, Any]]] = {
         "index.html": lambda: {"overviews": report.overviews},
         "results.html": lambda: report.results,
-        "attention.html": lambda: {"attention": report.attention, "learned": report.learned},
+        "attention.html": lambda: {
+            "attention": report.attention,
+            "learned": report.learned,
+            "rates": report.rates,
+            "maps": report.maps,
+        },
         "budget.html": lambda: report.budget,
         "cost.html": lambda: report.cost,
         "audit.html": lambda: {"findings": contents.findings, "choices": choices(report.main)},
@@ -120,7 +125,7 @@ class _Report:
 
     @cached_property
     def looks(self) -> dict[str, Look]:
-        return looks(self.measured)
+        return looks(self.measured, timed([*documents.read().benches, *self.benches]))
 
     @cached_property
     def attention(self) -> AttentionSection | None:
@@ -129,6 +134,24 @@ class _Report:
     @cached_property
     def learned(self) -> tuple[Learned, ...]:
         return learned(self.measured, self.looks)
+
+    @property
+    def longest(self) -> str:
+        """The benchmark whose answers have most steps: the first of captions."""
+        names = self.study.benchmarks
+        return next((name for name in names if BENCHMARKS[name].group == "caption"), names[0])
+
+    @cached_property
+    def rates(self) -> tuple[Learned, ...]:
+        models = dict.fromkeys(m.model for m in self.main)
+        found = (steps.rates(model, self.main, self.longest, self.looks) for model in models)
+        return tuple(one for one in found if one)
+
+    @cached_property
+    def maps(self) -> dict[str, list[tuple[str, Picture]]]:
+        models = dict.fromkeys(m.model for m in self.main)
+        found = {model: list(steps.maps(model, self.main, self.longest, self.looks)) for model in models}
+        return {model: pictures for model, pictures in found.items() if pictures}
 
     @cached_property
     def browser(self) -> Browser | None:
@@ -141,7 +164,7 @@ class _Report:
     def has(self, file: str) -> bool:
         """Whether there is anything on a page; it is written in any case, and left out of the index."""
         return {
-            "attention.html": lambda: bool(self.attention or self.learned),
+            "attention.html": lambda: bool(self.attention or self.learned or self.rates or self.maps),
             "budget.html": lambda: bool(self.contents.standings or self.contents.rankings),
             "samples.html": lambda: self.browser is not None,
         }.get(file, lambda: True)()
@@ -152,21 +175,23 @@ class _Report:
         return f"samples.html#benchmark={benchmark}&row={m.key}" if held and m else None
 
     @cached_property
-    def overviews(self) -> list[tuple[str, int, Markup, dict[str, Look], dict[str, pareto.Curve]]]:
+    def overviews(self) -> list[tuple[str, int, Picture, dict[str, Look], dict[str, pareto.Curve]]]:
         """Per model: how many benchmarks the mean is over, the picture of all methods, looks and points."""
         found = []
-        for i, model in enumerate(dict.fromkeys(m.model for m in self.measured if not m.against)):
+        for model in dict.fromkeys(m.model for m in self.measured if not m.against):
             curves = pareto.curves(model, self.measured, None, RANKED_GROUPS)
             if any(len(curve) > 0 for curve in curves.values()):
                 drawn = looks_of(model, self.measured, self.looks, RANKED_GROUPS)
-                svg = figures.pareto(curves, drawn, "mean score, % of unpruned", f"o{i}", large=True)
+                title, name = "mean score, % of unpruned", named("overview", model)
+                picture = figures.pareto(f"{model}, all methods", curves, drawn, title, name, large=True)
                 count = len(pareto.averaged(model, self.measured))
-                found.append((model, count, svg, {label: drawn[label] for label in curves}, curves))
+                found.append((model, count, picture, {label: drawn[label] for label in curves}, curves))
         return found
 
     @property
     def results(self) -> dict[str, Any]:
         main, benchmarks = self.main, self.study.benchmarks
+        models = list(dict.fromkeys(m.reference for m in main))
         questions, captions = (
             [name for name in benchmarks if (BENCHMARKS[name].group == "caption") == caption]
             for caption in (False, True)
@@ -176,31 +201,36 @@ class _Report:
             "left_out": [table for table in self.contents.tables if not table.measured],
             "summary": lines(main, benchmarks),
             "differences": [
-                (" / ".join(dict.fromkeys(m.title for m in shown)), svg)
+                (label, picture)
                 for i, shown in enumerate(figures.panels(main))
-                if (svg := figures.differences(shown, main, benchmarks, f"d{i}"))
+                for label in [" / ".join(dict.fromkeys(m.title for m in shown))]
+                if (
+                    picture := figures.differences(
+                        label, shown, main, benchmarks, named("differences", i, shown[0].kind)
+                    )
+                )
             ],
             "tradeoffs": [
-                (f"{title}, {m}", svg)
+                (f"{title}, {model}", picture)
                 for title, names, phase in (
                     ("Questions and short answers", questions, "prefill"),
                     ("Captions", captions, "decode"),
                 )
-                for i, m in enumerate(dict.fromkeys(m.reference for m in main))
-                if (svg := figures.tradeoff(m, main, names, phase, f"{phase}{i}", self.looks))
+                for model in models
+                if (picture := figures.tradeoff(model, main, names, phase, self.looks))
             ],
             "marks": figures.legend(main, self.looks),
             "layers": [
-                (f"{phase}, {model}", svg)
+                (f"{phase}, {model}", picture)
                 for phase, names in (("Prefill", questions), ("Decode", captions))
-                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
-                if (svg := breakdowns.layers(model, main, names, phase.lower(), f"l{phase}{i}"))
+                for model in models
+                if (picture := breakdowns.layers(model, main, names, phase.lower(), self.looks))
             ],
             "categories": [
-                (model, svg)
-                for i, model in enumerate(dict.fromkeys(m.reference for m in main))
+                (model, picture)
+                for model in models
                 for name in benchmarks
-                if (svg := breakdowns.categories(model, main, name, self.looks, f"c{i}-{name}"))
+                if (picture := breakdowns.categories(model, main, name, self.looks))
             ],
         }
 
@@ -222,7 +252,7 @@ class _Report:
             "costs": cost.cost_tables(self.measured, costed),
             "conventions": CONVENTIONS,
             "scopes": SCOPES,
-            "speed": speed(),
+            "speed": speed(families=self.looks),
             "choosing": choosing(self.benches),
             "method_benches": self.benches,
         }

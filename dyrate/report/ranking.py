@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from markupsafe import Markup
-
 from dyrate.analysis.equal_budget import family_key
 from dyrate.analysis.pareto import dyrates
 from dyrate.analysis.ranking import Place, Ranking, agreements
 from dyrate.analysis.words import say
-from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, as_svg, canvas, gridded
+from dyrate.report.drawing import LINE, MARKERS, MODELS, MUTED, PAPER, Picture, canvas, gridded, named
 from dyrate.speed.documents import BenchDocument, Timing
 
 Line = tuple[int, str, tuple[tuple[Ranking, Place | None], ...]]
+Point = tuple[int, str, int, float, float]
+"""Number and name of a method, number of the model, score kept, time in percent of the unpruned."""
 CLOSE = 0.01  # of a budget: rates that are replayed make it up to rounding
 
 
@@ -38,8 +38,8 @@ class AtBudget:
             for at, name in enumerate(order, start=1)
         )
 
-    @property
-    def chart(self) -> Markup:
+    @cached_property
+    def chart(self) -> Picture:
         """What every method keeps, with intervals, one marker per model."""
         with canvas(6.4, 0.6 + 0.19 * len(self.lines)) as (figure, axes):
             for at, _, places in self.lines:
@@ -66,13 +66,24 @@ class AtBudget:
             axes.set_title("score kept, % of unpruned, mean over benchmarks")
             axes.grid(axis="both", color=LINE, linewidth=0.4)
             axes.set_axisbelow(True)
-            return as_svg(figure, f"rank{self.number}")
+            return Picture(
+                figure,
+                named("ranking", self.number),
+                f"Score kept by every method at {100 * self.budget:.0f}% of the visual tokens",
+                ("number", "method", "model", "score kept, % of unpruned", "low", "high"),
+                [
+                    (str(at), name, ranking.model, *(place.kept[key] for key in ("value", "low", "high")))
+                    for at, name, places in self.lines
+                    for ranking, place in places
+                    if place
+                ],
+            )
 
-    def costs(self, benches: Sequence[BenchDocument]) -> Iterator[tuple[str, Markup]]:
+    def costs(self, benches: Sequence[BenchDocument]) -> Iterator[tuple[str, Picture]]:
         """Quality against time end to end, a picture for each load that methods at this budget were timed
         under; numbers are those of `lines`.
         """
-        for bench in benches:
+        for i, bench in enumerate(benches):
             for load in bench.loads:
                 timings = bench.under(load)
                 if any(timing.given for timing in timings):
@@ -82,24 +93,45 @@ class AtBudget:
                 points = list(self._points(alike, whole, bench.sizes.text.layers)) if whole else []
                 if not points:
                     continue
-                key = f"rankcost{self.number}-{load.batch}-{load.new_tokens}"
-                yield (
+                caption = (
                     f"{bench.shape_name}, {bench.device}, {bench.dtype}, batch {load.batch}, prompt "
                     f"{load.prompt}, {load.new_tokens} new tokens"
-                    + (f" (commit {bench.commit[:7]})" if bench.commit else ""),
-                    _against_time(points, key),
+                    + (f" (commit {bench.commit[:7]})" if bench.commit else "")
                 )
+                key = named("ranking-time", self.number, i, load.batch, load.prompt, load.new_tokens)
+                yield caption, self._against_time(points, caption, key)
 
-    def _points(
-        self, timings: Sequence[Timing], whole: Timing, depth: int
-    ) -> Iterator[tuple[float, float, int, int]]:
-        """(time in percent of the unpruned, score kept, number, model) of what was timed."""
+    def _points(self, timings: Sequence[Timing], whole: Timing, depth: int) -> Iterator[Point]:
+        """What was timed."""
         for at, name, places in self.lines:
             for model, (_, place) in enumerate(places):
                 timing = place and next((t for t in timings if self._is(place, name, t, depth)), None)
                 if place and timing:
                     time = 100 * timing.whole_ms.median / whole.whole_ms.median
-                    yield time, place.kept["value"], at, model
+                    yield at, name, model, place.kept["value"], time
+
+    def _against_time(self, points: Sequence[Point], caption: str, key: str) -> Picture:
+        with canvas(5.6, 3.8) as (figure, axes):
+            for number, _, model, kept, time in points:
+                colour = MODELS[model % len(MODELS)]
+                axes.plot(time, kept, MARKERS[model % len(MARKERS)], color=colour, markersize=3.4)
+                axes.annotate(
+                    str(number), (time, kept), (3, 2), textcoords="offset points", fontsize=7, color=colour
+                )
+            axes.axvline(100, color=MUTED, linewidth=0.8)
+            axes.set_xlabel("time end to end, % of unpruned")
+            axes.set_title("score kept, % of unpruned")
+            gridded(axes)
+            return Picture(
+                figure,
+                key,
+                f"Score kept against time, {caption}",
+                ("number", "method", "model", "score kept, % of unpruned", "time, % of unpruned"),
+                [
+                    (str(number), name, self.rankings[model].model, kept, time)
+                    for number, name, model, kept, time in points
+                ],
+            )
 
     def _is(self, place: Place, name: str, timing: Timing, depth: int) -> bool:
         """Whether a timed setting is the method at this budget; of DyRate, its rate at every step."""
@@ -124,16 +156,3 @@ def by_budget(found: Sequence[Ranking]) -> tuple[AtBudget, ...]:
 def stability(found: Sequence[Ranking]) -> list[str]:
     """How the order changes from one model or budget to another, a sentence for each two rankings."""
     return [say("stability", a=a) for a in agreements(found)]
-
-
-def _against_time(points: Sequence[tuple[float, float, int, int]], name: str) -> Markup:
-    with canvas(5.6, 3.8) as (figure, axes):
-        for x, y, number, model in points:
-            colour = MODELS[model % len(MODELS)]
-            axes.plot(x, y, MARKERS[model % len(MARKERS)], color=colour, markersize=3.4)
-            axes.annotate(str(number), (x, y), (3, 2), textcoords="offset points", fontsize=7, color=colour)
-        axes.axvline(100, color=MUTED, linewidth=0.8)
-        axes.set_xlabel("time end to end, % of unpruned")
-        axes.set_title("score kept, % of unpruned")
-        gridded(axes)
-        return as_svg(figure, name)

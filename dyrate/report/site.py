@@ -1,4 +1,4 @@
-"""The pages of a report, by file and in the order of its index; the workflow declares these and no others."""
+"""What a report consists of: its pages, by file and in the order of its index, and the figures' folder."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,3 +14,5 @@ PAGES: Final[Mapping[str, str]] = {
     "provenance.html": "Provenance",
 }
 INDEX = next(iter(PAGES))
+FIGURES = "figures"
+"""Beside the pages: the folder of the figures' files."""

@@ -8,7 +8,7 @@ from dyrate.speed import costs
 from dyrate.speed.documents import BenchDocument, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
-"""Of kernels, in the order of the curves' colours."""
+"""Of kernels."""
 # Those of `dyrate/kernels/device`, and the libraries' matrix products.
 _KERNELS = (
     re.compile(r"_attend|_combine"),

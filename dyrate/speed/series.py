@@ -7,14 +7,6 @@ from statistics import median
 from dyrate.speed import costs
 from dyrate.speed.documents import BenchDocument, Timing
 
-KINDS = (
-    "transformers’ own generate()",
-    "transformers, unpruned or static cache",
-    "transformers, with a method",
-    "this package’s engine, unpruned",
-    "this package’s engine, with a method",
-)
-"""What the roofline tells apart, in the order of the curves' colours."""
 Value = Callable[[Timing], float | None]
 
 
@@ -38,9 +30,12 @@ class Series:
 
     label: str
     engine: str
-    number: int
-    """Of its colour and marker: the same in every setting."""
     timings: dict[int, tuple[Timing, ...]]
+
+    @property
+    def timing(self) -> Timing:
+        """One of them, for what it says of the contender."""
+        return next(iter(self.timings.values()))[0]
 
     def points(self, value: Value) -> list[tuple[int, float]]:
         """(batch, value), the median where several documents have the batch; none where nobody measured."""
@@ -49,13 +44,6 @@ class Series:
             for batch, timings in sorted(self.timings.items())
         }
         return [(batch, median(values)) for batch, values in measured.items() if values]
-
-
-def kind(timing: Timing) -> int:
-    """Which of `KINDS` a contender is."""
-    if timing.method is None:
-        return 0 if timing.contender == "generate" else 1
-    return (3 if timing.engine == "graph" else 1) + timing.reduces
 
 
 def by_batch(benches: Sequence[BenchDocument]) -> dict[TimingSetting, tuple[Series, ...]]:
@@ -76,10 +64,9 @@ def by_batch(benches: Sequence[BenchDocument]) -> dict[TimingSetting, tuple[Seri
         for setting, contenders in settings.items()
         if len({batch for batches in contenders.values() for batch in batches}) > 1
     }
-    names = list(dict.fromkeys(name for contenders in drawn.values() for name in contenders))
     return {
         setting: tuple(
-            Series(*name, names.index(name), {batch: tuple(timings) for batch, timings in batches.items()})
+            Series(*name, {batch: tuple(timings) for batch, timings in batches.items()})
             for name, batches in contenders.items()
         )
         for setting, contenders in drawn.items()

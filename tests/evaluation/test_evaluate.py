@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -214,11 +215,12 @@ def test_a_result_says_what_it_is_and_where_it_came_from(
     assert result["label"] == "FastV (K=1, R=0.5)"
     for name, found in result["benchmarks"].items():
         assert found["task"] == f"{name}_testbed"
-        assert found["visual_tokens"] == {
-            "total": VISUAL,
-            "prefill": [VISUAL] + [VISUAL / 2] * (LAYERS - 1),
-            "decode": [VISUAL] + [VISUAL / 2] * (LAYERS - 1),
-        }
+        by_layer = [VISUAL] + [VISUAL / 2] * (LAYERS - 1)
+        by_step = found["visual_tokens"].pop("by_step")
+        assert found["visual_tokens"] == {"total": VISUAL, "prefill": by_layer, "decode": by_layer}
+        assert by_step["answers"][0] == found["samples"]
+        assert by_step["mean"] == [by_layer] * len(by_step["answers"])
+        assert by_step["deviation"] == [0] * len(by_step["answers"])
     assert [result["benchmarks"][name]["units"] for name in BENCHMARKS] == [12, 12, 3, 6]
     meta = result["meta"]
     assert meta["command"].startswith("dyrate evaluate --benchmarks gqa pope mmb mme --study test --model ")
@@ -240,6 +242,25 @@ def test_answers_stand_beside_with_prompt_reference_and_score(
     assert first.scores == {"exact_match": 0.0}
     assert found["mme"][1].unit == "color/0"
     assert found["mmb"][3].unit == "0"
+    assert first.category == ""
+    categories = {name: {sample.category for sample in found[name]} for name in ("pope", "mmb", "mme")}
+    assert all("" not in known for known in categories.values()), "as the data name them"
+    assert categories["mme"] == {sample.stratum for sample in found["mme"]}
+
+
+def test_answers_of_before_there_were_categories_are_read(
+    tmp_path: Path, make_job: Callable[..., Evaluation], model: DyrateModel, tasks: list[LoadedTask]
+) -> None:
+    job = make_job(tmp_path)
+    result = evaluate_loaded(job, model, tasks)
+    older = pq.read_table(job.files.answers).drop_columns("category")
+    pq.write_table(older, job.files.answers)
+    result["meta"]["hashes"]["answers"] = answers.digest(older.to_pylist())
+
+    assert {sample.category for sample in answers.read(job.files.answers, result)["mme"]} == {""}
+    pq.write_table(older.drop_columns("stratum"), job.files.answers)
+    with pytest.raises(DyrateError, match="column 'stratum' is missing"):
+        answers.read(job.files.answers)
 
 
 def test_differences_are_taken_from_the_baselines_answers(

@@ -38,11 +38,25 @@ def test_only_steps_before_a_rows_end_are_summed() -> None:
     assert (sums["rows"], sums["total"], sums["decode_steps"]) == (2, 18, 4)
 
 
+def test_each_step_has_the_answers_that_get_there() -> None:
+    run = run_of([[[9, 9], [5, 7]], [[9, 9], [4, 1]], [[9, 9], [3, 1]]])
+    sums = token_sums(run, torch.tensor([2, 1]))
+    assert sums["by_step"] == [[2, 162, 18, 18], [2, 74, 18, 12], [1, 16, 9, 4]]
+    means, _ = means_and_work([sums, token_sums(run, torch.tensor([3, 0]))])
+    assert means is not None
+    assert means["by_step"] == {
+        "answers": [4, 3, 2, 1],
+        "mean": [[9, 9], [9, 5.6667], [9, 4], [9, 3]],
+        "deviation": [0, 0.9428, 0, 0],
+    }
+
+
 def test_an_answer_of_several_beams_counts_their_mean() -> None:
     run = run_of([[[9, 9, 9, 9], [1, 2, 5, 6]], [[9, 9, 9, 9], [3, 6, 8, 8]]])
     sums = token_sums(run, torch.tensor([2, 1]))
     assert sums["decode"] == [3 * 9, 1.5 + 4.5 + 5.5]
     assert sums["decode_steps"] == 3
+    assert sums["by_step"] == [[2, 162, 18, 18], [2, 32.5, 18, 7], [1, 20.25, 9, 4.5]]
 
 
 def sums_of(model: Any, method: Any, inputs: dict[str, torch.Tensor]) -> TokenSums:

@@ -6,6 +6,7 @@ import pytest
 
 from dyrate.analysis.contents import gather
 from dyrate.analysis.measurements import load
+from dyrate.report import drawing
 from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.report import fake
@@ -46,14 +47,16 @@ def small(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    """The study with DyRate and its ablations in a folder of its own: all of `compared`, and the pages."""
+    """The study with DyRate and its ablations in a folder of its own: all of `compared`, pages, figures."""
     folder = tmp_path_factory.mktemp("compared")
     study = Study.of(fake.WITH_DYRATE)
     with chdir(folder):  # left again: other tests stand where they always do
         fake.write_study(study, folder, images=False)
         measurements = load(study)
         contents = gather(study, measurements)
-        return (study, measurements, contents, folder), report_pages(study, measurements)
+        with drawing.album() as pictures:
+            pages = report_pages(study, measurements)
+        return (study, measurements, contents, folder), pages, pictures
 
 
 @pytest.fixture(scope="session")

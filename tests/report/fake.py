@@ -234,6 +234,10 @@ def answers(job: StudyJob, study: Study) -> dict[str, list[Sample]]:
                 answer=reference if right else " ".join(reversed(reference.split())) + " maroon",
                 references=[reference],
                 scores=sample_scores(kind, right),
+                category={
+                    "yes_no": ("adversarial", "popular")[doc % 2],
+                    "circular": f"ability {doc // 4}",
+                }.get(kind, ""),
             )
             found.setdefault(name, []).append(sample)
     return found

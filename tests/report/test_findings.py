@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from dyrate.analysis.contents import gather
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1
 from dyrate.evaluation.results import ResultFiles
-from dyrate.report import breakdowns, browser, provenance
+from dyrate.report import breakdowns, browser, provenance, steps
 from dyrate.report.html import data_block
 from dyrate.report.learned import learned
 from dyrate.report.looks import looks
@@ -159,16 +161,24 @@ def test_no_text_ends_a_block_of_data():
 
 def test_layers_and_categories_are_drawn_where_results_hold_them(study, measurements):
     families = looks(measurements)
-    layers = breakdowns.layers("testbed-s", measurements, ["gqa"], "prefill", "a")
-    mme = breakdowns.categories("testbed-s", measurements, "mme", families, "b")
+    layers = breakdowns.layers("testbed-s", measurements, ["gqa"], "prefill", families)
+    mme = breakdowns.categories("testbed-s", measurements, "mme", families)
 
-    assert "FastV (K=3, R=0.5): 100%, 100%, 100%, 50%, 50%" in ElementTree.fromstring(layers)[1].text
+    assert ("FastV (K=3, R=0.5)", *[100.0] * 3, *[50.0] * 5) in layers.rows
     assert mme is None, "one category is none"
-    assert breakdowns.categories("testbed-s", measurements, "gqa", families, "c") is None
+    assert breakdowns.categories("testbed-s", measurements, "gqa", families) is None
+    pope, mmb = (
+        breakdowns.categories("testbed-s", measurements, name, families).rows for name in ("pope", "mmb")
+    )
+    assert {row[1:3] for row in pope} == {("adversarial", "4"), ("popular", "4")}
+    assert {row[1:3] for row in mmb} == {("ability 0", "1"), ("ability 1", "1")}, (
+        "all rotations are one question"
+    )
+    assert {row[3] for row in mmb} == {0.0, 100.0}
     for m in measurements:
         for one in m.result["benchmarks"].values():
             one["visual_tokens"] = None
-    assert breakdowns.layers("testbed-s", measurements, ["gqa"], "prefill", "a") is None
+    assert breakdowns.layers("testbed-s", measurements, ["gqa"], "prefill", families) is None
 
 
 def test_what_predictors_learned_comes_from_their_records(tmp_path, monkeypatch):
@@ -184,8 +194,37 @@ def test_what_predictors_learned_comes_from_their_records(tmp_path, monkeypatch)
     (found,) = learned(measurements, looks(measurements))
 
     assert found.model == "testbed-s"
-    texts = [ElementTree.fromstring(svg)[1].text for svg in found.pictures]
+    texts = [ElementTree.fromstring(picture.svg)[1].text for picture in found.pictures]
     assert texts == ["default: 50.00 at 0, 75.00 at 1", "default: 0.20 at 5, 0.10 at 10"]
+
+
+def test_steps_are_drawn_where_results_hold_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study.of(fake.WITH_DYRATE)
+    fake.write_study(study, tmp_path, images=False)
+    measurements = [m for m in load(study) if m.group == "main"]
+    given = "testbed-s", measurements, "nocaps", looks(measurements)
+    assert steps.rates(*given) is None
+    assert list(steps.maps(*given)) == []
+    for m in measurements:
+        found = m.benchmark("nocaps")["visual_tokens"]
+        by_layer = found["decode"]
+        found["by_step"] = {
+            "answers": [8, 8, 3],
+            "mean": [by_layer, by_layer, [fake.V] * len(by_layer)],
+            "deviation": [0.0, 14.4, 0.0],
+        }
+
+    (picture,) = steps.rates(*given).pictures
+    maps = dict(steps.maps(*given))
+
+    assert [row[1:3] for row in picture.rows] == [("0", "8"), ("1", "8"), ("2", "3")]
+    assert [row[3] for row in picture.rows] == pytest.approx([60, 60, 0])
+    assert [row[4] for row in picture.rows] == pytest.approx([0, 10, 0])
+    assert len(maps) == 7, "neither the unpruned model nor what has no visual token"
+    assert maps["FastV (K=3, R=0.5)"].rows[-1] == ("7", 50.0, 50.0, 100.0)
+    for one in (picture, *maps.values()):
+        ElementTree.fromstring(one.svg)
 
 
 def test_with_nothing_measured_no_finding_is_claimed(study):

@@ -22,7 +22,7 @@ from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.results import ResultError
 from dyrate.report import gallery
 from dyrate.report.page import report_pages, table_page
-from dyrate.report.site import PAGES
+from dyrate.report.site import FIGURES, PAGES
 from dyrate.study import Study
 from tests.report import fake
 
@@ -238,7 +238,9 @@ def test_ids_are_unique(pages, file):
 def test_a_page_asks_for_nothing_but_the_pages_beside_it(pages, file):
     page = pages[file]
     addresses = re.findall(r'(?:src|href)="(?!#|data:)([^"#]*)[^"]*"', page)
-    assert set(addresses) <= set(PAGES)
+    figures = [address for address in addresses if address.startswith(f"{FIGURES}/")]
+    assert {*addresses} - {*figures} <= set(PAGES)
+    assert all(re.fullmatch(rf"{FIGURES}/[\w.-]+\.(svg|pdf|csv)", figure) for figure in figures)
     assert "@import" not in page
     assert not re.findall(r"url\((?!#)[^)]*\)", page)
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
@@ -268,7 +270,7 @@ def test_the_page_of_token_survival_is_linked_where_it_is_given(small):
     assert 'href="../../there.html">Token survival' in Path("reports/x/cost.html").read_text()
     assert main(command) == 0
     assert "Token survival" not in Path("reports/x/cost.html").read_text()
-    assert {path.name for path in Path("reports/x").iterdir()} == set(PAGES)
+    assert {path.name for path in Path("reports/x").iterdir()} == {*PAGES, FIGURES}
 
 
 def test_the_page_is_the_same_each_time(small):

@@ -7,13 +7,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dyrate.analysis.pareto import TITLE
+from dyrate.report.looks import Look
 from dyrate.report.page import report_pages
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
 from dyrate.speed import costs, table3
 from dyrate.speed.documents import Load, Method, paths, read
-from dyrate.speed.series import Series
+from dyrate.speed.series import by_batch
 from tests.report.speed.fake import (
     FASTV,
     FIXTURE,
@@ -163,20 +165,32 @@ def test_each_latency_is_set_against_the_unpruned_model_on_its_engine():
 def test_pictures_are_well_formed_and_take_their_colours_from_the_page():
     found = speed(written(bench(ROWS)))
 
-    svgs = [svg for _, svg in found.roofs] + [svg for curves in found.curves for svg in curves.pictures]
+    svgs = drawn(found)
     assert len(svgs) == 1 + len(figures.MEASURES)
     for svg in svgs:
         ElementTree.fromstring(svg)
         assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#ffffff", "#000000"}
-    assert svgs == [svg for _, svg in speed(read()).roofs] + [
-        svg for curves in speed(read()).curves for svg in curves.pictures
-    ]
+    assert svgs == drawn(speed(read()))
 
 
-def test_no_two_contenders_look_alike():
-    looks = {figures.look(one) for one in (Series("", "graph", n, {}) for n in range(64))}
+def drawn(found):
+    pictures = [picture for _, picture in found.roofs]
+    pictures += [picture for curves in found.curves for picture in curves.pictures]
+    return [picture.svg for picture in pictures]
 
-    assert len(looks) == 64
+
+def test_no_two_contenders_look_alike_and_each_has_its_familys_colour():
+    methods = [{**FASTV, "layer": layer} for layer in range(1, 17)] + [REPLAY, NONE, None]
+    rows = [row(m, label=f"{i}", batch=batch) for i, m in enumerate(methods) for batch in (1, 2)]
+    (contenders,) = by_batch(written(bench(rows)).benches).values()
+    families = {"none": Look("*"), TITLE: Look("D", 0), "fastv": Look("s", 4)}
+
+    marks = figures.contenders(contenders, families)
+
+    assert len(set(marks.values())) == len(methods)
+    numbers = [mark.look.number for mark in marks.values()]
+    assert numbers == [4] * 16 + [0, None, None]
+    assert [mark.look.control for mark in marks.values()][-2:] == [False, True]
 
 
 def test_one_token_and_no_memory_leave_out_their_pictures():

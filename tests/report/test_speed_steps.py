@@ -75,7 +75,8 @@ def test_bars_are_of_the_engines_steps_by_batch():
     assert first.label == f"batch 1: 1.00 ms in 32 kernels\n{HOSTILE}"
     assert second.groups == (3.0, 2.25, 0.5, 0.125)
     assert second.label == "batch 32: 5.88 ms in 160 kernels\nnone"
-    ((title, svg),) = speed(read()).steps
+    ((title, picture),) = speed(read()).steps
+    svg = picture.svg
     assert title == "LLaVA-1.5-7B, Some GPU, bfloat16"
     ElementTree.fromstring(svg)
     assert "<script" not in svg

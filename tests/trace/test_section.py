@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from dyrate.analysis.attention_trends import sentences
 from dyrate.analysis.measurements import load
@@ -92,9 +93,9 @@ def test_short_answers_alone_raise_no_claim() -> None:
 def test_a_picture_is_well_formed_described_and_coloured_by_the_page() -> None:
     summaries = [fake.summary("testbed-s"), fake.summary("testbed-m", fall=0.01)]
     pictures = [
-        figures.curves(summaries, "nocaps", "a"),
-        figures.layers(summaries, 0, "nocaps", "b"),
-        figures.layers(summaries, 1, "nocaps", "c"),
+        figures.curves(summaries, "nocaps").svg,
+        figures.layers(summaries, 0, "nocaps").svg,
+        figures.layers(summaries, 1, "nocaps").svg,
     ]
     for svg in pictures:
         root = ElementTree.fromstring(svg)
@@ -104,7 +105,7 @@ def test_a_picture_is_well_formed_described_and_coloured_by_the_page() -> None:
         assert "%" in (children["desc"] or "")
         assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#ffffff", "#000000"}
     assert "var(--model-1)" in pictures[0]
-    assert pictures[0] == figures.curves(summaries, "nocaps", "a")
+    assert pictures[0] == figures.curves(summaries, "nocaps").svg
 
 
 def test_steps_that_few_answers_reach_are_not_drawn() -> None:
@@ -115,9 +116,9 @@ def test_steps_that_few_answers_reach_are_not_drawn() -> None:
 
 def test_names_are_text(study: Study) -> None:
     summary = fake.summary(HOSTILE)
-    assert "<script" not in figures.curves([summary], "nocaps", "a")
-    assert "<script" not in figures.layers([summary], 0, "nocaps", "a")
-    ElementTree.fromstring(figures.layers([summary], 0, "nocaps", "a"))
+    assert "<script" not in str(escape(figures.curves([summary], "nocaps")))
+    assert "<script" not in str(escape(figures.layers([summary], 0, "nocaps")))
+    ElementTree.fromstring(figures.layers([summary], 0, "nocaps").svg)
     meta = {**summary["meta"], "command": HOSTILE, "device": HOSTILE}
     put({"meta": meta})
     results.write_study(study, Path(), images=False)

@@ -1,7 +1,7 @@
 # Tables, pages, and the checked config that all are made from.
 from pathlib import Path
 
-from dyrate.report.site import PAGES
+from dyrate.report.site import FIGURES, PAGES
 from dyrate.speed import documents as speed
 from dyrate.study.content import content
 
@@ -94,6 +94,7 @@ rule report:
             )
             for page, title in PAGES.items()
         },
+        figures=directory(f"reports/{study.name}/{FIGURES}"),
     log:
         f"results/{study.name}/logs/report.log",
     benchmark:

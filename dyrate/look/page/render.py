@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment
 
 from dyrate.look.record import CLASSES, Answer, Look, Survival, in_order
+from dyrate.look.words import rates_by_class
 from dyrate.self_contained import script, style, templates
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -70,6 +71,7 @@ def _environment() -> Environment:
     environment = templates(_TEMPLATES)
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f}%"
     environment.filters["drawn"] = drawn
+    environment.filters["rates_by_class"] = rates_by_class
     environment.filters["saved"] = lambda a: f"{1 - a['kv_bytes'] / a['kv_bytes_whole']:.0%}"
     environment.filters["kib"] = lambda number: f"{number / 1024:,.0f} KiB"
     return environment

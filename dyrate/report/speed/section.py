@@ -1,13 +1,13 @@
 """The section of the page: what was measured at the paper's shapes, in tables, pictures and words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from markupsafe import Markup
-
 from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES
+from dyrate.report.drawing import Picture
+from dyrate.report.looks import Look, Mark, looks
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import Paragraph, paragraphs
 from dyrate.speed import costs, series, table3
@@ -20,12 +20,12 @@ COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 
 @dataclass(frozen=True)
 class Curves:
-    """One setting's pictures against the batch, and the contenders' colours and markers."""
+    """One setting's pictures against the batch, and the contenders' marks."""
 
     setting: str
-    legend: tuple[tuple[str, int, int, bool], ...]
-    """Label, numbers of colour and marker, whether dashed."""
-    pictures: tuple[Markup, ...]
+    legend: tuple[tuple[str, Mark, bool], ...]
+    """Label, mark, whether dashed."""
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Speed:
     groups: tuple[table3.Table3Group, ...]
     other_groups: tuple[table3.Table3Group, ...]
     missing: tuple[str, ...]
-    roofs: tuple[tuple[str, Markup], ...]
-    kinds: tuple[str, ...]
+    roofs: tuple[tuple[str, Picture], ...]
+    kinds: tuple[tuple[str, Look], ...]
+    """Families of methods among the contenders."""
     curves: tuple[Curves, ...]
-    step_groups: tuple[str, ...]
-    steps: tuple[tuple[str, Markup], ...]
+    step_groups: tuple[tuple[str, float], ...]
+    """Parts of a step, and how dark each is."""
+    steps: tuple[tuple[str, Picture], ...]
     savings: tuple[tuple[str, tuple[Saving, ...]], ...]
     """By model."""
     overheads: tuple[str, ...]
@@ -66,10 +68,15 @@ class Speed:
         return any(made.weights == "random" for made in self.made)
 
 
-def speed(documents: Documents | None = None) -> Speed:
-    """Gather the section, by default from the checkout's documents; raises `DyrateError` for a bad one."""
+def speed(documents: Documents | None = None, families: Mapping[str, Look] | None = None) -> Speed:
+    """Gather the section, by default from the checkout's documents; raises `DyrateError` for a bad one.
+
+    `families` are the report's looks, which the methods here have as well.
+    """
     documents = read() if documents is None else documents
     benches = documents.benches
+    if families is None:
+        families = looks((), timed(benches))
     first, others = table3.groups(benches)
     return Speed(
         folder=FOLDER.as_posix(),
@@ -77,10 +84,10 @@ def speed(documents: Documents | None = None) -> Speed:
         groups=first,
         other_groups=others,
         missing=table3.missing(first),
-        roofs=tuple(_roofs(benches)),
-        kinds=series.KINDS,
-        curves=tuple(_curves(benches)),
-        step_groups=GROUPS,
+        roofs=tuple(_roofs(benches, families)),
+        kinds=tuple(_kinds(benches, families).items()),
+        curves=tuple(_curves(benches, families)),
+        step_groups=tuple(zip(GROUPS, figures.SHADES, strict=True)),
         steps=tuple(_steps(benches)),
         savings=tuple(
             (model, tuple(group))
@@ -102,31 +109,50 @@ def _by_machine(benches: Sequence[BenchDocument]) -> list[tuple[str, list[BenchD
     return [(", ".join(name), list(group)) for name, group in groupby(benches, key=key)]
 
 
-def _roofs(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
+def timed(benches: Sequence[BenchDocument]) -> list[str]:
+    """The families of methods that were timed."""
+    known = [timing for bench in benches for timing in bench.rows if timing.method and not timing.given]
+    return list(dict.fromkeys(figures.family(timing) for timing in known))
+
+
+def _kinds(benches: Sequence[BenchDocument], families: Mapping[str, Look]) -> dict[str, Look]:
+    return {
+        timing.name.partition(" (")[0] if timing.method else "transformers by itself": families.get(
+            figures.family(timing), figures.PEER
+        )
+        for bench in benches
+        for timing in bench.rows
+        if not timing.overhead
+    }
+
+
+def _roofs(benches: Sequence[BenchDocument], families: Mapping[str, Look]) -> list[tuple[str, Picture]]:
     return [
-        (name, svg)
+        (name, picture)
         for i, (name, group) in enumerate(_by_machine(benches))
-        if (svg := figures.roofline(group, f"roof{i}"))
+        if (picture := figures.roofline(name, group, families, f"roofline-{i}"))
     ]
 
 
-def _steps(benches: Sequence[BenchDocument]) -> list[tuple[str, Markup]]:
+def _steps(benches: Sequence[BenchDocument]) -> list[tuple[str, Picture]]:
     return [
-        (name, figures.bars(steps, f"step{i}"))
+        (name, figures.bars(name, steps, f"decode-step-{i}"))
         for i, (name, group) in enumerate(_by_machine(benches))
         if (steps := profiled(group))
     ]
 
 
-def _curves(benches: Sequence[BenchDocument]) -> list[Curves]:
+def _curves(benches: Sequence[BenchDocument], families: Mapping[str, Look]) -> list[Curves]:
     curves = []
-    for i, (setting, contenders) in enumerate(series.by_batch(benches).items()):
+    settings = series.by_batch(benches)
+    marks = figures.contenders((one for found in settings.values() for one in found), families)
+    for i, (setting, found) in enumerate(settings.items()):
         drawn = (
-            figures.curve(contenders, title, value, f"speed{i}-{j}")
-            for j, (title, value) in enumerate(figures.MEASURES)
+            figures.curve(str(setting), found, marks, title, value, f"batch-{i}-{key}")
+            for key, title, value in figures.MEASURES
         )
-        legend = ((one.label, *figures.look(one), one.engine != "graph") for one in contenders)
-        curves.append(Curves(str(setting), tuple(legend), tuple(svg for svg in drawn if svg)))
+        legend = ((one.label, marks[one.label, one.engine], one.engine != figures.ENGINE) for one in found)
+        curves.append(Curves(str(setting), tuple(legend), tuple(picture for picture in drawn if picture)))
     return curves
 
 

@@ -120,6 +120,8 @@
     if (target?.tagName === "DETAILS") target.scrollIntoView();
   };
   addEventListener("hashchange", unfold);
-  addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((d) => { d.open = true; }));
+  // On paper nothing is folded, but for what only a program reads.
+  const read = "main details:not(.data, [id^='command'], [id^='command'] *)";
+  addEventListener("beforeprint", () => document.querySelectorAll(read).forEach((d) => { d.open = true; }));
   unfold();
 })();
