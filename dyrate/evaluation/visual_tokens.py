@@ -46,8 +46,8 @@ def token_sums(run: Any, steps: "torch.Tensor") -> TokenSums:
     visual, attended = run.visual_tokens, run.decode_tokens_per_row
     beams = len(visual) // len(steps)
     alive = torch.arange(len(attended), device=steps.device)[:, None] < steps.repeat_interleave(beams)
-    kept = torch.tensor([[len(row) for row in rows] for _, rows in sorted(run.kept.items())])
-    seen = torch.cat([kept[None], (attended * alive[:, None]).cpu()]).double()
+    kept = run.kept_counts.to(attended.device)
+    seen = torch.cat([kept[None], attended * alive[:, None]]).double().cpu()
     seen = seen.reshape(*seen.shape[:2], -1, beams).mean(dim=3)  # [steps, layers, answers]
     answers = [len(steps), *(alive.sum(dim=1) // beams).tolist()]
     squares = (seen[:, -1] ** 2).sum(dim=1).tolist()
