@@ -8,12 +8,12 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from dyrate.encoded_images import EncodedImages
 from dyrate.errors import DyrateError
 from dyrate.families import Family, Tower
 from dyrate.needs import Needs, TowerPart, tower_layer
 from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
-from dyrate.vision import EncodedImages
 
 
 @dataclass(frozen=True, eq=False)
