@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyrate.bench.document import publish
-from dyrate.bench.job import PROMPT, Bench
+from dyrate.bench.job import WORDS, Bench
 from dyrate.errors import DyrateError
 from dyrate.jobs import Subparsers, asked
 from dyrate.speed.documents import BenchDocument, Load, Timing
@@ -128,8 +128,11 @@ def _loads(
             if job.model
             else models.random_model(models.named_shape(job.shape or ""), device, getattr(torch, job.dtype))
         )
+        lengths = job.prompt or (models.visual_tokens(model, job.visual) + WORDS,)
         return model, [
-            (Load(batch, prompt, new), None) for prompt in job.prompt or (PROMPT,) for batch, new in loads
+            (Load(batch, prompt, new), [models.inputs(model, batch, prompt, job.seed, job.visual)])
+            for prompt in lengths
+            for batch, new in loads
         ]
     assert job.model is not None
     from dyrate.bench.prompts import Reader

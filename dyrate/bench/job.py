@@ -18,8 +18,10 @@ from dyrate.evaluation.job import (
 from dyrate.jobs import Job, option
 from dyrate.typed import File, Natural, Positive
 
-PROMPT = 640
-"""LLaVA-1.5's 576 visual tokens and 64 others."""
+WORDS = 64
+"""Tokens of a prompt beside the visual ones."""
+PROMPT = 576 + WORDS
+"""LLaVA-1.5's."""
 Specs = Annotated[tuple[Spec, ...], Strict(False)]
 Numbers = Annotated[tuple[Positive, ...], Strict(False), Field(min_length=1)]
 Checkpoint = Annotated[str | None, option("what", "DIR_OR_ID", "checkpoint folder or hub id")]
@@ -60,7 +62,9 @@ class Bench(Job):
     batch: Annotated[Numbers, option("what", "N", printed="changed")] = (1,)
     """rows at once"""
     prompt: Annotated[Numbers | None, option("what", "N")] = None
-    """tokens of a prompt, the visual ones among them (default: 640)"""
+    """tokens of a prompt, the visual ones among them (default: 64 beside these, for LLaVA-1.5 640)"""
+    visual: Annotated[Positive | None, option("what", "N")] = None
+    """visual tokens of a prompt, where the images of a --shape may have any number (default: 1024)"""
     warmups: Annotated[Natural, option("how", "N", printed="changed")] = 1
     """rounds before them"""
     replay: Annotated[File | None, option("what", "DIR")] = None
@@ -89,6 +93,8 @@ class Bench(Job):
                 f"--prompt {self.prompt[0]}: the prompts of --benchmark {self.benchmark} have lengths of "
                 "their own; leave one of the two out"
             )
+        if self.visual is not None and self.shape is None:
+            raise ValueError(f"--visual {self.visual}: is of the random images of a --shape")
         if self.benchmark is not None and self.model is None:
             raise ValueError(
                 f"--benchmark {self.benchmark}: a model of random weights reads no words; give --model"

@@ -1,27 +1,31 @@
-"""What is measured: a checkpoint, or a model of a published shape with random weights."""
+"""What is measured: a checkpoint, or a model of a published shape with random weights, and prompts for it."""
 
-from math import isqrt
 from typing import Any
 
 import torch
 
-from dyrate.cost.shapes import LLAVA, ModelShape
+from dyrate.bench.shapes import SHAPES, picture, random_config
+from dyrate.bench.shapes import named as named_shape
+from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
 
-SHAPES = {name.lower(): shape for name, shape in LLAVA.items()}
-"""Published shapes by the names that the command line takes."""
+__all__ = ["SHAPES", "inputs", "loaded_model", "named_shape", "prepared", "random_model", "visual_tokens"]
+
 _PAD, _IMAGE = 0, 3
 
 
-def random_model(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a LLaVA model of a shape with random weights, made on the device itself."""
-    from transformers import LlavaForConditionalGeneration
+def random_model(shape: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a model with random weights, made on the device itself: a LLaVA of a `ModelShape`, or whatever
+    the config of another family says.
+    """
+    from transformers import AutoModelForImageTextToText
 
+    config = random_config(shape, _IMAGE) if isinstance(shape, ModelShape) else shape
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = LlavaForConditionalGeneration(_config(shape))
+            model = AutoModelForImageTextToText.from_config(config)
     finally:
         torch.set_default_dtype(before)
     return prepared(model.to(dtype))
@@ -42,66 +46,50 @@ def prepared(model: Any) -> Any:
     return model
 
 
-def named_shape(name: str) -> ModelShape:
-    """Return a published shape; a `DyrateError` names those there are."""
-    try:
-        return SHAPES[name.lower()]
-    except KeyError:
-        raise DyrateError(f"--shape {name}: unknown; known: {', '.join(SHAPES)}") from None
+@torch.no_grad()
+def visual_tokens(model: Any, visual: int | None = None) -> int:
+    """Return how many tokens one random image becomes, of whose number `visual` is what was asked for.
+
+    Raises `DyrateError` where the model's images have another number.
+    """
+    encoded = model.model.get_image_features(**_on_device(model, picture(model.config, visual, 0)))
+    found = sum(map(len, encoded.pooler_output))
+    if visual is not None and found != visual:
+        raise DyrateError(f"--visual {visual}: an image becomes {found} tokens of this model")
+    return found
 
 
-def inputs(model: Any, batch: int, prompt: int, seed: int) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def inputs(
+    model: Any, batch: int, prompt: int, seed: int, visual: int | None = None
+) -> dict[str, torch.Tensor]:
     """Return a batch of prompts of one length, each with one random image and random words around it.
 
     Raises `DyrateError` where the image alone is longer than the prompt.
     """
     config = model.config
-    visual = ModelShape.of(config).vision.patches
-    words = prompt - visual
+    count = visual_tokens(model, visual)
+    words = prompt - count
     if words < 2:
-        raise DyrateError(f"--prompt {prompt}: too short for {visual} visual tokens and two words")
+        raise DyrateError(f"--prompt {prompt}: too short for {count} visual tokens and two words")
     generator = torch.Generator().manual_seed(seed)
     # No word may be the image token: half of the vocabulary lies behind it or before it.
     image, size = config.image_token_id, config.text_config.vocab_size
     low, high = (image + 1, size) if image < size // 2 else (_PAD + 1, image)
     text = torch.randint(low, high, (batch, words), generator=generator)
     before = words // 8
-    ids = torch.cat([text[:, :before], torch.full((batch, visual), image), text[:, before:]], dim=1)
-    side = config.vision_config.image_size
-    pixels = torch.randn(batch, config.vision_config.num_channels, side, side, generator=generator)
+    ids = torch.cat([text[:, :before], torch.full((batch, count), image), text[:, before:]], dim=1)
+    pictures = [picture(config, visual, seed + row) for row in range(batch)]
+    made = {name: torch.cat([one[name] for one in pictures]) for name in pictures[0]}
+    if "image_grid_thw" in made:
+        made["mm_token_type_ids"] = (ids == image).int()
+    made |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return _on_device(model, made)
+
+
+def _on_device(model: Any, made: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Move them there; pixels take the model's dtype."""
     return {
-        "input_ids": ids.to(model.device),
-        "attention_mask": torch.ones_like(ids).to(model.device),
-        "pixel_values": pixels.to(model.device, model.dtype),
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in made.items()
     }
-
-
-def _config(shape: ModelShape) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    text, vision = shape.text, shape.vision
-    patch = isqrt(vision.patch_inputs // 3)
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=vision.hidden,
-            intermediate_size=vision.intermediate,
-            num_hidden_layers=vision.layers,
-            num_attention_heads=max(1, vision.hidden // 64),
-            image_size=patch * isqrt(vision.patches),
-            patch_size=patch,
-        ).to_dict(),
-        text_config=LlamaConfig(
-            hidden_size=text.hidden,
-            intermediate_size=text.intermediate,
-            num_hidden_layers=text.layers,
-            num_attention_heads=text.heads,
-            num_key_value_heads=text.kv_heads,
-            head_dim=text.head_dim,
-            vocab_size=text.vocabulary,
-            max_position_embeddings=4096,
-        ).to_dict(),
-        image_token_id=_IMAGE,
-        image_seq_length=vision.patches,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )

@@ -64,10 +64,16 @@ def family_of(model: nn.Module) -> Family:
     whole: Any = model
     ends = whole.get_input_embeddings(), whole.get_output_embeddings()
     parts = (*family.layers, *family.encoder_owner.children(), *ends)
-    kinds = {next(part.parameters()).device.type for part in parts}
+    kinds = set(map(_device_type, parts))
     if "meta" in kinds and len(kinds) > 1:  # all of it there is a model without weights, to look at
         raise DyrateError(
             "parts of the model are on no device, as there was no room for them: load it onto devices that "
             "hold all of it (device_map={'': device}, or max_memory)"
         )
     return family
+
+
+def _device_type(part: nn.Module) -> str:
+    """Of a module's first weight; `parameters()` would take ten times as long, at every prompt."""
+    weights = (weight for module in part.modules() for weight in module._parameters.values())
+    return next(weight.device.type for weight in weights if weight is not None)

@@ -5,23 +5,26 @@ from itertools import cycle
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from dyrate.bench import measure as measuring
 from dyrate.bench.contenders import Contender, keeping_all
 from dyrate.bench.given import given
 from dyrate.bench.limits import measure_limits
 from dyrate.bench.measure import measure
-from dyrate.bench.models import inputs, named_shape, prepared, random_model
+from dyrate.bench.models import inputs, named_shape, prepared, random_model, visual_tokens
 from dyrate.bench.profile import listing, short
 from dyrate.bench.rows import rows, table
 from dyrate.cli import main
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
+from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.predictor_config import PredictorConfig
 from dyrate.predictors import Predictor, save_predictor
 from dyrate.registry import load_method
 from dyrate.speed.documents import Limits, Load
 from tests.tiny import IMAGE, VISUAL_TOKENS, tiny_llava
+from tests.tiny_families import TINY as TINY_FAMILIES
 
 LOAD = Load(batch=2, prompt=24, new_tokens=5)
 TINY = ModelShape(
@@ -332,3 +335,36 @@ def test_an_engine_is_kept_until_it_is_closed(model):
     measure(model, [entry], LOAD, rounds=2, warmups=1, seed=0, done=int)
     assert entry.cold, "measure gives back what it held"
     assert (entry.label, entry.engine) == ("Unpruned, graph", "graph")
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_random_prompts_suit_every_family(name):
+    """Configs of tiny models in the place of published ones: V as the encoder says, text that is no image."""
+    tiny = TINY_FAMILIES[name].model
+    model = random_model(tiny.config, torch.device("cpu"), torch.float32)
+    free = {"qwen2_5_vl": 12, "qwen3_vl": 12, "internvl-qwen2": 32, "internvl-qwen3": 32}.get(name)
+    count = visual_tokens(model, free)
+    assert count == (free or count) > 1
+    made = inputs(model, 2, count + 9, seed=0, visual=free)
+    assert (made["input_ids"] == model.config.image_token_id).sum(dim=1).tolist() == [count] * 2
+    found, run = Engine(model).generate(load_method({"name": "none"}), made, max_new_tokens=3)
+    assert found.shape == (2, count + 9 + 3)
+    assert run.visual_tokens.tolist() == [count] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["llava-next-mistral-7b", "llava-onevision-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"]
+)
+def test_other_families_have_published_shapes(name):
+    config = named_shape(name)
+    assert ModelShape.of(config).text.kv_heads < ModelShape.of(config).text.heads
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    assert 7 < billions < 9
+
+
+def test_a_number_of_visual_tokens_that_a_model_has_not_is_refused():
+    model = random_model(TINY, torch.device("cpu"), torch.float32)
+    with pytest.raises(DyrateError, match=r"--visual 7: an image becomes \d+ tokens of this model"):
+        inputs(model, 1, 40, seed=0, visual=7)
