@@ -44,3 +44,8 @@ def test_what_cannot_be_measured_is_refused_first(
 ) -> None:
     assert main(["bench-harness", "--model", "nowhere", *arguments.split()]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_shape_of_another_family_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench-harness", "--shape", "qwen3-vl-8b"]) == 2
+    assert "--shape qwen3-vl-8b: the processor is a LLaVA's; known here" in capsys.readouterr().err

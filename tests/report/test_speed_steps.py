@@ -7,8 +7,8 @@ import pytest
 
 from dyrate.report.page import report_pages
 from dyrate.report.speed.section import speed
-from dyrate.speed.decode_steps import GROUPS, group, profiled, savings
 from dyrate.speed.documents import FOLDER, paths, read
+from dyrate.speed.passes import GROUPS, group, profiled, savings
 from tests.report.speed.fake import FASTV, NONE, REPLAY, bench, row, spread, written
 from tests.report.test_page import HOSTILE, text_of
 
@@ -69,7 +69,7 @@ def test_bars_are_of_the_engines_steps_by_batch():
     ]
     (found,) = written(bench(rows)).benches
 
-    first, second = profiled([found])
+    first, second = profiled([found], "decode_step")
 
     assert first.groups == (1.0, 0, 0, 0)
     assert first.label == f"batch 1: 1.00 ms in 32 kernels\n{HOSTILE}"
@@ -103,18 +103,22 @@ def test_the_clock_is_set_against_the_bytes():
 
 def test_the_page_shows_both(small, elsewhere):
     assert "What a decode step consists of" not in text_of(report_pages(*small)["cost.html"])
-    rows = [row(NONE, batch=32, decode_step=step(PARTS)), row(REPLAY, batch=32)]
+    prompt = {"cudnn_generated_sdpa_flash": 4.0, "nvjet_gemm": 30.0}
+    rows = [row(NONE, batch=32, decode_step=step(PARTS), prompt_pass=step(prompt)), row(REPLAY, batch=32)]
     written(bench(rows))
 
     text = text_of(report_pages(*small)["cost.html"])
 
     assert "What a decode step consists of" in text
     assert "batch 32: 5.88 ms in 160 kernels" in text
+    assert "What a prompt’s pass consists of" in text
+    assert "batch 32: 34.00 ms in 64 kernels" in text
+    assert profiled(read().benches, "prompt_pass")[0].groups == (4.0, 30.0, 0, 0)
     assert "How much of the bytes’ saving the clock shows" in text
 
 
 def test_of_the_committed_steps_attention_and_products_are_almost_all():
-    found = profiled(read(paths(ROOT / FOLDER)).benches)
+    found = profiled(read(paths(ROOT / FOLDER)).benches, "decode_step")
 
     assert {step.timing.batch for step in found} >= {1, 128}
     for one in found:

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 
 from dyrate.bench.end_to_end.job import HarnessBench
 from dyrate.bench.limits import synchronise
-from dyrate.bench.models import loaded_model, named_shape, random_model
+from dyrate.bench.models import SHAPES, loaded_model, named_shape, random_model
+from dyrate.cost.shapes import ModelShape
+from dyrate.errors import DyrateError
 from dyrate.evaluation import adapter, checkpoint
 from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.checkpoint_files import complaints
@@ -59,7 +61,7 @@ def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
     whole = (
         loaded_model(job.model, device, job.dtype)
         if job.model
-        else random_model(named_shape(job.shape or ""), device, getattr(torch, job.dtype))
+        else random_model(_shape(job), device, getattr(torch, job.dtype))
     )
     names = ["llava_hf", *(load_method(method).label for method in job.methods)]
     samples = [job.peer_samples, *[job.samples] * len(job.methods)]
@@ -99,6 +101,14 @@ def throughput(job: HarnessBench, device: torch.device) -> list[ThroughputRow]:
         )
         for i, name in enumerate(names)
     ]
+
+
+def _shape(job: HarnessBench) -> ModelShape:
+    """The shape that is asked for; a `DyrateError` for one that the testbed's processor does not suit."""
+    shape = named_shape(job.shape or "")
+    if not isinstance(shape, ModelShape):
+        raise DyrateError(f"--shape {job.shape}: the processor is a LLaVA's; known here: {', '.join(SHAPES)}")
+    return shape
 
 
 def _seconds(device: torch.device, run: Callable[[], object]) -> float:

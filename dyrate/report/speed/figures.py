@@ -10,8 +10,8 @@ from dyrate.analysis.ablations import DYRATE
 from dyrate.analysis.pareto import TITLE
 from dyrate.report.drawing import INK, MUTED, PAPER, Picture, canvas, gridded
 from dyrate.report.looks import Look, Mark
-from dyrate.speed.decode_steps import GROUPS, ProfiledStep
 from dyrate.speed.documents import BenchDocument, Timing
+from dyrate.speed.passes import GROUPS, ProfiledPass
 from dyrate.speed.series import Series, Value, roofline_points
 
 Contender = tuple[str, str]
@@ -158,8 +158,8 @@ def roofline(
         )
 
 
-def bars(machine: str, steps: Sequence[ProfiledStep], name: str) -> Picture:
-    """A bar for each step, as long as its kernels take."""
+def bars(title: str, steps: Sequence[ProfiledPass], name: str) -> Picture:
+    """A bar for each pass, as long as its kernels take."""
     with canvas(3.9, 0.5 + 0.56 * len(steps)) as (figure, axes):
         for row, step in enumerate(steps):
             left = 0.0
@@ -175,7 +175,7 @@ def bars(machine: str, steps: Sequence[ProfiledStep], name: str) -> Picture:
         return Picture(
             figure,
             name,
-            f"What a decode step consists of, {machine}",
+            title,
             ("contender", "batch", *(f"{group}, ms" for group in GROUPS)),
             [(step.timing.name, str(step.timing.batch), *step.groups) for step in steps],
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES
@@ -11,8 +12,8 @@ from dyrate.report.looks import Look, Mark, looks
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import Paragraph, paragraphs
 from dyrate.speed import costs, series, table3
-from dyrate.speed.decode_steps import GROUPS, Saving, profiled, savings
 from dyrate.speed.documents import FOLDER, BenchDocument, Document, Documents, read
+from dyrate.speed.passes import GROUPS, Saving, profiled, savings
 
 COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 """What the percentages of FLOPs count."""
@@ -44,6 +45,7 @@ class Speed:
     step_groups: tuple[tuple[str, float], ...]
     """Parts of a step, and how dark each is."""
     steps: tuple[tuple[str, Picture], ...]
+    prompts: tuple[tuple[str, Picture], ...]
     savings: tuple[tuple[str, tuple[Saving, ...]], ...]
     """By model."""
     overheads: tuple[str, ...]
@@ -88,7 +90,8 @@ def speed(documents: Documents | None = None, families: Mapping[str, Look] | Non
         kinds=tuple(_kinds(benches, families).items()),
         curves=tuple(_curves(benches, families)),
         step_groups=tuple(zip(GROUPS, figures.SHADES, strict=True)),
-        steps=tuple(_steps(benches)),
+        steps=tuple(_passes(benches, "decode_step")),
+        prompts=tuple(_passes(benches, "prompt_pass")),
         savings=tuple(
             (model, tuple(group))
             for model, group in groupby(savings(benches), lambda saving: saving.bench.shape_name)
@@ -134,11 +137,14 @@ def _roofs(benches: Sequence[BenchDocument], families: Mapping[str, Look]) -> li
     ]
 
 
-def _steps(benches: Sequence[BenchDocument]) -> list[tuple[str, Picture]]:
+def _passes(
+    benches: Sequence[BenchDocument], which: Literal["prompt_pass", "decode_step"]
+) -> list[tuple[str, Picture]]:
+    what = which.replace("_", " ")
     return [
-        (name, figures.bars(name, steps, f"decode-step-{i}"))
+        (name, figures.bars(f"What a {what} consists of, {name}", found, f"{which.replace('_', '-')}-{i}"))
         for i, (name, group) in enumerate(_by_machine(benches))
-        if (steps := profiled(group))
+        if (found := profiled(group, which))
     ]
 
 

@@ -1,17 +1,18 @@
-"""What a decode step of the engine consists of, and how much of the bytes' saving the clock shows."""
+"""What the engine's passes consist of, and how much of the bytes' saving the clock shows."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dyrate.speed import costs
-from dyrate.speed.documents import BenchDocument, Timing
+from dyrate.speed.documents import BenchDocument, Profile, Timing
 
 GROUPS = ("attention", "linear layers", "norms, gates, rotary positions", "the rest")
 """Of kernels."""
 # Those of `dyrate/kernels/device`, and the libraries' matrix products.
 _KERNELS = (
-    re.compile(r"_attend|_combine"),
+    re.compile(r"_attend|_combine|.*(sdpa|fmha|flash).*"),
     re.compile(r"_by_sums|_by_dots|.*(gemm|gemv|nvjet|cutlass|splitk).*", re.IGNORECASE),
     re.compile(r"_normalise|_gate|_rotate"),
     re.compile(r".*"),
@@ -19,8 +20,8 @@ _KERNELS = (
 
 
 @dataclass(frozen=True)
-class ProfiledStep:
-    """A contender's last decode step under a load."""
+class ProfiledPass:
+    """A contender's last decode step under a load, or its prompt's pass."""
 
     timing: Timing
     groups: tuple[float, ...]
@@ -39,16 +40,19 @@ def group(name: str) -> int:
     return next(number for number, known in enumerate(_KERNELS) if known.fullmatch(name))
 
 
-def profiled(benches: Sequence[BenchDocument]) -> list[ProfiledStep]:
-    """The engine's steps that somebody looked into, by batch."""
-    steps = []
+def profiled(
+    benches: Sequence[BenchDocument], which: Literal["prompt_pass", "decode_step"]
+) -> list[ProfiledPass]:
+    """The engine's passes of a kind that somebody looked into, by batch."""
+    passes = []
     for timing in (timing for bench in benches for timing in bench.rows):
-        if timing.decode_step and timing.engine == "graph" and not timing.overhead:
-            groups, parts = [0.0] * len(GROUPS), timing.decode_step.parts
-            for part in parts:
+        found: Profile | None = getattr(timing, which)
+        if found and timing.engine == "graph" and not timing.overhead:
+            groups = [0.0] * len(GROUPS)
+            for part in found.parts:
                 groups[group(part.name)] += part.milliseconds
-            steps.append(ProfiledStep(timing, tuple(groups), sum(part.calls for part in parts)))
-    return sorted(steps, key=lambda step: step.timing.batch)
+            passes.append(ProfiledPass(timing, tuple(groups), sum(part.calls for part in found.parts)))
+    return sorted(passes, key=lambda one: one.timing.batch)
 
 
 @dataclass(frozen=True)
