@@ -28,24 +28,21 @@ DECODINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _on_others(*everyday: str) -> Iterator[Any]:
-    """Methods that ask nothing of the tower, on every other family; all but a few in the slow tier: of each
-    method (or of those named, if any) the first setting, and of each family the first text model.
+def _on_others(*named: str) -> Iterator[Any]:
+    """Methods that ask nothing of the tower, or those named, on every other family, each in its first
+    setting: the others are LLaVA's to show. All but two are in the slow tier.
     """
-    families = set[str]()
     for name in TINY:
-        family, seen = name.partition("-")[0], set[str]()
+        seen = set[str]()
         for case in CASES + PROBES:
-            needs = case.method.needs(NUM_LAYERS)
-            if needs.tower or needs.question or needs.blocked or case.method.name in ("downsample", "tome"):
+            needs, method = case.method.needs(NUM_LAYERS), case.method.name
+            if needs.tower or needs.question or needs.blocked or method in ("downsample", "tome", *seen):
                 continue
-            if getattr(case.method, "size", 2) > 2:  # squares that divide no grid of theirs
+            if named and method not in named:
                 continue
-            slow = case.method.name in seen or family in families
-            slow = slow or case.method.name not in (everyday or (case.method.name,))
-            seen.add(case.method.name)
+            seen.add(method)
+            slow = method not in ("fastv", "dyrate")
             yield pytest.param(name, case, id=f"{name}-{case.method.label}", marks=[pytest.mark.slow] * slow)
-        families.add(family)
 
 
 LLAVA = [pytest.param("llava", case, id=f"llava-{case.method.label}") for case in CASES + OUTSIDE + PROBES]

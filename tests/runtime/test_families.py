@@ -162,3 +162,19 @@ def test_newlines_end_the_rows_of_the_grid() -> None:
     (places,) = family.places(inputs, features)
     assert places[:16].tolist() == [[0, row, column] for row in range(4) for column in range(4)]
     assert places[16:].tolist() == [[1, row, column] for row in range(6) for column in (*range(8), -1)]
+
+
+@pytest.mark.parametrize("tiny", TINY.values(), ids=TINY)
+def test_seeds_of_copied_rows_are_those_of_their_images(tiny: Tiny) -> None:
+    """transformers copies features where it copies rows: of InternVL's, which are one tensor, there are new
+    ones then.
+    """
+    subject, method = tiny.subject, load_method({"name": "random", "rate": 0.5, "layer": 1})
+    kept = []
+    for copies in (1, 2):
+        with method(subject.model) as run:
+            subject.model.generate(
+                **subject.inputs, max_new_tokens=2, do_sample=True, num_return_sequences=copies
+            )
+        kept.append([row.tolist() for row in run.kept[1]])
+    assert kept[1] == [row for row in kept[0] for _ in range(2)]
