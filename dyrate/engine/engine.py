@@ -172,7 +172,7 @@ class Engine:
         """
         # [batch, columns], or, with axes, [1 + axes, batch, columns]; a prompt ends alike on all of them.
         position_ids = self.model._prepare_position_ids_for_generation(inputs["input_ids"], inputs)
-        following = position_ids[..., -1].view(-1, len(inputs["input_ids"]))[-1] + 1
+        following = position_ids[..., -1].reshape(-1, position_ids.shape[-2])[-1] + 1
         with self._encoder.active(), ExitStack() as undo:
             tell_places(self.model.model, inputs["input_ids"], self.family.image_token_id, undo)
             fuse_layers(self.family, self._backbone.layers, self._tokenwise, undo)

@@ -48,10 +48,10 @@ _LAYER = re.compile(rf"^({re.escape(_TEXT)}\.layers)\.\d+")
 _Classes = tuple[type[nn.Module], ...]
 
 
-def _kinds(name: str, source: Any, **others: str) -> dict[str, _Classes]:
+def _kinds(name: str, source: Any, *, head_norms: bool = False, **others: str) -> dict[str, _Classes]:
     """Return the classes of a text model's modules, by path in the model, layers as `layers.*`.
 
-    They are called `name` and the part, or what `others` says.
+    They are called `name` and the part, or what `others` says. `head_norms`: queries and keys have norms.
     """
 
     def own(part: str) -> _Classes:
@@ -61,14 +61,14 @@ def _kinds(name: str, source: Any, **others: str) -> dict[str, _Classes]:
         "": own("DecoderLayer"),
         ".self_attn": own("Attention"),
         **{f".self_attn.{part}_proj": (nn.Linear,) for part in "qkvo"},
-        ".self_attn.q_norm": own("RMSNorm"),
-        ".self_attn.k_norm": own("RMSNorm"),
         ".mlp": own("MLP"),
         **{f".mlp.{part}_proj": (nn.Linear,) for part in ("gate", "up", "down")},
         ".mlp.act_fn": (nn.SiLU, SiLUActivation),
         ".input_layernorm": own("RMSNorm"),
         ".post_attention_layernorm": own("RMSNorm"),
     }
+    if head_norms:
+        layer |= {".self_attn.q_norm": own("RMSNorm"), ".self_attn.k_norm": own("RMSNorm")}
     return {
         "": tuple(_WHOLES),
         "model": tuple(_WHOLES.values()),
@@ -88,9 +88,9 @@ _KINDS: dict[type, dict[str, _Classes]] = {
         _kinds("Llama", llama),
         _kinds("Mistral", mistral),
         _kinds("Qwen2", qwen2),
-        _kinds("Qwen3", qwen3),
+        _kinds("Qwen3", qwen3, head_norms=True),
         _kinds("Qwen2_5_VL", qwen2_5_vl, Model="Qwen2_5_VLTextModel", MLP="Qwen2MLP"),
-        _kinds("Qwen3VLText", qwen3_vl),
+        _kinds("Qwen3VLText", qwen3_vl, head_norms=True),
     )
 }
 _WEIGHTED = (nn.Linear, nn.Embedding, *(kinds[f"{_TEXT}.norm"][0] for kinds in _KINDS.values()))
