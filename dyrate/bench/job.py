@@ -43,8 +43,8 @@ class Bench(Job):
     """names, or JSON objects as in --method of `dyrate evaluate`"""
     model: Checkpoint = None
     shape: Annotated[str | None, option("what", "NAME")] = None
-    """llava-1.5-7b or -13b, llava-next-vicuna-7b, llava-next-mistral-7b, llava-onevision-7b, qwen2.5-vl-7b,
-    qwen3-vl-8b or internvl3.5-8b, with random weights"""
+    """a published model's sizes, with random weights, such as llava-1.5-7b or qwen3-vl-8b; what is no name
+    of one lists them all"""
     engine: Annotated[_Engines, option("how")] = ("transformers",)
     """what runs the methods: transformers under this package's hooks, this package's engine, or both"""
     benchmark: Annotated[str | None, option("data", "NAME")] = None

@@ -72,7 +72,7 @@ def test_the_trainings_command_has_the_recipe_and_the_users_data():
     line = " ".join(study.asked_training(study.training("b", "deep")).arguments())
 
     assert line == (
-        '--model some/hub-id --recipe {"layer": 3} --data mine.jsonl --device cpu --dtype float32 '
+        '--model some/hub-id --recipe {"layer": 3} --data mine.jsonl --device cpu --dtype auto '
         "--output results/small/predictors/b/deep"
     )
 

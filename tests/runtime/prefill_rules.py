@@ -117,6 +117,7 @@ class SparseVLMRule(Rule):
 
     def features(self, model: Any, pixels: Tensor) -> None:
         self.pixels, self.rope = pixels, model.config.text_config.rope_parameters
+        self.ones: tuple[Tensor, list[list[float]]] | None = None
 
     def prefill(self, layer: int, scores: list[float], held: list[int], visual: int) -> list[int]:
         text, image = instruction(self.prompt), image_columns(self.prompt)
@@ -164,9 +165,11 @@ class SparseVLMRule(Rule):
     def _of_ones(self, rater: int, column: int) -> float:
         if self.contiguous or not self.method.divide:
             return 1.0
-        ones = torch.ones(2, 1, 8)  # of heads of size 8
-        one, other = rotate(ones, self.positions[:, [rater, column]], self.rope).double()[:, 0]
-        return float(one @ other) / math.sqrt(8)
+        if self.ones is None or self.ones[0] is not self.positions:
+            ones = torch.ones(self.positions.shape[1], 1, 8)  # of heads of size 8
+            turned_ones = rotate(ones, self.positions, self.rope).double()[:, 0]
+            self.ones = self.positions, (turned_ones @ turned_ones.T / math.sqrt(8)).tolist()
+        return self.ones[1][rater][column]
 
     def _cluster(self, tokens: list[int], layer: int, visual: int) -> None:
         states = self.states[image_columns(self.prompt)]
