@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -93,7 +93,7 @@ def _empty(shape: Any, dtype: Any = None, **_: Any) -> Tensor:
 
 
 # `torch.tensor(..., device=)` asks the device itself.
-_KERNELS = torch.library.Library("aten", "IMPL")
+_KERNELS = library.Library("aten", "IMPL")
 _KERNELS.impl("empty.memory_format", _empty, "PrivateUse1")
 _KERNELS.impl("_copy_from", lambda source, target, blocking=False: target.inner.copy_(source), "PrivateUse1")
 _KERNELS.impl("empty_strided", lambda shape, strides, **options: _empty(shape, **options), "PrivateUse1")
