@@ -188,7 +188,9 @@ def _tiled(config: Any, visual: int, draw: Generator) -> Picture:
 
 def _tiles(config: Any, visual: int, draw: Generator) -> Picture:
     height, width = config.vision_config.image_size
-    count = visual // config.image_seq_length
+    count, rest = divmod(visual, config.image_seq_length)
+    if rest or not count:
+        raise DyrateError(f"--visual {visual}: this model's tiles have {config.image_seq_length} tokens each")
     return {"pixel_values": torch.randn(count, 3, height, width, generator=draw)}
 
 

@@ -226,8 +226,11 @@ class Engine:
     def _check_room(self, prompt: int, new_tokens: int) -> None:
         positions = len(self._backbone.cos)
         if prompt + new_tokens > positions:
+            known = self.family.text_config.max_position_embeddings
+            whose = "model" if positions == known else "graph engine"  # which ends longer tables
             raise DyrateError(
-                f"a prompt of {prompt} tokens and {new_tokens} new ones: the model has {positions} positions"
+                f"a prompt of {prompt} tokens and {new_tokens} new ones: the {whose} has {positions} "
+                "positions"
             )
 
     def _memory_for(self, attachment: Attachment, batch: int) -> Memory:

@@ -131,7 +131,7 @@ class Tokenwise:
                 self._graphs.pop(next(iter(self._graphs)))
             return
         graph = graphs[layer, part]
-        if graph is None and torch.cuda.is_available():
+        if graph is None and self._places is not None and self._places.states.is_cuda:
             graph = graphs[layer, part] = self._captured(run, layer, size)
         if graph is None:
             run(layer, size)

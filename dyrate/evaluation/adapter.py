@@ -156,6 +156,7 @@ class DyrateModel(Answering):
     def release(self) -> None:
         """Give back the memory that generation keeps for its next batch; the next one starts afresh."""
         self._inputs = (), {}
+        self._early.clear()  # what an error left unanswered; a batch to come is read again
         if self._generator is not None:
             self._generator.release()
 

@@ -15,6 +15,7 @@ from dyrate.bench.measure import measure
 from dyrate.bench.models import inputs, named_shape, prepared, random_model, visual_tokens
 from dyrate.bench.profile import listing, short
 from dyrate.bench.rows import rows, table
+from dyrate.bench.shapes import picture
 from dyrate.cli import main
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
 from dyrate.engine.engine import Engine
@@ -368,3 +369,10 @@ def test_a_number_of_visual_tokens_that_a_model_has_not_is_refused():
     model = random_model(TINY, torch.device("cpu"), torch.float32)
     with pytest.raises(DyrateError, match=r"--visual 7: an image becomes \d+ tokens of this model"):
         inputs(model, 1, 40, seed=0, visual=7)
+
+
+@pytest.mark.parametrize("visual", [5, 20])
+def test_tiles_are_whole(visual):
+    config = TINY_FAMILIES["internvl-qwen2"].model.config
+    with pytest.raises(DyrateError, match=f"--visual {visual}: this model's tiles have 16 tokens each"):
+        picture(config, visual, 0)
