@@ -8,6 +8,7 @@ from dyrate.analysis.attention_trends import read_summaries
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.reasons import last_words
+from dyrate.evaluation.placement import is_of
 from dyrate.look import study_jobs as surviving
 from dyrate.look.record import partial, read
 from dyrate.study import Study, StudyJob
@@ -74,7 +75,7 @@ def _unseen(study: Study, name: str, jobs: tuple[StudyJob, ...]) -> Iterator[Mis
         return
     what = f"token survival of {name}"
     part = read(partial(path)) if partial(path).exists() else None
-    if part is None or part["command"] != surviving.job(study, jobs[0].model, jobs).command():
+    if part is None or not is_of(part["command"], surviving.job(study, jobs[0].model, jobs)):
         yield Missing(what, last_words(study.log(name, "survival")))
         return
     failed = [

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from dyrate.evaluation.placement import is_of
 from dyrate.evaluation.provenance import result_code
 from dyrate.evaluation.results import Result
 from dyrate.study import Study, StudyJob
@@ -62,7 +63,7 @@ def outdated(study: Study, job: StudyJob, path: Path, result: Result) -> str | N
     """
     meta = result["meta"]
     hashes = meta.get("hashes", {})
-    if meta["command"] != study.evaluation(job).command():
+    if not is_of(meta["command"], study.evaluation(job)):
         return "what is there was made with other settings"
     if hashes.get("code") not in (None, result_code(job.method.spec)):
         return "what is there was made with other code"

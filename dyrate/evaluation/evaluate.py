@@ -57,7 +57,13 @@ def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None
 def _check_inputs(
     path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
 ) -> None:
-    """Refuse a baseline of other weights or data."""
+    """Refuse a baseline of other weights or data, or in another dtype."""
+    ran_in = baseline["meta"].get("dtype", model.dtype)
+    if ran_in != model.dtype:
+        raise DyrateError(
+            f"--baseline {path}: ran in {ran_in}, this run is in {model.dtype}; say --dtype {ran_in}, "
+            "or evaluate the unpruned model again"
+        )
     theirs = baseline["meta"].get("hashes", {})
     data = theirs.get("data", {})
     pairs = [("weights", model.weights_hash, theirs.get("weights"))]

@@ -75,8 +75,18 @@ def settled(job: Kind) -> Kind:
         return job
     dtype = choose_dtype(getattr(job, "device", "auto"))
     # A training, whose gradients need more than the range of float16, does not know that dtype.
-    known = get_args(bare(type(job).model_fields["dtype"].annotation)[0])
-    return job.model_copy(update={"dtype": dtype if dtype in known else "bfloat16"})
+    return job.model_copy(update={"dtype": dtype if dtype in _known(job) else "bfloat16"})
+
+
+def is_of(command: str, job: Kind) -> bool:
+    """Whether a result's command is that of a job, whose `auto` says on each machine what it means there."""
+    if getattr(job, "dtype", None) != "auto":
+        return command == job.command()
+    return command in [job.model_copy(update={"dtype": dtype}).command() for dtype in _known(job)]
+
+
+def _known(job: Kind) -> tuple[str, ...]:
+    return get_args(bare(type(job).model_fields["dtype"].annotation)[0])
 
 
 def choose_dtype(device: str) -> str:

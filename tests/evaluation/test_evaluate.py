@@ -302,26 +302,28 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("hashes", "message"),
+    ("changed", "message"),
     [
-        ({"weights": "0ther"}, "its weights have the hash 0ther"),
-        ({"data": {"gqa": "0ther"}}, "its data of gqa have the hash 0ther"),
+        ({"hashes": {"weights": "0ther"}}, "its weights have the hash 0ther, this run's"),
+        ({"hashes": {"data": {"gqa": "0ther"}}}, "its data of gqa have the hash 0ther, this run's"),
+        ({"dtype": "bfloat16"}, "ran in bfloat16, this run is in float32; say --dtype bfloat16"),
     ],
 )
-def test_a_baseline_of_other_weights_or_data_is_refused(
+def test_a_baseline_of_other_weights_or_data_or_in_another_dtype_is_refused(
     tmp_path: Path,
     make_job: Callable[..., Evaluation],
     model: DyrateModel,
     tasks: list[LoadedTask],
-    hashes: dict,
+    changed: dict,
     message: str,
 ) -> None:
     base = make_job(tmp_path / "base", method={"name": "none"})
     result = evaluate_loaded(base, model, tasks)
-    result["meta"]["hashes"] |= hashes
+    changed["hashes"] = {**result["meta"]["hashes"], **changed.get("hashes", {})}
+    result["meta"] |= changed
     results.write(base.files.result, result)
     job = make_job(tmp_path / "x", baseline=base.files.result)
-    with pytest.raises(DyrateError, match=f"{message}, this run's"):
+    with pytest.raises(DyrateError, match=message):
         evaluate_loaded(job, model, tasks)
 
 

@@ -198,3 +198,8 @@ def test_quality_latency_and_training_are_in_the_dtype_that_the_device_has(
     training = study.asked_training(study.training("small", "mine"))
     assert placement.settled(training).dtype == trained
     assert placement.settled(job(dtype="float16")).dtype == "float16"
+    for one in [*jobs, training]:
+        made = placement.settled(one).command()
+        assert placement.is_of(made, one)
+        assert not placement.is_of(made, one.model_copy(update={"output": Path("other")}))
+    assert not placement.is_of(job(dtype="float16").command(), job(dtype="float32"))

@@ -16,6 +16,7 @@ from dyrate.bench import study_jobs as jobs
 from dyrate.cost.work import schedule
 from dyrate.evaluation.answers import write as write_answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.placement import settled
 from dyrate.evaluation.results import ResultFiles, write
 from dyrate.evaluation.scoring import Sample
 from dyrate.files import write_json
@@ -267,7 +268,7 @@ def write_study(study: Study, root: Path, images: bool = True, asked: bool = Fal
     """Write all files; results were `asked` for as the study asks where somebody compares that."""
     for job in study.jobs:
         meta = result(job, study)["meta"]
-        own = {"meta": {**meta, "command": study.evaluation(job).command()}} if asked else {}
+        own = {"meta": {**meta, "command": settled(study.evaluation(job)).command()}} if asked else {}
         write_job(job, study, root, **own)
     for predictor in study.trainings:
         write_predictor(predictor, root)

@@ -15,6 +15,7 @@ from dyrate.cli import main
 from dyrate.evaluation import answers, results
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.intervals import RESAMPLES
+from dyrate.evaluation.placement import settled
 from dyrate.evaluation.results import ResultFiles
 from dyrate.evaluation.scoring import differences
 from dyrate.look import study_jobs as surviving
@@ -264,7 +265,7 @@ def test_differences_are_those_of_an_evaluation_with_a_baseline(made):
     assert not fastv.uncompared
 
 
-@pytest.mark.parametrize("what", ["weights", "data", "prompts", "answers"])
+@pytest.mark.parametrize("what", ["weights", "dtype", "data", "prompts", "answers"])
 def test_what_cannot_be_compared_is_not_and_is_listed(made, what, capsys):
     job = job_of(made, "fastv-layer=2-rate=0.5")
     files = ResultFiles.beside(Path(job.result))
@@ -272,6 +273,8 @@ def test_what_cannot_be_compared_is_not_and_is_listed(made, what, capsys):
     found["benchmarks"]["gqa"]["difference"] = None
     if what in ("weights", "data"):
         found["meta"]["hashes"] = {"weights": "other"} if what == "weights" else {"data": {"gqa": "other"}}
+    if what == "dtype":
+        found["meta"]["dtype"] = "bfloat16"
     results.write(files.result, found)
     if what == "prompts":
         samples = answers.read(files.answers)
@@ -286,6 +289,7 @@ def test_what_cannot_be_compared_is_not_and_is_listed(made, what, capsys):
 
     reasons = {
         "weights": "its weights have the hash other, the unpruned model's None",
+        "dtype": "it ran in bfloat16, the unpruned model in float32",
         "data": "its data have the hash other, the unpruned model's None",
         "prompts": "the two were not asked the same",
         "answers": f"there is no {files.answers}",
@@ -355,7 +359,7 @@ def test_answers_that_token_survival_lacks_are_listed_and_the_status_says_so(tmp
     assert "missing: token survival of testbed-s: no job has begun to make it" in capsys.readouterr().err
 
     ((model, jobs),) = surviving.survivals(study).items()
-    asked = surviving.job(study, jobs[0].model, jobs).command()
+    asked = settled(surviving.job(study, jobs[0].model, jobs)).command()
     failed = {"FastV (K=3, R=0.5)": "no memory"}
     looks = [look_of("a"), {**look_of("b"), "failed": failed}, {**look_of("c"), "failed": failed}]
     write_look(partial(path), {**survival(*looks), "study": study.name, "model": model, "command": asked})
