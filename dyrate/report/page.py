@@ -175,8 +175,8 @@ class _Report:
         return f"samples.html#benchmark={benchmark}&row={m.key}" if held and m else None
 
     @cached_property
-    def overviews(self) -> list[tuple[str, int, Picture, dict[str, Look], dict[str, pareto.Curve]]]:
-        """Per model: how many benchmarks the mean is over, the picture of all methods, looks and points."""
+    def overviews(self) -> list[tuple[str, int, Picture, dict[str, Look]]]:
+        """Per model: how many benchmarks the mean is over, the picture of all methods, and looks."""
         found = []
         for model in dict.fromkeys(m.model for m in self.measured if not m.against):
             curves = pareto.curves(model, self.measured, None, RANKED_GROUPS)
@@ -185,7 +185,7 @@ class _Report:
                 title, name = "mean score, % of unpruned", named("overview", model)
                 picture = figures.pareto(f"{model}, all methods", curves, drawn, title, name, large=True)
                 count = len(pareto.averaged(model, self.measured))
-                found.append((model, count, picture, {label: drawn[label] for label in curves}, curves))
+                found.append((model, count, picture, {label: drawn[label] for label in curves}))
         return found
 
     @property

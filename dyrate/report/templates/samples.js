@@ -89,7 +89,7 @@
         const these = by.filter((i) => rows[i].model === model), all = rows.filter((one) => one.model === model);
         const names = these.map((i) => rows[i].label).join(" · ");
         if (these.length <= MANY) return make("dd", "", models.length > 1 ? `${model}: ${names}` : names);
-        const line = make("dd"), fold = make("details");
+        const line = make("dd"), fold = make("details", "data");
         fold.append(make("summary", "", `${model}: ${these.length} of ${all.length} rows`), names);
         line.append(fold);
         return line;

@@ -120,7 +120,7 @@
     if (target?.tagName === "DETAILS") target.scrollIntoView();
   };
   addEventListener("hashchange", unfold);
-  // On paper nothing is folded, but for what only a program reads.
+  // On paper nothing is folded but what only a program reads, and long lists of names.
   const read = "main details:not(.data, [id^='command'], [id^='command'] *)";
   addEventListener("beforeprint", () => document.querySelectorAll(read).forEach((d) => { d.open = true; }));
   unfold();
