@@ -20,8 +20,9 @@ from dyrate.convert.processor import BERT, processor_of, question_tokenizer, tok
 from dyrate.convert.tensors import DTYPES, Account, Output, stored_in, write_shards
 from dyrate.convert.towers import Tower, take_tower
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import content_hash, load_processor
+from dyrate.evaluation.checkpoint import content_hash
 from dyrate.evaluation.checkpoint_files import CONFIG, complaints, few, quietly
+from dyrate.evaluation.processor import load_processor
 from dyrate.evaluation.provenance import versions
 
 RECORD, BASE = "conversion.json", "base"

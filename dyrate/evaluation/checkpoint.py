@@ -135,6 +135,7 @@ def load(folder: Path, device: "torch.device", dtype: str, fit: Fit = WHOLE) -> 
 def _stock(
     folder: Path, device: "torch.device", dtype: str, fit: Fit, replaced: str | None = None
 ) -> tuple[Any, Any]:
+    from dyrate.evaluation.processor import load_processor
     from dyrate.evaluation.soundness import check_vision
 
     processor = load_processor(folder)
@@ -197,26 +198,6 @@ def _joined(folder: Path, device: "torch.device", dtype: str, fit: Fit) -> tuple
     except DyrateError as error:
         raise DyrateError(f"{path}: {error}") from None
     return processor, model
-
-
-def load_processor(folder: Path) -> Any:
-    """The checkpoint's processor: PIL pixels on every machine, padding on the left for batched generation."""
-    from transformers import AutoProcessor
-
-    from dyrate.evaluation.checkpoint_files import check_config, check_processor_files, complaints
-    from dyrate.evaluation.soundness import check_processor
-
-    config = check_config(folder)
-    check_processor_files(folder)
-    with complaints(f"--model {folder}: its processor or tokenizer"):
-        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is not None:
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-    check_processor(folder, processor, config)
-    return processor
 
 
 def load_model(

@@ -31,14 +31,18 @@ class PromptStyle:
 
     tokenizer: Any
     template: str
-    structured: bool  # the template reads lists of parts, and would drop a plain string
+    token: str  # the processor's, which stands for an image
+    structured: (
+        bool  # the template reads lists of parts: it would drop a plain string, or knows no image in it
+    )
 
     @classmethod
     def of(cls, processor: Any, model_type: str, template: str | None = None) -> "PromptStyle":
         """Choose the given template, the tokenizer's, or the processor's, in this order.
 
-        A template that loses a plain string gets its message in parts. Raises `DyrateError` without any, and
-        for one that is no Jinja, or that loses the question or the image in parts, too.
+        A template that loses a plain string, or that knows another mark of an image than lmms-eval writes,
+        gets its message in parts. Raises `DyrateError` without any, and for one that is no Jinja, or that
+        loses the question or the image in parts, too.
         """
         tokenizer = processor.tokenizer
         chosen = template or tokenizer.chat_template or getattr(processor, "chat_template", None)
@@ -49,19 +53,21 @@ class PromptStyle:
                 f"chat_template, beside the path) takes a .jinja file, or {', '.join(NAMED)}, which "
                 "lmms-eval's llava_hf falls back on"
             )
-        plain = cls(tokenizer, chosen, structured=False)
-        try:
-            style = plain if _PROBE in plain.render(_PROBE, 0) else cls(tokenizer, chosen, structured=True)
-            prompt = style.render(_PROBE, 1)
-        except TemplateError as error:
-            raise DyrateError(f"the checkpoint's chat template: {type(error).__name__}: {error}") from error
-        if lost := [
-            part for part in (_PROBE, getattr(processor, "image_token", IMAGE)) if part not in prompt
-        ]:
-            raise DyrateError(
-                f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}"
-            )
-        return style
+        token = getattr(processor, "image_token", IMAGE)
+        for structured in (False, True):
+            style = cls(tokenizer, chosen, token, structured)
+            try:
+                prompt = style.render(_PROBE, 1)
+            except TemplateError as error:
+                if structured:
+                    raise DyrateError(
+                        f"the checkpoint's chat template: {type(error).__name__}: {error}"
+                    ) from error
+                continue
+            lost = [part for part in (_PROBE, token) if part not in prompt]
+            if not lost:
+                return style
+        raise DyrateError(f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}")
 
     @property
     def hash(self) -> str:
@@ -72,8 +78,7 @@ class PromptStyle:
         """The prompt for a user's text and some images; text that places its images keeps them there."""
         content: str | Sequence[dict[str, str]]
         if self.structured:
-            parts = [] if IMAGE in text else [{"type": "image"}] * images
-            content = [*parts, {"type": "text", "text": text}]
+            content = self._parts(text, images)
         else:
             placed = IMAGE in text or not images
             content = text if placed else f"{' '.join([IMAGE] * images)}\n{text}"
@@ -84,6 +89,17 @@ class PromptStyle:
             add_generation_prompt=True,
         )
         return prompt
+
+    def _parts(self, text: str, images: int) -> list[dict[str, str]]:
+        """The parts of a message: images stand before its text, or where the text has lmms-eval's mark."""
+        image, told = {"type": "image"}, {"type": "text", "text": text}
+        if self.token == IMAGE:
+            return [told] if IMAGE in text else [image] * images + [told]
+        pieces = [{"type": "text", "text": piece} for piece in text.split(IMAGE)]
+        if not images or len(pieces) != images + 1:
+            return [image] * images + [told]
+        placed = [part for piece in pieces for part in (piece, image)][:-1]
+        return [part for part in placed if part.get("text") != ""]
 
 
 def read_template(given: str | None) -> str | None:

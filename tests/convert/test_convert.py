@@ -20,7 +20,8 @@ from dyrate.cli import main
 from dyrate.convert.convert import convert
 from dyrate.convert.embeddings import drawn
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import choose_device, load, load_processor
+from dyrate.evaluation.checkpoint import choose_device, load
+from dyrate.evaluation.processor import load_processor
 from dyrate.evaluation.prompts import VICUNA, PromptStyle
 from tests.convert import originals
 from tests.convert.originals import ROWS, SHARDS, SIZE, TOWER, VOCABULARY, Tensors

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import load_processor
+from dyrate.evaluation.processor import load_processor
 from dyrate.evaluation.prompts import VICUNA, PromptStyle, read_template
 from tests.evaluation.stand_ins import PARTS_TEMPLATE, make_checkpoint
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dyrate import cli, files
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import load_model, load_processor
+from dyrate.evaluation.checkpoint import load_model
+from dyrate.evaluation.processor import load_processor
 from dyrate.methods.dyrate import DyRate
 from dyrate.predictor_config import read_record
 from dyrate.predictor_training.batch import NO_TARGET, Encoder
