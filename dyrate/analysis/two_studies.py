@@ -89,6 +89,7 @@ def _changed(pairs: Sequence[tuple[Measurement, Measurement]]) -> Iterator[str]:
         "dtype": lambda meta: meta["dtype"],
         "engine": lambda meta: meta.get("engine"),
         "bits": lambda meta: meta.get("bits"),
+        "repetition penalty": lambda meta: meta.get("repetition_penalty"),
         "devices": lambda meta: meta.get("device_map"),
         "batch size": lambda meta: meta.get("batch_size"),
         "versions": lambda meta: meta.get("versions"),

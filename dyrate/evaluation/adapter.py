@@ -127,6 +127,12 @@ class DyrateModel(Answering):
         return self._connector
 
     @property
+    def repetition_penalty(self) -> float:
+        """The checkpoint's own."""
+        assert self._generator is not None
+        return self._generator.repetition_penalty
+
+    @property
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self.processor.tokenizer

@@ -87,6 +87,11 @@ class Answering(lmms):  # type: ignore[misc]
         return None
 
     @property
+    def repetition_penalty(self) -> float:
+        """What the score of a token is divided by that was there already."""
+        return 1.0
+
+    @property
     def connector(self) -> "results.Connector | None":
         """What was trained into the place of its own connector, if anything."""
         return None

@@ -300,6 +300,8 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
         found["device_map"] = job.device_map
     if job.bits is not None:
         found["bits"] = job.bits
+    if model.repetition_penalty != 1:
+        found["repetition_penalty"] = model.repetition_penalty
     if model.provenance is not None:
         found["adapter"] = model.provenance
     if model.connector is not None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from loguru import logger
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
 from dyrate.evaluation.decoding import ENGINES, generation_arguments, seeded_sampling
-from dyrate.evaluation.generation_config import take_token_ids
+from dyrate.evaluation.generation_config import penalizer, take
 from dyrate.question_reader import QuestionReader
 from dyrate.reduction import ReductionMethod
 
@@ -26,7 +26,7 @@ class Generator:
     """Generates with one model under any method and decoding strategy, by the engine that was asked for.
 
     `auto` is `graph` on a GPU, where it can run model, method and search, else `transformers`. Either
-    generates as the decoding strategy says; the checkpoint's generation config keeps its token ids only.
+    generates as the decoding strategy says; of the checkpoint's generation config see `generation_config`.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Generator:
         if engine not in ENGINES:
             raise DyrateError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
         self.model, self._asked, self._questions = model, engine, questions
-        self._tokens = take_token_ids(model, tokenizer)
-        self.ends = self._tokens.ends
+        self._taken = take(model, tokenizer)
+        self.ends, self.repetition_penalty = self._taken.ends, self._taken.repetition_penalty
         wanted = engine == "graph" or (engine == "auto" and model.device.type == "cuda")
         self._graph = self._own_engine() if wanted else None
         self._refusals: list[tuple[ReductionMethod, DyrateError | None]] = []  # of the engine, by method
@@ -86,21 +86,23 @@ class Generator:
 
         `streamer`, one of transformers', is told each token as it is made, by transformers alone.
         """
-        sampling = seeded_sampling(decoding, streams)
+        penalty = penalizer(self.repetition_penalty, inputs.get("attention_mask"))
+        sampling = [*([penalty] if penalty else []), *(seeded_sampling(decoding, streams) or [])]
+        sampler = LogitsProcessorList(sampling) if sampling else None
         options: dict[str, Any] = {
             "max_new_tokens": new_tokens,
-            "pad_token_id": self._tokens.padding,
+            "pad_token_id": self._taken.padding,
             "eos_token_id": self.ends,
         }
         if self._graph is not None and self.engine(decoding, method) == "graph":
             ids, run = self._graph.generate(
-                method, dict(inputs), sampler=sampling, record=record, questions=self._questions, **options
+                method, dict(inputs), sampler=sampler, record=record, questions=self._questions, **options
             )
         else:
             with method(self.model, record, self._questions) as run:
                 config = GenerationConfig(**generation_arguments(decoding), **options)
                 ids = self.model.generate(
-                    **inputs, generation_config=config, logits_processor=sampling, streamer=streamer
+                    **inputs, generation_config=config, logits_processor=sampler, streamer=streamer
                 )
         return ids[:, inputs["input_ids"].shape[1] :], run
 

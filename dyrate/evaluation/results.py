@@ -186,6 +186,7 @@ class Meta(TypedDict):
     # takes is not comparable.
     device_map: NotRequired[str]
     bits: NotRequired[int]
+    repetition_penalty: NotRequired[float]  # of the checkpoint's generation config, where it has one
     adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
     connector: NotRequired[Connector]
     batch_size: NotRequired[Positive]

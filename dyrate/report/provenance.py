@@ -47,6 +47,11 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         ),
         "Measured on": _dates(dates),
         "Compute": f"{wall / 60:.0f} min in {len(measurements)} jobs" if dates else "",
+        "Repetition penalty": _each(
+            f"{meta['repetition_penalty']}, the checkpoint’s own, on {name}"
+            for name, meta in ((m.model, m.result["meta"]) for m in measurements)
+            if "repetition_penalty" in meta
+        ),
         "Commit": _each(commit(meta.get("commit") or "") for meta in metas),
         "Versions": ", ".join(versions),
     }

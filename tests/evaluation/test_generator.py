@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.adapter import DyrateModel
 from dyrate.evaluation.benchmarks import select
+from dyrate.evaluation.checkpoint import load_model
 from dyrate.evaluation.harness import ask
 from dyrate.evaluation.harness_tasks import load_tasks
+from dyrate.evaluation.processor import load_processor
+from dyrate.evaluation.requests import Request
 from dyrate.registry import load_method
 
 
@@ -68,7 +73,9 @@ def wishing(checkpoint: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     "wishes",
     [
-        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": "1.3"},
+        {"repetition_penalty": True},
         {"no_repeat_ngram_size": 2},
         {"min_new_tokens": 5},
         {"suppress_tokens": [10]},
@@ -81,7 +88,8 @@ def wishing(checkpoint: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("engine", ["transformers", "graph"])
 def test_what_a_checkpoint_wants_otherwise_is_refused(wishing: Any, wishes: dict, engine: str) -> None:
     (key,) = wishes
-    with pytest.raises(DyrateError, match=f"generation_config.json asks for {key}=.*remove it from"):
+    cure = "a number above 0" if key == "repetition_penalty" else "remove it from"
+    with pytest.raises(DyrateError, match=f"generation_config.json asks for {key}=.*{cure}"):
         DyrateModel(wishing(wishes), device="cpu", engine=engine)
 
 
@@ -95,6 +103,40 @@ def test_what_the_decoding_says_or_changes_no_answer_is_left_out(
     folder = wishing({**wishes, "cache_implementation": "static", "eos_token_id": [2, 2]})
     for engine in ("transformers", "graph"):
         assert ask(DyrateModel(folder, device="cpu", batch_size=4, engine=engine), tasks[0]) == plain
+
+
+@pytest.mark.parametrize(
+    ("engine", "decoding"), [("transformers", "greedy"), ("transformers", "beam-2"), ("graph", "greedy")]
+)
+def test_a_checkpoints_penalty_of_repetition_is_heeded_as_the_stock_model_heeds_it(
+    wishing: Any, engine: str, decoding: str
+) -> None:
+    """Prompt by prompt: what stands beside a prompt pads it, with a token that would be counted."""
+    folder = wishing({"repetition_penalty": 2.5})
+    model = DyrateModel(folder, device="cpu", batch_size=4, engine=engine, decoding=decoding)
+    questions = [
+        model.question(one, [image])
+        for one, image in zip(
+            [Request(text, "{}", list, i, "t", "test") for i, text in enumerate(("What?", "Is it red?", ""))],
+            [Image.effect_noise((28, 28), 60 + i).convert("RGB") for i in range(3)],
+            strict=True,
+        )
+    ]
+
+    told, _ = model.answer(model.setting, questions, 12)
+
+    processor, stock = load_processor(Path(folder)), load_model(Path(folder), torch.device("cpu"), "float32")
+    assert stock.generation_config.repetition_penalty == 2.5
+    beams = {"num_beams": 2 if decoding == "beam-2" else 1, "do_sample": False}
+    changed = False
+    for question, answer in zip(questions, told, strict=True):
+        inputs = processor(text=[question.prompt], images=list(question.images), return_tensors="pt")
+        width = inputs["input_ids"].shape[1]
+        made = stock.generate(**inputs, max_new_tokens=12, **beams)[0, width:]
+        other = stock.generate(**inputs, max_new_tokens=12, repetition_penalty=1.0, **beams)[0, width:]
+        assert answer == processor.tokenizer.decode(made, skip_special_tokens=True)
+        changed |= made.tolist() != other.tolist()
+    assert changed
 
 
 @pytest.mark.parametrize("ends", [99999, -1, "2", True, [], [2, None]], ids=str)

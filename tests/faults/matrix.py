@@ -64,7 +64,7 @@ CHECKPOINT = [
 ]
 
 GENERATION = [
-    Fault("a penalty of the checkpoint's own", setting("generation_config.json", "repetition_penalty", 1.7), EVALUATE, refused("repetition_penalty")),
+    Fault("a penalty of the checkpoint's own", setting("generation_config.json", "repetition_penalty", 1.7), EVALUATE, WORKS),
     Fault("return_dict_in_generate", setting("generation_config.json", "return_dict_in_generate", True), EVALUATE, WORKS),
     Fault("sampling settings, which greedy decoding ignores", setting("generation_config.json", "temperature", 0.7), EVALUATE, WORKS),
     Fault("no temperature at all", nothing, EVALUATE + ' --decoding {"name":"top_p","temperature":1e-300}', refused("temperature")),
@@ -75,7 +75,8 @@ GENERATION = [
     Fault("several ends", setting("generation_config.json", "eos_token_id", [2, 40]), EVALUATE, WORKS),
     Fault("an end that is no token", setting("generation_config.json", "eos_token_id", 99999), EVALUATE, refused("eos_token_id is 99999")),
     Fault("no cache, by the checkpoint", setting("generation_config.json", "use_cache", False), EVALUATE, WORKS),
-    Fault("the same by the engine", setting("generation_config.json", "repetition_penalty", 1.7), EVALUATE + " --engine graph", refused("repetition_penalty")),
+    Fault("a penalty by the engine", setting("generation_config.json", "repetition_penalty", 1.7), EVALUATE + " --engine graph", WORKS),
+    Fault("a penalty that is none", setting("generation_config.json", "repetition_penalty", -1.0), EVALUATE, refused("repetition_penalty=-1.0")),
 ]
 
 ROWS = [
