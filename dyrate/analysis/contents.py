@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from dyrate.analysis.ablations import decoding_table, predictor_table, strategy_table
 from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
+from dyrate.analysis.frame import frame
 from dyrate.analysis.headlines import headlines, not_run
 from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.missing import Missing, missing
@@ -20,10 +23,11 @@ from dyrate.study import Study
 
 @dataclass(frozen=True)
 class Contents:
-    """A study's tables, its comparisons at equal budget, what becomes of the paper's claims, and what the
-    paper's own tables say of each other; and what the study asks for and does not have.
+    """A study's frame, its tables and comparisons at equal budget, what becomes of the paper's claims, and
+    what the paper's own tables say of each other; and what the study asks for and does not have.
     """
 
+    frame: pd.DataFrame
     tables: tuple[Table, ...]
     standings: tuple[Standing, ...]
     rankings: tuple[Ranking, ...]
@@ -55,6 +59,7 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
     claimed = claims(measured, compared, answers)
     absent = missing(study, measurements)
     return Contents(
+        frame=frame(study, measurements),
         tables=tables,
         standings=compared,
         rankings=ranked,

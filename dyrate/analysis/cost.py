@@ -84,24 +84,3 @@ def note(benchmark: str, measurements: Sequence[Measurement]) -> str:
     lengths = [(m.model, mine) for m in whole if (mine := spent(m, benchmark))]
     about, counted = CONVENTIONS[PRINTED[0]].about, SCOPES[PRINTED[1]]
     return say("flops", convention=PRINTED[0], about=about, scope=counted, lengths=lengths)
-
-
-Costs = list[tuple[str, str, list[tuple[Spent, tuple[float | None, ...]]]]]
-"""Model, benchmark, and of each row what it spent and its shares, by convention and scope."""
-
-
-def cost_tables(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> Costs:
-    """Return FLOPs of the main rows by benchmark and by the model that they are measured against; none where
-    no result says what its layers did.
-    """
-    main = [m for m in measurements if m.group == "main"]
-    tables: Costs = []
-    for benchmark in benchmarks:
-        for model in dict.fromkeys(m.reference for m in main):
-            rows = [mine for m in main if m.reference == model and (mine := spent(m, benchmark))]
-            shares = [percentages(mine) for mine in rows]
-            told = [
-                (mine, tuple(map(share.get, mine.flops))) for mine, share in zip(rows, shares, strict=True)
-            ]
-            tables += [(model, benchmark, told)] if told else []
-    return tables

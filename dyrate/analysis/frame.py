@@ -32,6 +32,7 @@ FIELDS: Mapping[str, str] = {
     "against": _TEXT,  # the model whose unpruned answers are subtracted
     "name": _TEXT,  # of the method, as `dyrate methods` lists it
     "method": _TEXT,  # with its hyperparameters
+    "title": _TEXT,  # what tables call the row: the method, or the model that is measured against another
     "decoding": _TEXT,
     "benchmark": _TEXT,
     "task": _TEXT,
@@ -89,20 +90,24 @@ def frame(study: Study, measurements: Sequence[Measurement]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*FIELDS], dtype=object).astype(dict(FIELDS))
 
 
+def counted(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The runs of which it is known what their layers did: a line for each with what it spent."""
+    return lines(frame[frame["primary"].fillna(False) & frame["text_tokens"].notna()])
+
+
 def costs(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
     """What each run spent, a line per convention and scope: the frame's FLOPs, one below the other."""
-    for line in lines(frame[frame["primary"].fillna(False)]):
+    kept = ("model", "method", "decoding", "benchmark", "result")
+    for line in counted(frame):
         for convention, scope in COSTS:
-            if (tera := line[f"{convention}_{scope}_tera"]) is not None:
-                kept = ("model", "method", "decoding", "benchmark", "result")
-                yield {name: line[name] for name in kept} | {
-                    "convention": convention,
-                    "scope": scope,
-                    "text_tokens": round(line["text_tokens"], 2),
-                    "new_tokens": round(line["new_tokens"], 2),
-                    "tera": tera,
-                    "percent": line[f"{convention}_{scope}_percent"],
-                }
+            yield {name: line[name] for name in kept} | {
+                "convention": convention,
+                "scope": scope,
+                "text_tokens": round(line["text_tokens"], 2),
+                "new_tokens": round(line["new_tokens"], 2),
+                "tera": line[f"{convention}_{scope}_tera"],
+                "percent": line[f"{convention}_{scope}_percent"],
+            }
 
 
 def lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -129,6 +134,7 @@ def _measured(m: Measurement, latencies: Latencies) -> Iterator[dict[str, object
         "against": m.reference,
         "name": m.method,
         "method": m.label,
+        "title": m.title,
         "decoding": m.decoding,
         "origin": origin(m),
         "group": m.group,
@@ -166,6 +172,7 @@ def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterat
         "model": model,
         "name": known if known in built_in() else None,
         "method": row.name,
+        "title": row.title,
         "origin": PUBLISHED,
         "group": table,
     }

@@ -6,10 +6,10 @@ from statistics import median
 
 from dyrate.bench.contenders import Contender
 from dyrate.bench.measure import Timings
-from dyrate.cost.flops import CONVENTIONS, count
+from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
 from dyrate.cost.shapes import ModelShape
 from dyrate.cost.work import Phases
-from dyrate.speed.costs import weight_bytes
+from dyrate.speed.costs import CONVENTION, weight_bytes
 from dyrate.speed.documents import Limits, Load, Method, Spread, Timing
 
 
@@ -26,11 +26,12 @@ def rows(
     for contender, found in zip(contenders, timings, strict=True):
         assert found.generated is not None
         work, spec = found.generated.work, contender.spec()
-        prefill = count(work.prefill, shape, CONVENTIONS["flops"]).total
-        bandwidth = None
-        if found.per_token and work.steps:
-            read = _step_bytes(work, load, shape, bytes_per_number)
-            bandwidth = read / median(found.per_token) / limits.bytes_per_second
+        flops = {
+            convention: {where: count(scope(work, where), shape, counted).total for where in SCOPES}
+            for convention, counted in CONVENTIONS.items()
+        }
+        steps = found.per_token and work.steps
+        read = _step_bytes(work, load, shape, bytes_per_number) if steps else None
         yield Timing(
             contender=contender.name,
             label=contender.label,
@@ -44,9 +45,10 @@ def rows(
             speedup=first / median(found.whole),
             kv_bytes=found.generated.kv_bytes,
             peak_bytes=found.peak_bytes,
-            bandwidth_share=bandwidth,
-            prefill_flops=prefill,
-            matrix_share=prefill / median(found.first_token) / limits.flops_per_second,
+            bandwidth_share=read and read / median(found.per_token) / limits.bytes_per_second,
+            matrix_share=flops[CONVENTION]["prefill"] / median(found.first_token) / limits.flops_per_second,
+            flops=flops,
+            step_bytes=read,
             prompt_pass=found.profiles[0] if found.profiles else None,
             decode_step=found.profiles[1] if found.profiles else None,
         )

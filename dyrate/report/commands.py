@@ -134,7 +134,6 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from dyrate.analysis import frame as tidy
     from dyrate.analysis.contents import gather
     from dyrate.analysis.measurements import load
     from dyrate.analysis.missing import unseen
@@ -148,10 +147,9 @@ def _tables(arguments: argparse.Namespace) -> int:
     contents = gather(study, measurements)
     missing = (*contents.missing, *unseen(study))  # the pages do not wait for token survival
     files.make_folder(arguments.output)
-    frame = tidy.frame(study, measurements)
     where_from = origin_note(study, measurements)
-    csv_files.write(csv_files.of_frame(frame), arguments.output / "measurements.csv")
-    for key, sheet in csv_files.sheets(replace(contents, missing=missing), frame).items():
+    csv_files.write(csv_files.of_frame(contents.frame), arguments.output / "measurements.csv")
+    for key, sheet in csv_files.sheets(replace(contents, missing=missing)).items():
         csv_files.write_all(sheet, arguments.output / f"{key}.csv", where_from)
     for table in contents.tables:
         page = arguments.output / f"{table.key}.html"

@@ -128,10 +128,11 @@ LISTED: Mapping[str, Listing] = {
 }
 
 
-def sheets(contents: Contents, frame: pd.DataFrame) -> dict[str, Sheet]:
+def sheets(contents: Contents) -> dict[str, Sheet]:
     """Every table of a study by the key of its files; the whole frame is `measurements`."""
+    tables = {table.key: of_table(table) for table in contents.tables}
     listed = {key: listing.sheet(listing.things(contents)) for key, listing in LISTED.items()}
-    return {**{table.key: of_table(table) for table in contents.tables}, **listed, "cost": of_costs(frame)}
+    return {**tables, **listed, "cost": of_costs(contents.frame)}
 
 
 def write(sheet: Sheet, path: Path) -> None:

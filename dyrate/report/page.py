@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dyrate.analysis import cost, pareto
+from dyrate.analysis import pareto
 from dyrate.analysis.cells import Table
 from dyrate.analysis.contents import Contents, gather
-from dyrate.analysis.measurement import NONE, Measurement
+from dyrate.analysis.frame import counted
+from dyrate.analysis.measurement import NONE, Measurement, grouped
 from dyrate.analysis.measurements import source
 from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
@@ -247,9 +249,16 @@ class _Report:
 
     @property
     def cost(self) -> dict[str, Any]:
+        main = [line for line in counted(self.contents.frame) if line["group"] == "main"]
         costed = [name for name in COSTED if name in self.study.benchmarks]
         return {
-            "costs": cost.cost_tables(self.measured, costed),
+            "costs": [
+                (model, name, rows)
+                for name in costed
+                for model, rows in grouped(
+                    (line for line in main if line["benchmark"] == name), itemgetter("against")
+                ).items()
+            ],
             "conventions": CONVENTIONS,
             "scopes": SCOPES,
             "speed": speed(families=self.looks),

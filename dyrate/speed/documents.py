@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from dyrate.cost.flops import SCOPES
 from dyrate.cost.shapes import LLAVA, ModelShape, TextShape, VisionShape
 from dyrate.errors import DyrateError
 from dyrate.files import read_json
@@ -32,8 +33,8 @@ METHODS = FOLDER / "methods"
 VERSION = 1
 GIVEN = "as many tokens as "
 """What the name of a contender begins with that drops as many tokens as another one, without choosing."""
-COUNTED = ("fastv", "vtw", "replay")
-"""Methods that drop as many tokens as their settings say, whatever the input."""
+READ = ("fastv", "vtw", "replay")
+"""Methods whose settings say which printed row, or which budget, a contender stands for."""
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -56,10 +57,20 @@ def _sizes_of(kind: type[TextShape | VisionShape]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _having(*names: str) -> AfterValidator:
+    def check(found: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in names if name not in found]:
+            raise ValueError(f"{', '.join(missing)} is missing")
+        return found
+
+    return AfterValidator(check)
+
+
 AboveZero = Annotated[float, Field(gt=0), WrapValidator(_kept)]
 FromZero = Annotated[float, Field(ge=0), WrapValidator(_kept)]
 Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_kept)]
 Size = Annotated[int, Field(ge=1, le=10_000_000)]
+Counted = Annotated[dict[str, Positive], _having(*SCOPES)]
 
 
 class Shape(Record):
@@ -85,9 +96,9 @@ class Method(Record, extra="allow"):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _counted(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> "Method":
-        counted = cls is Method and isinstance(value, dict) and value.get("name") in COUNTED
-        return CountedMethod.model_validate(value) if counted else check(value)
+    def _read(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> "Method":
+        read = cls is Method and isinstance(value, dict) and value.get("name") in READ
+        return ReadMethod.model_validate(value) if read else check(value)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,18 +106,13 @@ class Method(Record, extra="allow"):
         return self.model_dump(exclude_unset=True)
 
 
-class CountedMethod(Method, extra="allow"):
-    """One of `COUNTED`, of which the settings say how many tokens are dropped."""
+class ReadMethod(Method, extra="allow"):
+    """One of `READ`, whose settings are checked."""
 
     layer: OrAbsent[Natural] = None
     rate: OrAbsent[Share] = None
     rates: OrAbsent[Annotated[list[Share], Strict(False), Field(min_length=1)]] = None
     """By step."""
-    mode: str = "select"
-    prune_prefill: bool = True
-    minimum: Share = 0.0
-    monotone: bool = False
-    evict_at_least: Positive = 1
 
 
 class Spread(Record):
@@ -168,8 +174,12 @@ class Timing(Record):
     """Weights included; None where the device does not say."""
     bandwidth_share: FromZero | None
     matrix_share: AboveZero
+    flops: OrAbsent[Annotated[dict[str, Counted], _having("flops")]] = None
+    """Of all rows together, by convention and scope, from the work of the run itself."""
+    step_bytes: AboveZero | None = None
+    """What a decode step must read: weights once, and every row's keys and values; None without one."""
     prefill_flops: OrAbsent[AboveZero] = None
-    """Of all rows together, by the ledger, two per multiply-accumulate."""
+    """Of documents from before `flops`, the same of prefill, two per multiply-accumulate."""
     prompt_pass: Profile | None = None
     """Up to the first token."""
     decode_step: Profile | None = None

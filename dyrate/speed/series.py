@@ -86,7 +86,7 @@ class RooflinePoint:
 def roofline_points(bench: BenchDocument) -> Iterator[RooflinePoint]:
     """Yield what a document's timings are in both phases, but for predictors that drop nothing."""
     for timing in (timing for timing in bench.rows if not timing.overhead):
-        flops = costs.prefill_flops(bench, timing)
+        flops = costs.flops(bench, timing, "prefill")
         weights = costs.weight_bytes(bench.sizes, bench.bytes_per_number, prefill=True)
         yield RooflinePoint(timing, "prefill", flops / weights, 1000 * flops / timing.first_token_ms.median)
         read, flops_of_step = costs.step_bytes(bench, timing), costs.step_flops(bench, timing)

@@ -10,8 +10,8 @@ from dyrate.speed import costs
 from dyrate.speed.documents import BenchDocument, Load, Timing
 
 ORIGINAL, DYRATE = "Original", "DyRate"
-CONVENTION, SCOPE = "flops", "cached"
-"""What the percentages count: everything, over the whole generation."""
+SCOPE: costs.Scope = "cached"
+"""What the percentages count: the whole generation."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,14 @@ def _rows(bench: BenchDocument) -> Iterator[PublishedRow]:
 
 
 def _line(bench: BenchDocument, row: PublishedRow | None, timing: Timing) -> Table3Row:
-    flops = costs.percent(timing.method, bench.sizes, timing.load, CONVENTION, SCOPE)
     whole = costs.same(bench, timing)
     if whole is None:
-        return Table3Row(row, timing, flops)
+        return Table3Row(row, timing)
     share = costs.ratio(timing.per_token_ms, whole.per_token_ms)
     return Table3Row(
         row,
         timing,
-        flops,
+        costs.percent(bench, timing, whole, SCOPE),
         None if share is None else 100 * share,
         100 * timing.whole_ms.median / whole.whole_ms.median,
     )

@@ -17,6 +17,7 @@ from dyrate.bench.profile import listing, short
 from dyrate.bench.rows import rows, table
 from dyrate.bench.shapes import picture
 from dyrate.cli import main
+from dyrate.cost.flops import CONVENTIONS, count
 from dyrate.cost.shapes import ModelShape, TextShape, VisionShape
 from dyrate.engine.engine import Engine
 from dyrate.errors import DyrateError
@@ -171,6 +172,15 @@ def test_rows_compare_with_the_first_and_with_the_devices_limits(model):
     weights = shape.text.parameters - shape.text.vocabulary * shape.text.hidden
     read = 4 * (weights + 2 * 3 * sum(24 + step for step in (1, 2, 3, 4)) / 4 * shape.text.kv_width)
     assert first.bandwidth_share == pytest.approx(read / 4.0 / 1e6)
+    assert first.step_bytes == pytest.approx(read)
+    for found, timings in zip((first, second), timed, strict=True):
+        assert found.flops["flops"]["cached"] == sum(
+            count(work, shape, CONVENTIONS["flops"]).total
+            for work in (timings.generated.work.prefill, timings.generated.work.decode)
+        )
+        assert found.matrix_share == pytest.approx(
+            found.flops["flops"]["prefill"] / found.first_token_ms.median / 1e6
+        )
     assert second.method.settings == {"name": "fastv", "layer": 1, "rate": 0.5}
     text = table([first, second])
     assert "FastV (K=1, R=0.5)" in text
@@ -185,7 +195,8 @@ def test_one_new_token_has_no_time_per_token(model):
         entries, timed, load, ModelShape.of(model.config), Limits(bytes_per_second=1, flops_per_second=1), 4
     )
 
-    assert (row.per_token_ms, row.bandwidth_share) == (None, None)
+    assert (row.per_token_ms, row.bandwidth_share, row.step_bytes) == (None, None, None)
+    assert row.flops["flops"]["cached"] == row.flops["flops"]["prefill"]
     assert " – " in table([row])
 
 

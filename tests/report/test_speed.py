@@ -8,13 +8,16 @@ from xml.etree import ElementTree
 import pytest
 
 from dyrate.analysis.pareto import TITLE
+from dyrate.cost.flops import CONVENTIONS, count, scope
+from dyrate.cost.work import schedule
+from dyrate.errors import DyrateError
 from dyrate.report.looks import Look
 from dyrate.report.page import report_pages
 from dyrate.report.speed import figures
 from dyrate.report.speed.explanation import paragraphs
 from dyrate.report.speed.section import overheads, speed
 from dyrate.speed import costs, table3
-from dyrate.speed.documents import Load, Method, paths, read
+from dyrate.speed.documents import paths, read
 from dyrate.speed.series import by_batch
 from tests.report.speed.fake import (
     FASTV,
@@ -40,17 +43,61 @@ def _elsewhere(tmp_path, monkeypatch):
 # What is counted.
 
 
-def test_the_ledger_agrees_with_what_the_command_counted_from_the_run_itself():
-    for found in read([FIXTURE.as_posix()]).benches:
-        for timing in found.rows:
-            phases = costs.phases(timing.method, found.sizes, timing.load)
-            batch = timing.load.batch
-            keys = sum(phases.decode.pairs) / phases.steps * batch * found.sizes.text.kv_width
-            read_bytes = costs.weight_bytes(found.sizes, 2) + keys * 2
-            prompt = costs.count(phases.prefill, found.sizes, costs.CONVENTIONS["flops"]).total
+def ledger(layer, dropped, new_tokens=33, prompt=640):
+    """The work of a row that drops so many tokens before a layer and no more at decode."""
+    lengths = [prompt] * layer + [prompt - dropped] * (SHAPE.text.layers - layer)
+    return schedule(lengths, new_tokens - 1, SHAPE.vision.patches)
 
-            assert prompt * batch == pytest.approx(costs.prefill_flops(found, timing), rel=1e-9)
-            assert read_bytes == pytest.approx(costs.step_bytes(found, timing), rel=1e-9)
+
+def total(work, where, convention="flops"):
+    return count(scope(work, where), SHAPE, CONVENTIONS[convention]).total
+
+
+def test_what_documents_from_before_hold_is_taken_back_to_what_was_counted():
+    (found,) = read([FIXTURE.as_posix()]).benches
+    for timing in found.rows:
+        settings = timing.method.settings if timing.method else {}
+        if settings.get("name") not in ("fastv", "none", None):
+            continue
+        dropped = round(settings.get("rate", 0) * 576)
+        work = ledger(settings.get("layer", 0), dropped, timing.new_tokens, timing.prompt)
+        keys = sum(work.decode.pairs) / work.steps * timing.batch * SHAPE.text.kv_width
+        chosen = 2 * 640 * (4096 + 3 * 32) if dropped else 0  # of layer K-1's last query
+        prefill = timing.batch * (total(work, "prefill") + chosen)
+
+        assert costs.flops(found, timing, "prefill") == pytest.approx(prefill, rel=1e-9)
+        assert costs.flops(found, timing, "cached") == pytest.approx(
+            timing.batch * (total(work, "cached") + chosen), rel=1e-6
+        )
+        assert costs.step_bytes(found, timing) == pytest.approx(
+            costs.weight_bytes(found.sizes, 2) + keys * 2, rel=1e-9
+        )
+
+
+def test_what_a_row_stores_is_what_is_shown():
+    counted = {"prefill": 600, "cached": 1240, "no_cache": 9000}
+    whole = {"prefill": 1000, "cached": 2000, "no_cache": 20000}
+    method = {"name": "theirs.py:Theirs"}  # of which nothing is known but this
+    rows = [row(NONE, flops={"flops": whole}), row(method, flops={"flops": counted}, step_bytes=9e9)]
+    (found,) = written(bench(rows)).benches
+    unpruned, mine = found.rows
+
+    assert costs.percent(found, mine, unpruned, "cached") == 62
+    assert costs.step_flops(found, mine) == 640 / 32
+    assert costs.step_bytes(found, mine) == 9e9
+
+
+@pytest.mark.parametrize(
+    ("flops", "complaint"),
+    [
+        ({}, "rows.0.flops: flops is missing"),
+        ({"flops": {"prefill": 1, "cached": 2}}, "rows.0.flops.flops: no_cache is missing"),
+        ({"flops": {"prefill": 0, "cached": 2, "no_cache": 2}}, "rows.0.flops.flops.prefill: 0 is not"),
+    ],
+)
+def test_sums_that_are_not_whole_are_refused(flops, complaint):
+    with pytest.raises(DyrateError, match=complaint):
+        written(bench([row(NONE, flops=flops)]))
 
 
 def test_flops_of_fastv_are_those_of_the_formula():
@@ -59,44 +106,20 @@ def test_flops_of_fastv_are_those_of_the_formula():
         return 4 * n * 4096**2 + 2 * n**2 * 4096 + 2 * n * 4096 * 11008
 
     by_hand = (2 * layer(640) + 30 * layer(640 - 288)) / (32 * layer(640))
+    mine, whole = (total(ledger(2, dropped, 1), "cached", "fastv_2ndm") for dropped in (288, 0))
 
-    found = costs.percent(Method.of(FASTV), SHAPE, Load(8, 640, 1), "fastv_2ndm", "cached")
-
-    assert found == pytest.approx(100 * by_hand)
+    assert mine / whole == pytest.approx(by_hand)
 
 
 def test_without_visual_tokens_the_encoder_remains():
-    load = Load(1, 640, 33)
-    layers = costs.percent(Method(name="text_only"), SHAPE, load, "gated_3ndm", "prefill")
-    everything = costs.percent(Method(name="text_only"), SHAPE, load, "flops", "prefill")
+    layers, everything = (
+        100 * total(ledger(0, 576), "prefill", convention) / total(ledger(0, 0), "prefill", convention)
+        for convention in ("gated_3ndm", "flops")
+    )
 
     assert layers < 10 < everything
-
-
-@pytest.mark.parametrize(
-    ("changes", "seen"),
-    [
-        ({"mode": "select"}, [10, 10, 10, 10]),
-        ({"mode": "select", "prune_prefill": False}, [100, 50, 20, 80]),
-        ({"mode": "select", "prune_prefill": False, "monotone": True}, [100, 50, 20, 20]),
-        ({"mode": "evict", "prune_prefill": False}, [100, 50, 20, 20]),
-        ({"mode": "evict", "prune_prefill": False, "evict_at_least": 60}, [100, 100, 20, 20]),
-        ({"mode": "none", "prune_prefill": False}, [100, 100, 100, 100]),
-        ({"mode": "select", "prune_prefill": False, "minimum": 0.4}, [100, 50, 40, 80]),
-    ],
-)
-def test_replayed_rates_select_for_a_step_and_evict_for_good(changes, seen):
-    method = {"name": "replay", "layer": 2, "rates": [0.9, 0.5, 0.8, 0.2], **changes}
-
-    assert costs.attended(Method.of(method), 100, 3) == (2, seen)
-
-
-def test_of_rates_that_depend_on_the_input_nothing_is_counted():
-    load = Load(1, 640, 33)
-
-    assert (
-        costs.percent(Method.of({"name": "dyrate", "predictor": "p"}), SHAPE, load, "flops", "cached") is None
-    )
+    (text,) = (one.text for one in paragraphs(()) if one.claim.startswith("No visual token"))
+    assert f"still has {everything:.0f}% of the FLOPs of prefill" in text
 
 
 # Beside what is printed.

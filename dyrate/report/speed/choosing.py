@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dyrate.speed.costs import flops
 from dyrate.speed.documents import GIVEN, BenchDocument, Timing
 
 
@@ -15,7 +16,7 @@ class Choosing:
     milliseconds: float
     time_share: float
     """Of the unpruned model's time to the first token."""
-    flops_share: float | None
+    flops_share: float
     """Of the unpruned model's FLOPs at prefill."""
     first_token_ms: float
     unpruned_ms: float
@@ -25,13 +26,13 @@ def choosing(benches: Sequence[BenchDocument]) -> list[tuple[BenchDocument, list
     """What choosing takes, of the documents in which methods have a control without choice."""
     found = []
     for bench in benches:
-        lines = [line for load in bench.loads for line in _choosing(bench.under(load))]
+        lines = [line for load in bench.loads for line in _choosing(bench, bench.under(load))]
         if lines:
             found.append((bench, lines))
     return found
 
 
-def _choosing(timings: Sequence[Timing]) -> Iterator[Choosing]:
+def _choosing(bench: BenchDocument, timings: Sequence[Timing]) -> Iterator[Choosing]:
     unpruned = {t.engine: t for t in timings if t.unpruned}
     controls = {(t.contender.removeprefix(GIVEN), t.engine): t for t in timings if t.given}
     for t in timings:
@@ -41,6 +42,6 @@ def _choosing(timings: Sequence[Timing]) -> Iterator[Choosing]:
             continue
         first = whole.first_token_ms.median
         more = t.first_token_ms.median - control.first_token_ms.median
-        mine, bare, all_of_it = t.prefill_flops, control.prefill_flops, whole.prefill_flops
-        share = (mine - bare) / all_of_it if mine and bare and all_of_it else None
+        mine, bare, all_of_it = (flops(bench, one, "prefill") for one in (t, control, whole))
+        share = (mine - bare) / all_of_it
         yield Choosing(t.name, t.batch, more, more / first, share, t.first_token_ms.median, first)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from dyrate.analysis.words import say
-from dyrate.cost.flops import CONVENTIONS, SCOPES, count
+from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
 from dyrate.cost.grid import Drop, percentages
 from dyrate.cost.shapes import LLAVA, ModelShape
+from dyrate.cost.work import schedule
 from dyrate.speed import costs
-from dyrate.speed.documents import BenchDocument, Load, Method, Timing
+from dyrate.speed.documents import BenchDocument, Load, Timing
 from dyrate.speed.series import TimingSetting, by_batch
 
 MODEL = "LLaVA-1.5-7B"
@@ -125,14 +126,9 @@ def paragraphs(benches: Sequence[BenchDocument]) -> tuple[Paragraph, ...]:
 
 def _prefill(case: Case | None, top: tuple[Timing, Timing] | None) -> Mapping[str, Any]:
     limits = case.bench.limits if case else None
-    flops = (
-        costs.percent(top[0].method, case.bench.sizes, top[0].load, "flops", "prefill")
-        if case and top
-        else None
-    )
     return {
         "ridge": limits and limits.flops_per_second / limits.bytes_per_second,
-        "flops": flops,
+        "flops": costs.percent(case.bench, *top, "prefill") if case and top else None,
         "time": top and top[0].first_token_ms.median / top[1].first_token_ms.median,
     }
 
@@ -165,19 +161,24 @@ def _eager(benches: Sequence[BenchDocument]) -> Mapping[str, Any]:
 
 
 def _text_only(shape: ModelShape, load: Load) -> Mapping[str, Any]:
-    method = Method(name="text_only")
-    work = costs.phases(method, shape, load)
-    assert work is not None
-    parts = count(work.prefill, shape, CONVENTIONS["flops"])
-    prefill, cached = (costs.percent(method, shape, load, "flops", where) for where in ("prefill", "cached"))
-    return {"prefill": prefill, "cached": cached, "seeing": (parts.vision + parts.projector) / parts.total}
+    visual, layers, steps = shape.vision.patches, shape.text.layers, load.new_tokens - 1
+    text, whole = (schedule([n] * layers, steps, visual) for n in (load.prompt - visual, load.prompt))
+    prefill, cached = (
+        [count(scope(work, where), shape, CONVENTIONS["flops"]) for work in (text, whole)]
+        for where in ("prefill", "cached")
+    )
+    return {
+        "prefill": 100 * prefill[0].total / prefill[1].total,
+        "cached": 100 * cached[0].total / cached[1].total,
+        "seeing": (prefill[0].vision + prefill[0].projector) / prefill[0].total,
+    }
 
 
 def _choices(shape: ModelShape) -> Mapping[str, Any]:
     shares = [
-        percentages(shape, EXAMPLE, convention, scope, TEXT, NEW).ravel()
+        percentages(shape, EXAMPLE, convention, where, TEXT, NEW).ravel()
         for convention in CONVENTIONS
-        for scope in SCOPES
+        for where in SCOPES
     ]
     found = np.concatenate(shares)
     lengths = {"text": (TEXT[0], TEXT[-1]), "new": (NEW[0], NEW[-1])}

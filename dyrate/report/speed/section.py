@@ -15,7 +15,7 @@ from dyrate.speed import costs, series, table3
 from dyrate.speed.documents import FOLDER, BenchDocument, Document, Documents, read
 from dyrate.speed.passes import GROUPS, Saving, profiled, savings
 
-COUNTED = f"{CONVENTIONS[table3.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
+COUNTED = f"{CONVENTIONS[costs.CONVENTION].about}; {SCOPES[table3.SCOPE]}"
 """What the percentages of FLOPs count."""
 
 
