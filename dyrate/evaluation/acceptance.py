@@ -61,7 +61,7 @@ def accept(
     samples: int,
     data: Path,
     output: Path,
-    benchmarks: Sequence[str] = tuple(BENCHMARKS),
+    benchmarks: Sequence[str] = tuple(name for name, one in BENCHMARKS.items() if one.testbed),
 ) -> dict[str, Any]:
     """Evaluate the models and return the table; a killed call goes on from the response logs in `output`."""
     chosen = [BENCHMARKS[name] for name in benchmarks]
