@@ -133,6 +133,8 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
     captions = _columns(study, TABLE2, captions=True)
     columns = tuple(column for column in captions if column.benchmark == TABLE3[0].benchmark)
+    if not of_paper(study):
+        texts = tuple(replace(text, published=None) for text in texts)
     table = Table("table3", "Table III", "Efficiency", columns, (), notes, texts)
     rows = [m for m in main(measurements) if not m.system and columns]
     return laid_out(study, table, rows, _per_model(study, published.table3()), named("table2"))

@@ -17,7 +17,7 @@ from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
 from dyrate.analysis.ranking import GROUPS as RANKED_GROUPS
 from dyrate.analysis.summary import lines
-from dyrate.analysis.tables import heading
+from dyrate.analysis.tables import heading, of_paper
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import breakdowns, figures, provenance, ranking, steps
@@ -166,6 +166,7 @@ class _Report:
         return {
             "attention.html": lambda: bool(self.attention or self.learned or self.rates or self.maps),
             "budget.html": lambda: bool(self.contents.standings or self.contents.rankings),
+            "audit.html": lambda: of_paper(self.study),
             "samples.html": lambda: self.browser is not None,
         }.get(file, lambda: True)()
 
@@ -277,6 +278,7 @@ def _context(study: Study, measurements: Sequence[Measurement], missing: Sequenc
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "references": list(dict.fromkeys(m.reference for m in measurements)),
         "heading": heading,
+        "of_paper": of_paper(study),
         "family": family,
         "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),
