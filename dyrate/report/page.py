@@ -193,10 +193,10 @@ class _Report:
     def results(self) -> dict[str, Any]:
         main, benchmarks = self.main, self.study.benchmarks
         models = list(dict.fromkeys(m.reference for m in main))
-        questions, captions = (
-            [name for name in benchmarks if (BENCHMARKS[name].group == "caption") == caption]
-            for caption in (False, True)
+        questions, spelt = (
+            [name for name in benchmarks if BENCHMARKS[name].long == long] for long in (False, True)
         )
+        captions = all(BENCHMARKS[name].group == "caption" for name in spelt)
         return {
             "tables": [table for table in self.contents.tables if table.measured],
             "left_out": [table for table in self.contents.tables if not table.measured],
@@ -215,7 +215,7 @@ class _Report:
                 (f"{title}, {model}", picture)
                 for title, names, phase in (
                     ("Questions and short answers", questions, "prefill"),
-                    ("Captions", captions, "decode"),
+                    ("Captions" if captions else "Captions and answers step by step", spelt, "decode"),
                 )
                 for model in models
                 if (picture := figures.tradeoff(model, main, names, phase, self.looks))
@@ -223,7 +223,7 @@ class _Report:
             "marks": figures.legend(main, self.looks),
             "layers": [
                 (f"{phase}, {model}", picture)
-                for phase, names in (("Prefill", questions), ("Decode", captions))
+                for phase, names in (("Prefill", questions), ("Decode", spelt))
                 for model in models
                 if (picture := breakdowns.layers(model, main, names, phase.lower(), self.looks))
             ],

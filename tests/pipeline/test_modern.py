@@ -1,4 +1,4 @@
-"""The modern study's rules offline: benchmarks in the hub's columns, a tiny model of another family, its tables."""
+"""The modern study's rules offline: benchmarks in the hub's columns, a tiny model of a family, its tables."""
 
 import csv
 from pathlib import Path
