@@ -125,7 +125,7 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     latencies = Latencies.of(study)
     timed = TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b")
     rated = TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate")
-    texts = (
+    texts: tuple[TextColumn, ...] = (
         cost.flops("tflops_percent", "a"),
         replace(timed, here=latencies.per_token, why_not=latencies.why_not),
         replace(rated, here=lambda m: "yes" if m.predicts_rate else "no"),
