@@ -24,7 +24,7 @@ def stand_ins(project: Project) -> None:
     config = {
         "tasks": "tasks",
         "samples": None,
-        "subsets": {},
+        "subsets": {"flickr30k": "all"},
         "device": "cpu",
         "dtype": "float32",
         "resources": {"gpu": 0},
