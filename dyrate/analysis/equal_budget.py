@@ -8,8 +8,9 @@ with nothing removed. Below its leanest setting a competitor is not compared.
 
 The budget at which they meet, by kind of answer:
 questions  visual tokens at prefill: one-token answers have nothing to decode;
-captions   the larger one of DyRate's shares at prefill and decode; a competitor's setting counts by its
-           smaller one, so that in both phases it has at least as many tokens as DyRate;
+captions   (and what is answered step by step) the larger one of DyRate's shares at prefill and decode; a
+           competitor's setting counts by its smaller one, so that in both phases it has at least as many
+           tokens as DyRate;
 captions, and questions whose answers are spelt out, where DyRate keeps all at prefill: visual tokens at
 decode, against others that keep all at prefill.
 
@@ -31,7 +32,12 @@ from dyrate.evaluation.results import Difference
 RANKED, ABLATION = "methods", "predictor"  # groups: of the comparison of all methods, and of DyRate's parts
 KNOBS = ("budget", "rate", "least", "most", "temperature")  # what sets how many tokens stay
 BLIND = "text_only"  # no competitor: it has nothing to choose
-SPELT = ("textvqa",)  # questions whose answers have several tokens: what is written in the image
+SPELT = (
+    "textvqa",
+    "chartqa",
+    "docvqa",
+    "infovqa",
+)  # questions whose answers have several tokens: what is written in the image
 ALL = 1 - 1e-9  # a share from here on is the whole
 APART = 0.1  # shares at prefill and decode that differ by more are not one budget
 Phase = Literal["prefill", "both", "decode"]
@@ -212,11 +218,11 @@ def phase_of(own: Budget, benchmark: str) -> Phase | None:
     """The rule of this module's text, for what DyRate spends on a benchmark; None where nothing is saved."""
     if own.prefill is None:
         return None
-    captions = BENCHMARKS[benchmark].group == "caption"
+    spelt = BENCHMARKS[benchmark].long
     if own.prefill >= ALL:
-        long = captions or benchmark in SPELT
+        long = spelt or benchmark in SPELT
         return "decode" if long and own.decode is not None and own.decode < ALL else None
-    return "both" if captions and own.decode is not None else "prefill"
+    return "both" if spelt and own.decode is not None else "prefill"
 
 
 def spent(shares: Budget, phase: Phase, mine: bool = False) -> float | None:

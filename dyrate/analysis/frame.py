@@ -16,7 +16,7 @@ from dyrate.analysis.cells import Column
 from dyrate.analysis.cost import percentages, spent
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import Measurement
-from dyrate.analysis.tables import TABLE1, TABLE2, TABLE3, column_of
+from dyrate.analysis.tables import TABLE1, TABLE2, TABLE3, column_of, of_paper
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.imports import built_in
@@ -78,14 +78,18 @@ _PRINTED_COSTS = {
 
 
 def frame(study: Study, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """The frame, in the order of the study's results; the paper's printed figures follow.
+    """The frame, in the order of the study's results; the paper's printed figures follow, where a model is
+    the paper's.
 
     `measurements` must have been compared with the unpruned model (`dyrate.analysis.paired.Answers.compare`).
     """
     latencies = Latencies.of(study)
     lines = [line for m in measurements for line in _measured(m, latencies)]
     lines += [
-        line for table, rows, columns in _PRINTED for row in rows() for line in _printed(table, row, columns)
+        line
+        for table, rows, columns in (_PRINTED if of_paper(study) else ())
+        for row in rows()
+        for line in _printed(table, row, columns)
     ]
     return pd.DataFrame(lines, columns=[*FIELDS], dtype=object).astype(dict(FIELDS))
 

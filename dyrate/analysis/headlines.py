@@ -12,6 +12,7 @@ from dyrate.analysis.missing import Missing
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.ranking import Place, Ranking
 from dyrate.analysis.summary import Line, lines
+from dyrate.analysis.tables import TABLE1, TABLE2
 from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.results import Difference
@@ -47,7 +48,8 @@ def not_run(
     study: Study, measurements: Sequence[Measurement], tables: Sequence[Table], missing: Sequence[Missing]
 ) -> tuple[str, ...]:
     """What a reader might look for here and will not find, in sentences without their full stop."""
-    left = [known.title for name, known in BENCHMARKS.items() if name not in study.benchmarks]
+    paper = [column.benchmark for column in (*TABLE1, *TABLE2)]
+    left = [BENCHMARKS[name].title for name in paper if name not in study.benchmarks]
     parts = [say("missing", missing=missing)] if missing else []
     parts += [say("left_out", left=left)] if left else []
     for table in tables:

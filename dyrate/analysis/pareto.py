@@ -101,7 +101,7 @@ def _point(m: Measurement, names: Sequence[str], relative: bool) -> tuple[float,
     shares, scores = [], []
     for name in names:
         score, whole = m.score(name), m.unpruned and m.unpruned.score(name)
-        phase: Phase = "both" if BENCHMARKS[name].group == "caption" else "prefill"
+        phase: Phase = "both" if BENCHMARKS[name].long else "prefill"
         share = spent(m.budget(name), phase, mine=m.method == DYRATE)
         scale = whole.value / 100 if whole and relative else 1.0
         if score is None or share is None or not scale:

@@ -67,6 +67,23 @@ OTHERS = (
 )
 
 
+def of_paper(study: Study) -> bool:
+    """Whether some model of the study stands for one of the paper's; only beside those are printed rows."""
+    return any(model.published for model in study.models)
+
+
+def _columns(study: Study, printed: tuple[Column, ...], captions: bool) -> tuple[Column, ...]:
+    """A table's columns: those of the paper's, and behind them the study's other benchmarks of that kind.
+
+    Where no model is the paper's, none but the study's, with nothing beside them.
+    """
+    asked = [name for name in study.benchmarks if (BENCHMARKS[name].group == "caption") == captions]
+    known = [column.benchmark for column in printed]
+    if not of_paper(study):
+        return tuple(column_of(name) for name in asked)
+    return (*printed, *(column_of(name) for name in asked if name not in known))
+
+
 def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table I: visual question answering and short answers."""
     rows, stands_for = main(measurements), {model.name: model.published for model in study.models}
@@ -79,7 +96,7 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
         return f"On {m.model}{place}"
 
     def printed(group: str) -> PrintedPart:
-        these = tuple(row for row in published.table1() if row.group == group)
+        these = tuple(row for row in published.table1() if row.group == group and of_paper(study))
         last = group == published.TABLE1_GROUPS[-1]
         return PrintedPart(group, these, model, lambda m: last and not m.control, named=False)
 
@@ -91,14 +108,16 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
         Part(lambda m: True, other),
     )
     title = "Visual question answering and short answers"
-    table = Table("table1", "Table I", title, TABLE1, notes={key: say(f"table1_{key}") for key in "abcd"})
-    return laid_out(study, table, rows, parts, named("table1"), ideas)
+    columns = _columns(study, TABLE1, captions=False)
+    table = Table("table1", "Table I", title, columns, notes={key: say(f"table1_{key}") for key in "abcd"})
+    return laid_out(study, table, rows if columns else [], parts, named("table1"), ideas)
 
 
 def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table II: captioning, per model."""
-    table = Table("table2", "Table II", "Captioning", TABLE2)
-    return laid_out(study, table, main(measurements), _per_model(published.table2()), named("table2"))
+    table = Table("table2", "Table II", "Captioning", _columns(study, TABLE2, captions=True))
+    rows = main(measurements) if table.columns else []
+    return laid_out(study, table, rows, _per_model(study, published.table2()), named("table2"))
 
 
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
@@ -106,19 +125,24 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     latencies = Latencies.of(study)
     timed = TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b")
     rated = TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate")
-    texts = (
+    texts: tuple[TextColumn, ...] = (
         cost.flops("tflops_percent", "a"),
         replace(timed, here=latencies.per_token, why_not=latencies.why_not),
         replace(rated, here=lambda m: "yes" if m.predicts_rate else "no"),
     )
     notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
-    table = Table("table3", "Table III", "Efficiency", TABLE3, (), notes, texts)
-    rows = [m for m in main(measurements) if not m.system]
-    return laid_out(study, table, rows, _per_model(published.table3()), named("table2"))
+    captions = _columns(study, TABLE2, captions=True)
+    columns = tuple(column for column in captions if column.benchmark == TABLE3[0].benchmark)
+    if not of_paper(study):
+        texts = tuple(replace(text, published=None) for text in texts)
+    table = Table("table3", "Table III", "Efficiency", columns, (), notes, texts)
+    rows = [m for m in main(measurements) if not m.system and columns]
+    return laid_out(study, table, rows, _per_model(study, published.table3()), named("table2"))
 
 
-def _per_model(rows: Sequence[PublishedRow]) -> tuple[Part | PrintedPart, ...]:
+def _per_model(study: Study, printed_rows: Sequence[PublishedRow]) -> tuple[Part | PrintedPart, ...]:
     """Table II's layout: printed rows per model, each with its measured one, and then the other models."""
+    rows = printed_rows if of_paper(study) else ()
     models = dict.fromkeys(row.group for row in rows)
     printed = (PrintedPart(name, tuple(row for row in rows if row.group == name), name) for name in models)
     return (*printed, *OTHERS, Part(lambda m: True))

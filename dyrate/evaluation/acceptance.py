@@ -41,6 +41,8 @@ _GUESSES: dict[str, Callable[[int], float]] = {  # by number of categories; wher
 _ORACLE = pa.schema([("doc_id", pa.int64()), ("kind", pa.string()), ("answer", pa.string())])
 _Line = Mapping[str, Any]  # of that
 _SEEN, _BLIND = {"name": "none"}, {"name": "text_only"}
+DRAWN = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.testbed)
+"""The benchmarks that the testbed has."""
 _CONSTANTS = 5  # most frequent oracle answers of a kind that are tried as the one answer to all of it
 
 
@@ -61,7 +63,7 @@ def accept(
     samples: int,
     data: Path,
     output: Path,
-    benchmarks: Sequence[str] = tuple(BENCHMARKS),
+    benchmarks: Sequence[str] = DRAWN,
 ) -> dict[str, Any]:
     """Evaluate the models and return the table; a killed call goes on from the response logs in `output`."""
     chosen = [BENCHMARKS[name] for name in benchmarks]

@@ -16,7 +16,7 @@ class Metric:
     """One number of a benchmark, as result files name it.
 
     `harness` are lmms-eval's metrics that add up to it (none: dyrate computes it); `scale` turns lmms-eval's
-    number into `unit`.
+    number, which may be `rounded` to a multiple of that, into `unit`.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Metric:
     unit: str
     scale: float
     higher_is_better: bool | None = True
+    rounded: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Benchmark:
 
     name: str
     title: str
-    group: str  # the tables' column groups: vqa, short, caption
-    kind: str  # match, yes_no, circular, pairs, caption
+    group: str  # vqa and short (Table I), caption (Table II), reasoning (as Table I, but answers are long)
+    kind: str  # match, yes_no, circular, pairs, strata, exam, caption
     hub_task: str
     hub_folder: str  # under lmms_eval/tasks
     metrics: tuple[Metric, ...]  # the first is the primary one
@@ -73,6 +74,13 @@ class Benchmark:
     hub_new_tokens: int | None = None  # where lmms-eval's task sets no limit and would generate 1,024
     hub_rows: int = 0  # of its split on the hub
     subsets: tuple[Subset, ...] = ()
+    images: tuple[str, ...] = ("image",)  # columns; of several, a row has those that its text names
+    testbed: bool = True  # whether the testbed has rows of its own for it
+
+    @property
+    def long(self) -> bool:
+        """Whether answers have many steps, so that what is saved at decode counts."""
+        return self.group in ("caption", "reasoning")
 
     @property
     def testbed_task(self) -> str:
@@ -98,8 +106,8 @@ class Benchmark:
         return self.metrics[0]
 
 
-def _percent(name: str, *harness: str, scale: float = 100.0) -> Metric:
-    return Metric(name, harness, "percent", scale)
+def _percent(name: str, *harness: str, scale: float = 100.0, **more: Any) -> Metric:
+    return Metric(name, harness, "percent", scale, **more)
 
 
 _OPEN = "open answers: no fixed level; the best constant answer, and `text_only`, show what the prior gives"
@@ -117,6 +125,12 @@ def _caption(name: str, title: str, hub_task: str, folder: str, prefix: str, **m
     return Benchmark(name, title, "caption", "caption", hub_task, folder, metrics, chance, **more)
 
 
+def _hub(name: str, title: str, group: str, task: str, metric: Metric, chance: str, **more: Any) -> Benchmark:
+    """A benchmark that neither the paper nor the testbed has."""
+    given = {"kind": "match", "hub_folder": name, "testbed": False, **more}
+    return Benchmark(name, title, group, hub_task=task, metrics=(metric,), chance=chance, **given)
+
+
 # MME's own split of its categories, lmms_eval.tasks.mme.utils.eval_type_dict.
 MME_PERCEPTION = frozenset(
     "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
@@ -125,6 +139,22 @@ MME_COGNITION = frozenset(
     "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()  # noqa: SIM905
 )
 _READ = "0: the answer is printed in the image"
+_FOUR = "25, or a little less where some questions have more than four options"
+_GUESSED = "where lmms-eval finds no letter in an answer it draws one, the same each time"
+_MATCH, _ANLS = _percent("exact_match", "exact_match"), _percent("anls", "anls")
+_RELAXED, _FIELDS = _percent("relaxed_accuracy", "relaxed_overall"), _percent("accuracy", "average")
+_EXAM = _percent("accuracy", "mmmu_acc", rounded=1e-5)
+_MMSTAR: dict[str, Any] = {
+    "unit": "index",
+    "stratum": "l2_category",
+    "category": "category",
+    "note": "the mean over its 18 fields of each one's share of right answers, as lmms-eval has it",
+}
+_MMMU: dict[str, Any] = {
+    "images": tuple(f"image_{number}" for number in range(1, 8)),
+    "category": "topic_difficulty",
+    "note": f"a row's images, of which it may have several, stand before its text; {_GUESSED}",
+}
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -204,6 +234,25 @@ BENCHMARKS: dict[str, Benchmark] = {
             subsets=(Subset("karpathy-test", "split", "test", 1_000),),
         ),
         _caption("coco2017", "COCO2017", "coco2017_cap_val", "coco_cap", "coco", hub_rows=5_000),
+        # What papers report today and no judge has to score.
+        _hub("chartqa", "ChartQA", "vqa", "chartqa", _RELAXED, _READ, hub_rows=2_500, category="type"),
+        _hub("docvqa", "DocVQA", "vqa", "docvqa_val", _ANLS, _READ, hub_rows=5_349),
+        _hub("infovqa", "InfoVQA", "vqa", "infovqa_val", _ANLS, _READ, hub_rows=2_801),
+        _hub("realworldqa", "RealWorldQA", "vqa", "realworldqa", _MATCH, _OPEN, hub_rows=765),
+        _hub("mmstar", "MMStar", "short", "mmstar", _FIELDS, _FOUR, kind="strata", hub_rows=1_500, **_MMSTAR),
+        _hub("mmmu", "MMMU", "short", "mmmu_val", _EXAM, _FOUR, kind="exam", hub_rows=900, **_MMMU),
+        _hub(
+            "visualpuzzles",
+            "VisualPuzzles",
+            "reasoning",
+            "VisualPuzzles_cot",
+            _MATCH,
+            _FOUR,
+            hub_folder="VisualPuzzles",
+            hub_rows=1_168,
+            category="category",
+            note=f"up to 4,096 tokens, of which thoughts between tags are not scored; {_GUESSED}",
+        ),
     )
 }
 

@@ -185,7 +185,7 @@ def _list_benchmarks(arguments: argparse.Namespace) -> int:
                 "group": benchmark.group,
                 "primary": benchmark.primary.name,
                 "unit": benchmark.primary.unit,
-                "testbed_task": benchmark.testbed_task,
+                "testbed_task": benchmark.testbed_task if benchmark.testbed else None,
                 "hub_task": benchmark.hub_task,
                 "chance": benchmark.chance,
                 "note": benchmark.note,
@@ -196,11 +196,12 @@ def _list_benchmarks(arguments: argparse.Namespace) -> int:
         return 0
     for benchmark in BENCHMARKS.values():
         print(
-            f"{benchmark.name:<11}{benchmark.title:<15}{benchmark.group:<9}{benchmark.primary.name}", end=""
+            f"{benchmark.name:<14}{benchmark.title:<15}{benchmark.group:<10}{benchmark.primary.name}", end=""
         )
         print(f" ({benchmark.primary.unit})")
-        print(f"{'':<11}tasks: {benchmark.testbed_task}, {benchmark.hub_task}")
-        print(f"{'':<11}chance: {benchmark.chance}")
+        tasks = [benchmark.testbed_task] * benchmark.testbed + [benchmark.hub_task]
+        print(f"{'':<14}tasks: {', '.join(tasks)}")
+        print(f"{'':<14}chance: {benchmark.chance}")
         if benchmark.note:
-            print(f"{'':<11}note: {benchmark.note}")
+            print(f"{'':<14}note: {benchmark.note}")
     return 0

@@ -1,10 +1,12 @@
 """Loads the benchmarks as lmms-eval tasks: the local ones, lmms-eval's own, or a folder of task files."""
 
+import random
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,8 @@ from dyrate.evaluation.checkpoint import file_hash
 from dyrate.evaluation.checkpoint_files import complaints
 from dyrate.evaluation.hub.data import HubData
 from dyrate.evaluation.job import SOURCES
-from dyrate.evaluation.rows import check_images, check_rows
+from dyrate.evaluation.row_images import check_images, with_images
+from dyrate.evaluation.rows import check_rows
 
 _NEEDED = ("dataset_path", "test_split", "output_type", "doc_to_visual", "doc_to_text", "metric_list")
 
@@ -113,6 +116,10 @@ def _load(
     from tenacity import RetryError
 
     unreadable = OSError, RetryError, DatasetsError  # no network, no such data set, a damaged file
+    if source == "testbed" and not benchmark.testbed:
+        raise DyrateError(
+            f"--tasks testbed: it has no rows of {benchmark.title} ({benchmark.name}); the hub has"
+        )
     name = benchmark.testbed_task if source == "testbed" else benchmark.hub_task
     if name not in manager.task_index:
         raise DyrateError(
@@ -137,6 +144,10 @@ def _load(
         override |= hub.override
     elif files:
         override["dataset_kwargs"] |= {"data_files": files}
+    if callable(score := config.get("process_results")):
+        override["process_results"] = _drawing_the_same(score)
+    if benchmark.group == "reasoning":
+        override["auto_strip_thinking"] = True
     if primary_only and benchmark.primary.harness:
         chosen = [entry for entry in config["metric_list"] if entry["metric"] in benchmark.primary.harness]
         override["metric_list"] = chosen
@@ -238,8 +249,8 @@ class _Process:
         if self._inner:
             with _loading_as_anybody(self._inner):
                 dataset = self._inner(dataset)
-        dataset = _with_image(dataset)
-        check_images(dataset, self.rows, self._place)
+        dataset = with_images(self._benchmark, dataset)
+        check_images(self._benchmark, dataset, self.rows, self._place)
         return dataset
 
     def _subset(self, dataset: Any) -> Sequence[int] | None:
@@ -259,13 +270,21 @@ class _Process:
         return rows
 
 
-def _with_image(dataset: Any) -> Any:
-    """The column `image` as an image where its files do not say that it is one, but it can be."""
-    from datasets import Image
+def _drawing_the_same(score: Any) -> Any:
+    """A task's `process_results`, which may draw a letter for an answer that has none: by what is answered to
+    what, so that the rows before have no say, and equal answers of two methods are equally right.
+    """
 
-    kind = dataset.features.get("image")
-    is_plain = isinstance(kind, dict) and {*kind} == {"bytes", "path"}
-    return dataset.cast_column("image", Image()) if is_plain else dataset
+    @wraps(score)
+    def scored(row: Any, results: Any, *more: Any, **given: Any) -> Any:
+        before = random.getstate()
+        random.seed(f"{row.get('question')} {results}")
+        try:
+            return score(row, results, *more, **given)
+        finally:
+            random.setstate(before)
+
+    return scored
 
 
 def choose_rows(

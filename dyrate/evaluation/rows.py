@@ -3,6 +3,8 @@
 lmms-eval would put a missing question as "None", and score against whatever stands in the answer's place.
 """
 
+import ast
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +55,16 @@ def _ends_in_digits(value: Any) -> bool:
     return isinstance(value, str) and value.split("_")[-1].split(".")[0].isdecimal()
 
 
+def listed(value: Any) -> list[str]:
+    """The options of an exam question, a list that is written as a text; none where it is not that."""
+    try:
+        found = ast.literal_eval(value) if isinstance(value, str) else None
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else []
+
+
+CHOSEN = "multiple-choice"
 _ANY = _Value("anything", lambda value: True)
 _TEXT = _Value("a text that is not empty", _is_text)
 _HINT = _Value("a text, which may be empty", lambda value: isinstance(value, str))
@@ -77,6 +89,16 @@ _ANNOTATIONS = _Value(
 _LETTER = _Value(
     f"one of {', '.join(_LETTERS)}", lambda value: isinstance(value, str) and value in [*_LETTERS]
 )
+_ANY_CASE = _Value(f"one of {', '.join(_LETTERS)}", lambda v: isinstance(v, str) and v.upper() in [*_LETTERS])
+_FOUR = _Value(
+    "a list of four texts, or null where they stand in the image",
+    lambda value: value is None or (_are(lambda one: isinstance(one, str), value, 4) and len(value) == 4),
+)
+_ID = _Value(
+    "a split, a subject and a number, as validation_Art_1",
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[^_]+_.+_\d+", value)),
+)
+_TYPE = _Value(f"{CHOSEN} or open", lambda value: value in (CHOSEN, "open"))
 _CATEGORY = _Value(
     f"one of {', '.join(sorted(MME_PERCEPTION | MME_COGNITION))}",
     lambda value: value in MME_PERCEPTION | MME_COGNITION,
@@ -111,6 +133,19 @@ _COLUMNS: Mapping[str, Mapping[str, _Value]] = {
         "id": _ANY,
         "answer": _CAPTIONS,
     },
+    "chartqa": {"question": _TEXT, "answer": _TEXT, "type": _TEXT},
+    "docvqa": {"question": _TEXT, "answers": _CAPTIONS},
+    "infovqa": {"question": _TEXT, "answers": _CAPTIONS},
+    "realworldqa": {"question": _TEXT, "answer": _TEXT},
+    "mmstar": {
+        "index": _WHOLE,
+        "question": _TEXT,
+        "answer": _LETTER,
+        "category": _TEXT,
+        "l2_category": _TEXT,
+    },
+    "mmmu": {"id": _ID, "question": _TEXT, "options": _HINT, "answer": _TEXT, "question_type": _TYPE},
+    "visualpuzzles": {"question": _TEXT, "options": _FOUR, "answer": _ANY_CASE},
 }
 """Benchmark to the columns that lmms-eval's task reads besides the image."""
 
@@ -137,12 +172,13 @@ def check_rows(benchmark: Benchmark, dataset: Any, where: str) -> None:
     for name in read:
         for index, value in enumerate(rows[name]):
             if not columns[name].fits(value):
-                raise _wrong(where, index, name, value, columns[name].what)
+                raise wrong(where, index, name, value, columns[name].what)
     if extra := _TOGETHER.get(benchmark.name):
         extra(where, rows)
 
 
-def _wrong(where: str, row: int, column: str, value: Any, expected: str) -> DyrateError:
+def wrong(where: str, row: int, column: str, value: Any, expected: str) -> DyrateError:
+    """What is wrong with a value."""
     return DyrateError(f"{where}, row {row}, column {column!r}: {value!r:.80}; it should be {expected}")
 
 
@@ -150,7 +186,17 @@ def _check_choices(where: str, columns: _Columns) -> None:
     for row, (answer, choices) in enumerate(zip(columns["answer"], columns["choices"], strict=True)):
         if answer >= len(choices):
             expected = f"the number of one of the {len(choices)} choices, from 0 on"
-            raise _wrong(where, row, "answer", answer, expected)
+            raise wrong(where, row, "answer", answer, expected)
+
+
+def _check_exam(where: str, columns: _Columns) -> None:
+    for row, kind in enumerate(columns["question_type"]):
+        options, answer = columns["options"][row], columns["answer"][row]
+        if kind == CHOSEN:
+            if len(texts := listed(options)) < 2:
+                raise wrong(where, row, "options", options, "a list of two or more texts, written as a text")
+            if answer not in (letters := [chr(ord("A") + n) for n in range(len(texts))]):
+                raise wrong(where, row, "answer", answer, f"one of {', '.join(letters)}")
 
 
 def _check_rotations(where: str, columns: _Columns) -> None:
@@ -160,11 +206,11 @@ def _check_rotations(where: str, columns: _Columns) -> None:
         turn, question = divmod(index, 1_000_000)
         rows = groups.setdefault(question, {})
         if turn in rows:
-            raise _wrong(where, row, "index", index, f"another than row {rows[turn]}'s")
+            raise wrong(where, row, "index", index, f"another than row {rows[turn]}'s")
         rows[turn] = row
         options = _options(columns, row)
         if columns["answer"][row] not in options:
-            raise _wrong(where, row, "answer", columns["answer"][row], f"an option that is there ({options})")
+            raise wrong(where, row, "answer", columns["answer"][row], f"an option that is there ({options})")
     for question, rows in groups.items():
         first = next(iter(rows.values()))
         options = _options(columns, first)
@@ -199,7 +245,7 @@ def _unique(column: str, number: Callable[[Any], int] = int) -> Callable[[str, _
         seen: dict[int, int] = {}
         for row, value in enumerate(columns[column]):
             if (first := seen.setdefault(number(value), row)) != row:
-                raise _wrong(where, row, column, value, f"the number of another image than row {first}'s")
+                raise wrong(where, row, column, value, f"the number of another image than row {first}'s")
 
     return check
 
@@ -208,35 +254,9 @@ _TOGETHER: Mapping[str, Callable[[str, _Columns], None]] = {
     "sqa": _check_choices,
     "mmb": _check_rotations,
     "mme": _check_pairs,
+    "mmmu": _check_exam,
     "nocaps": _unique("image_id"),
     "flickr30k": _unique("img_id"),
     "coco2017": _unique("question_id", lambda name: int(name.split("_")[-1].split(".")[0])),
 }
 """What must fit together in a benchmark's rows."""
-
-
-def check_images(dataset: Any, rows: Sequence[int], where: str) -> None:
-    """Refuse rows whose image does not bring its bytes: a path in their place would be opened.
-
-    `rows` are the numbers of the dataset's rows in the data. Images are decoded when they are asked about.
-    """
-    import pyarrow.compute as pc
-    from datasets import Image
-
-    kind = dataset.features.get("image")
-    if not isinstance(kind, Image):
-        found = "missing" if kind is None else f"of the type {kind}"
-        raise DyrateError(
-            f"{where}: the column 'image' is {found:.80}; it should be a Hugging Face Image, a struct of "
-            "`bytes` and `path`"
-        )
-    stored = dataset.select_columns(["image"]).cast_column("image", Image(decode=False)).with_format("arrow")
-    numbers = iter(rows)
-    for batch in stored.iter(batch_size=256):
-        sizes = pc.binary_length(pc.struct_field(batch["image"], "bytes")).to_pylist()
-        for size, row, entry in zip(sizes, numbers, batch["image"], strict=False):
-            if not size:
-                raise DyrateError(
-                    f"{where}, row {row}, column 'image': {entry.as_py()!r:.120} holds no bytes of an image; "
-                    "paths and addresses are not followed"
-                )

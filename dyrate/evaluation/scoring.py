@@ -48,7 +48,7 @@ def sample_scores(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
 
     Caption benchmarks get their numbers from `captions.image_scores`, which needs all samples at once.
     """
-    return _KINDS[benchmark.kind].sample(metrics)
+    return _KINDS[benchmark.kind].sample(benchmark, metrics)
 
 
 def to_units(benchmark: Benchmark, samples: Sequence[Sample]) -> Units:
@@ -81,7 +81,8 @@ def scores(
         value = math.fsum(parts) * metric.scale if parts else ours
         if value is None:
             continue  # MME without a cognition category: there is nothing to report
-        if ours is not None and not math.isclose(value, ours, rel_tol=1e-9, abs_tol=1e-9):
+        near = max(1e-9, metric.rounded * metric.scale)
+        if ours is not None and not math.isclose(value, ours, rel_tol=1e-9, abs_tol=near):
             raise RuntimeError(
                 f"{benchmark.name}: {metric.name} is {value} by lmms-eval and {ours} from its samples; "
                 "the interval would be of another number"
@@ -140,7 +141,7 @@ def _interval(benchmark: Benchmark, units: Units, metric: str, draws: Mapping[st
 class _Score:
     """How one kind of benchmark is scored."""
 
-    sample: Callable[[Mapping[str, Any]], Numbers]
+    sample: Callable[[Benchmark, Mapping[str, Any]], Numbers]
     statistics: Callable[[Units], dict[str, Statistic]]
     unit: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]] = lambda rows: rows[0]
     shares: Mapping[str, str] = field(default_factory=dict)  # metric: the column whose mean in percent it is
@@ -171,11 +172,34 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def _means(*columns: str) -> Callable[[Units], dict[str, Statistic]]:
-    """Metrics that are the means of columns, whose names they have."""
-    return lambda units: {column: _mean_of(column) for column in columns}
+    """Metrics that are the means of columns, whose names they have; of all columns where none is named."""
+    return lambda units: {column: _mean_of(column) for column in columns or units.columns}
 
 
-def _yes_no_sample(metrics: Mapping[str, Any]) -> Numbers:
+def _match_sample(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
+    (name,) = benchmark.primary.harness
+    return None, "", {benchmark.primary.name: float(metrics[name])}
+
+
+def _strata_sample(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
+    (name,) = benchmark.primary.harness
+    entry = metrics[name]
+    return None, str(entry[benchmark.stratum]), {benchmark.primary.name: float(entry["score"])}
+
+
+def _strata_statistics(units: Units) -> dict[str, Statistic]:
+    (name,) = units.columns
+    return {name: lambda means: means[name].mean(-1)}
+
+
+def _exam_sample(benchmark: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
+    from lmms_eval.tasks.mmmu.utils import evaluate_mmmu
+
+    _, found = evaluate_mmmu([metrics["mmmu_acc"]])
+    return None, "", {"accuracy": float(found["acc"])}
+
+
+def _yes_no_sample(_: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
     entry = metrics["pope_accuracy"]
     said, truth = entry["prediction"], entry["ground_truth"]
     numbers = {
@@ -206,7 +230,7 @@ def _yes_no_statistics(units: Units) -> dict[str, Statistic]:
     }
 
 
-def _circular_sample(metrics: Mapping[str, Any]) -> Numbers:
+def _circular_sample(_: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
     import pandas as pd
     from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
@@ -220,7 +244,7 @@ def _circular_unit(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return {"accuracy": min(row["accuracy"] for row in rows)}  # right in every rotation
 
 
-def _pairs_sample(metrics: Mapping[str, Any]) -> Numbers:
+def _pairs_sample(_: Benchmark, metrics: Mapping[str, Any]) -> Numbers:
     (entry,) = (metrics[name] for name in ("mme_perception_score", "mme_cognition_score") if name in metrics)
     return str(entry["question_id"]), str(entry["category"]), {"correct": float(entry["score"])}
 
@@ -243,12 +267,14 @@ def _pairs_statistics(units: Units) -> dict[str, Statistic]:
 
 _KINDS = {
     "match": _Score(
-        lambda metrics: (None, "", {"exact_match": float(metrics["exact_match"])}),
-        _means("exact_match"),
-        shares={"exact_match": "exact_match"},
+        _match_sample,
+        _means(),
+        shares={name: name for name in ("exact_match", "relaxed_accuracy", "anls")},
     ),
+    "strata": _Score(_strata_sample, _strata_statistics),
+    "exam": _Score(_exam_sample, _means("accuracy"), shares={"accuracy": "accuracy"}),
     "yes_no": _Score(_yes_no_sample, _yes_no_statistics, shares={"accuracy": "accuracy", "yes_ratio": "yes"}),
     "circular": _Score(_circular_sample, _means("accuracy"), _circular_unit, shares={"accuracy": "accuracy"}),
     "pairs": _Score(_pairs_sample, _pairs_statistics, _pairs_unit),
-    "caption": _Score(lambda metrics: (None, "", {}), _means("CIDEr", "ROUGE_L")),
+    "caption": _Score(lambda _, metrics: (None, "", {}), _means("CIDEr", "ROUGE_L")),
 }

@@ -16,8 +16,8 @@ from dyrate.speed.documents import METHODS, Documents, Timing, paths, read
 from dyrate.study import Study, StudyJob
 from dyrate.study.entries import NONE
 
-STEPS = {"caption": 20, "short": 4, "vqa": 4}
-"""Steps until the longest answer of a batch ends, by the benchmark's group: words, a sentence."""
+STEPS = {"caption": 20, "short": 4, "vqa": 4, "reasoning": 4096}
+"""Steps until the longest answer of a batch ends, by the benchmark's group: words, a sentence, the limit."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def table(found: Sequence[Estimate]) -> Iterator[str]:
     width = max((len(one.job.method.slug) for one in found), default=0)
     models = max((len(one.job.model.name) for one in found), default=0)
     for one in found:
-        hours = "     ?" if one.hours is None else f"{one.hours:6.1f}"
+        hours = "  not measured" if one.hours is None else f"{one.hours:6.1f} h"
         note = "" if one.measured or one.hours is None else "  as unpruned"
         head = f"{one.job.model.name:<{models}}  {one.job.method.slug:<{width}}  {one.job.key[2]:<8}"
-        yield f"{head} {one.rows:>8,} rows {hours} h{note}"
+        yield f"{head} {one.rows:>8,} rows {hours}{note}"
     total = sum(one.hours or 0 for one in found)
     unknown = sum(one.hours is None for one in found)
     less = f", and {unknown} evaluations of which nothing is known" if unknown else ""

@@ -25,7 +25,8 @@ _GIB = 2**30
 _BYTES = {"auto": 2, "float32": 4, "float16": 2, "bfloat16": 2}  # auto: of a GPU
 _TESTED = {"lmms-eval": "0.7.3", "pycocoevalcap": "1.2"}
 _PER_ROW = 600  # bytes in response log and answers; measured 480 on the testbed
-_LONGEST = 64  # new tokens of the benchmarks' longest answers
+_LONGEST = {"reasoning": 4096}  # new tokens of the longest answers by group of benchmarks
+_SHORT = 64  # of the others
 
 
 def packages() -> Iterator[Finding]:
@@ -124,10 +125,14 @@ def gpu(study: Study, gibibytes: float | None, elsewhere: bool = False) -> Itera
         beams = max(
             (decoding_spec(job.decoding)["num_beams"] for job in study.jobs if job.model == model), default=1
         )
-        weights, row = memory(shape, study.typed.dtype, model.bits)
+        asked = {name for job in study.jobs if job.model == model for name in job.method.benchmarks}
+        longest = max((_LONGEST.get(BENCHMARKS[name].group, _SHORT) for name in asked), default=_SHORT)
+        weights, row = memory(shape, study.typed.dtype, model.bits, longest)
         needed = weights + row * beams * study.typed.batch_size
         room = 0.95 * gibibytes * (1 if model.device_map is None else cards)
         what = f"about {needed:.0f} GiB at batch {study.typed.batch_size}"
+        if shape not in LLAVA.values():
+            what += f", were each prompt {PROMPT} tokens long: images may have more here"
         what += "" if model.bits is None else f", {model.bits} bits to a weight"
         what += "" if model.device_map is None else f", over {cards} GPU{'s' if cards > 1 else ''}"
         if needed <= room:
@@ -149,13 +154,15 @@ def _cure(model: Model, dtype: str) -> str:
     return ", or ".join(ways)
 
 
-def memory(shape: ModelShape, dtype: str, bits: int | None = None) -> tuple[float, float]:
+def memory(
+    shape: ModelShape, dtype: str, bits: int | None = None, new_tokens: int = _SHORT
+) -> tuple[float, float]:
     """GiB of the weights, those of linear layers with so many bits, and of each row of a batch."""
     vision = shape.vision
     layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.intermediate
     projector = vision.hidden * shape.text.hidden + shape.text.hidden**2
     numbers = shape.text.parameters + vision.layers * layer + projector
-    row = shape.text.layers * shape.text.kv_width * (PROMPT + _LONGEST)
+    row = shape.text.layers * shape.text.kv_width * (PROMPT + new_tokens)
     # The layers of the language model alone get fewer.
     layers = shape.text.parameters - 2 * shape.text.vocabulary * shape.text.hidden
     whole = numbers if bits is None else numbers - layers

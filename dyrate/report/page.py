@@ -19,7 +19,7 @@ from dyrate.analysis.missing import Missing
 from dyrate.analysis.predictor_settings import choices
 from dyrate.analysis.ranking import GROUPS as RANKED_GROUPS
 from dyrate.analysis.summary import lines
-from dyrate.analysis.tables import heading
+from dyrate.analysis.tables import heading, of_paper
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import breakdowns, figures, provenance, ranking, steps
@@ -168,6 +168,7 @@ class _Report:
         return {
             "attention.html": lambda: bool(self.attention or self.learned or self.rates or self.maps),
             "budget.html": lambda: bool(self.contents.standings or self.contents.rankings),
+            "audit.html": lambda: of_paper(self.study),
             "samples.html": lambda: self.browser is not None,
         }.get(file, lambda: True)()
 
@@ -194,10 +195,10 @@ class _Report:
     def results(self) -> dict[str, Any]:
         main, benchmarks = self.main, self.study.benchmarks
         models = list(dict.fromkeys(m.reference for m in main))
-        questions, captions = (
-            [name for name in benchmarks if (BENCHMARKS[name].group == "caption") == caption]
-            for caption in (False, True)
+        questions, spelt = (
+            [name for name in benchmarks if BENCHMARKS[name].long == long] for long in (False, True)
         )
+        captions = all(BENCHMARKS[name].group == "caption" for name in spelt)
         return {
             "tables": [table for table in self.contents.tables if table.measured],
             "left_out": [table for table in self.contents.tables if not table.measured],
@@ -216,7 +217,7 @@ class _Report:
                 (f"{title}, {model}", picture)
                 for title, names, phase in (
                     ("Questions and short answers", questions, "prefill"),
-                    ("Captions", captions, "decode"),
+                    ("Captions" if captions else "Captions and answers step by step", spelt, "decode"),
                 )
                 for model in models
                 if (picture := figures.tradeoff(model, main, names, phase, self.looks))
@@ -224,7 +225,7 @@ class _Report:
             "marks": figures.legend(main, self.looks),
             "layers": [
                 (f"{phase}, {model}", picture)
-                for phase, names in (("Prefill", questions), ("Decode", captions))
+                for phase, names in (("Prefill", questions), ("Decode", spelt))
                 for model in models
                 if (picture := breakdowns.layers(model, main, names, phase.lower(), self.looks))
             ],
@@ -286,6 +287,7 @@ def _context(study: Study, measurements: Sequence[Measurement], missing: Sequenc
         "models": list(dict.fromkeys(m.model for m in measurements)),
         "references": list(dict.fromkeys(m.reference for m in measurements)),
         "heading": heading,
+        "of_paper": of_paper(study),
         "family": family,
         "many_decodings": len({m.decoding for m in measurements if m.group == "main"}) > 1,
         "config": yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True),

@@ -38,6 +38,9 @@ def problems(plan: Plan) -> Iterator[str]:
     yield from _methods(plan)
     if plan.tasks not in SOURCES and not Path(plan.tasks).is_dir():
         yield f"tasks: {plan.tasks!r} is no folder and none of {', '.join(SOURCES)}"
+    if plan.tasks == "testbed":
+        without = [name for name in plan.benchmarks if name in BENCHMARKS and not BENCHMARKS[name].testbed]
+        yield from (f"benchmarks: the testbed has no rows of {name!r}; the hub has" for name in without)
     if plan.tasks == "testbed" and any(cut.samples is None for cut in plan.cuts.values()):
         yield "samples: null takes all, but the testbed draws as many as it is asked for: give a number"
 

@@ -86,12 +86,12 @@ def _benchmarks(job: TrainingQuestions) -> tuple[KnownPictures, dict[str, dict[s
                 "tells. Make it readable, or give a file of your own as the study's `training`"
             ) from error
         counted: Counter[str] = Counter()
-        for row, data in enumerate(tqdm(pictures_of(loaded), desc=benchmark.name, mininterval=20)):
+        for row, data in tqdm(pictures_of(loaded), desc=benchmark.name, mininterval=20):
             counted[known.add(data, benchmark.name, f"{loaded.name}, row {row}")] += 1
         checked[benchmark.name] = {
             "task": loaded.name,
             "data": loaded.data_hash,
-            "rows": counted.total(),
+            "rows": len(loaded.rows),
             "images": len(counted),
         }
     return known, checked

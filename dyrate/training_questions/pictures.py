@@ -90,10 +90,13 @@ def outline_of(data: bytes, where: str) -> NDArray[np.float32]:
     return np.asarray(differences / length if length else differences, np.float32)
 
 
-def pictures_of(loaded: Any) -> Iterator[bytes]:
-    """Yield the encoded picture of each row of a benchmark's split (`harness_tasks.LoadedTask`)."""
+def pictures_of(loaded: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield the encoded pictures of a benchmark's split (`harness_tasks.LoadedTask`), each with its row."""
     from datasets import Image
 
-    rows = loaded.task.dataset[loaded.task.config.test_split].select_columns(["image"])
-    for row in rows.cast_column("image", Image(decode=False)):
-        yield row["image"]["bytes"]
+    columns = loaded.benchmark.images
+    rows = loaded.task.dataset[loaded.task.config.test_split].select_columns([*columns])
+    for column in columns:
+        rows = rows.cast_column(column, Image(decode=False))
+    for row, pictures in enumerate(rows):
+        yield from ((row, picture["bytes"]) for picture in pictures.values() if picture is not None)

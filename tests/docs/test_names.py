@@ -98,9 +98,7 @@ def test_printed_commands_are_ones_that_the_programs_take(
 ) -> None:
     monkeypatch.chdir(ROOT)
     for command in printed(page):
-        if (
-            "my_methods/" not in shlex.join(command) and "realworldqa" not in command
-        ):  # which a page makes first
+        if "my_methods/" not in shlex.join(command) and "okvqa" not in command:  # which a page makes first
             check(command)
 
 

@@ -1,10 +1,13 @@
-"""A tiny random LLaVA with its processor, and eleven tiny benchmarks in the hub's schema."""
+"""A tiny random LLaVA with its processor, and tiny benchmarks in the hub's schema."""
 
 from pathlib import Path
 
+import lmms_eval.tasks
 import numpy as np
 import torch
-from datasets import Dataset, Image
+import yaml
+from datasets import Dataset, Features, Image, Sequence, Value
+from lmms_eval.utils import load_yaml_config
 from PIL import Image as PILImage
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -21,6 +24,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+
+from dyrate.evaluation.benchmarks import BENCHMARKS
 
 SIZE, PATCH, LAYERS = 28, 14, 2
 VISUAL = (SIZE // PATCH) ** 2
@@ -182,14 +187,141 @@ def _rows(benchmark: str, count: int) -> list[dict]:
                 {"question_id": f"val_{i:04d}.jpg", "id": i, "answer": _texts(f"{i}th", 5)}
                 for i in range(count)
             ]
+        case "chartqa":
+            return [
+                {
+                    "type": f"{('human', 'augmented')[i % 2]}_test",
+                    "question": f"How many {i}?",
+                    "answer": str(i),
+                }
+                for i in range(count)
+            ]
+        case "docvqa" | "infovqa":
+            return [
+                {
+                    "questionId": str(i),
+                    "question": f"What is {i}?",
+                    "answers": [answers[i], f"the {answers[i]}"],
+                }
+                for i in range(count)
+            ]
+        case "realworldqa":
+            return [{"question": f"Which, {i}?", "answer": ("A", "7")[i % 2]} for i in range(count)]
+        case "mmstar":
+            return [
+                {
+                    "index": i,
+                    "question": f"Which, {i}? Options: A: one, B: two, C: three, D: four",
+                    "answer": "ABCD"[i % 4],
+                    "category": ("math", "instance reasoning")[i // 4 % 2],
+                    "l2_category": ("geometry", "single-instance reasoning")[i // 4 % 2],
+                }
+                for i in range(count)
+            ]
+        case "mmmu":
+            return [_mmmu(i) for i in range(count)]
+        case "visualpuzzles":
+            return [
+                {
+                    "id": i,
+                    "category": "Spatial",
+                    "question": f"Which, {i}?",
+                    "options": None if i % 3 == 2 else ["one", "two", "three", "four"],
+                    "answer": "ABCD"[i % 4],
+                }
+                for i in range(count)
+            ]
     raise ValueError(benchmark)
+
+
+def _mmmu(index: int) -> dict:
+    """A question about one image or two; one of four is about those in its options, one is open."""
+    kind = index % 4
+    question = f"What is {index}? <image 1>" + " or <image 2>" * (kind == 1)
+    chosen = "['one', 'two', 'three']" if kind != 2 else "['<image 1>', '<image 2>']"
+    return {
+        "id": f"validation_{('Art', 'Basic_Medical_Science')[index % 2]}_{index}",
+        "question": "Which?" if kind == 2 else question,
+        "options": "[]" if kind == 3 else chosen,
+        "explanation": "",
+        **{f"image_{n}": _image(10 * index + n) if n <= 1 + (kind in (1, 2)) else None for n in range(1, 8)},
+        "img_type": "['Photographs']",
+        "answer": "three" if kind == 3 else "B",
+        "topic_difficulty": ("Easy", "Hard")[index % 2],
+        "question_type": "open" if kind == 3 else "multiple-choice",
+        "subfield": "Drawing",
+    }
+
+
+_TEXT, _WHOLE, _PICTURE = Value("string"), Value("int64"), Image()
+_LIST = Sequence(_TEXT)
+HUB_COLUMNS = {
+    "chartqa": {"type": _TEXT, "question": _TEXT, "answer": _TEXT, "image": _PICTURE},
+    "docvqa": {
+        **dict.fromkeys(("questionId", "question"), _TEXT),
+        "question_types": _LIST,
+        "image": _PICTURE,
+        "docId": _WHOLE,
+        **dict.fromkeys(("ucsf_document_id", "ucsf_document_page_no"), _TEXT),
+        "answers": _LIST,
+        "data_split": _TEXT,
+    },
+    "infovqa": {
+        **dict.fromkeys(("questionId", "question"), _TEXT),
+        **dict.fromkeys(("answers", "answer_type"), _LIST),
+        "image": _PICTURE,
+        "image_url": _TEXT,
+        "operation/reasoning": _LIST,
+        **dict.fromkeys(("ocr", "data_split"), _TEXT),
+    },
+    "realworldqa": {"image": _PICTURE, **dict.fromkeys(("image_path", "question", "answer"), _TEXT)},
+    "mmstar": {
+        "index": _WHOLE,
+        "question": _TEXT,
+        "image": _PICTURE,
+        **dict.fromkeys(("answer", "category", "l2_category"), _TEXT),
+        "meta_info": {"source": _TEXT, "split": _TEXT, "image_path": _TEXT},
+    },
+    "mmmu": {
+        **dict.fromkeys(("id", "question", "options", "explanation"), _TEXT),
+        **{f"image_{number}": _PICTURE for number in range(1, 8)},
+        **dict.fromkeys(("img_type", "answer", "topic_difficulty", "question_type", "subfield"), _TEXT),
+    },
+    "visualpuzzles": {
+        "id": _WHOLE,
+        **dict.fromkeys(("category", "question"), _TEXT),
+        "options": _LIST,
+        "answer": _TEXT,
+        "image": _PICTURE,
+    },
+}
+"""Of benchmarks that the testbed does not have, the columns of their data sets; lmms-eval reads some."""
+
+
+def save_task(folder: Path, benchmark: str, new_tokens: int | None = None) -> Path:
+    """Write lmms-eval's own task file, but for where the rows come from, which is the folder's parquet file,
+    and for how long answers may be, if that is given.
+    """
+    known = BENCHMARKS[benchmark]
+    source = Path(lmms_eval.tasks.__file__).parent / known.hub_folder / f"{known.hub_task}.yaml"
+    split = load_yaml_config(str(source), mode="simple")["test_split"]
+    local = {"dataset_name": None, "dataset_kwargs": {"data_files": {split: f"{benchmark}.parquet"}}}
+    text = {"include": str(source), "task": known.hub_task, "dataset_path": "parquet", **local}
+    if new_tokens is not None:
+        text["generation_kwargs"] = {"max_new_tokens": new_tokens}
+    path = folder / f"{known.hub_task}.yaml"
+    path.write_text(yaml.safe_dump(text))
+    return path
 
 
 def make_benchmark(folder: Path, benchmark: str, count: int) -> Path:
     rows = _rows(benchmark, count)
     pictures = [_image(index // 2 if benchmark == "mme" else index) for index in range(len(rows))]
-    data = Dataset.from_list([{**row, "image": picture} for row, picture in zip(rows, pictures, strict=True)])
-    assert isinstance(data.features["image"], Image) or data.cast_column("image", Image())
+    columns = HUB_COLUMNS.get(benchmark)
+    rows = [{"image": picture} | row for row, picture in zip(rows, pictures, strict=True)]
+    if columns is not None:
+        rows = [{name: row.get(name) for name in columns} for row in rows]
+    data = Dataset.from_list(rows, features=columns and Features(columns))
     path = folder / f"{benchmark}.parquet"
     data.to_parquet(path)
     return path

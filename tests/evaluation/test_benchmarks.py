@@ -14,7 +14,9 @@ from dyrate.evaluation.benchmarks import BENCHMARKS, Benchmark, select
 
 OURS = Path(dyrate.evaluation.__file__).parent / "tasks"
 THEIRS = Path(lmms_eval.tasks.__file__).parent
+LOCAL = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.testbed}
 ALL = pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+ALL_LOCAL = pytest.mark.parametrize("benchmark", LOCAL.values(), ids=LOCAL)
 
 
 def _hub(benchmark: Benchmark) -> dict:
@@ -25,7 +27,7 @@ def _local(benchmark: Benchmark) -> dict:
     return load_yaml_config(str(OURS / f"{benchmark.name}.yaml"), mode="full")
 
 
-@ALL
+@ALL_LOCAL
 def test_a_local_task_asks_and_scores_as_the_hub_task(benchmark: Benchmark) -> None:
     hub, local = _hub(benchmark), _local(benchmark)
     assert hub["task"] == benchmark.hub_task
@@ -42,7 +44,7 @@ def test_a_local_task_asks_and_scores_as_the_hub_task(benchmark: Benchmark) -> N
         assert getattr(ours, "__name__", ours) == getattr(expected, "__name__", expected)
 
 
-@ALL
+@ALL_LOCAL
 def test_new_tokens_differ_from_the_hub_task_only_where_an_answer_needs_fewer(benchmark: Benchmark) -> None:
     theirs = _hub(benchmark)["generation_kwargs"].get("max_new_tokens")
     ours = _local(benchmark)["generation_kwargs"]["max_new_tokens"]
@@ -53,9 +55,21 @@ def test_new_tokens_differ_from_the_hub_task_only_where_an_answer_needs_fewer(be
 
 @ALL
 def test_every_harness_metric_is_one_that_the_tasks_report(benchmark: Benchmark) -> None:
-    for task in (_hub(benchmark), _local(benchmark)):
+    for task in (_hub(benchmark), *([_local(benchmark)] if benchmark.testbed else [])):
         reported = {entry["metric"] for entry in task["metric_list"]}
         assert {name for metric in benchmark.metrics for name in metric.harness} <= reported
+
+
+@ALL
+def test_nothing_is_scored_by_a_judge(benchmark: Benchmark) -> None:
+    names = {name for metric in benchmark.metrics for name in metric.harness}
+    asked = {entry["metric"]: entry["aggregation"] for entry in _hub(benchmark)["metric_list"]}
+    assert all("gpt" not in name or "static" in asked[name].__name__ for name in names)
+
+
+def test_the_testbed_has_the_papers_benchmarks_and_textvqa() -> None:
+    assert len(LOCAL) == 11
+    assert {path.stem for path in OURS.iterdir()} == set(LOCAL)
 
 
 def test_no_local_task_has_a_name_of_lmms_eval() -> None:

@@ -12,6 +12,7 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS, select
 from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.rows import _COLUMNS
+from tests.evaluation.stand_ins import save_task
 
 Rows = list[dict[str, Any]]
 Damage = Callable[[Rows], Any]
@@ -25,7 +26,15 @@ def _load(data: Path, folder: Path, benchmark: str, damage: Damage) -> None:
     left = [field for field in whole.schema if not rows or field.name in rows[0]]
     schema = pa.schema(left, whole.schema.metadata)
     parquet.write_table(pa.Table.from_pylist(rows, schema), folder / f"{benchmark}.parquet")
-    load_tasks(select([benchmark]), "testbed", folder, None)
+    local = BENCHMARKS[benchmark].testbed
+    if not local:
+        save_task(folder, benchmark)
+    load_tasks(select([benchmark]), "testbed" if local else str(folder), folder, None)
+
+
+def _task(benchmark: str) -> str:
+    known = BENCHMARKS[benchmark]
+    return known.testbed_task if known.testbed else known.hub_task
 
 
 def _set(column: str, value: Any, row: int = 1) -> Damage:
@@ -34,8 +43,8 @@ def _set(column: str, value: Any, row: int = 1) -> Damage:
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_every_column_is_needed(benchmark: str, data: Path, tmp_path: Path) -> None:
-    for column in [*_COLUMNS[benchmark], "image"]:
-        with pytest.raises(DyrateError, match=rf"task {benchmark}_testbed .*column '{column}'"):
+    for column in [*_COLUMNS[benchmark], *BENCHMARKS[benchmark].images]:
+        with pytest.raises(DyrateError, match=rf"task {_task(benchmark)} .*column '{column}'"):
             _load(data, tmp_path, benchmark, lambda rows, name=column: [row.pop(name) for row in rows])
 
 
@@ -77,6 +86,28 @@ def test_every_column_is_needed(benchmark: str, data: Path, tmp_path: Path) -> N
         ("flickr30k", _set("caption", ["a dog", None]), "column 'caption'"),
         ("coco2017", _set("question_id", "val_0.png"), "another image than row 0's"),
         ("coco2017", _set("question_id", "a dog"), "a file name that ends in a number"),
+        ("chartqa", _set("answer", ""), "row 1, column 'answer': ''; it should be a text that is not empty"),
+        ("docvqa", _set("answers", []), r"row 1, column 'answers': \[\]; it should be a list of texts"),
+        ("infovqa", _set("answers", [""]), "column 'answers': .*not all of them empty"),
+        ("realworldqa", _set("image", None), "row 1, column 'image': None holds no bytes of an image"),
+        ("mmstar", _set("answer", "E"), "row 1, column 'answer': 'E'; it should be one of A, B, C, D"),
+        ("mmstar", _set("l2_category", None), "row 1, column 'l2_category': None"),
+        ("mmmu", _set("answer", "D", 0), "row 0, column 'answer': 'D'; it should be one of A, B, C"),
+        ("mmmu", _set("options", "['one", 0), "row 0, column 'options': .*two or more texts, written as a"),
+        ("mmmu", _set("question_type", "essay"), "'essay'; it should be multiple-choice or open"),
+        ("mmmu", _set("id", "Art"), "column 'id': 'Art'; it should be a split, a subject and a number"),
+        ("mmmu", _set("image_2", None), "row 1, column 'image_2': None holds no bytes of an image"),
+        (
+            "mmmu",
+            _set("question", "<image 9>"),
+            "column 'question': '<image 9>.*images from <image 1>",
+        ),
+        (
+            "visualpuzzles",
+            _set("options", ["a"] * 3),
+            "column 'options': .*a list of four texts, or null",
+        ),
+        ("visualpuzzles", _set("answer", "E"), "row 1, column 'answer': 'E'; it should be one of A, B, C, D"),
         ("gqa", _set("image", None), "row 1, column 'image': None holds no bytes of an image"),
         (
             "gqa",
@@ -90,7 +121,7 @@ def test_every_column_is_needed(benchmark: str, data: Path, tmp_path: Path) -> N
 def test_an_unfit_row_is_named(
     benchmark: str, damage: Damage, message: str, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DyrateError, match=rf"task {benchmark}_testbed .*{message}") as error:
+    with pytest.raises(DyrateError, match=rf"task {_task(benchmark)} .*{message}") as error:
         _load(data, tmp_path, benchmark, damage)
     assert "\n" not in str(error.value)
 
@@ -102,6 +133,9 @@ def test_an_unfit_row_is_named(
         ("pope", _set("answer", "Yes")),
         ("mme", _set("answer", "Yes.", 0)),
         ("mmb", _set("hint", None)),
+        ("mmmu", _set("options", "[]", 3)),
+        ("mmmu", _set("question", "Which?", 0)),
+        ("visualpuzzles", _set("answer", "b")),
         ("mmb", lambda rows: [rows.pop() for _ in range(3)] and [row.update(D="nan") for row in rows]),
     ],
 )

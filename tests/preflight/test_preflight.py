@@ -1,6 +1,7 @@
 """What a preflight finds, and its hours: on a study of stand-ins, and on the paper's own config."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,55 @@ def test_a_shape_that_nobody_timed_has_no_hours(paper: Study) -> None:
     found = [*estimates(study, Times.recorded())]
     assert [one.hours for one in found] == [None]
     assert "of which nothing is known" in [*estimate.table(found)][-1]
+
+
+def test_of_the_modern_study_each_line_says_what_is_missing(
+    paper: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert main(["preflight", "--configfile", "config/modern.yaml", "--gpu-memory", "80"]) == 1
+    shown = capsys.readouterr().out
+    study = Study.read(REPOSITORY / "config/modern.yaml")
+    for name in (
+        *(f"data {one}" for one in study.benchmarks),
+        *(f"model {one.name}" for one in study.models),
+    ):
+        assert any(line.startswith(f"fails  {name} ") for line in shown.splitlines()), name
+    assert shown.count("its sizes are not known") == len(study.models)
+    assert shown.count("rows   not measured") == len(study.jobs)
+
+
+def test_a_data_set_of_several_configurations_is_looked_at_in_the_one_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    docs, graphics = (make_benchmark(tmp_path, name, 12).read_bytes() for name in ("docvqa", "infovqa"))
+    readme = card({"DocVQA": {"validation": "d/*"}, "InfographicVQA": {"validation": "i/v*", "test": "i/t*"}})
+    files = {"d/v.parquet": docs, "i/v.parquet": graphics, "i/t.parquet": bytes(5000), "README.md": readme}
+    model = {"name": "tiny", "path": str(tmp_path)}
+    with playing(tmp_path, monkeypatch) as served:
+        served.add(Repo("dataset", "lmms-lab-encoder/DocVQA", files))
+        looked = hub.look(small(benchmarks=["docvqa", "infovqa"], models=[model], methods=[{"name": "none"}]))
+    assert [(one.finding.what, one.data) for one in looked] == [
+        ("data docvqa", len(docs)),
+        ("data infovqa", len(graphics)),
+    ]
+
+
+def test_long_answers_need_memory_and_prompts_that_may_be_longer_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "shape_of", lambda model: SHAPE)
+    SHAPE = replace(LLAVA["LLaVA-1.5-7B"], text=replace(LLAVA["LLaVA-1.5-7B"].text, kv_heads=8))
+
+    def needed(*benchmarks: str) -> tuple[int, str]:
+        found = only(here.gpu(small(benchmarks=[*benchmarks]), 80), "ok")["GPU memory: seven"].found
+        return int(found.split()[1]), found
+
+    short, told = needed("mmmu")
+    assert "were each prompt 640 tokens long" in told
+    assert short + 5 < needed("mmmu", "visualpuzzles")[0]
 
 
 def test_rows_are_those_of_the_cuts() -> None:

@@ -230,11 +230,11 @@ def answers(job: StudyJob, study: Study) -> dict[str, list[Sample]]:
             sample = Sample(
                 doc_id=doc,
                 unit=str(doc // {"circular": 4, "pairs": 2}.get(kind, 1)),
-                stratum="color" if kind == "pairs" else "",
+                stratum={"pairs": "color", "strata": ("geometry", "localization")[doc % 2]}.get(kind, ""),
                 prompt=f"{question}\nAnswer the question using a single word or phrase.",
                 answer=reference if right else " ".join(reversed(reference.split())) + " maroon",
                 references=[reference],
-                scores=sample_scores(kind, right),
+                scores=sample_scores(kind, right, BENCHMARKS[name].primary.name),
                 category={
                     "yes_no": ("adversarial", "popular")[doc % 2],
                     "circular": f"ability {doc // 4}",
@@ -244,11 +244,13 @@ def answers(job: StudyJob, study: Study) -> dict[str, list[Sample]]:
     return found
 
 
-def sample_scores(kind: str, right: bool) -> dict[str, float]:
+def sample_scores(kind: str, right: bool, primary: str = "exact_match") -> dict[str, float]:
     """What the scoring of that kind of benchmark keeps of a sample."""
     one = float(right)
     return {
-        "match": {"exact_match": one},
+        "match": {primary: one},
+        "strata": {"accuracy": one},
+        "exam": {"accuracy": one},
         "yes_no": {"accuracy": one, "yes": one, "hit": one, "miss": 1 - one},
         "circular": {"accuracy": one},
         "pairs": {"correct": one},
