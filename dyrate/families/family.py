@@ -36,8 +36,10 @@ class Family:
     answer_cue: ClassVar[str] = "ASSISTANT:"
     """What stands between a question and its answer in the family's own prompts."""
 
-    tower: Tower | None = None
-    """The vision tower, where each visual token is a patch of it."""
+    tower: Tower
+    """The vision tower, for methods that read or change it."""
+    patchwise: ClassVar[bool] = False
+    """Whether each visual token is one of its patches."""
     taps: int = 0
     """First decoder layers after each of which features of the image are added."""
 
@@ -76,11 +78,11 @@ class Family:
         return cos, sin
 
     def patches(self, label: str) -> Tower:
-        """Return the tower for a method that works on it, named by `label`.
+        """Return the tower for a method that changes it, named by `label`.
 
         Raises `DyrateError` where visual tokens are not its patches, one by one.
         """
-        if self.tower is None:
+        if not self.patchwise:
             raise DyrateError(
                 f"{label} works on the vision encoder's patches, and a visual token of {self.name} is "
                 f"{self.token}"
@@ -151,6 +153,13 @@ class Family:
         column. An image that is given whole and in tiles is several pictures, numbered from 0.
 
         Row and column are -1 for a class token, the column for a newline, which ends its row.
+        """
+        raise NotImplementedError
+
+    def sources(self, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Tensor]:
+        """Return of each image, of so many tokens, what made them: LongTensor [n, 1 + patches], on the CPU,
+        of the picture that the tower saw, numbered over all images, and of the tower's tokens; -1 for a
+        newline.
         """
         raise NotImplementedError
 
