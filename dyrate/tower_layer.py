@@ -150,12 +150,14 @@ class TowerLayer:
         found = []
         for query, key, of in self._seen:
             heads, count = key.shape[1:3]
-            keys, total = key.float().transpose(-1, -2), 0
-            for rows in query.float().split(_AT_ONCE, dim=2) if received else [query[:, :, :1].float()]:
+            asking, keys = (query if received else query[:, :, :1]).float(), key.float().transpose(-1, -2)
+            sums = []
+            for rows in torch.split(asking, _AT_ONCE, dim=2):
                 logits = rows @ keys
                 if joint:  # scaled for one of the heads
                     logits = logits.sum(dim=1, keepdim=True) / heads**0.5
-                total = total + logits.softmax(dim=-1).sum(dim=2)
+                sums.append(logits.softmax(dim=-1).sum(dim=2))
+            total = torch.stack(sums).sum(dim=0)
             found.append((total / (of if received else 1)).transpose(1, 2))
             self._tokens.count_macs(key.numel() * (count if received else 1))
         return self._by_token(found)

@@ -83,6 +83,12 @@ class InternVL(Family):
         """Return the square of each tile."""
         return [raster(isqrt(len(tile)), isqrt(len(tile))) for tile in features]
 
+    def shown(self, places: Sequence[Tensor]) -> Tensor:
+        """Return those of the last tile, which is the whole image."""
+        tokens = torch.cat(list(places))[:, 1:].clone()
+        tokens[: len(tokens) - len(places[-1])] = -1
+        return tokens
+
     def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
         """Return those of the tower and the projector on all tiles."""
         tower, config = self.encoder_owner.vision_tower, self.encoder_owner.config

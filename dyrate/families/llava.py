@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel
@@ -21,7 +20,6 @@ class Llava(Family):
     name = "llava"
     models = ("LlavaForConditionalGeneration",)
     inputs = ("pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy")
-    patchwise = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -39,16 +37,6 @@ class Llava(Family):
         """Return the pixels of each image, but for a tower that packs images of several sizes."""
         known = self.tower.ordered or self.tower.connector is not None or len(features) == 1
         return super().images(inputs, features) if known else None
-
-    def sources(self, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Tensor]:
-        """Return one patch for each token, behind those that are cropped."""
-        found, start = [], 0
-        for image, count in enumerate(tokens):
-            start += self.tower.cropped
-            index = torch.arange(start, start + count)
-            found.append(torch.stack([torch.full_like(index, image), index], dim=1))
-            start += count
-        return found
 
     def places(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
         """Return the grid that a connector made of each image's patches, if it is one."""

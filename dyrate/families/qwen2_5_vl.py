@@ -117,7 +117,7 @@ class Qwen25VL(Family):
         first = index.argsort()[:, None] * self.tower.patches
         images = torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens))
         found = torch.cat([images[:, None], first + torch.arange(self.tower.patches)], dim=1)
-        return list(found.split(list(tokens)))
+        return list(torch.split(found, list(tokens)))
 
     def _encoder(self, owner: Any) -> nn.Module:
         encoder: nn.Module = owner.visual
@@ -136,6 +136,13 @@ class Qwen25VL(Family):
                 f"mm_token_type_ids is missing, without which images of {self.name} get positions of text: "
                 "pass on all that the processor makes (1 for image tokens, 0 for text)"
             )
+
+    def positions(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """Return those of text, of time, rows and columns, [4, batch, columns], and leave none behind."""
+        before = self.encoder_owner.rope_deltas
+        found: Tensor = model._prepare_position_ids_for_generation(inputs["input_ids"], {**inputs})
+        self.encoder_owner.rope_deltas = before
+        return found
 
     def images(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> list[Tensor]:
         """Return the patches of each image."""

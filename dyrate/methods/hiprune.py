@@ -10,7 +10,7 @@ from torch import Tensor
 from dyrate.methods.budget import RateOrBudget
 from dyrate.methods.images import Choice, Images, finite, reduced
 from dyrate.methods.positions import positions_of
-from dyrate.needs import Positions
+from dyrate.needs import Positions, TowerPlace
 from dyrate.ranking import kept_counts, top
 from dyrate.reduction import Kept, Needs, PrefillView, hyperparameter
 
@@ -73,10 +73,13 @@ class HiPrune(RateOrBudget):
 
     def prefill(self, view: PrefillView) -> Tensor | Kept:
         """Read both layers."""
-        layers = ("the object layer", self.object_layer), ("the projected layer", "projected")
+        layers: dict[str, TowerPlace] = {
+            "the object layer": self.object_layer,
+            "the projected layer": "projected",
+        }
         middle, deep = (
-            finite(view, f"attention received in {name}", view.tower(layer).received_attention.mean(dim=1))
-            for name, layer in layers
+            finite(view, f"attention received in {name}", view.tower(at).received_attention.mean(dim=1))
+            for name, at in layers.items()
         )
         return reduced(view, partial(self._of_size, middle=middle, deep=deep))
 

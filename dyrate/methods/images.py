@@ -49,8 +49,8 @@ class Images:
         (index,) = (pictures >= 0).nonzero(as_tuple=True)
         row = index // view.present.shape[1]
         number = row * (pictures.max() + 1) + pictures[index]
-        counts = number.unique(return_counts=True)[1].tolist()
-        each = index[number.argsort(stable=True)].split(counts)
+        counts = [count for count in torch.bincount(number).tolist() if count]
+        each = torch.split(index[number.argsort(stable=True)], counts)
         return [
             cls(view, torch.stack([own for own in each if len(own) == size])) for size in sorted({*counts})
         ]

@@ -69,12 +69,13 @@ class PruMerge(ReductionMethod):
     def prefill(self, view: PrefillView) -> Tensor | Kept:
         """Read the tower."""
         behind = view.tower("behind")
-        read = {
-            "attention": finite(view, "attention", behind.joint_salience),
-            "keys": behind.keys.flatten(2),
-            "states": view.tower("projected").states,
-        }
-        return reduced(view, partial(self._of_size, **read))
+        choose = partial(
+            self._of_size,
+            attention=finite(view, "attention", behind.joint_salience),
+            keys=behind.keys.flatten(2),
+            states=view.tower("projected").states,
+        )
+        return reduced(view, choose)
 
     def _of_size(self, images: Images, attention: Tensor, keys: Tensor, states: Tensor) -> Choice:
         """Choose, merge, and project what was merged."""
