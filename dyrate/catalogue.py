@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 DEPTH = 32
 """Layers of the language model that entries are written for: LLaVA-1.5-7B's."""
+_PLACES = {
+    "projected": "the layer that the projector reads",
+    "behind": "the layer behind the one that the projector reads",
+}
 _QUERIES = {"last": "the newest token", "instruction": "the instruction", "all": "the whole prompt"}
 
 
@@ -98,8 +102,9 @@ class Entry:
         if needs.keys:
             found.append(f"keys, {_layers(needs.keys)}")
         for layer, parts in needs.tower.items():
-            which = f"at {layer} of the depth" if isinstance(layer, float) else str(layer)
-            found.append(f"vision tower, layer {which}: {', '.join(parts).replace('_', ' ')}")
+            which = f"layer at {layer} of the depth" if isinstance(layer, float) else f"layer {layer}"
+            which = _PLACES.get(str(layer), which)
+            found.append(f"vision tower, {which}: {', '.join(parts).replace('_', ' ')}")
         if needs.question:
             found.append("the question, by CLIP's text tower")
         if needs.compression_tokens:

@@ -1,7 +1,8 @@
 """What was encoded last, and which image makes which tokens of the prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class EncodedImages:
     """Returns where these stand in each image: LongTensor [places, 3], see `Family.places`."""
     homes: Sequence[Tensor]
     """For each image, the places that its features stand in (LongTensor [n], ascending)."""
+    inputs: Mapping[str, Any]
+    """The arguments of `get_image_features`."""
     patches: int = 0
     """Patches of each image that the encoder really saw, where all are of one size."""
     macs: int = 0
@@ -33,7 +36,9 @@ class EncodedImages:
     connector_macs: int = 0
     """Multiply-accumulates of another connector than the projector, for all of them."""
     hidden_states: Sequence[Tensor] | None = None
-    """FloatTensor [images, tokens, width]: each tower layer's input, then the last's output; if needed."""
+    """FloatTensor [pictures, tokens, width], or [tokens, width] of all of them: each tower layer's input,
+    then the last's output; if needed.
+    """
 
     def of_rows(self, image_tokens: Sequence[int]) -> list[range]:
         """Return the images of each row of a prompt with so many image tokens; rows may be copies of the

@@ -14,7 +14,17 @@ Queries = Literal["last", "instruction", "all"]
 """Whose attention: the newest token's, that of all instruction tokens, or that of the whole prompt."""
 DecodeMode = Literal["select", "evict"]
 Positions = Literal["original", "contiguous"]
-TowerPart = Literal["states", "keys", "class_attention", "joint_class_attention", "received_attention"]
+TowerPart = Literal[
+    "states",
+    "keys",
+    "class_attention",
+    "joint_class_attention",
+    "received_attention",
+    "salience",
+    "joint_salience",
+]
+TowerPlace = int | float | Literal["projected", "behind"]
+"""A layer of the vision tower: see `tower_layer`."""
 ClassName = Literal["sys", "img", "ins", "res", "cmp"]
 """A token class, or `cmp`: the compression tokens, whose text class is that of their place in the prompt."""
 
@@ -46,7 +56,7 @@ class Needs:
     """Layers whose keys are kept at prefill."""
     reported: int | None = None
     """The one of them whose class mass `run.steps` shows; by default the deepest."""
-    tower: Mapping[int | float, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
+    tower: Mapping[TowerPlace, tuple[TowerPart, ...]] = dataclasses.field(default_factory=dict)
     """Layers of the vision tower, as `tower_layer` reads them, and what to keep of each."""
     question: bool = False
     """Whether the text of each row's instruction is read."""
@@ -83,7 +93,7 @@ class _Words(Record):
     positions: Positions
     whole_rows: bool
     blocked: Annotated[frozenset[tuple[ClassName, ClassName]], Strict(False)]
-    tower: Mapping[int | float, Annotated[tuple[TowerPart, ...], Strict(False)]]
+    tower: Mapping[TowerPlace, Annotated[tuple[TowerPart, ...], Strict(False)]]
     compression_tokens: Annotated[tuple[int, ...], Strict(False)]
 
 
@@ -137,13 +147,22 @@ def checked(needs: Any, depth: int, what: str) -> Needs:
     return found
 
 
-def tower_layer(layer: int | float, depth: int) -> int | None:
+def tower_layer(layer: TowerPlace, depth: int, projected: int | None = None) -> int | None:
     """Return which of a vision tower's `depth` layers is meant, counted from 0; None if there is no such one.
 
     Negative numbers count from the end. A float is a share of the depth: 0.5 is the last layer of the first
-    half, the 12th of 24 (halves go to the even number).
+    half, the 12th of 24 (halves go to the even number). `projected` is the layer whose output the projector
+    reads, LLaVA-1.5's second-last, and `behind` the one that reads it, too; the last has none behind it, and
+    stands for that as well.
     """
-    number = round(layer * depth) - 1 if isinstance(layer, float) else layer if layer >= 0 else depth + layer
+    if isinstance(layer, str):
+        if projected is None:
+            return None
+        number = projected if layer == "projected" else min(projected + 1, depth - 1)
+    elif isinstance(layer, float):
+        number = round(layer * depth) - 1
+    else:
+        number = layer if layer >= 0 else depth + layer
     return number if 0 <= number < depth else None
 
 

@@ -1,4 +1,4 @@
-"""What is known of a batch of prompts while they are read: tokens, images, the tower's layers, questions."""
+"""What is known of a batch of prompts while they are read: tokens, images, questions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dyrate.encoded_images import EncodedImages
 from dyrate.errors import DyrateError
-from dyrate.families import Family, Tower
-from dyrate.needs import Needs, TowerPart, tower_layer
+from dyrate.families import Family
+from dyrate.needs import Needs, TowerPlace
 from dyrate.question_reader import QuestionReader
 from dyrate.tokens import TokenClass, TokenLayout
+from dyrate.tower_layer import SeenTokens, TowerLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,34 +65,48 @@ class Prompt:
         found[..., 0] -= found[:, :1, 0].clone()  # counted from each row's first one
         return found.masked_fill((tokens < 0)[..., None], -1).to(self.layout.visual_tokens.device)
 
-    def tower(self, layer: int | float) -> "TowerLayer":
+    def tower(self, layer: TowerPlace) -> TowerLayer:
         """Return a layer of the vision tower, as `needs` asks for it."""
         states = self.images.hidden_states
-        at = tower_layer(layer, len(self._tower.layers))
+        at = self.family.tower.layer(layer)
         if states is None or at is None:
             raise DyrateError(
                 f"{self.label}: layer {layer} of the vision tower was not kept: needs.tower must name it"
             )
-        return TowerLayer(self, at, states[at], states[at + 1])
+        return TowerLayer(self.seen, at, states[at], states[at + 1])
 
     def project(self, features: Tensor) -> Tensor:
         """Return features of the tower as the connector projects them; [B, n, width] -> [B, n, hidden].
 
         Raises `DyrateError` where the model projects another layer than those that the method asks for.
         """
-        tower = self._tower
+        tower = self.family.tower
         depth, right = len(tower.layers), tower.projected_layer
-        asked = {tower_layer(layer, depth) for layer, parts in self.needs.tower.items() if "states" in parts}
+        asked = {tower.layer(layer) for layer, parts in self.needs.tower.items() if "states" in parts}
         if right not in asked:
             named = ", ".join(str(layer) for layer in range(depth) if layer in asked) or "none"
             raise DyrateError(
                 f"{self.label} projects the vision tower's layer {named} of 0..{depth - 1}, and this model's "
                 f"projector reads another: vision_feature_layer={tower.feature_layer}"
             )
-        projected: Tensor = tower.projector(features).to(features.device)
+        projected = tower.project(features).to(features.device)
         weights = sum(weight.numel() for weight in tower.projector.parameters() if weight.dim() == 2)
         self.count_macs(features.shape[0] * features.shape[1] * weights)
         return projected
+
+    @cached_property
+    def seen(self) -> SeenTokens:
+        """What the tower saw, by visual token."""
+        tokens = self._tokens_of_images
+        sources = torch.cat(self.family.sources(self.images.inputs, self.images.places)).to(tokens.device)
+        return SeenTokens(
+            self.family.tower,
+            self.needs,
+            self.images.inputs,
+            sources[tokens.clamp_min(0)].masked_fill((tokens < 0)[..., None], -1),
+            self.count_macs,
+            self.beside_questions,
+        )
 
     @cached_property
     def questions(self) -> list[str]:
@@ -111,13 +126,9 @@ class Prompt:
 
     def beside_questions(self, states: Tensor) -> Tensor:
         """Return states of the tower [..., width] where CLIP has the question's features, [..., D]."""
-        found = self._known_reader.beside_features(self._tower.norm(states))
+        found = self._known_reader.beside_features(self.family.tower.norm(states))
         self.count_macs(states.numel() * found.shape[-1])
         return found
-
-    @property
-    def _tower(self) -> Tower:
-        return self.family.patches(self.label)
 
     @property
     def _known_reader(self) -> QuestionReader:
@@ -155,118 +166,3 @@ class Prompt:
     @cached_property
     def _tokens_of_images(self) -> Tensor:
         return self.images.tokens_of(self.layout, self.image_tokens)
-
-    def by_token(self, values: Tensor) -> Tensor:
-        """Return what an image's tokens hold [images, tokens, ...] by visual token [B, V, ...], 0 for none.
-
-        Of more tokens than the prompt has, the first ones (the class token) are left out.
-        """
-        rows = [values[image, values.shape[1] - places :] for image, places in enumerate(self.images.places)]
-        tokens = self._tokens_of_images
-        found = torch.cat(rows).to(tokens.device)[tokens.clamp_min(0)]
-        return found.masked_fill((tokens < 0).view(*tokens.shape, *[1] * (found.dim() - 2)), 0)
-
-    def by_image(self, values: Tensor) -> Tensor:
-        """Return what images hold [images, ...] by row [B, most images of a row, ...], 0 for none."""
-        rows = self.images.of_rows(self.image_tokens)
-        most = max(map(len, rows))
-        found = values.new_zeros(len(rows), most, *values.shape[1:], device=self._tokens_of_images.device)
-        for row, images in enumerate(rows):
-            found[row, : len(images)] = values[images.start : images.stop]
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class TowerLayer:
-    """What one layer of the vision tower holds of each visual token; B rows, V tokens, I images of a row.
-
-    It is computed when a method looks at it.
-    """
-
-    _prompt: Prompt
-    layer: int
-    before: Tensor
-    """FloatTensor [images, tokens, width]: the layer's input."""
-    after: Tensor
-    """Its output."""
-
-    @property
-    def states(self) -> Tensor:
-        """FloatTensor [B, V, width]: the layer's output, `hidden_states[layer + 1]` of transformers."""
-        self._check("states")
-        return self._prompt.by_token(self.after)
-
-    @property
-    def embeds(self) -> Tensor:
-        """FloatTensor [B, V, D]: that output in the space of `question_features`, in float32: after the
-        tower's last norm and CLIP's visual projection.
-        """
-        self._check("states")
-        return self._prompt.by_token(self._prompt.beside_questions(self.after))
-
-    @property
-    def class_states(self) -> Tensor:
-        """FloatTensor [B, I, width]: that of each image's class token."""
-        self._check("states", class_token=True)
-        return self._prompt.by_image(self.after[:, 0])
-
-    @property
-    def keys(self) -> Tensor:
-        """FloatTensor [B, V, heads, D]: its keys, before any scaling."""
-        self._check("keys")
-        return self._prompt.by_token(self._rows[1].transpose(1, 2))
-
-    @property
-    def class_attention(self) -> Tensor:
-        """FloatTensor [B, heads, V]: the class token's attention on each token, in float32; over all of an
-        image's tokens, itself included, it sums to 1.
-        """
-        self._check("class_attention", class_token=True)
-        query, key = self._rows
-        weights = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).softmax(dim=-1)[:, :, 0]
-        self._prompt.count_macs(key.numel())
-        return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
-
-    @property
-    def joint_class_attention(self) -> Tensor:
-        """FloatTensor [B, V]: the class token's attention on each token as it would be if all heads were one,
-        of the layer's whole width; in float32, and as a share of all of an image's tokens, itself included.
-        """
-        self._check("joint_class_attention", class_token=True)
-        query, key = self._rows
-        heads = key.shape[1]  # scaled for one of them
-        logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)).sum(dim=1)[:, 0] / heads**0.5
-        self._prompt.count_macs(key.numel())
-        return self._prompt.by_token(logits.softmax(dim=-1))
-
-    @property
-    def received_attention(self) -> Tensor:
-        """FloatTensor [B, heads, V]: attention on each token, in float32, mean over its image's queries."""
-        self._check("received_attention")
-        query, key = self._rows
-        weights = (query.float() @ key.float().transpose(-1, -2)).softmax(dim=-1).mean(dim=2)
-        self._prompt.count_macs(key.numel() * key.shape[2])
-        return self._prompt.by_token(weights.transpose(1, 2)).transpose(1, 2)
-
-    @cached_property
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        images, tokens, width = self.before.shape
-        self._prompt.count_macs(2 * images * tokens * width * width)
-        return self._prompt._tower.rows(self.layer, self.before)
-
-    def _check(self, part: TowerPart, *, class_token: bool = False) -> None:
-        tower, needs = self._prompt._tower, self._prompt.needs
-        depth = len(tower.layers)
-        asked = [
-            name
-            for layer, parts in needs.tower.items()
-            if tower_layer(layer, depth) == self.layer
-            for name in parts
-        ]
-        if part not in asked:
-            raise DyrateError(
-                f"needs asks for {', '.join(asked) or 'nothing'} of layer {self.layer} of the vision "
-                f"tower, not for {part}"
-            )
-        if class_token and not tower.class_tokens:
-            raise DyrateError(f"a vision tower of type {tower.kind!r} has no class token")

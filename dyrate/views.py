@@ -9,8 +9,10 @@ from torch import Tensor
 from dyrate.attention import Attention
 from dyrate.errors import DyrateError
 from dyrate.finite import witness
-from dyrate.prompt import Prompt, TowerLayer
+from dyrate.needs import TowerPlace
+from dyrate.prompt import Prompt
 from dyrate.token_set import TokenSet, gather_tokens
+from dyrate.tower_layer import TowerLayer
 
 
 class AttentionByLayer(Mapping[int, Attention]):
@@ -159,7 +161,14 @@ class PrefillView(View):
         """
         return self._prompt.grid
 
-    def tower(self, layer: int | float) -> TowerLayer:
+    @property
+    def pictures(self) -> Tensor:
+        """LongTensor [B, V]: which picture of its row the tower saw when it made a visual token, an image or
+        a tile, counted from 0; -1 for a newline and for no visual token.
+        """
+        return self._prompt.seen.pictures
+
+    def tower(self, layer: TowerPlace) -> TowerLayer:
         """Return what `needs` asked to keep of a layer of the vision tower, which is named as there."""
         return self._prompt.tower(layer)
 

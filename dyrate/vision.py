@@ -14,11 +14,11 @@ from torch.nn.functional import pad
 from dyrate.attention import FORWARD_KEYWORD
 from dyrate.encoded_images import EncodedImages
 from dyrate.errors import DyrateError
-from dyrate.families import Family, Tower
+from dyrate.families import Family
 from dyrate.families.tower import TOWERS
 from dyrate.hooks import eager, stand_in
 from dyrate.installation import Installation
-from dyrate.needs import Needs, tower_layer
+from dyrate.needs import Needs
 
 Grid = tuple[int, int]
 
@@ -41,9 +41,10 @@ class VisionHooks:
         """The features made of `images`."""
         self._attached = False
         """Whether a block is open: compiled code goes on calling the hooks that it was compiled with."""
-        tower, connector = family.tower, None if family.tower is None else family.tower.connector
+        tower, connector = family.tower, family.tower.connector
+        if parts.changes_features:
+            family.patches(label)
         if parts.changes_features or needs.tower:
-            tower = family.patches(label)
             if not tower.ordered:
                 raise DyrateError(
                     f"{label} works on the vision encoder; supported are {', '.join(TOWERS)}, not "
@@ -54,6 +55,11 @@ class VisionHooks:
                     f"{label} works on the vision encoder, and connector {connector.name} makes "
                     f"{connector.tokens} tokens of an image, none of which is that of a patch"
                 )
+            if needs.question and needs.tower and tower.kind != "clip_vision_model":
+                raise DyrateError(
+                    f"{label} compares what the vision tower has with the question, by CLIP's other half, "
+                    f"and the vision tower of {family.name} is {tower.kind!r}"
+                )
         tokens = connector.token if connector is not None and connector.appended else None
         if tokens is not None and tokens not in needs.compression_tokens:
             raise DyrateError(
@@ -62,11 +68,13 @@ class VisionHooks:
                 f"tokens alone: use the method voco with token {tokens}"
             )
         for layer, asked in needs.tower.items():
-            assert tower is not None
-            depth = len(tower.layers)
-            if tower_layer(layer, depth) is None:
-                which = f"layer at {layer} of its depth" if isinstance(layer, float) else f"layer {layer}"
-                raise DyrateError(f"{label}: the vision tower has {depth} layers, and no {which}")
+            if tower.layer(layer) is None:
+                which = f"layer {layer}"
+                if isinstance(layer, float):
+                    which = f"layer at {layer} of its depth"
+                elif isinstance(layer, str):
+                    which = f"one that the projector reads: vision_feature_layer={tower.feature_layer}"
+                raise DyrateError(f"{label}: the vision tower has {len(tower.layers)} layers, and no {which}")
             if {"class_attention", "joint_class_attention"} & {*asked} and not tower.class_tokens:
                 raise DyrateError(
                     f"{label} reads the attention of the class token, and a vision tower of type "
@@ -95,7 +103,7 @@ class VisionHooks:
             kwargs.pop(FORWARD_KEYWORD, None)  # Qwen's hands all it is given down to the tower
             inputs = arguments.bind(*args, **kwargs).arguments
             layer = inputs.get("vision_feature_layer")
-            if self.needs.tower and tower is not None and layer not in (None, tower.feature_layer):
+            if self.needs.tower and layer not in (None, tower.feature_layer):
                 raise DyrateError(
                     f"vision_feature_layer={layer!r} is not the model's own, {tower.feature_layer!r}, "
                     "which a method that works on the vision tower goes by"
@@ -159,7 +167,7 @@ class VisionHooks:
             raise DyrateError("pixel_values holds no image; leave it out for a prompt without images")
         self._ran = True
         resized = pixels if self.parts.resize is None else self.parts.resize(pixels)
-        if self.family.tower is not None:
+        if self.family.patchwise:
             self._seen = self.family.tower.grid(pixels), self.family.tower.grid(resized)
         if resized is not pixels:
             kwargs["interpolate_pos_encoding"] = True
@@ -180,13 +188,15 @@ class VisionHooks:
         pixels = self.family.images(inputs, features)
         if pixels is None:
             return encoded
-        if tower is not None and tower.connector is None:
-            return self._spread(tower, pixels, encoded, features)
+        if self.family.patchwise and tower.connector is None:
+            return self._spread(inputs, pixels, encoded, features)
         whole = [torch.arange(len(part)) for part in features]
         places, positions = list(map(len, features)), partial(self.family.places, inputs, features)
-        if tower is None:
+        if not self.family.patchwise:
             macs = self.family.encoder_macs(inputs, features)
-            self.images = EncodedImages(pixels, places, positions, whole, macs=macs)
+            self.images = EncodedImages(
+                pixels, places, positions, whole, inputs, macs=macs, hidden_states=self._hidden_states
+            )
         else:
             patches = self._seen[1][0] * self._seen[1][1]
             self.images = EncodedImages(
@@ -194,15 +204,18 @@ class VisionHooks:
                 places,
                 positions,
                 whole,
+                inputs,
                 patches=patches,
                 unprojected=len(features) * patches,
                 connector_macs=tower.connector_macs(),
             )
         return self._with_features(encoded, features)
 
-    def _spread(self, tower: Tower, pixels: Sequence[Tensor], encoded: Any, features: list[Tensor]) -> Any:
+    def _spread(
+        self, inputs: Mapping[str, Any], pixels: Sequence[Tensor], encoded: Any, features: list[Tensor]
+    ) -> Any:
         """Spread fewer features than places over the places of their images."""
-        grid, seen = self._seen
+        tower, (grid, seen) = self.family.tower, self._seen
         patches = seen[0] * seen[1]
         given = self.parts.connector_input or len(features[0])
         # What the tower adds to its patches: one class token, where the checkpoint keeps it.
@@ -222,6 +235,7 @@ class VisionHooks:
             [places] * len(features),
             lambda: [pad(tower.positions(grid, places), (1, 0))] * len(pixels),
             list(homes),
+            inputs,
             patches=patches,
             tower_saved=self.parts.tower_saved,
             unprojected=len(features) * (patches + extra - given) if self.parts.changes_tower else 0,

@@ -24,8 +24,8 @@ class Family:
     text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
     """Types of text models whose decoder layers hand unknown keywords down to the attention, and are tested.
     """
-    token: ClassVar[str] = "a patch"
-    """What a visual token stands for, where that is no patch of the tower: no method can work on these."""
+    token: ClassVar[str | None] = None
+    """What a visual token stands for where that is no patch of the tower: no method can change these."""
     inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     """What a prompt comes with, besides `input_ids` and `attention_mask`."""
     pixels: ClassVar[tuple[str, ...]] = ("images", "channels", "height", "width")
@@ -36,8 +36,8 @@ class Family:
     answer_cue: ClassVar[str] = "ASSISTANT:"
     """What stands between a question and its answer in the family's own prompts."""
 
-    tower: Tower | None = None
-    """The vision tower, where each visual token is a patch of it."""
+    tower: Tower
+    """The vision tower, for methods that read or change it."""
     taps: int = 0
     """First decoder layers after each of which features of the image are added."""
 
@@ -62,6 +62,11 @@ class Family:
         self.image_token_id: int = model.config.image_token_id
         self.video_token_id: int | None = getattr(model.config, "video_token_id", None)
 
+    @property
+    def patchwise(self) -> bool:
+        """Whether each visual token is one of the tower's patches."""
+        return self.token is None
+
     def _encoder(self, owner: Any) -> nn.Module:
         encoder: nn.Module = owner.vision_tower
         return encoder
@@ -76,11 +81,11 @@ class Family:
         return cos, sin
 
     def patches(self, label: str) -> Tower:
-        """Return the tower for a method that works on it, named by `label`.
+        """Return the tower for a method that changes it, named by `label`.
 
         Raises `DyrateError` where visual tokens are not its patches, one by one.
         """
-        if self.tower is None:
+        if not self.patchwise:
             raise DyrateError(
                 f"{label} works on the vision encoder's patches, and a visual token of {self.name} is "
                 f"{self.token}"
@@ -136,6 +141,13 @@ class Family:
                 "frames as images"
             )
 
+    def positions(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the positions of a batch as `generate()` numbers them, for a forward that gets `inputs`, the
+        attention mask among them: LongTensor [batch, columns], or with axes in front.
+        """
+        mask: Tensor = inputs["attention_mask"]
+        return (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+
     def features(self, encoded: Any) -> list[Tensor]:
         """Return the visual features of each image [n, hidden], in prompt order, of the encoder's output."""
         return list(encoded.pooler_output)
@@ -153,6 +165,27 @@ class Family:
         Row and column are -1 for a class token, the column for a newline, which ends its row.
         """
         raise NotImplementedError
+
+    def shown(self, places: Sequence[Tensor]) -> Tensor:
+        """Return where the tokens of a prompt's one image stand in it: LongTensor [tokens, 2], row and column
+        in the finest picture of it, -1 for tokens that are not in that one. `places` are those of `places`.
+        """
+        tokens = torch.cat(list(places))
+        drawn = (tokens[:, 0] == tokens[:, 0].max()) & (tokens[:, 1:] >= 0).all(dim=1)
+        return tokens[:, 1:].masked_fill(~drawn[:, None], -1)
+
+    def sources(self, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Tensor]:
+        """Return of each image, of so many tokens, what made them: LongTensor [n, 1 + patches], on the CPU,
+        of the picture that the tower saw, numbered over all images, and of the tower's tokens; -1 for a
+        newline.
+        """
+        found, start = [], 0
+        for image, count in enumerate(tokens):
+            start += self.tower.cropped
+            index = torch.arange(start, start + count)
+            found.append(torch.stack([torch.full_like(index, image), index], dim=1))
+            start += count
+        return found
 
     def encoder_macs(self, inputs: Mapping[str, Any], features: Sequence[Tensor]) -> int:
         """Return the multiply-accumulates of encoding, where images are not all of one number of patches."""

@@ -20,7 +20,6 @@ class Llava(Family):
     name = "llava"
     models = ("LlavaForConditionalGeneration",)
     inputs = ("pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy")
-    tower: Tower
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)

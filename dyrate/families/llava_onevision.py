@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dyrate.families.llava_next import LlavaNext
 
 
 class LlavaOnevision(LlavaNext):
     """Where the tiles' grid would be larger than nine images, it is shrunk: a token is then no patch at all.
+    Methods that read the tower take it for the patch that it is nearest to.
 
     V counts what is left of it.
     """
@@ -25,3 +29,12 @@ class LlavaOnevision(LlavaNext):
             return found
         alone = [count == 1 for count in of_prompts.tolist() for _ in range(count)]
         return [count if tiled else 1 for count, tiled in zip(found, alone, strict=True)]
+
+    def _packed(self, places: Tensor, size: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        owner = self.encoder_owner
+        ratio = inputs.get("vision_aspect_ratio") or owner.config.vision_aspect_ratio
+        packed, _ = owner.pack_image_features(
+            [places], size[None], image_newline=-torch.ones(2), vision_aspect_ratio=ratio
+        )
+        found: Tensor = packed[0]
+        return found

@@ -1,25 +1,39 @@
-"""A vision tower in the shape of CLIP's, each of whose patches becomes a visual token.
+"""A vision tower in the shape of CLIP's: what reduces tokens inside it, or by what it holds of them."""
 
-What reduces tokens inside the tower, or by what the tower holds of them, works on these.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Blip2VisionConfig
 
+from dyrate.needs import TowerPlace, tower_layer
+
 # Towers that give every image the same number of features, in the order of its patches.
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 _WITH_CLASS_TOKEN = ("clip_vision_model", Blip2VisionConfig.model_type)
 
 
+class Seen(NamedTuple):
+    """Tokens of the tower that see each other in a layer, n of each of g pictures or windows."""
+
+    query: Tensor
+    """FloatTensor [g, heads, n, D], scaled."""
+    key: Tensor
+    """FloatTensor [g, heads, n, D]."""
+    of: int
+    """Tokens of a whole picture, n or, if these are windows, more."""
+
+
 @dataclass(frozen=True)
 class Tower:
-    """The tower of one loaded model, and the projector behind it."""
+    """The tower of one loaded model, and the projector behind it.
+
+    All its tokens stand in a row, picture by picture; a picture is what it sees by itself, an image or a
+    tile.
+    """
 
     module: nn.Module
     """Called with `pixel_values` [images, channels, height, width]."""
@@ -32,6 +46,8 @@ class Tower:
     """Tokens of the tower, from the first on, that are no features."""
     connector: Any = None
     """A `Connector` in the projector's place, whose visual tokens stand for no patch each; else None."""
+    patches: int = 1
+    """Patches that the projector makes one token of."""
 
     @property
     def ordered(self) -> bool:
@@ -64,10 +80,25 @@ class Tower:
             return None
         return (states if states >= 0 else len(self.layers) + 1 + states) - 1
 
+    def layer(self, place: TowerPlace) -> int | None:
+        """Return which of its layers is meant; see `tower_layer`."""
+        return tower_layer(place, len(self.layers), self.projected_layer)
+
     @property
     def class_tokens(self) -> int:
         """Tokens that the vision tower puts before those of the patches."""
         return int(self.kind in _WITH_CLASS_TOKEN)
+
+    def seen(self, layer: int, states: Tensor, inputs: Mapping[str, Any]) -> list[Seen]:
+        """Return the queries and keys of a layer, for its input states, as `hidden_states` of transformers
+        has them, in the order of the tower's tokens. `inputs` are the arguments of `get_image_features`.
+        """
+        return [Seen(*self.rows(layer, states), of=states.shape[1])]
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features [B, n, patches x width], a token's patches side by side, as [B, n, hidden]."""
+        projected: Tensor = self.projector(features)
+        return projected
 
     def rows(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scaled queries, and the keys, of a tower layer (FloatTensor [images, heads, tokens, D])

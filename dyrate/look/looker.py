@@ -1,7 +1,5 @@
 """Asks a model about one image under several methods, and takes from each run what its attention saw."""
 
-import base64
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,8 @@ from dyrate.evaluation.placement import WHOLE, Fit
 from dyrate.evaluation.requests import Question, Request
 from dyrate.evaluation.setting import Setting
 from dyrate.families import family_of
-from dyrate.look.record import CLASSES, Answer, Look, Mass, Picture, Step
+from dyrate.look.picture import pictured
+from dyrate.look.record import CLASSES, Answer, Look, Mass, Step
 from dyrate.look.sources import in_colors, photo
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class Looker:
             **fit.told,
         )
         self.family = family_of(self.model.model)
-        self._tower = self.family.patches("dyrate look")
         name = Path(model).name
         trained_here = (base_of(self.model.folder) / "training.json").is_file()
         self.knows = _SCENES.format(name=name) if trained_here else ""
@@ -144,7 +142,13 @@ class Looker:
             "question": text,
             "references": [*references],
             "visual_tokens": int(run.visual_tokens[0]),
-            "picture": self._picture(inputs["pixel_values"], int(run.visual_tokens[0])),
+            "picture": pictured(
+                self.family,
+                inputs,
+                question.images,
+                int(run.visual_tokens[0]),
+                self.model.processor.image_processor,
+            ),
             "answers": answers,
         }
         if failed:
@@ -216,25 +220,6 @@ class Looker:
             )
         return found
 
-    def _picture(self, pixels: Tensor, tokens: int) -> Picture:
-        """The first image of what the processor made, and where its tokens are in it."""
-        rows, columns = self._tower.grid(pixels)
-        found: Picture = {
-            "webp": _webp(pixels[0], self.model.processor.image_processor),
-            "rows": rows,
-            "columns": columns,
-            "places": None,
-        }
-        connector = self._tower.connector
-        if connector is not None:
-            found["note"] = (
-                f"The connector {connector.name} makes {tokens} visual tokens of the image, and none of them "
-                "is a patch of it: which of them live can be counted, not drawn."
-            )
-        else:
-            found["places"] = self._tower.positions((rows, columns), tokens).tolist()
-        return found
-
 
 class _Words(TextStreamer):  # type: ignore[misc]
     """Hands on the text of new tokens, word by word."""
@@ -262,17 +247,3 @@ def spoken(decode: Callable[[list[int]], str], ids: list[int]) -> list[str]:
         found.append(now[len(os.path.commonprefix([before, now])) :])  # noqa: RUF071 - of characters
         before = now
     return found
-
-
-def _webp(pixels: Tensor, processor: Any) -> str:
-    """An image as the model reads it, FloatTensor [3, height, width], as WebP in base64."""
-    mean, deviation = (
-        torch.tensor(getattr(processor, name)).view(-1, 1, 1) for name in ("image_mean", "image_std")
-    )
-    shown = pixels.float().cpu()
-    if processor.do_normalize:
-        shown = shown * deviation + mean
-    numbers = (shown.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    stream = io.BytesIO()
-    Image.fromarray(numbers).save(stream, "WEBP", quality=90, method=4)
-    return base64.b64encode(stream.getvalue()).decode()

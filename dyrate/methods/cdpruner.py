@@ -1,16 +1,19 @@
 """CDPruner: tokens that matter to the question and are unlike each other, by a determinantal process."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dyrate.methods.budget import RateOrBudget
-from dyrate.methods.images import Images
+from dyrate.methods.images import Choice, Images, finite, reduced
+from dyrate.methods.positions import positions_of
+from dyrate.needs import Positions
 from dyrate.ranking import kept_counts
-from dyrate.reduction import Needs, PrefillView
+from dyrate.reduction import Kept, Needs, PrefillView
 
 _LEAST = 1e-6
 """Stands in the official code for the relevance of the least relevant token."""
@@ -20,9 +23,10 @@ _LEAST = 1e-6
 class CDPruner(RateOrBudget):
     """Keep round((1 - R) N) of each image's N tokens, on entering layer 0, at positions without gaps.
 
-    1. Relevance: the cosine of a patch and the question in CLIP's common space (second-last layer of the
-       tower, its last norm, CLIP's visual projection; the question by CLIP's text tower), with the sign
-       turned, as CLIP's patches are the less like a text the more they show of it; min-max normalised.
+    1. Relevance: the cosine of a patch and the question in CLIP's common space (the layer of the tower that
+       the projector reads, its last norm, CLIP's visual projection; the question by CLIP's text tower), with
+       the sign turned, as CLIP's patches are the less like a text the more they show of it; min-max
+       normalised.
     2. The kernel of a determinantal point process: relevance of i x cosine of the projected features of i and
        j x relevance of j.
     3. Greedy MAP inference: again and again the token that adds most to the determinant.
@@ -43,32 +47,41 @@ class CDPruner(RateOrBudget):
     examples = ({"rate": 0.5}, {"rate": 0.75})
     keeps_everything = ({"rate": 0.0},)
 
+    positions: str = positions_of("contiguous", "what is left")
+
     def needs(self, depth: int) -> Needs:
-        """The question, one layer of the tower, and positions without gaps."""
-        return Needs(prefill=(0,), tower={-2: ("states",)}, question=True, positions="contiguous")
+        """The question, and one layer of the tower."""
+        return Needs(
+            prefill=(0,),
+            tower={"projected": ("states",)},
+            question=True,
+            positions=cast(Positions, self.positions),
+        )
 
-    def prefill(self, view: PrefillView) -> Tensor:
-        """Choose for all images at once."""
-        images = Images.of(view)
-        kernel = self._kernel(view, images)
-        tokens = kernel.shape[-1]
-        count = int(kept_counts(torch.tensor([tokens]), self.rate_at(view)))
-        # Once more through the factors of all chosen before, for each one chosen.
-        view.count_macs(int(view.visual_counts.sum()) * count * (count - 1) // 2)
-        return images.join(greedy_map(kernel, count))
-
-    def _kernel(self, view: PrefillView, images: Images) -> Tensor:
-        """FloatTensor [N, P, P]: N images of P tokens."""
+    def prefill(self, view: PrefillView) -> Tensor | Kept:
+        """Compare all patches with the question."""
         patches, question = (
-            normalize(view.tower(-2).embeds, dim=-1),
+            normalize(view.tower("projected").embeds, dim=-1),
             normalize(view.question_features, dim=-1),
         )
-        relevance = images.scores("relevance", -(patches @ question[:, :, None].to(patches)).squeeze(-1))
+        relevance = finite(view, "relevance", -(patches @ question[:, :, None].to(patches)).squeeze(-1))
+        view.count_macs(int(view.visual_counts.sum()) * patches.shape[-1])
+        return reduced(view, partial(self._of_size, relevance=relevance))
+
+    def _of_size(self, images: Images, relevance: Tensor) -> Choice:
+        """Choose for all images of a size at once."""
+        kernel = self._kernel(images, images.split(relevance))
+        count = int(kept_counts(torch.tensor([images.size]), self.rate_at(images.view)))
+        # Once more through the factors of all chosen before, for each one chosen.
+        images.view.count_macs(images.index.numel() * count * (count - 1) // 2)
+        return Choice(greedy_map(kernel, count))
+
+    def _kernel(self, images: Images, relevance: Tensor) -> Tensor:
+        """FloatTensor [N, P, P]: N images of P tokens."""
         low, high = (end(relevance, dim=-1, keepdim=True) for end in (torch.amin, torch.amax))
         relevance = (relevance - low + _LEAST) / (high - low).clamp_min(_LEAST)
-        features = images.split(normalize(view.states.float(), dim=-1))
-        tokens, width = features.shape[-2:]
-        view.count_macs(int(view.visual_counts.sum()) * (tokens * width + patches.shape[-1]))
+        features = normalize(images.split(images.view.states).float(), dim=-1)
+        images.view.count_macs(features.numel() * images.size)
         return relevance[..., :, None] * (features @ features.transpose(-1, -2)) * relevance[..., None, :]
 
 

@@ -1,62 +1,102 @@
-"""The visual tokens of a batch image by image, for methods that reduce each image by itself."""
+"""The visual tokens of a batch picture by picture, for methods that reduce each picture by itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dyrate.errors import DyrateError
-from dyrate.reduction import PrefillView
+from dyrate.reduction import Kept, PrefillView
+
+
+class Choice(NamedTuple):
+    """What is to become of N pictures of P tokens each; `Kept` says the same of rows."""
+
+    keep: Tensor
+    """BoolTensor [N, P]."""
+    states: Tensor | None = None
+    """FloatTensor [N, P, hidden]."""
+    into: Tensor | None = None
+    """LongTensor [N, P]: the token of its picture that each one went into."""
+    order: Tensor | None = None
+    """LongTensor [N, P]: those that stay change places with each other, the lowest number first; None: they
+    stand as they did.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A batch on entering layer 0: N images, in the order of the rows, of P tokens each in raster order.
+    """Of a batch on entering a layer the N pictures that have P tokens each, in the order of the rows.
 
-    Tensors by image are [N, P, ...]; those by row, as views have them, are [B, V, ...].
+    A picture is what the tower saw by itself, an image or a tile, in raster order; newlines are in none.
+    Tensors by picture are [N, P, ...]; those by row, as views have them, are [B, V, ...].
     """
 
     view: PrefillView
-    size: int
-    """P."""
+    index: Tensor
+    """LongTensor [N, P]: where their tokens are in B x V."""
 
     @classmethod
-    def of(cls, view: PrefillView) -> "Images":
-        """Return the images of a batch.
+    def of(cls, view: PrefillView) -> list["Images"]:
+        """Return all pictures of a batch, those of one size together; fewer tokens first.
 
-        Raises `DyrateError` for images of several sizes, and for class tokens among the visual tokens.
+        Raises `DyrateError` for class tokens among the visual tokens.
         """
-        number, places = view.grid[..., 0], view.grid[view.valid]
-        size, count = int((number == 0).sum(dim=1).max()), int((number.amax(dim=1) + 1).sum())
-        expect_no_class_token(places)
-        if len(places) != count * size or (places[:, 0].reshape(count, size) != places[::size, :1]).any():
-            raise DyrateError("the images of the batch have different numbers of tokens; one is expected")
-        return cls(view, size)
+        expect_no_class_token(view.grid[view.valid])
+        pictures = view.pictures.flatten()
+        (index,) = (pictures >= 0).nonzero(as_tuple=True)
+        row = index // view.present.shape[1]
+        number = row * (pictures.max() + 1) + pictures[index]
+        counts = [count for count in torch.bincount(number).tolist() if count]
+        each = torch.split(index[number.argsort(stable=True)], counts)
+        return [
+            cls(view, torch.stack([own for own in each if len(own) == size])) for size in sorted({*counts})
+        ]
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return self.index.shape[1]
 
     def split(self, values: Tensor) -> Tensor:
-        """Return what tokens hold by row as they hold it by image."""
-        return values[self.view.valid].view(-1, self.size, *values.shape[2:])
+        """Return what tokens hold by row as they hold it by picture."""
+        return values.flatten(0, 1)[self.index]
 
-    def join(self, values: Tensor) -> Tensor:
-        """Return what tokens hold by image as they hold it by row; 0 for none."""
-        valid = self.view.valid
-        found = values.new_zeros(*valid.shape, *values.shape[2:])
-        found[valid] = values.flatten(0, 1)
-        return found
+    def by_picture(self, values: Tensor) -> Tensor:
+        """Return what the pictures of rows hold, [B, most pictures of a row, ...], as [N, ...]."""
+        first = self.index[:, 0]
+        return values[first // self.view.present.shape[1], self.view.pictures.flatten()[first]]
 
-    def join_numbers(self, values: Tensor) -> Tensor:
-        """Return numbers of an image's tokens, 0..P-1, as those of its row's, 0..V-1: LongTensor [B, V]."""
-        return self.join(values) + self.view.grid[..., 0].clamp_min(0) * self.size
 
-    def scores(self, name: str, values: Tensor) -> Tensor:
-        """Return scores [B, V] by image; the generation fails, naming the row, if some are not finite."""
-        self.view.expect_finite(name, values)
-        return self.split(values.nan_to_num())
+def reduced(view: PrefillView, choose: Callable[[Images], Choice]) -> Tensor | Kept:
+    """Answer with what `choose` says of the pictures of each size; newlines stay."""
+    keep = view.present & (view.pictures < 0)
+    numbers = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+    into, order = numbers.masked_fill(~view.valid, -1), numbers.clone()
+    states, merges, moves = view.states, False, False
+    for images in Images.of(view):
+        choice, index = choose(images), images.index
+        place = index % keep.shape[1]
+        keep.view(-1)[index] = choice.keep
+        if choice.states is not None:
+            states, merges = states.clone() if not merges else states, True
+            states.view(-1, states.shape[-1])[index] = choice.states
+        if choice.into is not None:
+            into.view(-1)[index] = place.gather(1, choice.into)
+        if choice.order is not None:
+            last = torch.iinfo(torch.long).max
+            rank = choice.order.masked_fill(~choice.keep, last).argsort(dim=1, stable=True).argsort(dim=1)
+            left = place.masked_fill(~choice.keep, last).sort(dim=1).values
+            order.view(-1)[index], moves = left.gather(1, rank), True
+    return Kept(keep, states, into, order if moves else None) if merges else keep
 
-    def by_image(self, values: Tensor) -> Tensor:
-        """Return what the images of rows hold, [B, most images of a row, ...], as [N, ...]."""
-        counts = self.view.visual_tokens // self.size
-        return values[torch.arange(values.shape[1], device=values.device) < counts[:, None]]
+
+def finite(view: PrefillView, name: str, values: Tensor) -> Tensor:
+    """Return scores [B, V]; the generation fails, naming the row, if some are not finite."""
+    view.expect_finite(name, values)
+    return values.nan_to_num()
 
 
 def expect_no_class_token(places: Tensor) -> None:

@@ -1,14 +1,17 @@
 """PruMerge and PruMerge+: outliers of the class token's attention stay, and gather what is like them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dyrate.methods.budget import budget_of
-from dyrate.methods.images import Images
+from dyrate.methods.images import Choice, Images, finite, reduced
+from dyrate.methods.positions import positions_of
+from dyrate.needs import Positions
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -19,12 +22,12 @@ class PruMerge(ReductionMethod):
 
     On entering layer 0, for each image of P tokens, at positions without gaps:
 
-    1. Attention is the class token's in the last layer of the vision tower, as if it had one head of the
-       whole width. Outliers have more than Q3 + 1.5 (Q3 - Q1) of the image's tokens. As many tokens as there
-       are outliers stay, the most attended first, and remain in this order. With `ratio` they are int(P
-       ratio).
-    2. To the state of each (of the second-last layer) are added those of the 32 other tokens, staying ones
-       included, whose keys of the last layer are most like its own by cosine, each times its attention.
+    1. Attention is the class token's in the layer of the vision tower behind the one that the projector reads
+       (LLaVA-1.5: the last), as if it had one head of the whole width. Outliers have more than Q3 + 1.5 (Q3 -
+       Q1) of the image's tokens. As many tokens as there are outliers stay, the most attended first, and
+       remain in this order. With `ratio` they are int(P ratio).
+    2. To the state of each (which the projector reads) are added those of the 32 other tokens, staying ones
+       included, whose keys are most like its own by cosine, each times its attention.
     3. One more token stands last: the sum of all states that leave, each times its attention. Its place is
        that of the most attended of them.
     4. The connector projects the states after that.
@@ -33,6 +36,11 @@ class PruMerge(ReductionMethod):
     for counting outliers over the whole batch. An image without outliers is the one added token in both.
     Where no token leaves, there is no added one; the code projects a zero. The code needs more than 32
     tokens, and leaves lists of images unpruned.
+
+    Ours, for other models: a tile is an image by itself, of the tokens that unpadding left of it, and
+    newlines stay. A tower without class token has the attention that patches receive, as if it had one head;
+    one whose last layer the projector reads has all of it of that layer. Of merged patches the states stand
+    side by side until they are projected. At `original` positions tokens stand in the image's order.
     """
 
     name: ClassVar[str] = "prumerge"
@@ -48,19 +56,31 @@ class PruMerge(ReductionMethod):
     )
     budget: float | None = budget_of("ratio")
     neighbours: int = hyperparameter("tokens that are added to each that stays", default=32, minimum=0)
+    positions: str = positions_of("contiguous", "what is left")
 
     def needs(self, depth: int) -> Needs:
-        """Attention and keys of the tower's last layer, and the states that enter it."""
+        """Attention and keys of one layer of the tower, and the states that the projector reads."""
         return Needs(
             prefill=(0,),
-            tower={-2: ("states",), -1: ("keys", "joint_class_attention")},
-            positions="contiguous",
+            tower={"projected": ("states",), "behind": ("keys", "joint_salience")},
+            positions=cast(Positions, self.positions),
         )
 
-    def prefill(self, view: PrefillView) -> Kept:
+    def prefill(self, view: PrefillView) -> Tensor | Kept:
+        """Read the tower."""
+        behind = view.tower("behind")
+        choose = partial(
+            self._of_size,
+            attention=finite(view, "attention", behind.joint_salience),
+            keys=behind.keys.flatten(2),
+            states=view.tower("projected").states,
+        )
+        return reduced(view, choose)
+
+    def _of_size(self, images: Images, attention: Tensor, keys: Tensor, states: Tensor) -> Choice:
         """Choose, merge, and project what was merged."""
-        images, last = Images.of(view), view.tower(-1)
-        attention = images.scores("class attention", last.joint_class_attention)
+        view = images.view
+        attention, keys, states = map(images.split, (attention, keys, states))
         rank = attention.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         order, counts = self.arranged(rank, self._shares(attention))
         stays = order < counts[:, None]
@@ -69,18 +89,20 @@ class PruMerge(ReductionMethod):
         index = torch.arange(images.size, device=rank.device)
         filled = index[: first.shape[1]] <= counts[:, None]
 
-        keys = normalize(images.split(last.keys.flatten(2)).float(), dim=-1)
-        states = images.split(view.tower(-2).states)
+        keys = normalize(keys.float(), dim=-1)
         merged = self._weights(first, stays, keys, attention) @ states.float()
-        view.count_macs(2 * first.numel() * images.size * states.shape[-1])
+        view.count_macs(first.numel() * images.size * (keys.shape[-1] + states.shape[-1]))
         projected = view.project(merged[filled].to(states.dtype)[None])[0]
         new = projected.new_zeros(*order.shape, projected.shape[-1])
         new[filled.nonzero()[:, 0], first[filled]] = projected
 
         seat = first.gather(1, counts[:, None].clamp_max(images.size - 1))
-        into = images.join_numbers(torch.where(stays, index, seat)).masked_fill(~view.valid, -1)
-        keep = images.join(order <= counts[:, None])
-        return Kept(keep, images.join(new), into, images.join_numbers(order))
+        return Choice(
+            keep=order <= counts[:, None],
+            states=new,
+            into=torch.where(stays, index, seat),
+            order=order if self.positions == "contiguous" else None,
+        )
 
     def _weights(self, first: Tensor, stays: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
         """Float32 [N, K, P]: how much of each token's state those `first` [N, K] consist of."""

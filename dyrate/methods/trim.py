@@ -1,14 +1,17 @@
 """TRIM: the tokens that CLIP's metric sets apart for the question, and one token for all the rest."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dyrate.methods.budget import budget_of
-from dyrate.methods.images import Images
+from dyrate.methods.images import Choice, Images, finite, reduced
+from dyrate.methods.positions import positions_of
+from dyrate.needs import Positions
 from dyrate.ranking import top
 from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperparameter
 
@@ -17,8 +20,8 @@ from dyrate.reduction import Kept, Needs, PrefillView, ReductionMethod, hyperpar
 class TRIM(ReductionMethod):
     """Keep the outliers of each image, on entering layer 0, and behind them the mean of its other tokens.
 
-    1. Similarity of a patch and the question in CLIP's common space (second-last layer of the tower, its last
-       norm, CLIP's visual projection; the question by CLIP's text tower).
+    1. Similarity of a patch and the question in CLIP's common space (the layer of the tower that the
+       projector reads, its last norm, CLIP's visual projection; the question by CLIP's text tower).
     2. Its softmax over the image's tokens is their score; those above Q3 + 1.5 (Q3 - Q1) stay, or, with a
        `rate`, the floor((1 - R) N) best.
     3. The features that the tower made of the others are averaged, projected, and stand behind those that
@@ -56,28 +59,40 @@ class TRIM(ReductionMethod):
         "interquartile ranges above the third quartile where outliers begin", default=1.5, minimum=0
     )
 
-    def needs(self, depth: int) -> Needs:
-        """The question, one layer of the tower, and positions without gaps."""
-        return Needs(prefill=(0,), tower={-2: ("states",)}, question=True, positions="contiguous")
+    positions: str = positions_of("contiguous", "what is left")
 
-    def prefill(self, view: PrefillView) -> Kept:
+    def needs(self, depth: int) -> Needs:
+        """The question, and one layer of the tower."""
+        return Needs(
+            prefill=(0,),
+            tower={"projected": ("states",)},
+            question=True,
+            positions=cast(Positions, self.positions),
+        )
+
+    def prefill(self, view: PrefillView) -> Tensor | Kept:
+        """Compare all patches with the question."""
+        tower = view.tower("projected")
+        similarity = finite(view, "scores", self._similarity(view, tower.embeds))
+        return reduced(view, partial(self._of_size, similarity=similarity, tower=tower.states))
+
+    def _of_size(self, images: Images, similarity: Tensor, tower: Tensor) -> Choice:
         """Choose, and put the mean of what goes into the place of the last token that goes."""
-        tower, images = view.tower(-2), Images.of(view)
-        scores = images.scores("scores", self._similarity(view, tower.embeds)).softmax(dim=-1)
+        view = images.view
+        scores = images.split(similarity).softmax(dim=-1)
         gone = ~self._kept(scores)
         index = torch.arange(images.size, device=gone.device).expand_as(gone)
         home = (index * gone).amax(dim=1, keepdim=True)
         merged = gone & (index == home)
 
         weights = gone.float()[:, None] / gone.sum(dim=1)[:, None, None].clamp_min(1)
-        mean = weights @ images.split(tower.states.float())  # [N, 1, width]
+        mean = weights @ images.split(tower).float()  # [N, 1, width]
         view.count_macs(gone.numel() * mean.shape[-1])
-        projected = view.project(mean.to(tower.states.dtype))
+        projected = view.project(mean.to(tower.dtype))
         states = torch.where(merged[..., None], projected, images.split(view.states))
-        into = images.join_numbers(torch.where(gone, home, index)).masked_fill(~view.valid, -1)
         # Whatever stands for an image's other tokens stands behind those that stay.
-        order = images.join_numbers(torch.where(merged, images.size, index))
-        return Kept(images.join(~gone | merged), images.join(states), into, order)
+        order = torch.where(merged, images.size, index) if self.positions == "contiguous" else None
+        return Choice(~gone | merged, states, torch.where(gone, home, index), order)
 
     def _similarity(self, view: PrefillView, patches: Tensor) -> Tensor:
         """FloatTensor [B, V]."""

@@ -1,7 +1,7 @@
 """Prompts and their answers as one batch for teacher forcing, and how much each answer token counts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,8 @@ class Batch:
     pixel_values: Tensor
     targets: Tensor
     """LongTensor [batch, T]: the answer with its end token; NO_TARGET beyond it."""
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the processor made for images, by name; by column it says 0 of answers."""
 
     @classmethod
     def of(
@@ -51,7 +53,12 @@ class Batch:
         layout = TokenLayout.from_prompt(ids, prompts.get("attention_mask"), image_token_id)
         # Padding may hold any token: nobody looks at it.
         given = torch.cat([ids, targets[:, :-1].clamp_min(0)], dim=1)
-        return cls(given, TokenSet.whole(layout), prompts["pixel_values"], targets)
+        read = ("input_ids", "attention_mask", "pixel_values")
+        beside = {name: value for name, value in prompts.items() if name not in read}
+        for name, value in beside.items():
+            if value.shape == ids.shape:
+                beside[name] = pad(value, (0, given.shape[1] - ids.shape[1]))
+        return cls(given, TokenSet.whole(layout), prompts["pixel_values"], targets, beside)
 
     @property
     def steps(self) -> int:
@@ -68,10 +75,10 @@ class Batch:
         """BoolTensor [batch, P + T - 1]: which columns hold a token."""
         return torch.cat([self.prompt.valid, self.asked[:, 1:]], dim=1)
 
-    @cached_property
-    def position_ids(self) -> Tensor:
-        """LongTensor [batch, P + T - 1]: positions as `generate()` numbers them."""
-        return (self.valid.cumsum(dim=1) - 1).clamp_min(0)
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a forward over prompts and answers gets, but for positions and the attention mask."""
+        return {"input_ids": self.input_ids, "pixel_values": self.pixel_values, **self.beside}
 
     @cached_property
     def attended(self) -> Tensor:

@@ -16,6 +16,7 @@ LLaVA-1.5-7B in bfloat16 (d = 4096, m = 11008, 30 layers, 700 tokens) it is 0.13
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from dyrate.attention import no_mask
 from dyrate.families import family_of
+from dyrate.hooks import stand_in
 from dyrate.predictor_training.batch import Batch
 from dyrate.predictor_training.token_gates import Gates
 
@@ -187,6 +189,7 @@ class FrozenModel:
     def __init__(self, model: Any) -> None:
         family = family_of(model)
         self._model = model
+        self._family = family
         self._layers = family.layers
         self.layers = len(family.layers)
         self.heads: int = family.text_config.num_attention_heads
@@ -208,10 +211,11 @@ class FrozenModel:
                     .register_forward_pre_hook(lambda _, given: (made.scale(given[0]), *given[1:]))
                     .remove
                 )
+            self._family.begin(batch.inputs)
+            masked = {**batch.inputs, "attention_mask": batch.valid.long()}
             logits: Tensor = self._model(
-                input_ids=batch.input_ids,
-                pixel_values=batch.pixel_values,
-                position_ids=batch.position_ids,
+                **batch.inputs,
+                position_ids=self._family.positions(self._model, masked),
                 use_cache=False,
                 logits_to_keep=batch.steps,
                 **{PASS_KEYWORD: made},
@@ -223,11 +227,18 @@ class FrozenModel:
 def teacher_forced(model: Any) -> Iterator[FrozenModel]:
     """Freeze `model` and let it run passes; after the `with` block it is as it was before."""
     family = family_of(model)
-    family.patches("training by teacher forcing")  # of which a batch knows the pixels, and no more
     with ExitStack() as undo:
-        config = family.text_config
-        undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-        config._attn_implementation = ATTENTION
+        for config in family.attention_configs():
+            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+            config._attn_implementation = ATTENTION
+        encode = family.encoder_owner.get_image_features
+
+        @wraps(encode)
+        def get_image_features(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop(PASS_KEYWORD, None)  # Qwen's hands all it is given down to the tower
+            return encode(*args, **kwargs)
+
+        stand_in(family.encoder_owner, "get_image_features", get_image_features, undo)
         undo.callback(model.train, model.training)
         model.eval()
         for parameter in model.parameters():

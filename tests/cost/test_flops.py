@@ -12,7 +12,7 @@ from dyrate.cost.shapes import LLAVA, ModelShape
 from dyrate.cost.work import Phases, Work, schedule, work_of
 from dyrate.registry import load_method
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES, prompts
+from tests.runtime.method_table import CASES, ORIGINAL, Case, prompts
 from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
 from tests.tiny_families import TINY
 
@@ -55,6 +55,24 @@ def test_what_ran_in_other_families_is_what_pytorch_counts(name):
     with method(model) as run:
         model.generate(**subject.rows[1], max_new_tokens=1)
     assert run.kv_bytes == kv_bytes(run.kv_lengths[:, 0].tolist(), shape.text, 4)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * (name != "visionzip"))
+        for name, case in ORIGINAL.items()
+        if not case.method.needs(6).question
+    ],
+)
+@pytest.mark.parametrize("name", TINY)
+def test_what_was_read_of_other_towers_is_what_pytorch_counts(name: str, case: Case) -> None:
+    subject = TINY[name].subject
+
+    by_module, phases = counted(subject.model, case.method, subject.rows[1])
+
+    shape = ModelShape.of(subject.model.config)
+    assert count(scope(phases, "cached"), shape, CONVENTIONS["flops"]).total == by_module["Global"]
 
 
 def test_a_batch_costs_what_its_rows_cost_alone():

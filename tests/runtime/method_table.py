@@ -135,8 +135,9 @@ RULES: dict[str, Callable[[Any], Rule]] = {
     "visionzip": lambda method: tower_rules.VisionZipRule(method.dominant, method.contextual),
     "vispruner": lambda method: tower_rules.VisPrunerRule(method.rate, method.important),
     "hiprune": lambda method: tower_rules.HiPruneRule(
-        method.rate, method.alpha, round(method.object_layer * 2) - 1, wrap=method.wrap
+        method.rate, method.alpha, method.object_layer, wrap=method.wrap
     ),
+    "fastervlm": lambda method: tower_rules.FasterVLMRule(method.rate),
     "cdpruner": lambda method: question_rules.CDPrunerRule(method.rate),
     "trim": lambda method: question_rules.TRIMRule(method.rate, method.similarity, method.spread),
     "tome": lambda method: merging_rules.ToMeRule(method.merged, method.proportional),
@@ -155,12 +156,19 @@ RULES: dict[str, Callable[[Any], Rule]] = {
 }
 
 
+def _made(rule: Callable[[Any], Rule], method: ReductionMethod) -> Rule:
+    made = rule(method)
+    if isinstance(made, tower_rules.ImageRule):
+        made.contiguous = method.needs(6).positions == "contiguous"
+    return made
+
+
 def _case(spec: dict[str, Any]) -> Case:
     method = load_method(spec)
     rule = RULES.get(spec["name"].rpartition(":")[2])
     compression = method.needs(6).compression_tokens
     if rule is not None:
-        return Case(method, lambda length, kept: rule(method), compression)
+        return Case(method, lambda length, kept: _made(rule, method), compression)
     if isinstance(method, StepwisePruning):
         return Case(method, lambda length, kept: rule_of(method))
     contiguous = method.needs(6).positions == "contiguous"
@@ -223,6 +231,12 @@ def _cases(names: list[str]) -> list[Case]:
 
 
 CASES = _cases(list(references()))
+ORIGINAL = {
+    case.method.name: _case({**case.method.spec(), "positions": "original"})
+    for case in reversed(CASES)
+    if case.method.needs(6).tower
+}
+"""Methods that read the tower, by name, each in its first setting, at original positions."""
 OUTSIDE = _cases(_OUTSIDE)
 """The methods of `examples/`, one file each, that nothing in the package knows."""
 

@@ -29,6 +29,8 @@ class Rule:
     """Of token ids that the model does not have, which are compression tokens."""
     compression: Collection[int] = ()
     """Ids of others, that it has."""
+    inputs: dict[str, Tensor]
+    """The row's. Set before the rule is asked for features."""
     prompt: list[int]
     attention: Tensor
     """[heads, tokens, tokens] of the layer before; states [tokens, hidden] on entering the layer. Set before
@@ -114,6 +116,7 @@ def _forward(
     columns = [column for column, token in enumerate(prompt) if token == IMAGE]
     if columns:
         encoded = model.model.get_image_features(**encoder_inputs(model, inputs))
+        rule.inputs = inputs
         features = rule.features(model, pixels_of(inputs))
         states[columns] = torch.cat(list(encoded.pooler_output)) if features is None else features
     # What Qwen3-VL adds to visual tokens after its first layers.

@@ -30,7 +30,7 @@ def test_an_entry_says_where_and_by_what() -> None:
     assert entry("fastv").place == "prefill, layer 2"
     assert entry("fastv").reads == ["attention of the newest token, layer 1"]
     assert entry("fastervlm").place == "before the language model"
-    assert entry("fastervlm").reads == ["vision tower, layer -2: class attention"]
+    assert entry("fastervlm").reads == ["vision tower, the layer that the projector reads: salience"]
     assert entry("pyramiddrop").reads == ["attention of the newest token, layers 8, 16, 24, before it runs"]
     assert entry("tome").place == "vision encoder"
     assert entry("none").place == "nowhere"

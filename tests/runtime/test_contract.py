@@ -15,7 +15,7 @@ from dyrate.needs import checked
 from dyrate.reduction import ReductionMethod, Run
 from dyrate.registry import load_method, references
 from tests.runtime.example_rules import Reader
-from tests.runtime.method_table import CASES, KEEP_EVERYTHING, OUTSIDE, PROBES, Case, prompts
+from tests.runtime.method_table import CASES, KEEP_EVERYTHING, ORIGINAL, OUTSIDE, PROBES, Case, prompts
 from tests.runtime.reference import Outcome, masked_forward
 from tests.tiny import IMAGE, NUM_LAYERS, VISUAL_TOKENS, row_of, tiny_inputs, tiny_llava
 from tests.tiny_families import TINY, Subject
@@ -29,19 +29,22 @@ DECODINGS: dict[str, dict[str, Any]] = {
 
 
 def _on_others(*named: str) -> Iterator[Any]:
-    """Methods that ask nothing of the tower, or those named, on every other family, each in its first
-    setting: the others are LLaVA's to show. All but two are in the slow tier.
+    """Methods that run on all, or those named, on every other family, each in its first setting, and what
+    reads the tower at original positions where there are no others: the rest is LLaVA's to show. All but
+    three are in the slow tier.
     """
     for name in TINY:
         seen = set[str]()
         for case in CASES + PROBES:
             needs, method = case.method.needs(NUM_LAYERS), case.method.name
-            if needs.tower or needs.question or needs.blocked or method in ("downsample", "tome", *seen):
+            if needs.question or needs.blocked or method in ("downsample", "tome", *seen):
                 continue
             if named and method not in named:
                 continue
             seen.add(method)
-            slow = method not in ("fastv", "dyrate")
+            if needs.tower and name.startswith("qwen"):
+                case = ORIGINAL[method]
+            slow = method not in ("fastv", "dyrate", "visionzip")
             yield pytest.param(name, case, id=f"{name}-{case.method.label}", marks=[pytest.mark.slow] * slow)
 
 

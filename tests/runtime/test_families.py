@@ -14,12 +14,7 @@ from tests.tiny import IMAGE, tiny_llava
 from tests.tiny_families import TINY, VIDEO, Tiny
 
 QWEN = ("qwen2_5_vl", "qwen3_vl")
-SMALL: dict[str, dict[str, Any]] = {
-    "visionzip": {"dominant": 4, "contextual": 3},
-    "downsample": {},
-    "tome": {"merged": 2},
-    "hiprune": {},
-}
+IN_THE_TOWER: dict[str, dict[str, Any]] = {"downsample": {}, "tome": {"merged": 2}}
 
 
 def last(model: Any, **inputs: Tensor) -> Tensor:
@@ -34,12 +29,12 @@ def test_each_family_has_a_tiny_model() -> None:
     }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", IN_THE_TOWER)
 @pytest.mark.parametrize("tiny", TINY.values(), ids=TINY)
-def test_methods_that_work_on_patches_name_the_family_that_has_none(name: str, tiny: Tiny) -> None:
+def test_methods_that_change_patches_name_the_family_that_has_none(name: str, tiny: Tiny) -> None:
     family = tiny.name.partition("-")[0]
     with pytest.raises(DyrateError, match=rf"\(.*\) works on the vision encoder's patches.* of {family} is"):
-        load_method({"name": name, **SMALL[name]})(tiny.model)
+        load_method({"name": name, **IN_THE_TOWER[name]})(tiny.model)
 
 
 @pytest.mark.parametrize("name", QWEN)

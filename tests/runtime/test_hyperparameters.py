@@ -21,6 +21,7 @@ STEPWISE = {
 }
 BUDGET = (None, 0, 1)
 RATE = (0.5, 0, 1)
+CONTIGUOUS = {"positions": ("contiguous", None, None)}
 TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
     # name: field: default, smallest, largest
     "none": {},
@@ -59,16 +60,17 @@ TABLE: dict[str, dict[str, tuple[Any, float | None, float | None]]] = {
     "uniform": {"budget": BUDGET, "layer": (2, 0, None), "rate": RATE},
     "downsample": {"budget": BUDGET, "rate": RATE},
     "average_pool": {"size": (2, 1, None), "positions": ("contiguous", None, None)},
-    "prumerge": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
-    "prumerge_plus": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None)},
-    "visionzip": {"budget": BUDGET, "dominant": (54, 1, None), "contextual": (10, 1, None)},
-    "vispruner": {"budget": BUDGET, "rate": RATE, "important": (0.5, 0, 1)},
+    "prumerge": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None), **CONTIGUOUS},
+    "prumerge_plus": {"budget": BUDGET, "ratio": (None, 0, 1), "neighbours": (32, 0, None), **CONTIGUOUS},
+    "visionzip": {"budget": BUDGET, "dominant": (54, 1, None), "contextual": (10, 1, None), **CONTIGUOUS},
+    "vispruner": {"budget": BUDGET, "rate": RATE, "important": (0.5, 0, 1), **CONTIGUOUS},
     "hiprune": {
         "budget": BUDGET,
         "rate": RATE,
         "alpha": (0.1, 0, 1),
         "object_layer": (0.375, 0, 1),
         "wrap": (True, None, None),
+        **CONTIGUOUS,
     },
     "fixed_prune": {"layer": (3, 1, None), "rate": RATE, **STEPWISE},
     "depth_prune": {"layer": (4, 1, None), "rate": RATE, **STEPWISE, "correction": (0.0, -1, 1)},

@@ -27,6 +27,8 @@ def view_of(states: Tensor, embeds: Tensor, question: Tensor) -> Any:
     tokens = len(states)
     return SimpleNamespace(
         grid=torch.zeros(1, tokens, 3, dtype=torch.long),
+        pictures=torch.zeros(1, tokens, dtype=torch.long),
+        present=torch.ones(1, tokens, dtype=torch.bool),
         states=states[None],
         valid=torch.ones(1, tokens, dtype=torch.bool),
         visual_counts=torch.tensor([tokens]),
