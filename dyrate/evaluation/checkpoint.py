@@ -201,15 +201,15 @@ def _joined(folder: Path, device: "torch.device", dtype: str, fit: Fit) -> tuple
 
 def load_processor(folder: Path) -> Any:
     """The checkpoint's processor: PIL pixels on every machine, padding on the left for batched generation."""
-    from transformers import AutoProcessor
-
     from dyrate.evaluation.checkpoint_files import check_config, check_processor_files, complaints
     from dyrate.evaluation.soundness import check_processor
+    from dyrate.videoless import processor_class
 
     config = check_config(folder)
     check_processor_files(folder)
     with complaints(f"--model {folder}: its processor or tokenizer"):
-        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        loader = processor_class(config)
+        processor = loader.from_pretrained(folder, backend="pil", trust_remote_code=False)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         tokenizer.padding_side = "left"

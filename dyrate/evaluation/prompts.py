@@ -49,15 +49,17 @@ class PromptStyle:
                 f"chat_template, beside the path) takes a .jinja file, or {', '.join(NAMED)}, which "
                 "lmms-eval's llava_hf falls back on"
             )
+        wanted = (_PROBE, getattr(processor, "image_token", IMAGE))
         plain = cls(tokenizer, chosen, structured=False)
         try:
-            style = plain if _PROBE in plain.render(_PROBE, 0) else cls(tokenizer, chosen, structured=True)
+            prompt = plain.render(_PROBE, 1)
+            # A template may write a plain string down and know no image in it, as Qwen2.5-VL's does.
+            kept = all(part in prompt for part in wanted)
+            style = plain if kept else cls(tokenizer, chosen, structured=True)
             prompt = style.render(_PROBE, 1)
         except TemplateError as error:
             raise DyrateError(f"the checkpoint's chat template: {type(error).__name__}: {error}") from error
-        if lost := [
-            part for part in (_PROBE, getattr(processor, "image_token", IMAGE)) if part not in prompt
-        ]:
+        if lost := [part for part in wanted if part not in prompt]:
             raise DyrateError(
                 f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}"
             )

@@ -12,8 +12,9 @@ def register(subparsers: Subparsers) -> None:
     testbed = subparsers.add_parser(
         "testbed",
         help="the synthetic world: benchmarks, models, acceptance",
-        description="The embedded study's world: local benchmarks in the schema of the real ones, and two\n"
-        "small LLaVA models trained on it. Stand-ins for testing methods, no substitutes for real models.",
+        description="The embedded study's world: local benchmarks in the schema of the real ones, and small\n"
+        "models of two families trained on it. Stand-ins for testing methods, no substitutes for real\n"
+        "models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = testbed.add_subparsers(dest="step", metavar="STEP", required=True)
@@ -39,14 +40,19 @@ def register(subparsers: Subparsers) -> None:
         steps,
         _train,
         "train a testbed model from nothing",
-        "Train a small LLaVA on the synthetic world and save it in Hugging Face format, in half precision.\n"
+        "Train a small LLaVA, or Qwen2.5-VL, on the synthetic world and save it in Hugging Face format, in\n"
+        "half precision.\n"
         "A killed run continues from its last checkpoint when the same command is given again.\n"
         "With --minutes, the learning rate decays over the last 30% of the time; the steps that this\n"
         "gave are recorded in training.json, and --steps with --decay-steps repeats them without a clock.",
         "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --device cuda",
     )
     train.add_argument(
-        "--model", required=True, metavar="NAME", help="testbed-s, testbed-m, or testbed-tiny (smoke)"
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="testbed-s or testbed-m, LLaVAs; testbed-q, a Qwen2.5-VL; or testbed-tiny and testbed-q-tiny, "
+        "of each (smoke)",
     )
     train.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="directory of the finished model"
