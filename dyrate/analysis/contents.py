@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dyrate.analysis.ablations import decoding_table, predictor_table, strategy_table
+from dyrate.analysis.carried import Carried, carried
 from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
@@ -27,6 +28,7 @@ class Contents:
     tables: tuple[Table, ...]
     standings: tuple[Standing, ...]
     rankings: tuple[Ranking, ...]
+    carried: tuple[Carried, ...]
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
     missing: tuple[Missing, ...]
@@ -58,6 +60,7 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
         tables=tables,
         standings=compared,
         rankings=ranked,
+        carried=carried(ranked, compared),
         claims=claimed,
         findings=audit(),
         missing=absent,

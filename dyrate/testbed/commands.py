@@ -33,6 +33,14 @@ def register(subparsers: Subparsers) -> None:
     )
     build.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
     build.add_argument(
+        "--sides",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="PIXELS",
+        help="resize each image to a square of one of these sides (default: all have 168)",
+    )
+    build.add_argument(
         "--output", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
     )
 
@@ -178,7 +186,8 @@ def _build(arguments: argparse.Namespace) -> int:
     from dyrate.testbed.benchmarks.build import build
     from dyrate.testbed.benchmarks.specs import BENCHMARKS
 
-    build(arguments.benchmarks or BENCHMARKS, arguments.samples, arguments.seed, arguments.output)
+    chosen = arguments.benchmarks or BENCHMARKS
+    build(chosen, arguments.samples, arguments.seed, arguments.output, arguments.sides)
     return 0
 
 
