@@ -71,11 +71,12 @@ CARRIED: Fields = {
     "competitor": lambda one: one.methods[1],
     "benchmark": lambda one: one.benchmark,
     "unit": lambda one: one.unit,
-    **{
-        f"{which}{key}": lambda one, i=i, end=end: one.differences[i][end]
-        for i, which in enumerate(("", "other_"))
-        for key, end in (("difference", "value"), ("difference_low", "low"), ("difference_high", "high"))
-    },
+    "difference": lambda one: one.differences[0]["value"],
+    "difference_low": lambda one: one.differences[0]["low"],
+    "difference_high": lambda one: one.differences[0]["high"],
+    "other_difference": lambda one: one.differences[1]["value"],
+    "other_difference_low": lambda one: one.differences[1]["low"],
+    "other_difference_high": lambda one: one.differences[1]["high"],
     "verdict": lambda one: one.verdicts[0],
     "other_verdict": lambda one: one.verdicts[1],
     "outcome": lambda one: one.outcome,

@@ -72,8 +72,8 @@ class MergedTask(Task):
         for number, part in enumerate(visual.blocks):
             whole = number in visual.fullatt_block_indexes
             states = self._block(part, states, angles, layout.runs if whole else windows)
-        stretches = states.split([count * length for count, length in layout.runs])
-        means = [part.unflatten(0, run).mean(1) for run, part in zip(layout.runs, stretches, strict=True)]
+        stretches = torch.split(states, [count * length for count, length in layout.runs])
+        means = [part.view(*run, -1).mean(1) for run, part in zip(layout.runs, stretches, strict=True)]
         return Seen(states, torch.cat(means))
 
     def answer(self, batch: PackedBatch, features: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class MergedTask(Task):
 
     def pixels(self, batch: PackedBatch) -> Tensor:
         """Return the image processor's pixel values of one point in time, float [patches, 147]."""
-        values = batch.images.float().unflatten(1, (3, -1)) / 255
+        values = batch.images.float().view(len(batch.images), 3, -1) / 255
         return ((values - self._mean[:, None]) / self._std[:, None]).flatten(1)
 
     def layout(self, rows: int) -> Layout:
@@ -132,10 +132,10 @@ def _attend(attention: Any, states: Tensor, angles: tuple[Tensor, Tensor], runs:
     found, start = [], 0
     for count, length in runs:
         end = start + count * length
-        heads = [
+        own, others, read = (
             part[start:end].unflatten(0, (count, length)).transpose(1, 2) for part in (query, key, value)
-        ]
-        attended = scaled_dot_product_attention(*heads, scale=attention.scaling)
+        )
+        attended = scaled_dot_product_attention(own, others, read, scale=attention.scaling)
         found.append(attended.transpose(1, 2).flatten(0, 1).flatten(1))
         start = end
     return torch.cat(found)
