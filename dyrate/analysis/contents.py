@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dyrate.analysis.ablations import decoding_table, predictor_table, strategy_table
+from dyrate.analysis.carried import Carried, carried
 from dyrate.analysis.cells import Table
 from dyrate.analysis.claims import Claim, claims
 from dyrate.analysis.equal_budget import Standing, standings
@@ -31,6 +32,7 @@ class Contents:
     tables: tuple[Table, ...]
     standings: tuple[Standing, ...]
     rankings: tuple[Ranking, ...]
+    carried: tuple[Carried, ...]
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
     missing: tuple[Missing, ...]
@@ -63,6 +65,7 @@ def gather(study: Study, measurements: Sequence[Measurement]) -> Contents:
         tables=tables,
         standings=compared,
         rankings=ranked,
+        carried=carried(ranked, compared),
         claims=claimed,
         findings=audit(),
         missing=absent,

@@ -66,10 +66,11 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "and the ablations (ablation_strategy, ablation_decoding, ablation_predictor): measured figures with "
         "intervals beside the printed ones. And equal_budget: DyRate against each competitor at the same "
         "budget of visual tokens, per benchmark. ranking: all methods at the budgets that the study names in "
-        "rank_at. cost: the FLOPs of every row, by convention and scope. audit: the printed tables checked "
-        "against themselves and arithmetic. missing: what the study asks for and does not have. Each as "
-        ".csv, .md and .tex, the first six as .html as well. And measurements.csv: all that was measured or "
-        "printed, a line per model, method, decoding, benchmark and metric." + _INCOMPLETE,
+        "rank_at. carried: which of these verdicts hold on another model. cost: the FLOPs of every row, by "
+        "convention and scope. audit: the printed tables checked against themselves and arithmetic. missing: "
+        "what the study asks for and does not have. Each as .csv, .md and .tex, the first six as .html as "
+        "well. And measurements.csv: all that was measured or printed, a line per model, method, decoding, "
+        "benchmark and metric." + _INCOMPLETE,
         epilog="example:\n  dyrate tables --study config/testbed.yaml --output results/testbed/tables",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

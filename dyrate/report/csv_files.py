@@ -63,6 +63,24 @@ RANKING: Fields = {
     "settings": lambda at: " + ".join(m.title for m in at[1].settings),
     "benchmarks": lambda at: " ".join(at[0].benchmarks),
 }
+CARRIED: Fields = {
+    "model": lambda one: one.models[0],
+    "other_model": lambda one: one.models[1],
+    "budget": lambda one: one.budget,
+    "method": lambda one: one.methods[0],
+    "competitor": lambda one: one.methods[1],
+    "benchmark": lambda one: one.benchmark,
+    "unit": lambda one: one.unit,
+    "difference": lambda one: one.differences[0]["value"],
+    "difference_low": lambda one: one.differences[0]["low"],
+    "difference_high": lambda one: one.differences[0]["high"],
+    "other_difference": lambda one: one.differences[1]["value"],
+    "other_difference_low": lambda one: one.differences[1]["low"],
+    "other_difference_high": lambda one: one.differences[1]["high"],
+    "verdict": lambda one: one.verdicts[0],
+    "other_verdict": lambda one: one.verdicts[1],
+    "outcome": lambda one: one.outcome,
+}
 COST = (
     "model", "method", "decoding", "benchmark", "convention", "scope", "text_tokens", "new_tokens",
     "tera", "percent", "result",
@@ -122,6 +140,9 @@ LISTED: Mapping[str, Listing] = {
         RANKING,
         lambda contents: [(ranking, place) for ranking in contents.rankings for place in ranking.places],
         "settings benchmarks",
+    ),
+    "carried": Listing(
+        "Verdicts of one model on another", CARRIED, lambda contents: contents.carried, "unit"
     ),
     "audit": Listing("Audit of the printed tables", AUDIT, lambda contents: contents.findings),
     "missing": Listing("Missing", MISSING, lambda contents: contents.missing),

@@ -245,6 +245,7 @@ class _Report:
             "curves": pictures(self.study, self.measured, self.looks),
             "rankings": ranking.by_budget(self.contents.rankings),
             "stability": ranking.stability(self.contents.rankings),
+            "carried": ranking.carries(self.contents.carried),
             "method_benches": self.benches,
         }
 

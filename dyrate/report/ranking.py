@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from dyrate.analysis.carried import Carried, summaries
 from dyrate.analysis.equal_budget import family_key
 from dyrate.analysis.pareto import dyrates
 from dyrate.analysis.ranking import Place, Ranking, agreements
@@ -156,3 +157,8 @@ def by_budget(found: Sequence[Ranking]) -> tuple[AtBudget, ...]:
 def stability(found: Sequence[Ranking]) -> list[str]:
     """How the order changes from one model or budget to another, a sentence for each two rankings."""
     return [say("stability", a=a) for a in agreements(found)]
+
+
+def carries(found: Sequence[Carried]) -> list[str]:
+    """What becomes of one model's verdicts on another, a sentence for each two models and budget."""
+    return [say("carried", s=summary) for summary in summaries(found)]

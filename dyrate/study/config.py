@@ -148,6 +148,8 @@ class StudyConfig(Record):
     files"""
     data: Text = "data/testbed"
     """folder of the testbed's parquet files"""
+    sides: Annotated[tuple[Positive, ...], Strict(False), AfterValidator(once)] = ()
+    """sides, in pixels, to one of which each of the testbed's images is resized (default: 168, as drawn)"""
     samples: Samples = 100  # null takes all, but not of the testbed
     subsets: Subsets = _NOTHING
     revisions: dict[str, Commit] = _NOTHING

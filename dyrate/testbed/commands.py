@@ -12,8 +12,9 @@ def register(subparsers: Subparsers) -> None:
     testbed = subparsers.add_parser(
         "testbed",
         help="the synthetic world: benchmarks, models, acceptance",
-        description="The embedded study's world: local benchmarks in the schema of the real ones, and two\n"
-        "small LLaVA models trained on it. Stand-ins for testing methods, no substitutes for real models.",
+        description="The embedded study's world: local benchmarks in the schema of the real ones, and small\n"
+        "models of two families trained on it. Stand-ins for testing methods, no substitutes for real\n"
+        "models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     steps = testbed.add_subparsers(dest="step", metavar="STEP", required=True)
@@ -32,6 +33,14 @@ def register(subparsers: Subparsers) -> None:
     )
     build.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
     build.add_argument(
+        "--sides",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="PIXELS",
+        help="resize each image to a square of one of these sides (default: all have 168)",
+    )
+    build.add_argument(
         "--output", type=Path, default=Path("data/testbed"), metavar="DIR", help="default: %(default)s"
     )
 
@@ -39,14 +48,19 @@ def register(subparsers: Subparsers) -> None:
         steps,
         _train,
         "train a testbed model from nothing",
-        "Train a small LLaVA on the synthetic world and save it in Hugging Face format, in half precision.\n"
+        "Train a small LLaVA, or Qwen2.5-VL, on the synthetic world and save it in Hugging Face format, in\n"
+        "half precision.\n"
         "A killed run continues from its last checkpoint when the same command is given again.\n"
         "With --minutes, the learning rate decays over the last 30% of the time; the steps that this\n"
         "gave are recorded in training.json, and --steps with --decay-steps repeats them without a clock.",
         "dyrate testbed train --model testbed-s --output models/testbed-s --minutes 8.5 --device cuda",
     )
     train.add_argument(
-        "--model", required=True, metavar="NAME", help="testbed-s, testbed-m, or testbed-tiny (smoke)"
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="testbed-s or testbed-m, LLaVAs; testbed-q, a Qwen2.5-VL; or testbed-tiny and testbed-q-tiny, "
+        "of each (smoke)",
     )
     train.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="directory of the finished model"
@@ -172,7 +186,8 @@ def _build(arguments: argparse.Namespace) -> int:
     from dyrate.testbed.benchmarks.build import build
     from dyrate.testbed.benchmarks.specs import BENCHMARKS
 
-    build(arguments.benchmarks or BENCHMARKS, arguments.samples, arguments.seed, arguments.output)
+    chosen = arguments.benchmarks or BENCHMARKS
+    build(chosen, arguments.samples, arguments.seed, arguments.output, arguments.sides)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The eleven benchmarks: same bytes, the hub's schemas, lmms-eval's own prompts and scores, no give-aways."""
 
 import copy
+import io
 import re
 from collections import Counter, defaultdict
 from importlib import import_module
@@ -11,6 +12,7 @@ import lmms_eval.tasks
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from dyrate.errors import DyrateError
 from dyrate.testbed.benchmarks.annotators import Crowd, annotate
@@ -306,3 +308,25 @@ def test_unknown_names_and_empty_builds_are_refused(tmp_path: Path):
         build(["popes"], 5, 0, tmp_path)
     with pytest.raises(DyrateError, match="0 samples"):
         build(["pope"], 0, 0, tmp_path)
+
+
+def test_images_of_other_sizes_are_the_same_scenes_and_the_same_for_a_group(tmp_path):
+    """Sizes are drawn by what an image shows; nothing else of a row changes but what tells the size."""
+    build(["pope", "nocaps"], 24, 0, tmp_path / "plain")
+    build(["pope", "nocaps"], 24, 0, tmp_path / "sized", sides=(140, 196))
+    for name in ("pope", "nocaps"):
+        plain, sized = (
+            pq.read_table(tmp_path / kind / f"{name}.parquet").to_pylist() for kind in ("plain", "sized")
+        )
+        sides = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in sized]
+        assert {*sides} <= {(140, 140), (196, 196)}
+        assert len({*sides}) == 2 or name == "pope", "which has four images"
+        for before, after, (side, _) in zip(plain, sized, sides, strict=True):
+            expected = Image.open(io.BytesIO(before["image"]["bytes"])).resize(
+                (side, side), Image.Resampling.BICUBIC
+            )
+            assert Image.open(io.BytesIO(after["image"]["bytes"])).tobytes() == expected.tobytes()
+            told = {key: side for key in ("image_width", "image_height") if key in before}
+            assert {**before, **told, "image": None} == {**after, "image": None}
+    with pytest.raises(DyrateError, match="sides: an image cannot be 0 pixels wide"):
+        build(["pope"], 6, 0, tmp_path, sides=(0, 140))

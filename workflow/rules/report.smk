@@ -34,6 +34,7 @@ TABLES = {
     "ablation_predictor": ("ablation: predictor", *PAGE),
     "equal_budget": ("DyRate at equal budget", *PASTED),
     "ranking": ("all methods at equal budget", *PASTED),
+    "carried": ("verdicts of one model on another", *PASTED),
     "cost": ("FLOPs by convention", *PASTED),
     "audit": ("audit of the printed tables", *PASTED),
     "measurements": ("all that was measured or printed", "csv"),

@@ -17,10 +17,11 @@ if study.tasks == "testbed":
             benchmarks=study.benchmarks,
             samples=study.drawn,
             seed=study.typed.seed,
+            sides=["--sides", *study.typed.sides] if study.typed.sides else [],
             output=subpath(output[0], parent=True),
             code=fingerprint(["dyrate.testbed.benchmarks.build"]),
         message:
             "Drawing {params.samples} samples for each of {params.benchmarks}"
         shell:
             "python -m dyrate.cli testbed build --benchmarks {params.benchmarks} --samples {params.samples}"
-            " --seed {params.seed} --output {params.output:q} > {log:q} 2>&1"
+            " --seed {params.seed} {params.sides} --output {params.output:q} > {log:q} 2>&1"

@@ -5,7 +5,7 @@ A group depends on the seed and its number alone, so that a smaller build is the
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.testbed.benchmarks.item import Item
+from dyrate.testbed.benchmarks.item import Item, resized
 from dyrate.testbed.benchmarks.schemas import COLUMNS, ORACLE_COLUMNS
 from dyrate.testbed.benchmarks.specs import BENCHMARKS
 from dyrate.testbed.world.draw import Draw
@@ -25,12 +25,15 @@ ROWS_PER_GROUP = 64
 """Rows of a parquet row group; fixed, so that the same rows give the same bytes."""
 
 
-def build(benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | Path) -> list[Path]:
+def build(
+    benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | Path, sides: Sequence[int] = ()
+) -> list[Path]:
     """Write `<benchmark>.parquet` and `<benchmark>.oracle.parquet` of each benchmark; return the former.
 
     `samples` is the number of rows; groups are kept whole, so a benchmark of pairs or rotations may have a
-    few more. The same arguments give the same bytes. Raises DyrateError for an unknown benchmark and for a
-    number of samples below 1.
+    few more. With `sides`, each image is resized to a square of one of these, in pixels, drawn by what it
+    shows. The same arguments give the same bytes. Raises DyrateError for an unknown benchmark, for a number
+    of samples below 1, and for a side that is none.
     """
     names = list(benchmarks)
     for name in names:
@@ -40,13 +43,15 @@ def build(benchmarks: Iterable[str], samples: int, seed: int, output_dir: str | 
             raise DyrateError(f"unknown benchmark {name!r}: {hint}")
     if samples < 1:
         raise DyrateError(f"cannot build benchmarks of {samples} samples: at least 1 is needed")
+    if sides and min(sides) < 1:
+        raise DyrateError(f"sides: an image cannot be {min(sides)} pixels wide: at least 1 is needed")
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in names:
         path = output_dir / f"{name}.parquet"
         items = tqdm(rows(name, samples, seed), desc=name, total=samples, unit="row", leave=False)
-        _write(name, iter(items), path)
+        _write(name, (resized(item, sides) for item in items), path)
         paths.append(path)
     return paths
 

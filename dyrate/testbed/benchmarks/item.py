@@ -1,7 +1,8 @@
 """What an item of a benchmark is, and what the makers of items share."""
 
+import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,6 +56,29 @@ def asked(spec: BenchmarkSpec, draw: Draw, difficulty: Difficulty | None = None)
 
 def photo_of(scene: Scene) -> dict[str, Any]:
     """Return the scene's photo as a PNG."""
+    return _png(Image.fromarray(render(scene)))
+
+
+def resized(item: Item, sides: Sequence[int]) -> Item:
+    """Return an item whose image is a square of one of the sides, the same for the same image; without any,
+    the item as it is.
+
+    A square, so that a processor that cuts the middle out of an image, as LLaVA's does, loses nothing.
+    """
+    if not sides:
+        return item
+    photo = item.row["image"]["bytes"]
+    side = Draw("side", hashlib.sha256(photo).hexdigest()).pick(sides)
+    image = Image.open(io.BytesIO(photo)).resize((side, side), Image.Resampling.BICUBIC)
+    told = {name: side for name in _TOLD if name in item.row}
+    return item._replace(row={**item.row, **told, "image": _png(image)})
+
+
+_TOLD = ("image_width", "image_height", "width", "height")
+"""Columns that tell an image's size."""
+
+
+def _png(image: Image.Image) -> dict[str, Any]:
     buffer = io.BytesIO()
-    Image.fromarray(render(scene)).save(buffer, format="PNG", compress_level=4)
+    image.save(buffer, format="PNG", compress_level=4)
     return {"bytes": buffer.getvalue(), "path": None}

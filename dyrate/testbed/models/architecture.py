@@ -1,4 +1,4 @@
-"""The testbed's models: LLaVA's architecture and processor in small, in Hugging Face format."""
+"""The testbed's models: their sizes; LLaVA's architecture and processor in small, in Hugging Face format."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """Depth and width of a testbed model: CLIP's two towers, equally wide, and a Llama with 32-wide heads."""
+    """Depth and width of a testbed model: CLIP's two towers, equally wide, a text model; 32-wide heads."""
 
     vision_layers: int
     vision_width: int
@@ -49,8 +49,21 @@ class Size:
     text_feed_forward: int
 
 
+@dataclass(frozen=True)
+class MergedSize(Size):
+    """Of one in Qwen2.5-VL's architecture: several heads share a key and a value, and some layers of the
+    tower attend to the whole image, the others to their window.
+    """
+
+    vision_feed_forward: int
+    whole_layers: tuple[int, ...]
+    key_value_heads: int
+
+
 SIZES = {
     "testbed-tiny": Size(2, 32, 1, 2, 32, 64),
+    "testbed-q-tiny": MergedSize(2, 32, 1, 2, 64, 64, 64, (1,), 1),
+    "testbed-q": MergedSize(6, 96, 4, 8, 192, 208, 256, (2, 5), 2),
     "testbed-s": Size(6, 160, 4, 8, 192, 512),
     "testbed-m": Size(7, 192, 4, 12, 256, 608),
 }

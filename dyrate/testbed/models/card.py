@@ -6,7 +6,9 @@ from typing import Any
 
 from dyrate import files
 from dyrate.errors import DyrateError
-from dyrate.testbed.models.recipe import ModelRecipe
+from dyrate.testbed.models.architecture import HEAD_WIDTH
+from dyrate.testbed.models.qwen_packing import MERGE, PATCH, SIDES, TOKEN, WINDOW
+from dyrate.testbed.models.recipe import RECIPES
 from dyrate.testbed.models.stream import stream_hash
 
 _CURVE_ROWS = 8
@@ -48,11 +50,9 @@ def _table(header: list[str], rows: Iterable[list[Any]]) -> str:
 
 
 def _head(name: str, record: dict[str, Any]) -> str:
-    size = record["size"]
-    vision = f"{size['vision_layers']} layers, width {size['vision_width']}"
-    text = (
-        f"{size['text_layers']} layers, width {size['text_width']}, feed-forward {size['text_feed_forward']}"
-    )
+    merged = "whole_layers" in record["size"]
+    family, whose = ("Qwen2.5-VL", "Qwen2.5-VL's") if merged else ("LLaVA-1.5", "LLaVA's")
+    kind = "Qwen2_5_VLForConditionalGeneration" if merged else "LlavaForConditionalGeneration"
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -60,28 +60,59 @@ license: apache-2.0
 ---
 # {name}
 
-A very small vision-language model in LLaVA-1.5's architecture (`LlavaForConditionalGeneration`), trained
+A very small vision-language model in {family}'s architecture (`{kind}`), trained
 from random weights on synthetic scenes. It stands in for a real model where none can be downloaded, so that
 visual-token reduction can be run, tested and compared anywhere, in minutes.
 
-It is **not** LLaVA-1.5, shares no weights with it, and knows nothing but its own world of coloured shapes
+It is **not** {family}, shares no weights with it, and knows nothing but its own world of coloured shapes
 and printed signs. Its scores are on benchmarks of that world, which have the schema, prompts and metrics of
-the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as LLaVA's.
+the real ones but not their content: never quote them as results on GQA, COCO and the like, nor as {whose}.
 
-{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
+{_merged(record) if merged else _llava(record)}
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("models/{name}", backend="pil"){_NEEDS if merged else ""}
+model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="float32")
+```"""
+
+
+_NEEDS = "  # transformers asks for torchvision"
+
+
+def _llava(record: dict[str, Any]) -> str:
+    size = record["size"]
+    vision = f"{size['vision_layers']} layers, width {size['vision_width']}"
+    text = (
+        f"{size['text_layers']} layers, width {size['text_width']}, feed-forward {size['text_feed_forward']}"
+    )
+    return f"""{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a CLIP vision tower
 ({vision}, patches of 14 pixels), a two-layer projector, and a Llama text model ({text};
 {record["tokens"]} tokens).
 Images are 168x168 pixels: 144 visual tokens. As in LLaVA-1.5, the projector reads the tower's second-last
 layer. `clip/` holds the other half of the CLIP model that the tower belongs to
 ({record["clip_parameters"] / 1e6:.1f} M parameters: a text tower of {size["caption_layers"]} layers, both
-projections, the temperature): `dyrate.clip.clip_model` puts them together.
+projections, the temperature): `dyrate.clip.clip_model` puts them together."""
 
-```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-processor = AutoProcessor.from_pretrained("models/{name}", backend="pil")
-model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="float32")
-```"""
+def _merged(record: dict[str, Any]) -> str:
+    size = record["size"]
+    whole = " and ".join(str(layer) for layer in size["whole_layers"])
+    return f"""{record["parameters"] / 1e6:.1f} M parameters, stored in half precision: a vision tower of
+{size["vision_layers"]} layers of width {size["vision_width"]} and feed-forward {size["vision_feed_forward"]}
+on patches of {PATCH} pixels (layers {whole} attend to the whole image, counted from 0, the others within
+windows of {WINDOW} x {WINDOW} pixels), a merger of {MERGE} x {MERGE} patches to a visual token, and a text
+model of {size["text_layers"]} layers, width {size["text_width"]}, feed-forward {size["text_feed_forward"]},
+{size["text_width"] // HEAD_WIDTH} heads to {size["key_value_heads"]} of keys and values; {record["tokens"]}
+tokens, embeddings tied. Positions are of time, row and column.
+
+Images have any size, and a visual token for every {TOKEN} x {TOKEN} pixels. Those of training were the
+world's, of 168 x 168 pixels, resized to heights and widths of {", ".join(map(str, SIDES[:-1]))} or
+{SIDES[-1]}: {(SIDES[0] // TOKEN) ** 2} to {(SIDES[-1] // TOKEN) ** 2} visual tokens, 144 on average, which
+is what each image of testbed-s has. The rest of the recipe is that of testbed-s, but for longer sequences;
+visual tokens cannot stand closer than one position apart, and CLIP's loss compares captions with the mean of
+an image's patches, as there is no class token. Its text tower is not kept."""
 
 
 def _recipe(record: dict[str, Any]) -> str:
@@ -94,13 +125,15 @@ def _recipe(record: dict[str, Any]) -> str:
     )
     changed = "" if today == record["data_sha256"] else other_world
     ended = "" if record["completed"] else f" The run was ended early, at step {record['curve'][-1]['step']}."
+    merged = "whole_layers" in record["size"]
+    seen = "the tower's patches, averaged," if merged else "the class token after the tower's last layer"
+    more = _contrast(recipe, seen) + _spacing(recipe)
     return f"""## Training
 
 Every step takes {recipe["batch_size"]} images, made while training by
 `dyrate.testbed.world.examples.training_example` (seed {recipe["seed"]}; none is shown twice), each with all
 its questions packed into one sequence of {recipe["pack_length"]} tokens in which a question sees the image
-and itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n).{_contrast(recipe)} In every
-second example, neighbouring visual tokens stand {recipe["least_spacing"]:g} to 1 positions apart. AdamW,
+and itself only. Loss on the answers alone; an answer of n tokens weighs sqrt(n).{more} AdamW,
 learning rate
 {recipe["peak_learning_rate"]:g} after {recipe["warmup_steps"]} steps of warm-up, linear decay to zero from
 step {start} to {steps}, weight decay {recipe["weight_decay"]:g} on matrices, gradient norm clipped at
@@ -124,12 +157,12 @@ A GPU does not repeat its sums to the last bit, so the weights will be alike, no
 def _options(recipe: dict[str, Any]) -> str:
     """What the recipe has otherwise than by default."""
     names = ("contrast_weight", "contrast_steps", "tower_rate", "least_spacing")
-    plain = ModelRecipe(recipe["model"])
+    plain = RECIPES[recipe["model"]]
     changed = (name for name in names if recipe[name] != getattr(plain, name))
     return "".join(f"--{name.replace('_', '-')} {recipe[name]:g} " for name in changed)
 
 
-def _contrast(recipe: dict[str, Any]) -> str:
+def _contrast(recipe: dict[str, Any], seen: str) -> str:
     if not recipe["contrast_weight"]:
         return ""
     steps, rate = recipe["contrast_steps"], recipe["tower_rate"]
@@ -139,8 +172,15 @@ def _contrast(recipe: dict[str, Any]) -> str:
     )
     return (
         f" Beside it, with weight {recipe['contrast_weight']:g}, CLIP's symmetric contrastive loss between "
-        f"the class token after the tower's last layer and the scene's caption.{first if steps else ''}"
+        f"{seen} and the scene's caption.{first if steps else ''}"
     )
+
+
+def _spacing(recipe: dict[str, Any]) -> str:
+    least = recipe["least_spacing"]
+    if least == 1:
+        return ""
+    return f" In every\nsecond example, neighbouring visual tokens stand {least:g} to 1 positions apart."
 
 
 def _curve(record: dict[str, Any]) -> str:

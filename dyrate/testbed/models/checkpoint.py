@@ -21,7 +21,12 @@ FILE_NAME = "checkpoint.safetensors"
 
 def save(directory: Path, model: nn.Module, optimizer: Optimizer, progress: dict[str, Any]) -> None:
     """Write the run's state; a crash while writing leaves the previous checkpoint whole."""
-    tensors = {f"model/{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
+    # Clones, as tied weights have two names and would share memory.
+    weights = model.state_dict().items()
+    tensors = {
+        f"model/{name}": value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in weights
+    }
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{name}/{key}"] = value.detach().contiguous()

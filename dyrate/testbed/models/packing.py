@@ -17,10 +17,9 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from dyrate.testbed.models.architecture import VISUAL_TOKENS
-from dyrate.testbed.models.tokenizer import CAPTION_LENGTH, IMAGE, caption_tokenizer
+from dyrate.testbed.models.tokenizer import CAPTION_LENGTH, VICUNA, Dialogue, caption_tokenizer
 from dyrate.testbed.world.examples import CAPTION_KIND, DialogueTurn, Example
 
-PREFIX = "USER: " + IMAGE * VISUAL_TOKENS
 NO_TARGET = -100  # torch's own mark for "no loss here"
 PREFIX_SEGMENT = 0
 PADDING_SEGMENT = -1
@@ -30,11 +29,11 @@ class PackedBatch(NamedTuple):
     """Packed examples; B rows of S tokens."""
 
     first_visual_token: int  # where the visual tokens begin, the same in every row
-    images: Tensor  # uint8 [B, 168, 168, 3]
+    images: Tensor  # uint8 [B, 168, 168, 3], or as the packer of another family has them
     input_ids: Tensor  # int64 [B, S]
     targets: Tensor  # int64 [B, S]: the token to predict at this position, or NO_TARGET
     weights: Tensor  # float32 [B, S]: weight of this position's loss, 0 where there is no target
-    position_ids: Tensor  # int64 [B, S]
+    position_ids: Tensor  # int64 [B, S], or [axes, B, S]
     segments: Tensor  # int16 [B, S]: 0 in the prefix, i in the i-th turn packed, -1 in the padding
     captions: Tensor  # int64 [B, 77], for CLIP's text tower
     captioned: Tensor  # bool [B]: whether there is one
@@ -49,13 +48,16 @@ class PackedBatch(NamedTuple):
 class Packer:
     """Turns examples into batches of one fixed length; turns that no longer fit are left out."""
 
+    dialogue: Dialogue = VICUNA
+
     def __init__(self, tokenizer: PreTrainedTokenizerFast, length: int) -> None:
         self.length = length
         self._backend = tokenizer.backend_tokenizer
         self._pad = tokenizer.pad_token_id
         self._end = tokenizer.eos_token_id
-        self._prefix = np.array([tokenizer.bos_token_id, *self._encode(PREFIX)])
-        self._first_visual_token = self._prefix.tolist().index(tokenizer.convert_tokens_to_ids(IMAGE))
+        self._image = tokenizer.convert_tokens_to_ids(self.dialogue.image)
+        self._before = self._encode(self.dialogue.opening + self.dialogue.before)
+        self._first_visual_token = len(self._before)
         self._captions = caption_tokenizer(tokenizer)
         # Prompts and short answers repeat endlessly in a synthetic world, captions do not.
         self._cached = lru_cache(maxsize=1 << 16)(self._encode)
@@ -71,17 +73,25 @@ class Packer:
             example: image and turns.
             spacing: distance between the positions of neighbouring visual tokens, before rounding down.
         """
-        prefix, first = len(self._prefix), self._first_visual_token
-        positions = np.arange(prefix)
-        positions[first:] = first + np.floor(spacing * np.arange(prefix - first))
-        after = positions[-1] + 1
+        offsets = np.floor(spacing * np.arange(VISUAL_TOKENS)).astype(np.int64)
+        return self._row(example, offsets, int(offsets[-1]) + 1)
+
+    def _row(
+        self, example: Example, offsets: NDArray[np.int64], extent: int
+    ) -> tuple[NDArray[np.int64], list[DialogueTurn]]:
+        """Do what `pack` does, with a visual token for each of `offsets`, its position counted from the
+        first one's place, and the turns `extent` behind that.
+        """
+        first, dialogue = self._first_visual_token, self.dialogue
+        prefix, after = first + len(offsets), first + extent
         row = np.empty((4, self.length), dtype=np.int64)
         row[0], row[1], row[2], row[3] = self._pad, NO_TARGET, 0, PADDING_SEGMENT
-        row[0, :prefix], row[2, :prefix], row[3, :prefix] = self._prefix, positions, PREFIX_SEGMENT
+        row[0, :first], row[0, first:prefix], row[3, :prefix] = self._before, self._image, PREFIX_SEGMENT
+        row[2, :first], row[2, first:prefix] = np.arange(first), first + offsets
         start, placed = prefix, []
         for turn in example.turns:
-            question = self._cached(f"\n{turn.prompt} ASSISTANT:")
-            answer = [*self._cached(f" {turn.answer}"), self._end]
+            question = self._cached(f"{dialogue.after}{turn.prompt}{dialogue.cue}")
+            answer = [*self._cached(f"{dialogue.lead}{turn.answer}"), self._end]
             end = start + len(question) + len(answer)
             if end > self.length:
                 continue
@@ -97,16 +107,24 @@ class Packer:
         self, examples: Sequence[Example], spacings: Iterable[float] | None = None
     ) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
         """Pack examples into one batch; also return the turns placed in each row. `spacings`: see `pack`."""
-        images, rows, placed, captions = [], [], [], []
-        for example, spacing in zip(examples, spacings or [1.0] * len(examples), strict=True):
-            row, turns = self.pack(example, spacing)
-            images.append(example.image)
-            rows.append(row)
-            placed.append(turns)
-            captions.append(next((turn.answer for turn in example.turns if turn.kind == CAPTION_KIND), ""))
+        spaced = zip(examples, spacings or [1.0] * len(examples), strict=True)
+        packed = [self.pack(example, spacing) for example, spacing in spaced]
+        return self._batch(examples, packed, np.stack([example.image for example in examples]))
+
+    def _batch(
+        self,
+        examples: Sequence[Example],
+        packed: Sequence[tuple[NDArray[np.int64], list[DialogueTurn]]],
+        images: NDArray[np.uint8],
+    ) -> tuple[PackedBatch, list[list[DialogueTurn]]]:
+        rows, placed = zip(*packed, strict=True)
+        captions = [
+            next((turn.answer for turn in example.turns if turn.kind == CAPTION_KIND), "")
+            for example in examples
+        ]
         ids, targets, positions, segments = torch.from_numpy(np.stack(rows, axis=1)).unbind()
         batch = PackedBatch(
-            images=torch.from_numpy(np.stack(images)),
+            images=torch.from_numpy(images),
             input_ids=ids,
             targets=targets,
             weights=_answer_weights(targets, segments),
@@ -116,7 +134,7 @@ class Packer:
             captions=self.caption_ids(captions),
             captioned=torch.tensor([bool(caption) for caption in captions]),
         )
-        return batch, placed
+        return batch, [*placed]
 
     def caption_ids(self, captions: list[str]) -> Tensor:
         """Return int64 [captions, 77]."""

@@ -73,8 +73,20 @@ RECIPES = {
         precision="float32",
         tokenizer_examples=100,
     ),
+    "testbed-q-tiny": ModelRecipe(
+        "testbed-q-tiny",
+        steps=20,
+        decay_steps=6,
+        batch_size=9,  # each size once
+        pack_length=576,
+        warmup_steps=2,
+        least_spacing=1.0,
+        precision="float32",
+        tokenizer_examples=100,
+    ),
     "testbed-s": ModelRecipe("testbed-s"),
     "testbed-m": ModelRecipe("testbed-m"),
+    "testbed-q": ModelRecipe("testbed-q", pack_length=576, least_spacing=1.0),  # for larger images
 }
 
 

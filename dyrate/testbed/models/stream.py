@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from dyrate.testbed.models.packing import PackedBatch, Packer
-from dyrate.testbed.models.tokenizer import train_tokenizer
+from dyrate.testbed.models.tokenizer import VICUNA, Dialogue, train_tokenizer
 from dyrate.testbed.world.examples import training_example
 
 TOKENIZER_SEED = 0  # one tokenizer for every testbed model, whatever seed it is trained with
@@ -30,13 +30,21 @@ class TrainingStream(Dataset[PackedBatch]):
         return self.packer.batch(examples, spacings.tolist())[0]
 
 
-def world_tokenizer(examples: int) -> PreTrainedTokenizerFast:
+def world_tokenizer(examples: int, dialogue: Dialogue = VICUNA) -> PreTrainedTokenizerFast:
     """Train the testbed's tokenizer on the turns of the first `examples` training examples."""
     turns = itertools.chain.from_iterable(
         training_example(TOKENIZER_SEED, index).turns for index in range(examples)
     )
     return train_tokenizer(
-        text for turn in turns for text in (f"USER: \n{turn.prompt} ASSISTANT:", f" {turn.answer}")
+        (
+            dialogue.written(text)
+            for turn in turns
+            for text in (
+                f"{dialogue.before}{dialogue.after}{turn.prompt}{dialogue.cue}",
+                f"{dialogue.lead}{turn.answer}",
+            )
+        ),
+        dialogue,
     )
 
 

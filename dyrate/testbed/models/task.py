@@ -2,11 +2,13 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from dyrate.clip_folder import FOLDER
 from dyrate.testbed.models.architecture import build_clip, build_model, build_processor, size_of
@@ -15,7 +17,7 @@ from dyrate.testbed.models.held_out import Accuracy, HeldOut
 from dyrate.testbed.models.packing import PackedBatch, Packer, normalise, packed_logits, packed_loss
 from dyrate.testbed.models.recipe import ModelRecipe, Stage
 from dyrate.testbed.models.stream import TrainingStream, world_tokenizer
-from dyrate.testbed.models.tokenizer import caption_tokenizer
+from dyrate.testbed.models.tokenizer import VICUNA, Dialogue, caption_tokenizer
 from dyrate.testbed.world.examples import validation_example
 
 SHARD_SIZE = "14MB"
@@ -24,26 +26,46 @@ SHARD_SIZE = "14MB"
 class Seen(NamedTuple):
     """What a vision tower makes of B images."""
 
-    features: Tensor  # the layer that the projector reads, class token first, [B, 1 + V, width]
-    pooled: Tensor  # the class token after the last layer and norm, [B, width]
+    features: Tensor  # what `Task.answer` takes: of a LLaVA the layer that the projector reads, class token
+    # first, [B, 1 + V, width]
+    pooled: Tensor  # of a LLaVA the class token after the last layer and norm, [B, width]
 
 
 class Task:
-    """A LLaVA and a CLIP with one vision tower, random at first; their data, losses and scores."""
+    """A model and a CLIP with one vision tower, random at first; their data, losses and scores.
+
+    What stands here is right for a LLaVA.
+    """
+
+    dialogue: Dialogue = VICUNA
+    packer_class: type[Packer] = Packer
 
     def __init__(self, recipe: ModelRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.tokenizer = world_tokenizer(recipe.tokenizer_examples)
-        self.processor: LlavaProcessor = build_processor(self.tokenizer)
-        size = size_of(recipe.model)
-        self.model: LlavaForConditionalGeneration = build_model(size, self.tokenizer, recipe.seed)
-        self.clip: CLIPModel = build_clip(size, caption_tokenizer(self.tokenizer), recipe.seed)
+        self.tokenizer = world_tokenizer(recipe.tokenizer_examples, self.dialogue)
+        self.processor, self.model = self._build()
+        captions = caption_tokenizer(self.tokenizer)
+        self.clip: CLIPModel = build_clip(size_of(recipe.model), captions, recipe.seed)
         self.parts = nn.ModuleDict({"llava": self.model, "clip": self.clip}).to(device)
-        self.packer = Packer(self.tokenizer, recipe.pack_length)
+        self.packer = self.packer_class(self.tokenizer, recipe.pack_length)
         self.stream = TrainingStream(self.packer, recipe.seed, recipe.batch_size, recipe.least_spacing)
         images = self.processor.image_processor
         self._mean = torch.tensor(images.image_mean, device=device)
         self._std = torch.tensor(images.image_std, device=device)
+
+    def _build(self) -> tuple[Any, Any]:
+        """Return the processor and the model."""
+        processor: LlavaProcessor = build_processor(self.tokenizer)
+        model: LlavaForConditionalGeneration = build_model(
+            size_of(self.recipe.model), self.tokenizer, self.recipe.seed
+        )
+        return processor, model
+
+    def compile(self) -> None:
+        """Compile layer by layer: all of one kind share one compilation, which takes seconds, not minutes."""
+        for module in self.parts.modules():
+            if isinstance(module, (CLIPEncoderLayer, LlamaDecoderLayer)):
+                module.compile()
 
     def eyes(self) -> list[nn.Parameter]:
         """Return the parameters of both of CLIP's towers, and of what compares them."""
@@ -53,7 +75,7 @@ class Task:
         """Return the logits, [B, S, vocabulary], of a batch that may lie on another device."""
         batch = batch.to(self.device)
         with self._arithmetic():
-            return packed_logits(self.model, batch, self.see(batch).features)
+            return self.answer(batch, self.see(batch).features)
 
     def loss(self, batch: PackedBatch, stage: Stage) -> Tensor:
         """Return a stage's loss, a scalar, of a batch that may lie on another device."""
@@ -66,8 +88,14 @@ class Task:
                 scores = similarities(self.clip, seen.pooled, batch.captions)
                 loss = stage.contrast * contrastive_loss(scores, batch.captioned)
             if stage.rest > 0:
-                loss = loss + packed_loss(packed_logits(self.model, batch, seen.features), batch)
+                loss = loss + packed_loss(self.answer(batch, seen.features), batch)
         return loss
+
+    def answer(self, batch: PackedBatch, features: Tensor) -> Tensor:
+        """Return the logits, [B, S, vocabulary], of a batch on this device, whose images were seen as
+        `features`.
+        """
+        return packed_logits(self.model, batch, features)
 
     def save(self, folder: Path) -> None:
         """Write the model, its processor and, in `clip/`, CLIP's other half, in half precision."""

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from dyrate import files
 from dyrate.errors import DyrateError
 from dyrate.testbed.models import checkpoint
+from dyrate.testbed.models.architecture import MergedSize, size_of
 from dyrate.testbed.models.held_out import HeldOut
 from dyrate.testbed.models.packing import PackedBatch
 from dyrate.testbed.models.progress import LOOK_EVERY, Meter, TrainingProgress
+from dyrate.testbed.models.qwen_task import MergedTask
 from dyrate.testbed.models.recipe import DECAY_SHARE, Machine, ModelRecipe
 from dyrate.testbed.models.record import training_record
 from dyrate.testbed.models.schedule import LearningRatePlan
@@ -37,10 +37,7 @@ class ModelTrainer:
         self.progress = TrainingProgress(LearningRatePlan(recipe.steps - recipe.decay_steps, recipe.steps))
         self._resume()
         if machine.compile:
-            # Layer by layer: all layers of one kind share one compilation, which takes seconds, not minutes.
-            for module in task.parts.modules():
-                if isinstance(module, (CLIPEncoderLayer, LlamaDecoderLayer)):
-                    module.compile()
+            task.compile()
 
     def _resume(self) -> None:
         state = checkpoint.load(self.directory)
@@ -209,7 +206,8 @@ def train(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are forks, and each has one core
     if machine.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
-    task = Task(recipe, torch.device(machine.device))
+    kind = MergedTask if isinstance(size_of(recipe.model), MergedSize) else Task
+    task = kind(recipe, torch.device(machine.device))
     trainer = ModelTrainer(task, machine, checkpoint_directory)
     if not trainer.run(stop_after):
         return None
