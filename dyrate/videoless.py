@@ -1,5 +1,6 @@
-"""Processors without their part for videos: it needs torchvision, which does not go with every build of torch,
-and has nothing to do where videos are refused.
+"""Processors without their part for videos.
+
+It needs torchvision, which does not go with every build of torch, and has nothing to do where videos are refused.
 """
 
 from typing import Any
