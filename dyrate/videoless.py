@@ -1,6 +1,6 @@
 """Processors without their part for videos.
 
-It needs torchvision, which does not go with every build of torch, and has nothing to do where videos are refused.
+It needs torchvision, which does not go with every build of torch; and videos are refused anyway.
 """
 
 from typing import Any

@@ -5,18 +5,25 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForImageTextToText
+
+from dyrate.bench.shapes import named
 
 from dyrate.evaluation.results import read
-from tests.evaluation.stand_ins import HUB_COLUMNS, SIZE, make_benchmark, make_checkpoint, save_task
-from tests.pipeline.conftest import Project
+from dyrate.registry import load_method
+from dyrate.study import Study
+from tests.evaluation.family_checkpoints import family_checkpoint
+from tests.evaluation.stand_ins import HUB_COLUMNS, make_benchmark, save_task
+from tests.pipeline.conftest import REPOSITORY, Project
 
 NAMES = tuple(HUB_COLUMNS)
 RESULT = "results/modern/tiny/fastv-layer=1-rate=0.5/greedy.json"
 
 
 def stand_ins(project: Project) -> None:
-    make_checkpoint(project.folder / "models/tiny", pinpoints=[[SIZE, 2 * SIZE], [2 * SIZE, SIZE]])
+    family_checkpoint("qwen2_5_vl", project.folder / "models/tiny")
     (project.folder / "tasks").mkdir()
     for name in NAMES:
         make_benchmark(project.folder / "tasks", name, 8)
@@ -35,6 +42,19 @@ def stand_ins(project: Project) -> None:
         "rank_at": [],
     }
     (project.folder / "stand-ins.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3.5-8b", "llava-onevision-7b"])
+def test_each_method_runs_on_each_model_at_its_real_shape(model: str) -> None:
+    with torch.device("meta"):
+        real = AutoModelForImageTextToText.from_config(named(model))
+    for job in Study.read(REPOSITORY / "config/modern.yaml").jobs:
+        if job.model.name == model and "predictor" not in job.method.spec:
+            with load_method(job.method.spec)(real):  # which refuses a depth, a tower, a budget
+                pass
+            keeps_none = job.method.name in ("vtw", "text_only")
+            positions = load_method(job.method.spec)(real).needs.positions
+            assert positions == "original" or keeps_none or not model.startswith("qwen"), job.method.spec
 
 
 @pytest.mark.slow
