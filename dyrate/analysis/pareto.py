@@ -26,23 +26,22 @@ def curves(
     Without a benchmark: the means over all that the unpruned model has, in percent of its score; settings
     that lack one of them, such as those of captions only, are left out.
     """
-    shown = _shown(model, measurements, groups)
     names = (benchmark,) if benchmark else averaged(model, measurements)
-    ends = [m for m in shown if m.method == NONE]
-    by_label = {label: _curve(found, names, benchmark is None) for label, found in sweeps(shown).items()}
-    for label, found in families(shown).items():
-        own = _curve(found, names, benchmark is None)
-        if own:
-            end = _curve(ends, names, benchmark is None)
-            by_label[label] = tuple(sorted({*own, *end}))
-    return {label: curve for label, curve in by_label.items() if curve}
+    relative = benchmark is None
+    whole = _curve(_unpruned(model, measurements), names, relative)
+    found = {}
+    for label, family in settings(model, measurements, groups).items():
+        own, first = _curve(family, names, relative), family[0]
+        closed = own and first.model == model and not first.against and not _swept(first)
+        found[label] = tuple(sorted({*own, *whole})) if closed else own
+    return {label: curve for label, curve in found.items() if curve}
 
 
 def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
     """DyRate's families: the first of the paper's as "DyRate", the first of ours as "DyRate+", others by the
     first of their predictors as well.
     """
-    mine = (m for m in measurements if m.method == DYRATE and not m.replays)
+    mine = (m for m in measurements if _swept(m))
     named: dict[str, tuple[Measurement, ...]] = {}
     for found in grouped(mine, _sweep).values():
         first = found[0]
@@ -56,9 +55,16 @@ def sweeps(measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, 
 def settings(
     model: str, measurements: Sequence[Measurement], groups: Sequence[str] = GROUPS
 ) -> dict[str, tuple[Measurement, ...]]:
-    """What each curve of a model is made of."""
-    shown = _shown(model, measurements, groups)
-    return {**families(shown), **sweeps(shown)}
+    """What each curve of a model is made of, DyRate's first; beside those of a model, the models that are
+    measured against it, several of one trained connector in one curve, and what runs on them.
+    """
+    shown = [m for m in _shown(measurements, groups) if m.reference == model]
+    found: dict[str, tuple[Measurement, ...]] = {}
+    for name, own in grouped(shown, lambda m: m.model).items():
+        on = "" if name == model else f" on {name}"
+        found |= {f"{label}{on}": family for label, family in {**sweeps(own), **families(own)}.items()}
+    models = grouped((m for m in shown if m.method == NONE != m.kind), lambda m: m.kind)
+    return found | {family[0].title: tuple(family) for family in models.values()}
 
 
 def dyrates(label: str) -> bool:
@@ -68,8 +74,12 @@ def dyrates(label: str) -> bool:
 
 def averaged(model: str, measurements: Sequence[Measurement]) -> tuple[str, ...]:
     """The benchmarks of the mean: those of the unpruned model."""
-    whole = next((m for m in _shown(model, measurements) if m.method == NONE), None)
-    return tuple(name for name in (whole.result["benchmarks"] if whole else ()) if name in BENCHMARKS)
+    whole = _unpruned(model, measurements)
+    return tuple(name for m in whole[:1] for name in m.result["benchmarks"] if name in BENCHMARKS)
+
+
+def _swept(m: Measurement) -> bool:
+    return m.method == DYRATE and not m.replays
 
 
 def _sweep(m: Measurement) -> str:
@@ -83,14 +93,12 @@ def _sweep(m: Measurement) -> str:
     return repr((sorted(own.items()), sorted(kept.items())))
 
 
-def _shown(
-    model: str, measurements: Sequence[Measurement], groups: Sequence[str] = GROUPS
-) -> list[Measurement]:
-    return [
-        m
-        for m in measurements
-        if m.model == model and m.group in groups and m.decoding == measurements[0].decoding
-    ]
+def _shown(measurements: Sequence[Measurement], groups: Sequence[str]) -> list[Measurement]:
+    return [m for m in measurements if m.group in groups and m.decoding == measurements[0].decoding]
+
+
+def _unpruned(model: str, measurements: Sequence[Measurement]) -> list[Measurement]:
+    return [m for m in _shown(measurements, GROUPS) if m.model == model and m.method == NONE]
 
 
 def _curve(found: Sequence[Measurement], names: Sequence[str], relative: bool) -> Curve:

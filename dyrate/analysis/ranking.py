@@ -20,10 +20,10 @@ from statistics import NormalDist, fmean
 import numpy as np
 
 from dyrate.analysis.claims import TEN
-from dyrate.analysis.equal_budget import BLIND, RANKED, Point, families, mix, points
-from dyrate.analysis.measurement import NONE, Measurement, grouped
+from dyrate.analysis.equal_budget import BLIND, RANKED, Point, mix, points
+from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.paired import Answers, holm, mean_interval
-from dyrate.analysis.pareto import sweeps
+from dyrate.analysis.pareto import settings
 from dyrate.evaluation.intervals import Array
 from dyrate.evaluation.results import Difference
 
@@ -108,9 +108,11 @@ def rankings(
         asked = [{*m.job.method.benchmarks} for m in mine if m.group == RANKED and m.job]
         whole_has = whole.result["benchmarks"] if whole else ()
         names = tuple(name for name in whole_has if name in TEN and all(name in one for one in asked))
-        curves = _curves(model, mine)
+        blind = (m for m in mine if m.method == BLIND)
+        curves = settings(model, shown, GROUPS)
+        curves |= {m.label if m.model == model else f"{m.label} on {m.model}": (m,) for m in blind}
         for share in budgets:
-            tried = {name: _place(name, settings, share, names, answers) for name, settings in curves.items()}
+            tried = {name: _place(name, curve, share, names, answers) for name, curve in curves.items()}
             places = [place for place in tried.values() if isinstance(place, Place)]
             if len(places) > 1:
                 places.sort(key=lambda place: -place.kept["value"])
@@ -132,20 +134,6 @@ def _agreement(first: Ranking, second: Ranking) -> Agreement:
     reverse = sum((worse, better) in second.sure for better, worse in first.sure)
     tau = (2 * alike - len(pairs)) / len(pairs) if pairs else 0.0
     return Agreement(first, second, len(shared), tau, reverse)
-
-
-def _curves(model: str, measurements: Sequence[Measurement]) -> dict[str, tuple[Measurement, ...]]:
-    """Settings by method; beside those of a model, the models that are measured against it, several of one
-    trained connector in one curve, and what runs on them.
-    """
-    curves: dict[str, tuple[Measurement, ...]] = {}
-    for name, settings in grouped(measurements, lambda m: m.model).items():
-        on = "" if name == model else f" on {name}"
-        families_here = {**sweeps(settings), **families(settings)}
-        families_here |= {m.label: (m,) for m in settings if m.method == BLIND}
-        curves |= {f"{label}{on}": family for label, family in families_here.items()}
-    models = grouped((m for m in measurements if m.method == NONE != m.kind), lambda m: m.kind)
-    return curves | {family[0].title: tuple(family) for family in models.values()}
 
 
 def _place(

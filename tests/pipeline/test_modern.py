@@ -10,7 +10,6 @@ import yaml
 from transformers import AutoModelForImageTextToText
 
 from dyrate.bench.shapes import named
-
 from dyrate.evaluation.results import read
 from dyrate.registry import load_method
 from dyrate.study import Study

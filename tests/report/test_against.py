@@ -11,7 +11,8 @@ import pytest
 from dyrate.analysis.measurement import Measurement
 from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers
-from dyrate.analysis.ranking import rankings
+from dyrate.analysis.pareto import curves
+from dyrate.analysis.ranking import GROUPS, rankings
 from dyrate.analysis.summary import lines
 from dyrate.analysis.tables import table1
 from dyrate.evaluation import answers
@@ -147,6 +148,16 @@ def test_one_ranking_has_them_and_the_methods(measurements: tuple[Measurement, .
     mixed = next(value for name, value in kept.items() if name.startswith("deep-16"))
     assert mixed == pytest.approx((30 + 10 * 0.05 / 0.75) / 0.4)
     assert not any(name.startswith("deep-4") for name in kept)
+
+
+def test_one_picture_has_them_and_the_methods(measurements: tuple[Measurement, ...]) -> None:
+    drawn = curves("whole", measurements, "gqa", GROUPS)
+    assert {label: [share for share, _ in curve] for label, curve in drawn.items()} == {
+        "FastV (K=2, R=0.5)": [pytest.approx(0.3), 1.0],
+        "FastV (K=2, R=0.5) on deep-16": [10 / 64],
+        "deep-16 (trained here)": [4 / 64, 16 / 64],
+        "packed (trained here)": [20 / 64],
+    }
 
 
 def test_they_stand_beside_the_rows_whose_idea_they_are(
