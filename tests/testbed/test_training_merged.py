@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.checkpoint import load_processor
+from dyrate.evaluation.processor import load_processor
 from dyrate.evaluation.prompts import PromptStyle
 from dyrate.methods.fastv import FastV
 from dyrate.testbed.models.card import write_card
