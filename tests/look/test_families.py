@@ -9,7 +9,7 @@ from PIL import Image
 from dyrate.families import family_of
 from dyrate.look.looker import Looker
 from dyrate.look.picture import pictured
-from tests.evaluation.stand_ins import PATCH, SIZE, make_checkpoint
+from tests.evaluation.family_checkpoints import family_checkpoint
 from tests.tiny_families import TINY
 
 
@@ -39,14 +39,19 @@ def test_of_several_images_none_is_drawn() -> None:
     assert "The first of 2 images" in found["note"]
 
 
-def test_an_image_in_tiles_is_looked_at(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "tiled", pinpoints=[[SIZE, 2 * SIZE], [2 * SIZE, SIZE]])
-    methods: list[Any] = [{"name": "fastv", "layer": 1}]
-    photo = Image.new("RGB", (SIZE, 2 * SIZE), "teal")
-    look = Looker(str(folder), device="cpu").look(photo, "What is this?", methods, 3)
-    side = SIZE // PATCH
-    assert look["visual_tokens"] == side**2 + 2 * side * (side + 1)
-    assert (look["picture"]["rows"], look["picture"]["columns"]) == (2 * side, side)
+@pytest.mark.parametrize("name", TINY)
+def test_a_checkpoint_looks_at_an_image(name: str, tmp_path: Path) -> None:
+    """By its own processor."""
+    methods: list[Any] = [{"name": "fastv", "layer": 2}]
+    photo = Image.effect_noise((24, 40), 60).convert("RGB")
+    looker = Looker(str(family_checkpoint(name, tmp_path)), device="cpu")
+    look = looker.look(photo, "What is this?", methods, 3)
     whole, reduced = look["answers"]
     assert whole["sets"] == [list(range(look["visual_tokens"]))]
     assert len(reduced["sets"]) > 1
+    places = look["picture"]["places"]
+    assert len(places) == look["visual_tokens"]
+    drawn = [place for place in places if place != [-1, -1]]
+    rows, columns = look["picture"]["rows"], look["picture"]["columns"]
+    assert drawn == [[down, right] for down in range(rows) for right in range(columns)]
+    assert (rows > columns) == (not name.startswith("internvl"))  # whose tiles are square

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dyrate.evaluation.adapter import DyrateModel
+from dyrate.evaluation.requests import Request
 from dyrate.methods.dyrate import DyRate
 from dyrate.methods.none import NoReduction
 from dyrate.predictor_training.batch import Batch
@@ -19,7 +21,7 @@ from dyrate.predictor_training.token_gates import Relaxation, gumbel, hard
 from dyrate.predictor_training.train import train_predictor
 from dyrate.predictors import load_predictor, save_predictor
 from dyrate.reduction import ReductionMethod, Run
-from tests.evaluation.stand_ins import SIZE, make_checkpoint
+from tests.evaluation.family_checkpoints import family_checkpoint
 from tests.tiny import IMAGE
 from tests.tiny_families import TINY, Subject
 from tests.training.classroom import answers_of, forced, wild_predictor
@@ -101,19 +103,35 @@ def test_gradients_reach_the_predictor_and_nothing_else(name: str, estimator: An
     assert all(parameter.grad is None for parameter in subject.model.parameters())
 
 
-def test_a_predictor_is_trained_on_images_in_tiles(tmp_path: Path) -> None:
-    """Of several sizes in one batch, by the checkpoint's own processor."""
-    folder = make_checkpoint(tmp_path / "tiled", pinpoints=[[SIZE, 2 * SIZE], [2 * SIZE, SIZE]])
-    lines = []
-    for number, (width, height) in enumerate([(28, 28), (56, 30), (20, 50), (28, 40)]):
-        Image.new("RGB", (width, height), (40 * number, 90, 20)).save(tmp_path / f"{number}.png")
-        line = {"image": f"{number}.png", "question": "What is this?", "answer": f"a colour {number}"}
-        lines.append(json.dumps(line))
+@pytest.mark.parametrize("name", TINY)
+def test_a_checkpoint_trains_a_predictor_and_answers_with_it(name: str, tmp_path: Path) -> None:
+    """By its own processor, on images of several sizes; by both engines, in a batch and alone."""
+    folder = family_checkpoint(name, tmp_path / name)
+    examples = [
+        (f"{number}.png", Image.effect_noise(size, 60).convert("RGB"), f"What is {'this, ' * number}?")
+        for number, size in enumerate([(28, 28), (56, 30), (20, 50), (28, 40)])
+    ]
+    for file, image, _ in examples:
+        image.save(tmp_path / file)
+    lines = [{"image": file, "question": text, "answer": "a colour"} for file, _, text in examples]
     data = tmp_path / "data.jsonl"
-    data.write_text("\n".join(lines) + "\n")
-    recipe = {"steps": 3, "batch_size": 2, "validation_examples": 1, "layer": 1, "hidden": 4, "rates": 4}
+    data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    recipe = {"steps": 3, "batch_size": 2, "validation_examples": 1, "layer": 2, "hidden": 4, "rates": 4}
     job = Training(model=str(folder), recipe=recipe, data=data, device="cpu", output=tmp_path / "out")
+
     record = train_predictor(job)
+
     assert record is not None
     assert record["curve"][-1]["loss"] > 0
     assert load_predictor(tmp_path / "out").parameters_count == record["parameters"]
+    told = []
+    method = {"name": "dyrate", "layer": 2, "predictor": str(tmp_path / "out")}
+    for engine in ("transformers", "graph"):
+        model = DyrateModel(str(folder), method, device="cpu", batch_size=4, engine=engine)
+        questions = [
+            model.question(Request(text, "{}", list, 0, "gqa", "test"), [image])
+            for _, image, text in examples
+        ]
+        told.append(model.answer(model.setting, questions, 6)[0])
+        told.append([model.answer(model.setting, [question], 6)[0][0] for question in questions])
+    assert told == [told[0]] * 4
