@@ -32,12 +32,8 @@ from dyrate.evaluation.results import Difference
 RANKED, ABLATION = "methods", "predictor"  # groups: of the comparison of all methods, and of DyRate's parts
 KNOBS = ("budget", "rate", "least", "most", "temperature")  # what sets how many tokens stay
 BLIND = "text_only"  # no competitor: it has nothing to choose
-SPELT = (
-    "textvqa",
-    "chartqa",
-    "docvqa",
-    "infovqa",
-)  # questions whose answers have several tokens: what is written in the image
+# Questions whose answers have several tokens: what is written in the image.
+SPELT = ("textvqa", "chartqa", "docvqa", "infovqa")
 ALL = 1 - 1e-9  # a share from here on is the whole
 APART = 0.1  # shares at prefill and decode that differ by more are not one budget
 Phase = Literal["prefill", "both", "decode"]

@@ -113,6 +113,7 @@ class Answers:
         pairs = [("data", mine.get("data", {}).get(benchmark), theirs.get("data", {}).get(benchmark))]
         if whose and m.against is None:
             pairs.append(("weights", mine.get("weights"), theirs.get("weights")))
+        if whose:
             ran_in, others_in = (one.result["meta"].get("dtype") for one in (m, other))
             if ran_in != others_in:
                 return f"it ran in {ran_in}, {whose} in {others_in}"

@@ -31,10 +31,10 @@ class PromptStyle:
 
     tokenizer: Any
     template: str
-    token: str  # the processor's, which stands for an image
-    structured: (
-        bool  # the template reads lists of parts: it would drop a plain string, or knows no image in it
-    )
+    token: str
+    """The processor's, which stands for an image."""
+    structured: bool
+    """Whether the template gets a message in parts: it would drop a plain string, or knows no image in it."""
 
     @classmethod
     def of(cls, processor: Any, model_type: str, template: str | None = None) -> "PromptStyle":
@@ -54,20 +54,21 @@ class PromptStyle:
                 "lmms-eval's llava_hf falls back on"
             )
         token = getattr(processor, "image_token", IMAGE)
+        faults = []
         for structured in (False, True):
             style = cls(tokenizer, chosen, token, structured)
             try:
                 prompt = style.render(_PROBE, 1)
-            except TemplateError as error:
-                if structured:
-                    raise DyrateError(
-                        f"the checkpoint's chat template: {type(error).__name__}: {error}"
-                    ) from error
+            except (TemplateError, TypeError) as error:  # the latter of a list that is added to a text
+                faults.append((isinstance(error, TypeError), f": {type(error).__name__}: {error}"))
                 continue
             lost = [part for part in (_PROBE, token) if part not in prompt]
             if not lost:
                 return style
-        raise DyrateError(f"the checkpoint's chat template makes a prompt without {lost[0]!r}: {prompt!r}")
+            faults.append((False, f" makes a prompt without {lost[0]!r}: {prompt!r}"))
+        # Of both ways the one that the template is made for: no parts, if it cannot add them to a text.
+        _, fault = min(reversed(faults), key=lambda one: one[0])
+        raise DyrateError(f"the checkpoint's chat template{fault}")
 
     @property
     def hash(self) -> str:

@@ -55,10 +55,9 @@ def check_jobs(plan: Plan) -> None:
 def _size(model: Model) -> Size | None:
     """Layers of a local checkpoint, and query heads in each; None for a hub id."""
     if model.missing:
-        ours = Path(model.checkpoint).name.startswith("testbed-")
         raise StudyError(
             f"models: {model.name}: there is no folder {model.checkpoint} (relative to {Path.cwd()})"
-            + (f"; `dyrate testbed train --model {Path(model.checkpoint).name}` makes one" if ours else "")
+            "; the testbed's own models are made by `dyrate testbed train`"
         )
     if model.system is not None:
         try:

@@ -80,6 +80,8 @@ def test_a_structured_checkpoint_loads(tmp_path: Path) -> None:
         ("{{ messages[0]['content']", "TemplateSyntaxError"),
         ("{{ raise_exception('one turn only') }}", "TemplateError: one turn only"),
         ("{{ nothing.at.all }}", "UndefinedError"),
+        ("USER: {{ 'Q: ' + 'not ' * 2 }}", "makes a prompt without 'What is this\\?'"),
+        ("{{ 'USER: ' + messages[0]['content'] | replace('<image>', '') }}", "a prompt without '<image>'"),
         ("hello", "makes a prompt without 'What is this\\?': 'hello'"),
         (
             "{% for p in messages[0]['content'] %}{{ p['text'] }}{% endfor %}",

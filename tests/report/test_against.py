@@ -150,6 +150,16 @@ def test_one_ranking_has_them_and_the_methods(measurements: tuple[Measurement, .
     assert not any(name.startswith("deep-4") for name in kept)
 
 
+def test_they_are_not_compared_in_another_dtype(measurements: tuple[Measurement, ...]) -> None:
+    (packed,) = (m for m in measurements if m.model == "packed")
+    packed.result["meta"]["dtype"] = "bfloat16"
+    for one in packed.result["benchmarks"].values():
+        one["difference"] = None
+    Answers(0).compare(measurements)
+    assert packed.uncompared["gqa"] == "it ran in bfloat16, the unpruned model in float32"
+    assert packed.result["benchmarks"]["gqa"]["difference"] is None
+
+
 def test_one_picture_has_them_and_the_methods(measurements: tuple[Measurement, ...]) -> None:
     drawn = curves("whole", measurements, "gqa", GROUPS)
     assert {label: [share for share, _ in curve] for label, curve in drawn.items()} == {
