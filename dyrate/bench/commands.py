@@ -34,7 +34,7 @@ def register(subparsers: Subparsers) -> None:
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 --batch 1 8 32 --new-tokens 64 \\\n"
         "    --methods none fastv --engine transformers graph --peers generate static \\\n"
         "    --output results/h200/decode.json\n"
-        "  dyrate bench --shape qwen3-vl-8b --visual 8192 --dtype bfloat16 --batch 8 --peers generate\n"
+        "  dyrate bench --shape qwen3-vl-8b --visual 8192 --dtype bfloat16 --batch 8 --peers\n"
         "  dyrate bench --shape llava-1.5-7b --dtype bfloat16 \\\n"
         "    --replay predictors/testbed/testbed-s/plus-1.5",
     )

@@ -120,6 +120,11 @@ class _Steps:
 
 
 def _whole(model: Any, rows: int, prompt: int, layers: int, new_tokens: int) -> Phases:
+    if (family := model.config.model_type) != "llava":
+        raise DyrateError(
+            f"--peers: their work is known where an image is one square of patches, and {family} has others: "
+            "leave them out (--peers without a name); the method none is the stock model under a hook"
+        )
     patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
     one = schedule([prompt] * layers, new_tokens - 1, patches=patches)
     total = one

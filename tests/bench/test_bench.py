@@ -278,6 +278,12 @@ def test_unfit_arguments_are_explained_before_anything_slow(arguments, message, 
     assert message in capsys.readouterr().err
 
 
+def test_peers_whose_work_is_not_known_are_refused():
+    subject = TINY_FAMILIES["qwen2_5_vl"].subject
+    with pytest.raises(DyrateError, match="--peers: their work is known .* qwen2_5_vl has others: leave them"):
+        Contender("generate").generate(subject.model, dict(subject.rows[0]), 2, lambda: None)
+
+
 def test_shapes_have_names_in_any_case():
     assert named_shape("LLaVA-1.5-7B").text.layers == 32
 
