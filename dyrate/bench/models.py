@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dyrate.bench.shapes import SHAPES, picture, random_config
+from dyrate.bench.shapes import SHAPES, image_lengths, picture, random_config
 from dyrate.bench.shapes import named as named_shape
 from dyrate.cost.shapes import ModelShape
 from dyrate.errors import DyrateError
@@ -48,7 +48,7 @@ def prepared(model: Any) -> Any:
 
 @torch.no_grad()
 def visual_tokens(model: Any, visual: int | None = None) -> int:
-    """Return how many tokens one random image becomes, of whose number `visual` is what was asked for.
+    """Return how many tokens a prompt's random image becomes, of whose number `visual` is what was asked for.
 
     Raises `DyrateError` where the model's images have another number.
     """
@@ -63,23 +63,29 @@ def visual_tokens(model: Any, visual: int | None = None) -> int:
 def inputs(
     model: Any, batch: int, prompt: int, seed: int, visual: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return a batch of prompts of one length, each with one random image and random words around it.
+    """Return a batch of prompts of one length, each with its random image and random words around it.
 
-    Raises `DyrateError` where the image alone is longer than the prompt.
+    Raises `DyrateError` where a prompt has no room for its image, or images, and the words around them.
     """
     config = model.config
     count = visual_tokens(model, visual)
+    pictures = [picture(config, visual, seed + row) for row in range(batch)]
+    lengths = image_lengths(config, pictures[0], count)
     words = prompt - count
-    if words < 2:
-        raise DyrateError(f"--prompt {prompt}: too short for {count} visual tokens and two words")
+    if words <= len(lengths):
+        raise DyrateError(
+            f"--prompt {prompt}: too short for {count} visual tokens and {len(lengths) + 1} words around them"
+        )
     generator = torch.Generator().manual_seed(seed)
     # No word may be the image token: half of the vocabulary lies behind it or before it.
     image, size = config.image_token_id, config.text_config.vocab_size
     low, high = (image + 1, size) if image < size // 2 else (_PAD + 1, image)
     text = torch.randint(low, high, (batch, words), generator=generator)
-    before = words // 8
-    ids = torch.cat([text[:, :before], torch.full((batch, count), image), text[:, before:]], dim=1)
-    pictures = [picture(config, visual, seed + row) for row in range(batch)]
+    before = min(words // 8, words - len(lengths))
+    parts = [text[:, :before]]
+    for column, length in enumerate(lengths, start=before):
+        parts += [torch.full((batch, length), image), text[:, column : column + 1]]
+    ids = torch.cat([*parts, text[:, before + len(lengths) :]], dim=1)
     made = {name: torch.cat([one[name] for one in pictures]) for name in pictures[0]}
     if "image_grid_thw" in made:
         made["mm_token_type_ids"] = (ids == image).int()

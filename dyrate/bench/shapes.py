@@ -15,6 +15,9 @@ from dyrate.errors import DyrateError
 
 SHAPES = {name.lower(): shape for name, shape in LLAVA.items()}
 """The paper's models."""
+LARGEST = 4096
+"""Visual tokens of an image of free size: of more, a prompt has several images. A tower attends to all of an
+image, so that its time goes by the square of the size."""
 Picture = dict[str, Tensor]
 _CLIP = {
     "model_type": "clip_vision_model",
@@ -194,16 +197,24 @@ def _tiles(config: Any, visual: int, draw: Generator) -> Picture:
     return {"pixel_values": torch.randn(count, 3, height, width, generator=draw)}
 
 
-def _grid(config: Any, visual: int, draw: Generator) -> Picture:
-    """An image as near to a square as so many tokens allow."""
+def _grids(config: Any, visual: int, draw: Generator) -> Picture:
+    """Images as near to squares as so many tokens allow, in as few and as equal parts as they fit into."""
     vision = config.vision_config
-    rows = next(rows for rows in range(isqrt(visual), 0, -1) if visual % rows == 0)
-    grid = torch.tensor([[1, *(vision.spatial_merge_size * side for side in (rows, visual // rows))]])
+    images = -(-visual // LARGEST)
+    grids = torch.tensor(
+        [_square_grid(visual // images + (number < visual % images)) for number in range(images)]
+    )
+    grids[:, 1:] *= vision.spatial_merge_size
     numbers = 3 * vision.temporal_patch_size * vision.patch_size**2
     return {
-        "pixel_values": torch.randn(int(grid.prod()), numbers, generator=draw),
-        "image_grid_thw": grid,
+        "pixel_values": torch.randn(int(grids.prod(dim=1).sum()), numbers, generator=draw),
+        "image_grid_thw": grids,
     }
+
+
+def _square_grid(tokens: int) -> tuple[int, int, int]:
+    rows = next(rows for rows in range(isqrt(tokens), 0, -1) if tokens % rows == 0)
+    return 1, rows, tokens // rows
 
 
 _PICTURES: dict[str, tuple[Callable[[Any, int, Generator], Picture], int]] = {
@@ -211,16 +222,27 @@ _PICTURES: dict[str, tuple[Callable[[Any, int, Generator], Picture], int]] = {
     "llava_next": (_tiled, 0),
     "llava_onevision": (_tiled, 0),
     "internvl": (_tiles, 1280),
-    "qwen2_5_vl": (_grid, 1024),
-    "qwen3_vl": (_grid, 1024),
+    "qwen2_5_vl": (_grids, 1024),
+    "qwen3_vl": (_grids, 1024),
 }
-"""By type of model: how an image is made, and of how many visual tokens, 0 where that is not free."""
+"""By type of model: how the image of a prompt is made, or its images, and of how many visual tokens, 0 where
+that is not free."""
 
 
 def picture(config: Any, visual: int | None, seed: int) -> Picture:
-    """Return what the encoder gets of one random image, of `visual` tokens where a model's may have any."""
+    """Return what the encoder gets of a prompt's random image, of `visual` tokens where they may be any."""
     make, usual = _PICTURES[config.model_type]
     return make(config, visual or usual, Generator().manual_seed(seed))
+
+
+def image_lengths(config: Any, made: Picture, visual: int) -> list[int]:
+    """Return how many of a prompt's visual tokens each of its images has: words stand between them."""
+    if "image_grid_thw" not in made:
+        return [visual]
+    lengths: list[int] = (
+        made["image_grid_thw"].prod(dim=1) // config.vision_config.spatial_merge_size**2
+    ).tolist()
+    return lengths
 
 
 def random_config(shape: ModelShape, image: int) -> Any:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from dyrate.bench import measure as measuring
+from dyrate.bench import shapes
 from dyrate.bench.contenders import Contender, keeping_all
 from dyrate.bench.given import given
 from dyrate.bench.limits import measure_limits
@@ -368,6 +369,21 @@ def test_random_prompts_suit_every_family(name):
     found, run = Engine(model).generate(load_method({"name": "none"}), made, max_new_tokens=3)
     assert found.shape == (2, count + 9 + 3)
     assert run.visual_tokens.tolist() == [count] * 2
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_many_visual_tokens_are_of_several_images(name, monkeypatch):
+    """As the stock model takes them: words stand between, so that its positions know one from another."""
+    monkeypatch.setattr(shapes, "LARGEST", 5)
+    model = random_model(TINY_FAMILIES[name].model.config, torch.device("cpu"), torch.float32)
+    made = inputs(model, 2, 13 + 8, seed=0, visual=13)
+    assert (made["image_grid_thw"].prod(dim=1) // 4).tolist() == [5, 4, 4] * 2
+    images = (made["input_ids"] == model.config.image_token_id).int()
+    assert (images.diff(dim=1) == 1).sum(dim=1).tolist() == [3, 3]
+    found, _ = Engine(model).generate(load_method({"name": "none"}), made, max_new_tokens=3)
+    assert torch.equal(found, model.generate(**made, max_new_tokens=3, do_sample=False))
+    with pytest.raises(DyrateError, match="--prompt 16: too short for 13 visual tokens and 4 words"):
+        inputs(model, 1, 16, seed=0, visual=13)
 
 
 @pytest.mark.parametrize(
