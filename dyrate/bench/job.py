@@ -66,8 +66,8 @@ class Bench(Job):
     prompt: Annotated[Numbers | None, option("what", "N")] = None
     """tokens of a prompt, the visual ones among them (default: 64 beside these, for LLaVA-1.5 640)"""
     visual: Annotated[Positive | None, option("what", "N")] = None
-    """visual tokens of a prompt, where the images of a --shape may have any number (default: 1024); of a Qwen's,
-    more than 4096 are of several images"""
+    """visual tokens of a prompt, where the images of a --shape may have any number (default: 1024); more
+    than 4096 of a Qwen's are of several images"""
     warmups: Annotated[Natural, option("how", "N", printed="changed")] = 1
     """rounds before them"""
     replay: Annotated[File | None, option("what", "DIR")] = None
