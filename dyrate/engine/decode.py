@@ -200,7 +200,7 @@ class Decoder:
             step=self._steps,
             present=section.held,
             visual_tokens=self._visual_tokens,
-            newest_state=hidden,
+            newest_state=hidden.clone(),  # the method may keep it, and layers overwrite it
             attention=AttentionByLayer(attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before", self._looked_at.add),
             state=state,
@@ -220,8 +220,9 @@ class Decoder:
                     section.evict(keep)
             return None
         if keep is None:
-            if before is None and sections[0].seen is not sections[0].held:
-                sections[0].show(None)
+            for section in sections if before is None else ():
+                if section.seen is not section.held:
+                    section.show(None)
             return before
         for section in sections:
             section.show(None if keep is section.held else keep)

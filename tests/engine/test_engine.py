@@ -141,6 +141,48 @@ def test_a_row_gets_what_it_gets_alone(unit: dict[str, Any], inputs: dict[str, T
         assert torch.equal(its_run.decode_tokens_per_row[..., 0], run.decode_tokens_per_row[..., row])
 
 
+@dataclass(frozen=True)
+class NowAndThen(ReductionMethod):
+    """Every second step chooses; other layers than those asked begin a section, too."""
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(1, 3), decode=(1,))
+
+    def prefill(self, view: PrefillView) -> None:
+        """Keep everything."""
+
+    def decode(self, view: DecodeView) -> Tensor | None:
+        return view.present & (torch.arange(view.present.shape[1]) % 3 > 0) if view.step % 2 else None
+
+
+@dataclass(frozen=True)
+class Mindful(ReductionMethod):
+    """Remembers the newest token's state."""
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(1,), decode=(1,))
+
+    def prefill(self, view: PrefillView) -> None:
+        view.state["before"] = torch.zeros(len(view.present), 32)
+
+    def decode(self, view: DecodeView) -> Tensor:
+        every = view.state["before"].sum(dim=1) > 0
+        view.state["before"] = view.newest_state
+        return view.present & (every[:, None] | (torch.arange(view.present.shape[1]) % 3 > 0))
+
+
+@pytest.mark.parametrize("method", [NowAndThen(), Mindful()], ids=lambda method: type(method).__name__)
+def test_a_step_without_a_choice_and_states_kept_are_those_of_transformers(
+    method: ReductionMethod, inputs: dict[str, Tensor]
+) -> None:
+    model = tiny_llava()
+    with method(model) as expected:
+        tokens = model.generate(**inputs, max_new_tokens=9, do_sample=False)
+    found, run = Engine(model).generate(method, inputs, max_new_tokens=9)
+    assert found.tolist() == tokens.tolist()
+    assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
+
+
 @pytest.fixture
 def inputs() -> dict[str, torch.Tensor]:
     return tiny_inputs(**ROWS)
