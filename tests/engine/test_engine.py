@@ -113,7 +113,9 @@ class Rows(ReductionMethod):
         return self.some(view, 3 + view.step % 3)
 
     def some(self, view: View, part: int) -> Tensor:
-        return view.present & ((torch.arange(view.present.shape[1]) + view.layer) % part > 0)
+        return view.present & (
+            (torch.arange(view.present.shape[1], device=view.present.device) + view.layer) % part > 0
+        )
 
 
 @pytest.mark.parametrize("mode", ["select", "evict"])
@@ -152,7 +154,11 @@ class NowAndThen(ReductionMethod):
         """Keep everything."""
 
     def decode(self, view: DecodeView) -> Tensor | None:
-        return view.present & (torch.arange(view.present.shape[1]) % 3 > 0) if view.step % 2 else None
+        return (
+            view.present & (torch.arange(view.present.shape[1], device=view.present.device) % 3 > 0)
+            if view.step % 2
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,14 @@ class Mindful(ReductionMethod):
         return Needs(prefill=(1,), decode=(1,))
 
     def prefill(self, view: PrefillView) -> None:
-        view.state["before"] = torch.zeros(len(view.present), 32)
+        view.state["before"] = torch.zeros(len(view.present), 32, device=view.present.device)
 
     def decode(self, view: DecodeView) -> Tensor:
         every = view.state["before"].sum(dim=1) > 0
         view.state["before"] = view.newest_state
-        return view.present & (every[:, None] | (torch.arange(view.present.shape[1]) % 3 > 0))
+        return view.present & (
+            every[:, None] | (torch.arange(view.present.shape[1], device=view.present.device) % 3 > 0)
+        )
 
 
 @pytest.mark.parametrize("method", [NowAndThen(), Mindful()], ids=lambda method: type(method).__name__)
