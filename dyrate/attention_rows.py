@@ -142,7 +142,6 @@ class Attention:
 
 
 def on_slots(slots: Tensor, weights: Tensor) -> Tensor:
-    """Return of attention on all slots that on `slots` [batch, n], [batch, heads, ..., n]; 0 where one is -1.
-    """
+    """Attention [batch, heads, ..., n] on `slots` [batch, n], of `weights` on all; 0 where a slot is -1."""
     slots = slots.view(len(slots), *[1] * (weights.dim() - 2), -1).expand(*weights.shape[:-1], -1)
     return weights.gather(-1, slots.clamp_min(0)).masked_fill(slots < 0, 0)

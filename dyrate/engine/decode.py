@@ -6,7 +6,7 @@ step of a method that is `capturable` (see `Needs`) is one CUDA graph; with othe
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -74,7 +74,10 @@ class Decoder:
         self._looked_at: set[int] = set()
         self._steps = 0
         self._warm = False
-        self._parts = [self._embed, *(partial(self._section, n) for n in range(len(memory.sections)))]
+        self._parts: list[Callable[[Tensor], Tensor]] = [
+            self._embed,
+            *(partial(self._section, n) for n in range(len(memory.sections))),
+        ]
         """What a step consists of, where a method is asked in between; each takes hidden states [batch, d]
         and returns them.
         """

@@ -96,8 +96,8 @@ class Section:
         self.visual[:, : columns.shape[1]] = tokens.visual_index.gather(1, columns)
         if ordered:
             order = tokens.position_ids.gather(1, self._columns)
-            of_visual, of_text = order.split([columns.shape[1], order.shape[1] - columns.shape[1]], dim=1)
-            self.order[:, : columns.shape[1]] = of_visual
+            of_text = order[:, columns.shape[1] :]
+            self.order[:, : columns.shape[1]] = order[:, : columns.shape[1]]
             word = torch.arange(self.text_capacity, device=order.device)
             later = self.order[:, self.visual_capacity :]
             later.copy_(tokens.visual_counts[:, None] + word)

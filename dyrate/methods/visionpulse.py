@@ -33,7 +33,8 @@ class VisionPulse(ReductionMethod):
     4B and 8B); by default it is floor(17 / 36 x depth), which is 15 of 32. Of the settings there "10pct" is
     our default, and "5pct" is temperature 0.1 and shares from 0.01 to 0.05. A fixed budget is `least` =
     `most`. Differences: tokens are ranked by the logarithm of attention, which orders as logits do, but for
-    what a head gives less than 1e-38; the official code takes one sample at a time.
+    what a head gives less than 1e-38; the official code takes one sample at a time. At each step the anchor's
+    keys are read twice.
     """
 
     name: ClassVar[str] = "visionpulse"
@@ -98,7 +99,7 @@ class VisionPulse(ReductionMethod):
             1, order, torch.arange(slots, device=order.device).expand_as(order)
         )[:, None, :spare]
         weights = pad(rows.weights, (0, 1)).gather(2, order.expand(-1, heads, -1))
-        largest = weights.unflatten(2, (blocks, self.block)).amax(dim=-1)
+        largest = weights.view(batch, heads, blocks, self.block).amax(dim=-1)
         shares = (largest.log() / self.temperature).softmax(dim=-1)
 
         of_visual = places.gather(1, rows.visual_slots.clamp_min(0)).clamp_min(0) // self.block
