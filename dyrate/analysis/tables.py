@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dyrate.analysis import cost
-from dyrate.analysis.cells import Column, Row, Table, TextColumn
+from dyrate.analysis.cells import Column, Row, Table
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import Measurement, grouped
 from dyrate.analysis.words import say
@@ -123,12 +123,10 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
     latencies = Latencies.of(study)
-    timed = TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b")
-    rated = TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate")
-    texts: tuple[TextColumn, ...] = (
+    texts: tuple[Column, ...] = (
         cost.flops("tflops_percent", "a"),
-        replace(timed, here=latencies.per_token, why_not=latencies.why_not),
-        replace(rated, here=lambda m: "yes" if m.predicts_rate else "no"),
+        Column("latency_ms", "Latency", "ms, ↓", "latency_ms", "b", latencies.per_token, latencies.why_not),
+        Column("auto_rate", "Auto R", "is the rate predicted?", "auto_rate", here=_auto_rate),
     )
     notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
     captions = _columns(study, TABLE2, captions=True)
@@ -138,6 +136,10 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     table = Table("table3", "Table III", "Efficiency", columns, (), notes, texts)
     rows = [m for m in main(measurements) if not m.system and columns]
     return laid_out(study, table, rows, _per_model(study, published.table3()), named("table2"))
+
+
+def _auto_rate(m: Measurement) -> str:
+    return "yes" if m.predicts_rate else "no"
 
 
 def _per_model(study: Study, printed_rows: Sequence[PublishedRow]) -> tuple[Part | PrintedPart, ...]:
