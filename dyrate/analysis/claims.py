@@ -188,7 +188,7 @@ def kept_of_unpruned(m: Measurement, names: Sequence[str], answers: Answers) -> 
     whole = m.unpruned
     scores = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
     pairs = [(a, b) for a, b in scores if a and b and b.value and a.units.names == b.units.names]
-    if len(pairs) < len(names):
+    if len(pairs) < len(names) or m.apart:
         return None
     # Over the unpruned score itself: a resample in which that is zero would have no ratio.
     low, high = mean_interval([100 * (1 + (a.draws - b.draws) / b.value) for a, b in pairs])
