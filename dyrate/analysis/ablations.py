@@ -10,7 +10,7 @@ from dyrate.analysis.cells import Column, Table
 from dyrate.analysis.measurement import Measured, Measurement
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.predictor_settings import as_text, without_effect
-from dyrate.analysis.tables import Part, PrintedPart, column_of, columns_of, laid_out, named
+from dyrate.analysis.tables import Part, column_of, columns_of, laid_out, named
 from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
@@ -43,8 +43,8 @@ def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         notes={"a": say("strategy_a", model=model), "b": cost.note("nocaps", measurements)},
         text_columns=(cost.flops("flops_percent", "b"),),
     )
-    printed = PrintedPart("As printed", published.strategy(), model)
-    return laid_out(study, table, rows, (printed, Part(lambda m: True)), names)
+    printed = Part(title="As printed", printed=published.strategy(), model=model)
+    return laid_out(study, table, rows, (printed, Part()), names)
 
 
 def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
@@ -67,8 +67,8 @@ def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         notes={"m": say("decoding_m")},
     )
     parts = (
-        PrintedPart("As printed", published.decoding(), published.TABLE1_MODEL, lambda m: False),
-        Part(lambda m: True, lambda m: f"{m.label} on {m.model}"),
+        Part(lambda m: False, title="As printed", printed=published.decoding(), model=published.TABLE1_MODEL),
+        Part(heading=lambda m: f"{m.label} on {m.model}"),
     )
     return laid_out(study, table, rows, parts, name)
 
@@ -109,7 +109,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
         lede=say("predictor_lede"),
         against="the default DyRate of the same model",
     )
-    part = Part(lambda m: True, lambda m: f"On {m.model}, against {defaults[m.model].label}")
+    part = Part(heading=lambda m: f"On {m.model}, against {defaults[m.model].label}")
     return laid_out(study, table, rows, (part,))
 
 
