@@ -168,7 +168,7 @@ def test_quality_stands_against_the_time_of_the_same_method_at_the_same_budget(s
     bench = next(bench for bench in benches if any(row.name == "FastV (K=2, B=0.5)" for row in bench.rows))
     rows = {row.name: row for row in bench.under(bench.loads[0])}
     whole = rows["Unpruned"].whole_ms.median
-    points = list(half._points(tuple(rows.values()), rows["Unpruned"], 32))
+    points = list(half._points(tuple(rows.values()), rows["Unpruned"]))
 
     fastv = 100 * rows["FastV (K=2, B=0.5)"].whole_ms.median / whole
     assert [(time, at, model) for at, _, model, _, time in points if at == numbers["FastV (K=2)"]] == [
