@@ -68,16 +68,12 @@ class Row:
     texts: tuple[Cell, ...] = ()
 
     def pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
-        """Each benchmark's column with its cell."""
-        return zip(columns, self.cells, strict=True)
+        """Each column with its cell: of the benchmarks, or of all."""
+        return zip(columns, (*self.cells, *self.texts), strict=False)
 
     def text_pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
         """Each text column with its cell."""
         return zip(columns, self.texts, strict=True)
-
-    def all_pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
-        """Each of all columns with its cell."""
-        return zip(columns, (*self.cells, *self.texts), strict=True)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def _cells(table: Table, row: Row) -> list[str]:
     where = [m.model, *([m.decoding] if table.many_decodings else [])] if m else []
     spent = [share(row.budget.prefill), share(row.budget.decode)] if m else ["", ""]
     cells = [f"{name}, {', '.join(where)}" if where else name, *spent]
-    for column, cell in row.all_pairs(table.all_columns):
+    for column, cell in row.pairs(table.all_columns):
         found = cell.measured
         if isinstance(found, Measured):
             compared = found.difference, found.verdict
