@@ -1,15 +1,16 @@
 """The ablations as tables: pruning strategies, decoding strategies, and the parts of DyRate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dyrate.analysis import cost
-from dyrate.analysis.cells import Table, TextColumn, Told
+from dyrate.analysis.cells import Column, Table
 from dyrate.analysis.measurement import Measured, Measurement
 from dyrate.analysis.paired import Answers
 from dyrate.analysis.predictor_settings import as_text, without_effect
-from dyrate.analysis.tables import Part, PrintedPart, column_of, columns_of, laid_out, named
+from dyrate.analysis.tables import Part, column_of, columns_of, laid_out, named
 from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper import published
@@ -19,9 +20,9 @@ from dyrate.study import Study
 DYRATE = "dyrate"
 DECODINGS = {"greedy": "Greedy", "beam-2": "Beam-2", "beam-5": "Beam-5", "top_p": "top_p"}
 VARIED = (
-    TextColumn("varied", "Varied", "against the default", note="a", prose=True),
-    TextColumn("value_here", "Value", "here", prose=True),
-    TextColumn("value_default", "Value", "default", prose=True),
+    Column("varied", "Varied", "against the default", note="a", prose=True),
+    Column("value_here", "Value", "here", prose=True),
+    Column("value_default", "Value", "default", prose=True),
 )
 APART = 0.02  # budgets that differ by no more are the same
 NOCAPS = {"nocaps": "nocaps_cider"}
@@ -42,8 +43,8 @@ def strategy_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         notes={"a": say("strategy_a", model=model), "b": cost.note("nocaps", measurements)},
         text_columns=(cost.flops("flops_percent", "b"),),
     )
-    printed = PrintedPart("As printed", published.strategy(), model)
-    return laid_out(study, table, rows, (printed, Part(lambda m: True)), names)
+    printed = Part(title="As printed", printed=published.strategy(), model=model)
+    return laid_out(study, table, rows, (printed, Part()), names)
 
 
 def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
@@ -66,8 +67,8 @@ def decoding_table(study: Study, measurements: Sequence[Measurement]) -> Table:
         notes={"m": say("decoding_m")},
     )
     parts = (
-        PrintedPart("As printed", published.decoding(), published.TABLE1_MODEL, lambda m: False),
-        Part(lambda m: True, lambda m: f"{m.label} on {m.model}"),
+        Part(lambda m: False, title="As printed", printed=published.decoding(), model=published.TABLE1_MODEL),
+        Part(heading=lambda m: f"{m.label} on {m.model}"),
     )
     return laid_out(study, table, rows, parts, name)
 
@@ -82,7 +83,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
     benchmarks = {name for m in ours for name in m.result["benchmarks"]}
     scaled = any(_settings(m)[0].get("estimator") == "scaled_features" for m in rows)
 
-    def varied(at: int) -> Told:
+    def varied(at: int) -> Callable[[Measurement], str]:
         def told(m: Measurement) -> str:
             changed = {} if m is defaults[m.model] else changes(m, defaults[m.model])
             values = (", ".join(value[side] for value in changed.values()) for side in (0, 1))
@@ -90,7 +91,7 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
 
         return told
 
-    def against(m: Measurement, benchmark: str) -> Measured | None:
+    def against(benchmark: str, m: Measurement) -> Measured | None:
         score, default = m.score(benchmark), defaults[m.model]
         return score and score.beside(None if m is default else answers.difference(m, default, benchmark))
 
@@ -98,14 +99,17 @@ def predictor_table(study: Study, measurements: Sequence[Measurement], answers: 
         "ablation_predictor",
         "Ablation: predictor",
         "What DyRate is made of",
-        tuple(column for column in columns_of(study, rows, {}) if column.benchmark in benchmarks),
+        tuple(
+            replace(column, here=partial(against, column.key))
+            for column in columns_of(study, rows, {})
+            if column.key in benchmarks
+        ),
         notes={"a": say("predictor_a", scaled=scaled, replayed=replayed(rows, answers))},
         text_columns=tuple(replace(column, here=varied(at)) for at, column in enumerate(VARIED)),
         lede=say("predictor_lede"),
         against="the default DyRate of the same model",
-        score=against,
     )
-    part = Part(lambda m: True, lambda m: f"On {m.model}, against {defaults[m.model].label}")
+    part = Part(heading=lambda m: f"On {m.model}, against {defaults[m.model].label}")
     return laid_out(study, table, rows, (part,))
 
 

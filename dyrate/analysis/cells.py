@@ -2,32 +2,32 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from dyrate.analysis.measurement import Budget, Measured, Measurement, span
+from dyrate.analysis.measurement import Budget, Measurement, span
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.paper.published import PublishedRow
 
 # What is counted where it is not the sample, by kind of benchmark.
 ITEMS = {"circular": "questions", "pairs": "pairs", "caption": "images"}
-Told = Callable[[Measurement], str | None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of one row: measured, published, both or neither."""
+
+    measured: Any  # a `Measured`; in a text column figures, or a word like them
+    published: str | None  # as printed
+    printed_bold: bool
+    missing: str | None = None  # why nothing was measured, where it should have been
 
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark's column: how it is headed, and which column of the published CSV stands beside it."""
+    """How a column is headed, what it says of a measurement, and which printed figures stand beside that.
 
-    benchmark: str
-    heading: str
-    metric: str
-    published: str | None
-    note: str = ""  # key of a footnote
-
-
-@dataclass(frozen=True)
-class TextColumn:
-    """A column that is no benchmark's: figures, or a word like them; `key` names it in the CSV.
-
-    `prose` is for what runs over several words, which is set from the left.
+    It is of a benchmark and has its scores, unless `here` says otherwise: then it is a text column, and `key`
+    names it in the CSV. `prose` is for what runs over several words, which is set from the left.
     """
 
     key: str
@@ -35,30 +35,26 @@ class TextColumn:
     metric: str = ""
     published: str | None = None  # column of the published CSV
     note: str = ""  # key of a footnote
-    prose: bool = False
-    here: Told = field(default=lambda m: None, compare=False)
+    here: Callable[[Measurement], Any] | None = field(default=None, compare=False)
     """What is so of a measurement."""
-    why_not: Told = field(default=lambda m: None, compare=False)
+    why_not: Callable[[Measurement], str | None] | None = field(default=None, compare=False)
     """Why it is not known, where it should be."""
+    prose: bool = False
 
+    @property
+    def benchmark(self) -> str:
+        """The benchmark, unless it is a text column."""
+        return self.key
 
-@dataclass(frozen=True)
-class Cell:
-    """One column of one row: measured, published, both or neither."""
-
-    measured: Measured | None
-    published: str | None  # as printed
-    printed_bold: bool
-    missing: str | None = None  # why nothing was measured, where it should have been
-
-
-@dataclass(frozen=True)
-class TextCell:
-    """One text column of one row: what is so here, and what is printed."""
-
-    measured: str | None
-    published: str | None
-    missing: str | None = None
+    def cell(self, printed: PublishedRow | None, m: Measurement | None) -> Cell:
+        """What stands in it of a measurement, beside what is printed."""
+        figure = printed.values.get(self.published) if printed and self.published else None
+        bold = printed is not None and self.published in printed.bold
+        if m is None:
+            return Cell(None, figure, bold)
+        here = self.here(m) if self.here else m.score(self.key)
+        why_not = self.why_not(m) if self.why_not else m.missing.get(self.key)
+        return Cell(here, figure, bold, None if here else why_not)
 
 
 @dataclass(frozen=True)
@@ -69,13 +65,13 @@ class Row:
     measurement: Measurement | None
     budget: Budget
     cells: tuple[Cell, ...]
-    texts: tuple[TextCell, ...] = ()
+    texts: tuple[Cell, ...] = ()
 
     def pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
-        """Each benchmark's column with its cell."""
-        return zip(columns, self.cells, strict=True)
+        """Each column with its cell: of the benchmarks, or of all."""
+        return zip(columns, (*self.cells, *self.texts), strict=False)
 
-    def text_pairs(self, columns: Sequence[TextColumn]) -> Iterable[tuple[TextColumn, TextCell]]:
+    def text_pairs(self, columns: Sequence[Column]) -> Iterable[tuple[Column, Cell]]:
         """Each text column with its cell."""
         return zip(columns, self.texts, strict=True)
 
@@ -90,11 +86,9 @@ class Table:
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
-    text_columns: tuple[TextColumn, ...] = ()
+    text_columns: tuple[Column, ...] = ()
     lede: str = ""
     against: str = "the unpruned model"
-    score: Callable[[Measurement, str], Measured | None] = field(default=Measurement.score, repr=False)
-    """Of a benchmark, with its difference to that."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -109,10 +103,7 @@ class Table:
     @property
     def missing(self) -> bool:
         """Whether anything in it is missing."""
-        missing = [
-            [cell.missing for cell in row.cells] + [text.missing for text in row.texts] for row in self.rows
-        ]
-        return any(map(any, missing))
+        return any(cell.missing for row in self.rows for cell in (*row.cells, *row.texts))
 
     @property
     def many_decodings(self) -> bool:
@@ -120,7 +111,7 @@ class Table:
         return len({row.measurement.decoding for row in self.rows if row.measurement}) > 1
 
     @property
-    def all_columns(self) -> tuple[Column | TextColumn, ...]:
+    def all_columns(self) -> tuple[Column, ...]:
         """The benchmarks' and the others."""
         return (*self.columns, *self.text_columns)
 
@@ -138,26 +129,21 @@ class Table:
     @property
     def counts(self) -> tuple[str, ...]:
         """Per column, on how many items its measured figures rest: "n = 50 pairs"; empty if unknown."""
-        cells = [[row.cells[i] for row in self.rows] for i in range(len(self.columns))]
-        spans = [span(cell.measured.units for cell in column if cell.measured) for column in cells]
-        kinds = [ITEMS.get(BENCHMARKS[column.benchmark].kind, "") for column in self.columns]
-        return tuple(f"n = {n} {kind}".strip() if n else "" for n, kind in zip(spans, kinds, strict=True))
+        found = []
+        for i, column in enumerate(self.columns):
+            scores = (row.cells[i].measured for row in self.rows)
+            n, kind = span(s.units for s in scores if s), ITEMS.get(BENCHMARKS[column.key].kind, "")
+            found.append(f"n = {n} {kind}".strip() if n else "")
+        return (*found, *[""] * len(self.text_columns))
 
     def row(self, printed: PublishedRow | None, m: Measurement | None) -> Row:
         """A row of one measurement, beside what is printed."""
-        values, bold = (printed.values, printed.bold) if printed else ({}, frozenset[str]())
-        cells, texts = [], []
-        for one in self.columns:
-            figure = values[one.published] if printed and one.published else None
-            score = self.score(m, one.benchmark) if m else None
-            missing = None if score or m is None else m.missing.get(one.benchmark)
-            cells.append(Cell(score, figure, one.published in bold, missing))
-        for text in self.text_columns:
-            here = text.here(m) if m else None
-            figure = values.get(text.published) if text.published else None
-            texts.append(TextCell(here, figure, None if here or m is None else text.why_not(m)))
-        spent = m.budget(*(column.benchmark for column in self.columns)) if m else Budget(None, None)
-        return Row(printed, m, spent, tuple(cells), tuple(texts))
+        spent = m.budget(*(column.key for column in self.columns)) if m else Budget(None, None)
+        cells, texts = (
+            tuple(column.cell(printed, m) for column in columns)
+            for columns in (self.columns, self.text_columns)
+        )
+        return Row(printed, m, spent, cells, texts)
 
     def merged(
         self, printed: Sequence[PublishedRow], pairs: Mapping[str, Measurement], extra: Iterable[Measurement]
@@ -188,10 +174,7 @@ class Table:
             m = row.measurement
             if m is None or m.system:
                 return row
-            scores = [
-                cell.measured and cell.measured.among(best[m.reference, i])
-                for i, cell in enumerate(row.cells)
-            ]
+            scores = (c.measured and c.measured.among(best[m.reference, i]) for i, c in enumerate(row.cells))
             cells = (replace(cell, measured=one) for cell, one in zip(row.cells, scores, strict=True))
             return replace(row, cells=tuple(cells))
 

@@ -151,6 +151,8 @@ class Lean:
     share: float
     spent: Budget
     kept: Difference
+    benchmarks: int
+    """On how many."""
     first: int | None = None
     """The layer from which the share is taken."""
 
@@ -169,11 +171,7 @@ def _kept(
     """The best of the settings that spend at most `limit`, over the unpruned model's benchmarks."""
     whole = settings[0].unpruned
     names = [name for name in (whole.result["benchmarks"] if whole else ()) if name in benchmarks]
-    known = [
-        Lean(m, found[0], m.budget(*names), kept, found[1])
-        for m in settings
-        if names and (found := share(m, names)) and (kept := kept_of_unpruned(m, names, answers))
-    ]
+    known = [one for m in settings if (one := lean_of(m, names, answers, share))]
     lean = [one for one in known if one.share <= limit + SLACK]
     if not known:
         return say("unmeasured", model=model), None
@@ -183,12 +181,19 @@ def _kept(
     return say("lean", model=model, one=best, count=len(lean)), best.kept["value"] >= KEPT
 
 
+def lean_of(m: Measurement, names: Sequence[str], answers: Answers, share: Share) -> Lean | None:
+    """What a setting spends and keeps on some benchmarks; None where either is unknown."""
+    found = share(m, names) if names else None
+    kept = kept_of_unpruned(m, names, answers) if found else None
+    return Lean(m, found[0], m.budget(*names), kept, len(names), found[1]) if found and kept else None
+
+
 def kept_of_unpruned(m: Measurement, names: Sequence[str], answers: Answers) -> Difference | None:
     """Mean score in percent of the unpruned model's; None where a benchmark or its answers are missing."""
     whole = m.unpruned
     scores = [(answers.resampled(m, n), answers.resampled(whole, n) if whole else None) for n in names]
     pairs = [(a, b) for a, b in scores if a and b and b.value and a.units.names == b.units.names]
-    if len(pairs) < len(names):
+    if len(pairs) < len(names) or m.apart:
         return None
     # Over the unpruned score itself: a resample in which that is zero would have no ratio.
     low, high = mean_interval([100 * (1 + (a.draws - b.draws) / b.value) for a, b in pairs])

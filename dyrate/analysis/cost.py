@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyrate.analysis.cells import TextColumn
+from dyrate.analysis.cells import Column
 from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.words import say
 from dyrate.cost.flops import CONVENTIONS, SCOPES, count, scope
@@ -65,17 +65,10 @@ def percent(m: Measurement, benchmark: str) -> str | None:
     return None if share is None else f"{share:.1f}"
 
 
-def flops(key: str, note: str) -> TextColumn:
+def flops(key: str, note: str) -> Column:
     """Return the column of that percentage on NoCaps; the key is that of the printed one, too."""
-    return TextColumn(
-        key,
-        "FLOPs",
-        "% of unpruned, ↓",
-        key,
-        note,
-        here=lambda m: percent(m, "nocaps"),
-        why_not=lambda m: m.missing.get("nocaps"),
-    )
+    here, why_not = (lambda m: percent(m, "nocaps")), (lambda m: m.missing.get("nocaps"))
+    return Column(key, "FLOPs", "% of unpruned, ↓", key, note, here, why_not)
 
 
 def note(benchmark: str, measurements: Sequence[Measurement]) -> str:

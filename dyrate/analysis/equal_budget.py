@@ -187,7 +187,7 @@ def compare(
     phase = phase_of(own, benchmark)
     whole = mine.unpruned
     end = answers.resampled(whole, benchmark) if whole else None
-    if whole is None or end is None or score is None or phase is None:
+    if whole is None or end is None or score is None or phase is None or mine.apart:
         return None
     asked = spent(own, phase, mine=True)
     curve = points(settings, benchmark, phase, answers)
@@ -234,9 +234,11 @@ def spent(shares: Budget, phase: Phase, mine: bool = False) -> float | None:
 
 
 def points(settings: Sequence[Measurement], benchmark: str, phase: Phase, answers: Answers) -> list[Point]:
-    """What the settings spend and score on a benchmark, by rising budget, as far as both are known."""
+    """What the settings spend and score on a benchmark, by rising budget, as far as both are known; without
+    those that are no settings of the unpruned model as it ran.
+    """
     curve = []
-    for m in settings:
+    for m in (m for m in settings if not m.apart):
         at = spent(m.budget(benchmark), phase)
         score = answers.resampled(m, benchmark)
         if at is not None and score is not None:

@@ -12,11 +12,10 @@ from typing import Any
 import pandas as pd
 
 from dyrate.analysis.ablations import DYRATE
-from dyrate.analysis.cells import Column
 from dyrate.analysis.cost import percentages, spent
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import Measurement
-from dyrate.analysis.tables import TABLE1, TABLE2, TABLE3, column_of, of_paper
+from dyrate.analysis.tables import TABLE1, TABLE2, of_paper
 from dyrate.cost.flops import CONVENTIONS, SCOPES
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.imports import built_in
@@ -63,17 +62,23 @@ FIELDS: Mapping[str, str] = {
     "missing": _TEXT,  # why there is no value where there should be one
 }
 KEY = ("model", "method", "decoding", "benchmark", "metric")
-_PRINTED = (
-    ("table1", published.table1, TABLE1),
-    ("table2", published.table2, TABLE2),
-    ("table3", published.table3, TABLE3),
-    ("ablation_strategy", published.strategy, (column_of("nocaps"),)),
-    ("ablation_decoding", published.decoding, (column_of("nocaps"),)),
-)
-_PRINTED_COSTS = {
-    "tflops_percent": "percent of unpruned",
-    "flops_percent": "percent of unpruned",
-    "latency_ms": "ms",
+_TABLES = {
+    "table1": published.table1,
+    "table2": published.table2,
+    "table3": published.table3,
+    "ablation_strategy": published.strategy,
+    "ablation_decoding": published.decoding,
+}
+# Of a column of the published files benchmark, metric, unit, and whether it is the benchmark's main metric.
+_PRINTED = {
+    column.published: (column.key, main.name, main.unit, True)
+    for column in (*TABLE1, *TABLE2)
+    for main in [BENCHMARKS[column.key].primary]
+    if column.published
+} | {
+    "tflops_percent": ("nocaps", "tflops_percent", "percent of unpruned", False),
+    "flops_percent": ("nocaps", "flops_percent", "percent of unpruned", False),
+    "latency_ms": ("nocaps", "latency_ms", "ms", False),
 }
 
 
@@ -87,9 +92,9 @@ def frame(study: Study, measurements: Sequence[Measurement]) -> pd.DataFrame:
     lines = [line for m in measurements for line in _measured(m, latencies)]
     lines += [
         line
-        for table, rows, columns in (_PRINTED if of_paper(study) else ())
+        for table, rows in (_TABLES.items() if of_paper(study) else ())
         for row in rows()
-        for line in _printed(table, row, columns)
+        for line in _printed(table, row)
     ]
     return pd.DataFrame(lines, columns=[*FIELDS], dtype=object).astype(dict(FIELDS))
 
@@ -165,7 +170,7 @@ def _spent(m: Measurement, benchmark: str) -> dict[str, object]:
     return found
 
 
-def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
+def _printed(table: str, row: PublishedRow) -> Iterator[dict[str, object]]:
     """The figures of a printed row. Of Table I only the last group's rows are methods, on the same model."""
     method = table != "table1" or row.group == published.TABLE1_GROUPS[-1]
     model = row.group or "not named"
@@ -180,18 +185,13 @@ def _printed(table: str, row: PublishedRow, columns: Sequence[Column]) -> Iterat
         "origin": PUBLISHED,
         "group": table,
     }
-    figures = [
-        (
-            column.benchmark,
-            BENCHMARKS[column.benchmark].primary,
-            row.values.get(column.published or "nocaps_cider"),
-        )
-        for column in columns
-        if column.published or table.startswith("ablation")
-    ]
-    told = [(name, metric.name, metric.unit, True, text) for name, metric, text in figures]
-    told += [("nocaps", name, unit, False, row.values.get(name)) for name, unit in _PRINTED_COSTS.items()]
-    for benchmark, name, unit, primary, text in told:
-        if text:
-            figure = {"metric": name, "unit": unit, "primary": primary, "value": float(text), "printed": text}
+    for column, (benchmark, metric, unit, primary) in _PRINTED.items():
+        if text := row.values.get(column):
+            figure = {
+                "metric": metric,
+                "unit": unit,
+                "primary": primary,
+                "value": float(text),
+                "printed": text,
+            }
             yield {**named, "benchmark": benchmark, **figure}

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from dyrate.analysis.cells import Table
-from dyrate.analysis.claims import WHOSE, Claim, default_standings, kept_of_unpruned
+from dyrate.analysis.claims import SLACK, WHOSE, Claim, default_standings, kept_of_unpruned, lean_of
 from dyrate.analysis.equal_budget import BLIND, Standing
 from dyrate.analysis.measurement import NONE, Measurement
 from dyrate.analysis.missing import Missing
@@ -15,7 +14,6 @@ from dyrate.analysis.summary import Line, lines
 from dyrate.analysis.tables import TABLE1, TABLE2
 from dyrate.analysis.words import say
 from dyrate.evaluation.benchmarks import BENCHMARKS
-from dyrate.evaluation.results import Difference
 from dyrate.study import Study
 
 MOST = 5
@@ -81,31 +79,22 @@ def _real(ranking: Ranking) -> list[Place]:
     return [place for place in ranking.places if not place.control]
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """A setting as it was run: the share that it spends at prefill, and what it keeps."""
-
-    title: str
-    spent: float
-    kept: Difference
-    benchmarks: int
-
-
 def _best(main: Sequence[Measurement], answers: Answers) -> Iterator[str]:
     """The same from the settings as they were run, within the smallest budget that two of them keep to."""
     for model in dict.fromkeys(m.reference for m in main):
-        known = []
-        for m in (m for m in main if m.reference == model and m.kind != NONE and not m.control):
-            names = _asked(m)
-            spent = m.budget(*names).prefill
-            if spent is not None and names and (kept := kept_of_unpruned(m, names, answers)):
-                known.append(_Setting(m.title, spent, kept, len(names)))
+        settings = [m for m in main if m.reference == model and m.kind != NONE and not m.control]
+        known = [one for m in settings if (one := lean_of(m, _asked(m), answers, _at_prefill))]
         for limit in LIMITS:
-            within = [one for one in known if one.spent <= limit + 0.005]
+            within = [one for one in known if one.share <= limit + SLACK]
             if len(within) > 1:
                 first, second, *_ = sorted(within, key=lambda one: -one.kept["value"])
                 yield say("best", limit=limit, model=model, first=first, second=second)
                 break
+
+
+def _at_prefill(m: Measurement, names: Sequence[str]) -> tuple[float, None] | None:
+    share = m.budget(*names).prefill
+    return None if share is None else (share, None)
 
 
 def _asked(m: Measurement) -> list[str]:

@@ -163,6 +163,12 @@ class Measurement:
         return next((m for m in found if m.measured), None)
 
     @property
+    def apart(self) -> str | None:
+        """Why nothing of it can be compared with the unpruned model: the two ran in different dtypes."""
+        mine, theirs = (one and one.result["meta"]["dtype"] for one in (self, self.unpruned))
+        return None if theirs in (None, mine) else f"it ran in {mine}, the unpruned model in {theirs}"
+
+    @property
     def kind(self) -> str:
         """The method, or what stands for one: a connector, or a model that is measured against another."""
         return (self.compressor or self.model) if self.against and self.method == NONE else self.method
@@ -188,9 +194,9 @@ class Measurement:
         return measured.beside(difference, score["higher_is_better"])
 
     def pair(self, benchmark: str) -> tuple[Measured, Measured] | None:
-        """The score and the unpruned model's; None where one is missing, or where that is zero."""
+        """The score and the unpruned model's; None where one is missing, that is zero, or both are apart."""
         mine, whole = self.score(benchmark), self.unpruned and self.unpruned.score(benchmark)
-        return (mine, whole) if mine and whole and whole.value else None
+        return (mine, whole) if mine and whole and whole.value and not self.apart else None
 
     def kept(self, benchmarks: Iterable[str]) -> float | None:
         """The mean score in percent of the unpruned one, over the benchmarks that have both."""

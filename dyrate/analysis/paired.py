@@ -73,9 +73,13 @@ class Answers:
         return self._resampled[m, benchmark]
 
     def difference(self, m: Measurement, other: Measurement, benchmark: str) -> Difference | None:
-        """The paired difference of two measurements; None where one lacks answers, or they are to others."""
+        """The paired difference of two measurements; None where one lacks answers, or they are to others, or
+        the two ran in different dtypes.
+        """
         mine, theirs = self.resampled(m, benchmark), self.resampled(other, benchmark)
         if mine is None or theirs is None or mine.units.names != theirs.units.names:
+            return None
+        if m.result["meta"]["dtype"] != other.result["meta"]["dtype"]:
             return None
         return mine.minus([(1.0, theirs)]).difference
 
@@ -91,11 +95,8 @@ class Answers:
             for name, found in m.result["benchmarks"].items():
                 if found["difference"] is not None or whole.benchmark(name) is None:
                     continue
-                difference = (
-                    None
-                    if (why := self.apart(m, whole, name, "the unpruned model"))
-                    else self.difference(m, whole, name)
-                )
+                why = self.apart(m, whole, name, "the unpruned model")
+                difference = None if why else self.difference(m, whole, name)
                 if difference is None:
                     m.uncompared[name] = why or "the two did not answer the same samples"
                 else:
@@ -113,10 +114,8 @@ class Answers:
         pairs = [("data", mine.get("data", {}).get(benchmark), theirs.get("data", {}).get(benchmark))]
         if whose and m.against is None:
             pairs.append(("weights", mine.get("weights"), theirs.get("weights")))
-        if whose:
-            ran_in, others_in = (one.result["meta"].get("dtype") for one in (m, other))
-            if ran_in != others_in:
-                return f"it ran in {ran_in}, {whose} in {others_in}"
+        if whose and m.apart:
+            return m.apart
         for what, ours, others in pairs:
             if ours != others:
                 return f"its {what} have the hash {ours}, {whose or 'the other'}'s {others}"

@@ -108,12 +108,11 @@ def _curve(found: Sequence[Measurement], names: Sequence[str], relative: bool) -
 def _point(m: Measurement, names: Sequence[str], relative: bool) -> tuple[float, float] | None:
     shares, scores = [], []
     for name in names:
-        score, whole = m.score(name), m.unpruned and m.unpruned.score(name)
+        score, pair = m.score(name), m.pair(name)
         phase: Phase = "both" if BENCHMARKS[name].long else "prefill"
         share = spent(m.budget(name), phase, mine=m.method == DYRATE)
-        scale = whole.value / 100 if whole and relative else 1.0
-        if score is None or share is None or not scale:
+        if score is None or share is None or m.apart or (relative and not pair):
             return None
         shares.append(share)
-        scores.append(score.value / scale)
+        scores.append(score.value / (pair[1].value / 100) if pair and relative else score.value)
     return (fmean(shares), fmean(scores)) if shares else None

@@ -148,7 +148,8 @@ def _place(
             return f"the unpruned model has no answers or no score on {benchmark}"
         curve = points(settings, benchmark, "prefill", answers)
         if not curve:
-            return f"no answers or no counts of tokens on {benchmark}"
+            apart = (m.apart for m in settings if m.apart)
+            return next(apart, f"no answers or no counts of tokens on {benchmark}")
         if curve[0].spent > share + NEAR:
             return f"its leanest setting spends {100 * curve[0].spent:.0f}% on {benchmark}"
         parts = mix([*curve, Point(whole, 1.0, end)], share) or [(1.0, curve[0])]

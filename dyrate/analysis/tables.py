@@ -5,9 +5,10 @@ A table is declared: its columns, and its parts, each of which takes rows that t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from dyrate.analysis import cost
-from dyrate.analysis.cells import Column, Row, Table, TextColumn
+from dyrate.analysis.cells import Column, Row, Table
 from dyrate.analysis.latency import Latencies
 from dyrate.analysis.measurement import Measurement, grouped
 from dyrate.analysis.words import say
@@ -31,31 +32,26 @@ TABLE2 = (
     Column("flickr30k", "Flickr30k", "CIDEr", "flickr30k_cider"),
     Column("coco2017", "COCO2017", "CIDEr", "coco2017_cider"),
 )
-TABLE3 = TABLE2[:1]
+_HEADED = {column.key: replace(column, published=None, note="") for column in (*TABLE1, *TABLE2)}
 Names = Callable[[Measurement], str | None]
 """The printed row that a measurement is named after."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a table: the rows that it takes of those that are left, a group for each heading."""
+    """A part of a table: the rows that it takes of those that are left, a group for each heading.
 
-    takes: Callable[[Measurement], bool]
-    heading: Callable[[Measurement], str] = lambda m: f"On {m.model}"
-
-
-@dataclass(frozen=True)
-class PrintedPart:
-    """Printed rows, and beside them the rows on the models that stand for a model of the paper; those that
-    stand beside none of them follow, as far as they are taken.
+    With a `title` it is one group: `printed` rows, and beside them the rows on the models that stand for a
+    `model` of the paper; those that stand beside none of them follow, as far as they are taken.
     """
 
-    title: str
-    printed: tuple[PublishedRow, ...]
-    model: str
     takes: Callable[[Measurement], bool] = lambda m: True
+    heading: Callable[[Measurement], str] = lambda m: f"On {m.model}"
+    title: str = ""
+    printed: tuple[PublishedRow, ...] = ()
+    model: str = ""
     named: bool = True
-    """Whether the heading names the models of this study."""
+    """Whether the title names the models of this study."""
 
 
 OTHERS = (
@@ -95,17 +91,17 @@ def table1(study: Study, measurements: Sequence[Measurement]) -> Table:
         place = f", in the place of {names}: not in the paper's Table I" if names else ""
         return f"On {m.model}{place}"
 
-    def printed(group: str) -> PrintedPart:
+    def printed(group: str) -> Part:
         these = tuple(row for row in published.table1() if row.group == group and of_paper(study))
         last = group == published.TABLE1_GROUPS[-1]
-        return PrintedPart(group, these, model, lambda m: last and not m.control, named=False)
+        return Part(lambda m: last and not m.control, title=group, printed=these, model=model, named=False)
 
     model = published.TABLE1_MODEL
-    parts: tuple[Part | PrintedPart, ...] = (
+    parts: tuple[Part, ...] = (
         *map(printed, published.TABLE1_GROUPS),
         Part(lambda m: m.control and model in stands_for.get(m.model, ()), lambda m: "Controls"),
         *OTHERS,
-        Part(lambda m: True, other),
+        Part(heading=other),
     )
     title = "Visual question answering and short answers"
     columns = _columns(study, TABLE1, captions=False)
@@ -123,16 +119,14 @@ def table2(study: Study, measurements: Sequence[Measurement]) -> Table:
 def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     """Table III: what is spent for which NoCaps score, per model; its rows are those of Table II."""
     latencies = Latencies.of(study)
-    timed = TextColumn("latency_ms", "Latency", "ms, ↓", "latency_ms", "b")
-    rated = TextColumn("auto_rate", "Auto R", "is the rate predicted?", "auto_rate")
-    texts: tuple[TextColumn, ...] = (
+    texts: tuple[Column, ...] = (
         cost.flops("tflops_percent", "a"),
-        replace(timed, here=latencies.per_token, why_not=latencies.why_not),
-        replace(rated, here=lambda m: "yes" if m.predicts_rate else "no"),
+        Column("latency_ms", "Latency", "ms, ↓", "latency_ms", "b", latencies.per_token, latencies.why_not),
+        Column("auto_rate", "Auto R", "is the rate predicted?", "auto_rate", here=_auto_rate),
     )
     notes = {"a": cost.note("nocaps", measurements), "b": latencies.note()}
     captions = _columns(study, TABLE2, captions=True)
-    columns = tuple(column for column in captions if column.benchmark == TABLE3[0].benchmark)
+    columns = tuple(column for column in captions if column.key == "nocaps")
     if not of_paper(study):
         texts = tuple(replace(text, published=None) for text in texts)
     table = Table("table3", "Table III", "Efficiency", columns, (), notes, texts)
@@ -140,12 +134,19 @@ def table3(study: Study, measurements: Sequence[Measurement]) -> Table:
     return laid_out(study, table, rows, _per_model(study, published.table3()), named("table2"))
 
 
-def _per_model(study: Study, printed_rows: Sequence[PublishedRow]) -> tuple[Part | PrintedPart, ...]:
+def _auto_rate(m: Measurement) -> str:
+    return "yes" if m.predicts_rate else "no"
+
+
+def _per_model(study: Study, printed_rows: Sequence[PublishedRow]) -> tuple[Part, ...]:
     """Table II's layout: printed rows per model, each with its measured one, and then the other models."""
     rows = printed_rows if of_paper(study) else ()
     models = dict.fromkeys(row.group for row in rows)
-    printed = (PrintedPart(name, tuple(row for row in rows if row.group == name), name) for name in models)
-    return (*printed, *OTHERS, Part(lambda m: True))
+    printed = (
+        Part(title=name, printed=tuple(row for row in rows if row.group == name), model=name)
+        for name in models
+    )
+    return (*printed, *OTHERS, Part())
 
 
 def main(measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -162,9 +163,9 @@ def laid_out(
     study: Study,
     table: Table,
     rows: Sequence[Measurement],
-    parts: Sequence[Part | PrintedPart],
+    parts: Sequence[Part],
     names: Names = lambda m: None,
-    pairs: Mapping[str, Measurement] | None = None,
+    pairs: Mapping[str, Measurement] = MappingProxyType({}),
 ) -> Table:
     """The table with its rows; `pairs` has those that stand beside a printed row whatever their names, by its
     title.
@@ -172,22 +173,19 @@ def laid_out(
     stands_for = {model.name: model.published for model in study.models}
     beside: list[dict[str, Measurement]] = []
     for part in parts:
-        found: dict[str, Measurement] = {}
-        if isinstance(part, PrintedPart):
-            # Of rows with one name the first; a row that this model does not have pairs with nothing.
-            titles = {row.name: row.title for row in reversed(part.printed)}
-            for m in rows:
-                name = names(m)
-                if name in titles and part.model in stands_for.get(m.model, ()):
-                    found.setdefault(titles[name], m)
-            printed = [row.title for row in part.printed]
-            found |= {title: m for title, m in (pairs or {}).items() if title in printed}
+        # Of rows with one name the first; a row that this model does not have pairs with nothing.
+        titles = {row.name: row.title for row in reversed(part.printed)}
+        found = {title: m for title, m in pairs.items() if title in titles.values()}
+        for m in rows:
+            title = titles.get(names(m) or "")
+            if title and part.model in stands_for.get(m.model, ()):
+                found.setdefault(title, m)
         beside.append(found)
     left = [m for m in rows if all(m not in found.values() for found in beside)]
     groups: list[tuple[str, tuple[Row, ...]]] = []
     for part, found in zip(parts, beside, strict=True):
         taken = [m for m in left if part.takes(m)]
-        if isinstance(part, PrintedPart):
+        if part.title:
             taken = [m for m in taken if part.model in stands_for.get(m.model, ())]
             shown = [*dict.fromkeys(m.model for m in rows if m in found.values() or m in taken)]
             same = [model.lower() for model in shown] == [part.title.lower()]
@@ -218,8 +216,5 @@ def heading(benchmark: str) -> str:
 
 def column_of(benchmark: str) -> Column:
     """A benchmark's column as Tables I and II head it, for tables that the paper does not have."""
-    for column in (*TABLE1, *TABLE2):
-        if column.benchmark == benchmark:
-            return Column(benchmark, column.heading, column.metric, None)
     known = BENCHMARKS[benchmark]
-    return Column(benchmark, known.title, known.primary.name, None)
+    return _HEADED.get(benchmark) or Column(benchmark, known.title, known.primary.name)

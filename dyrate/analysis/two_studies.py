@@ -140,9 +140,9 @@ def _cell(
     if why := answers.apart(b, a, benchmark):
         return why
     mine, theirs = answers.resampled(b, benchmark), answers.resampled(a, benchmark)
-    difference = answers.difference(b, a, benchmark)
-    if mine is None or theirs is None or difference is None:
+    if mine is None or theirs is None or mine.units.names != theirs.units.names:
         return "the two did not answer the same samples"
+    difference = mine.minus([(1.0, theirs)]).difference
     old, new = (one["scores"][one["primary"]] for one in (before, after))
     told = verdict(difference, new["higher_is_better"])
     values = old["value"], new["value"]

@@ -208,7 +208,7 @@ def _table(arguments: argparse.Namespace) -> int:
         arguments.published,
     )
     written = FORMATS.get(arguments.format)
-    print(written(chosen.grid) if written else csv_text(*chosen.csv), end="")
+    print(written(chosen.grid) if written else csv_text(chosen.fields, chosen.lines), end="")
     return 0
 
 

@@ -5,6 +5,7 @@ A sheet is declared: its fields, and the lines that fill them.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 
 from dyrate import files
 from dyrate.analysis import frame as tidy
-from dyrate.analysis.cells import Row, Table, TextColumn
+from dyrate.analysis.cells import Row, Table
 from dyrate.analysis.contents import Contents
+from dyrate.analysis.measurement import Measured
 from dyrate.analysis.words import say
 from dyrate.report.grid import Bold, Grid, csv_text, latex, markdown, score, share
 
@@ -186,17 +188,20 @@ def of_table(table: Table) -> Sheet:
     should be one. A text column is the field of its key, and what the paper prints in it that of its key with
     `published_`.
     """
-    texts = [name for column in table.text_columns for name in _text_fields(column)]
-    return Sheet(table.title, (*TABLE, *texts), [*_lines(table)], laid_out=_grid(table))
+    texts = [(c.key, f"published_{c.key}")[: 2 if c.published else 1] for c in table.text_columns]
+    return Sheet(table.title, (*TABLE, *chain(*texts)), [*_lines(table)], laid_out=_grid(table))
 
 
 def _lines(table: Table) -> Iterator[dict[str, object]]:
     for group, row in ((group, row) for group, rows in table.groups for row in rows):
         m, printed = row.measurement, row.printed
+        texts: dict[str, object] = {}
+        for column, text in row.text_pairs(table.text_columns):
+            texts |= {column.key: text.measured, f"published_{column.key}": text.published}
         for column, cell in row.pairs(table.columns):
             if not (cell.measured or cell.published or cell.missing):
                 continue
-            line: dict[str, object] = {"group": group, "benchmark": column.benchmark}
+            line: dict[str, object] = {"group": group, "benchmark": column.key, **texts}
             if printed:
                 bold = "yes" if cell.printed_bold else None
                 line |= {"llm": printed.llm, "published_row": printed.name, "published": cell.published}
@@ -204,17 +209,10 @@ def _lines(table: Table) -> Iterator[dict[str, object]]:
             if m and (cell.measured or cell.missing):
                 line |= {"model": m.model, "method": m.title, "decoding": m.decoding, "missing": cell.missing}
             if m and cell.measured:
-                line |= vars(cell.measured) | {"task": m.result["benchmarks"][column.benchmark]["task"]}
+                line |= vars(cell.measured) | {"task": m.result["benchmarks"][column.key]["task"]}
                 line |= {"prefill_share": row.budget.prefill, "decode_share": row.budget.decode}
                 line |= {"result": m.files.result.as_posix()}
-            for text_column, text in row.text_pairs(table.text_columns):
-                told = text.measured, text.published
-                line |= dict(zip(_text_fields(text_column), told, strict=False))
             yield line
-
-
-def _text_fields(column: TextColumn) -> tuple[str, ...]:
-    return (column.key, f"published_{column.key}") if column.published else (column.key,)
 
 
 def _grid(table: Table) -> Grid:
@@ -232,18 +230,14 @@ def _cells(table: Table, row: Row) -> list[str]:
     where = [m.model, *([m.decoding] if table.many_decodings else [])] if m else []
     spent = [share(row.budget.prefill), share(row.budget.decode)] if m else ["", ""]
     cells = [f"{name}, {', '.join(where)}" if where else name, *spent]
-    for column, cell in row.pairs(table.columns):
+    for column, cell in row.pairs(table.all_columns):
         found = cell.measured
-        text = ""
-        if found:
+        if isinstance(found, Measured):
             compared = found.difference, found.verdict
             text = score(found.value, found.low, found.high, found.unit, *compared)
-        here = Bold(text) if found and found.best else text or ("✗" if cell.missing else "")
+            found = Bold(text) if found.best else text
         there = Bold(cell.published) if cell.published and cell.printed_bold else cell.published or ""
-        cells += [here, there] if column.published else [here]
-    for text_column, told in row.text_pairs(table.text_columns):
-        here = told.measured or ("✗" if told.missing else "")
-        cells += [here, told.published or ""] if text_column.published else [here]
+        cells += [found or ("✗" if cell.missing else ""), *([there] if column.published else [])]
     return cells
 
 

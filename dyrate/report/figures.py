@@ -24,14 +24,11 @@ from dyrate.report.looks import Look, Mark, family, looks
 def panels(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     """Measurements that share a panel: on each model, a method's first setting, its second one, and so on."""
     groups: dict[tuple[str, str, int], list[Measurement]] = {}
-    for m in measurements:
-        if m.kind != NONE:
-            nth = sum(
-                m.reference in {other.reference for other in group}
-                for key, group in groups.items()
-                if key[:2] == (m.kind, m.decoding)
-            )
-            groups.setdefault((m.kind, m.decoding, nth), []).append(m)
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for m in (m for m in measurements if m.kind != NONE):
+        setting = m.kind, m.decoding, m.reference
+        groups.setdefault((m.kind, m.decoding, seen[setting]), []).append(m)
+        seen[setting] += 1
     return list(groups.values())
 
 

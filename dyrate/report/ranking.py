@@ -16,7 +16,7 @@ from dyrate.speed.documents import BenchDocument, Timing
 Line = tuple[int, str, tuple[tuple[Ranking, Place | None], ...]]
 Point = tuple[int, str, int, float, float]
 """Number and name of a method, number of the model, score kept, time in percent of the unpruned."""
-CLOSE = 0.01  # of a budget: rates that are replayed make it up to rounding
+CLOSE = 0.01  # of the bytes held: rates that are replayed make a budget up to rounding
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AtBudget:
                     continue  # measured for the sake of choosing alone
                 whole = next((t for t in timings if t.unpruned), None)
                 alike = [t for t in timings if whole and t.engine == whole.engine]
-                points = list(self._points(alike, whole, bench.sizes.text.layers)) if whole else []
+                points = list(self._points(alike, whole)) if whole else []
                 if not points:
                     continue
                 caption = (
@@ -102,11 +102,12 @@ class AtBudget:
                 key = named("ranking-time", self.number, i, load.batch, load.prompt, load.new_tokens)
                 yield caption, self._against_time(points, caption, key)
 
-    def _points(self, timings: Sequence[Timing], whole: Timing, depth: int) -> Iterator[Point]:
+    def _points(self, timings: Sequence[Timing], whole: Timing) -> Iterator[Point]:
         """What was timed."""
+        held = [t.kv_bytes for t in timings if t.method and t.method.settings.get("budget") == self.budget]
         for at, name, places in self.lines:
             for model, (_, place) in enumerate(places):
-                timing = place and next((t for t in timings if self._is(place, name, t, depth)), None)
+                timing = place and next((t for t in timings if self._is(place, name, t, held)), None)
                 if place and timing:
                     time = 100 * timing.whole_ms.median / whole.whole_ms.median
                     yield at, name, model, place.kept["value"], time
@@ -134,13 +135,14 @@ class AtBudget:
                 ],
             )
 
-    def _is(self, place: Place, name: str, timing: Timing, depth: int) -> bool:
-        """Whether a timed setting is the method at this budget; of DyRate, its rate at every step."""
+    def _is(self, place: Place, name: str, timing: Timing, held: Sequence[int]) -> bool:
+        """Whether a timed setting is the method at this budget; of DyRate, its rate replayed at every step,
+        where its cache has as many bytes as some that were `held` at this budget.
+        """
         settings = timing.method.settings if timing.method and timing.reduces else {}
         if dyrates(name):
-            rates, layer = settings.get("rates") or [0.0], settings.get("layer", 2)
-            spent = 1 - rates[0] * (1 - layer / depth)
-            return settings.get("name") == "replay" and abs(spent - self.budget) < CLOSE
+            as_much = any(abs(timing.kv_bytes - some) <= CLOSE * some for some in held)
+            return settings.get("name") == "replay" and as_much
         return settings.get("budget") == self.budget and any(
             family_key(settings) == family_key(m.result["method"]) for m in place.settings
         )

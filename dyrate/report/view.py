@@ -13,9 +13,12 @@ from dyrate.analysis.tables import heading
 from dyrate.analysis.words import say
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.report.csv_files import Sheet
 from dyrate.report.grid import Bold, Grid, score, share
 
 Line = Mapping[str, Any]
+Cells = Mapping[str, Any]
+"""By column the line of a score, or the value of a fact."""
 
 
 @dataclass(frozen=True)
@@ -35,73 +38,7 @@ FACTS: Mapping[str, Fact] = {
     "kv_bytes": Fact("kv_bytes", "KV bytes", lambda value: f"{value:.0f}"),
     "origin": Fact("origin", "Origin", str),
 }
-SCORE = ("value", "low", "high", "difference", "difference_low", "difference_high")
-
-
-@dataclass(frozen=True)
-class View:
-    """What was asked for: rows in the frame's order, and by column the line or the value of each."""
-
-    columns: Sequence[str]
-    rows: Sequence[tuple[Line, Mapping[str, Any]]]
-    title: str
-    notes: Sequence[str]
-
-    @property
-    def grid(self) -> Grid:
-        """For people: a group per model, the best measured score of each in bold."""
-        many = len({first["decoding"] for first, _ in self.rows} - {None}) > 1
-        headings = [
-            FACTS[c].heading if c in FACTS else ", ".join((heading(c.split(":")[0]), *c.split(":")[1:]))
-            for c in self.columns
-        ]
-        groups = []
-        for model, rows in grouped(self.rows, lambda row: _model(row[0])).items():
-            known = [[cells.get(column) for _, cells in rows] for column in self.columns]
-            columns = [_column(column, found) for column, found in zip(self.columns, known, strict=True)]
-            names = [
-                ", ".join([first["method"], *([first["decoding"]] if many and first["decoding"] else [])])
-                for first, _ in rows
-            ]
-            groups.append((model, list(zip(names, *columns, strict=True))))
-        return Grid(self.title, ["Method", *headings], groups, self.notes)
-
-    @property
-    def csv(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """For programs: fields and lines, a score with its interval and difference in fields of their own."""
-        fields = ["model", "method", "decoding", "origin"]
-        for column in (c for c in self.columns if c != "origin"):
-            fields += [column]
-            fields += [] if column in FACTS else [f"{column}_{part}" for part in SCORE[1:]]
-        found = []
-        for first, cells in self.rows:
-            line = {name: first[name] for name in fields[:4]}
-            for column in self.columns:
-                cell = cells.get(column)
-                if isinstance(cell, Mapping):
-                    line |= {f"{column}_{part}": cell[part] for part in SCORE[1:]} | {column: cell["value"]}
-                elif column != "origin":
-                    line[column] = cell
-            found.append(line)
-        return fields, found
-
-
-def _column(column: str, cells: Sequence[Any]) -> list[str]:
-    """The cells of a model's rows in a column, as they are shown."""
-    if column in FACTS:
-        return ["–" if cell is None else FACTS[column].shown(cell) for cell in cells]
-    values = [cell["value"] for cell in cells if cell and cell["value"] is not None]
-    best = max(values) if len(values) > 1 else None
-    return [_shown(cell, best) for cell in cells]
-
-
-def _shown(cell: Line | None, best: float | None) -> str:
-    if cell is None or cell["value"] is None:
-        return "–" if cell is None else "✗"
-    if cell["printed"]:
-        return str(cell["printed"])
-    text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
-    return Bold(text) if cell["value"] == best else text
+PARTS = ("low", "high", "difference", "difference_low", "difference_high")  # of a score, beside its value
 
 
 def view(
@@ -111,8 +48,8 @@ def view(
     methods: Sequence[str] = (),
     models: Sequence[str] = (),
     with_published: bool = False,
-) -> View:
-    """Choose from the frame; what is not named is all of it.
+) -> Sheet:
+    """Choose from the frame, whose order rows have; what is not named is all of it.
 
     A column is a benchmark (its main metric), `benchmark:metric`, or one of `FACTS`; a method is named as
     `dyrate methods` lists it, or with its hyperparameters as tables label it. Raises `DyrateError` for what
@@ -138,12 +75,62 @@ def view(
         and (not methods or {line["name"], line["method"]} & {*methods})
         and (line["origin"] == PUBLISHED or not models or line["model"] in models)
     ]
-    rows = grouped(asked, _row)
+    rows = [(row[0], {c: _value(row, c) for c in columns}) for row in grouped(asked, _row).values()]
     if not rows:
         raise DyrateError("--methods and --models: the study has no row of these together")
-    chosen = [(row[0], {column: _value(row, column) for column in columns}) for row in rows.values()]
-    counts = span(line["units"] for row in rows.values() for line in row)
-    return View(columns, chosen, f"Study {study}", [say("chosen", units=counts)])
+    notes = [say("chosen", units=span(line["units"] for line in asked))]
+    fields = ["model", "method", "decoding", "origin"]
+    told = [{name: first[name] for name in fields} | _told(cells) for first, cells in rows]
+    for column in (c for c in columns if c != "origin"):
+        fields += [column, *(f"{column}_{part}" for part in PARTS if column not in FACTS)]
+    return Sheet(f"Study {study}", fields, told, laid_out=_grid(f"Study {study}", columns, rows, notes))
+
+
+def _told(cells: Cells) -> dict[str, Any]:
+    """The cells for programs: a score with its interval and difference in fields of their own."""
+    line = dict(cells)
+    for column, cell in cells.items():
+        if isinstance(cell, Mapping):
+            line |= {f"{column}_{part}": cell[part] for part in PARTS} | {column: cell["value"]}
+    return line
+
+
+def _grid(
+    title: str, columns: Sequence[str], rows: Sequence[tuple[Line, Cells]], notes: Sequence[str]
+) -> Grid:
+    """For people: a group per model, the best measured score of each in bold."""
+    many = len({first["decoding"] for first, _ in rows} - {None}) > 1
+    headings = [
+        FACTS[c].heading if c in FACTS else ", ".join((heading(c.split(":")[0]), *c.split(":")[1:]))
+        for c in columns
+    ]
+    groups = []
+    for model, members in grouped(rows, lambda row: _model(row[0])).items():
+        names = [
+            ", ".join([first["method"], *([first["decoding"]] if many and first["decoding"] else [])])
+            for first, _ in members
+        ]
+        shown = [_column(column, [cells[column] for _, cells in members]) for column in columns]
+        groups.append((model, list(zip(names, *shown, strict=True))))
+    return Grid(title, ["Method", *headings], groups, notes)
+
+
+def _column(column: str, cells: Sequence[Any]) -> list[str]:
+    """The cells of a model's rows in a column, as they are shown."""
+    if column in FACTS:
+        return ["–" if cell is None else FACTS[column].shown(cell) for cell in cells]
+    values = [cell["value"] for cell in cells if cell and cell["value"] is not None]
+    best = max(values) if len(values) > 1 else None
+    return [_shown(cell, best) for cell in cells]
+
+
+def _shown(cell: Line | None, best: float | None) -> str:
+    if cell is None or cell["value"] is None:
+        return "–" if cell is None else "✗"
+    if cell["printed"]:
+        return str(cell["printed"])
+    text = score(*(cell[part] for part in ("value", "low", "high", "unit", "difference", "verdict")))
+    return Bold(text) if cell["value"] == best else text
 
 
 def _row(line: Line) -> tuple[object, ...]:
@@ -156,9 +143,7 @@ def _value(row: Sequence[Line], column: str) -> Any:
     if column in FACTS:
         each = {line["benchmark"]: line[FACTS[column].field] for line in row}
         values = [value for value in each.values() if value is not None]
-        if not values or column == "origin":
-            return values[0] if values else None
-        return sum(values) / len(values)
+        return sum(values) / len(values) if values and column != "origin" else next(iter(values), None)
     benchmark, _, metric = column.partition(":")
     metrics = {line["metric"]: line for line in row if line["benchmark"] == benchmark}
     main = next((name for name, line in metrics.items() if line["primary"]), "")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dyrate.analysis.claims import kept_of_unpruned
 from dyrate.analysis.equal_budget import (
     Point,
     Standing,
@@ -20,6 +21,7 @@ from dyrate.analysis.equal_budget import (
 from dyrate.analysis.measurement import Budget
 from dyrate.analysis.measurements import load
 from dyrate.analysis.paired import Answers, Gap
+from dyrate.analysis.pareto import curves
 from dyrate.evaluation import answers
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.report import csv_files
@@ -122,6 +124,25 @@ def test_the_interval_is_that_of_the_mixture_played_item_by_item(compare):
     assert gqa.difference["low"] == pytest.approx(np.quantile(means, 0.025), abs=1.5)
     assert gqa.difference["high"] == pytest.approx(np.quantile(means, 0.975), abs=1.5)
     assert gqa.verdict == "win"
+
+
+@pytest.mark.parametrize(("method", "left"), [("fastv", ["fixed_prune"]), ("dyrate", [])])
+def test_nothing_is_compared_or_drawn_with_what_ran_in_another_dtype(compare, method, left):
+    measurements, _ = compare(default=(1, 0.7))  # as much at prefill as either competitor has somewhere
+    for m in (m for m in measurements if m.method == method):
+        m.result["meta"]["dtype"] = "bfloat16"
+        for found in m.result["benchmarks"].values():
+            found["difference"] = None
+    own = Answers(0)
+
+    own.compare(measurements)
+
+    assert [s.competitor.partition(" (")[0] for s in standings(measurements, own)] == left
+    assert not any(label.lower().startswith(method) for label in curves("a", measurements, "nocaps"))
+    apart = [m for m in measurements if m.uncompared]
+    assert {m.method for m in apart} == {method}
+    assert apart[0].uncompared["gqa"] == "it ran in bfloat16, the unpruned model in float32"
+    assert kept_of_unpruned(apart[0], ["gqa"], own) is None
 
 
 def test_on_captions_a_competitor_gets_the_larger_one_of_dyrates_shares(compare):

@@ -107,6 +107,18 @@ def test_a_method_without_answers_is_named(study, tmp_path):
     assert half.left_out["visionzip (budget=0.5)"] == "no answers or no counts of tokens on gqa"
 
 
+def test_what_ran_in_another_dtype_is_not_ranked_and_is_named_with_the_reason(study):
+    measurements = load(study)
+    for m in (m for m in measurements if m.method == "visionzip"):
+        m.result["meta"]["dtype"] = "bfloat16"
+
+    half, *_ = rankings(measurements, (0.5,), Answers(0))
+
+    said = "it ran in bfloat16, the unpruned model in float32"
+    assert half.left_out["visionzip (budget=0.5)"] == said
+    assert "FastV (K=2)" in places(half)
+
+
 def test_methods_that_do_not_differ_for_sure_share_their_ranks(study):
     half, *_ = rankings(load(study), (0.5,), Answers(0))
     found = places(half)
@@ -156,7 +168,7 @@ def test_quality_stands_against_the_time_of_the_same_method_at_the_same_budget(s
     bench = next(bench for bench in benches if any(row.name == "FastV (K=2, B=0.5)" for row in bench.rows))
     rows = {row.name: row for row in bench.under(bench.loads[0])}
     whole = rows["Unpruned"].whole_ms.median
-    points = list(half._points(tuple(rows.values()), rows["Unpruned"], 32))
+    points = list(half._points(tuple(rows.values()), rows["Unpruned"]))
 
     fastv = 100 * rows["FastV (K=2, B=0.5)"].whole_ms.median / whole
     assert [(time, at, model) for at, _, model, _, time in points if at == numbers["FastV (K=2)"]] == [
