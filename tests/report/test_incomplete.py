@@ -152,7 +152,8 @@ def test_with_nothing_measured_there_is_a_page_that_says_so(study, tmp_path):
     assert not any(m.measured for m in measurements)
     page = report_pages(study, measurements)["index.html"]
     assert f"{len(study.jobs)} things are missing" in page
-    assert "no job has begun to make it" in page
+    assert "no job has begun to make it: it was stopped before, or lost before its first word" in page
+    assert ".snakemake/slurm_logs" in page
     assert main(["tables", "--study", write(study), "--output", "out"]) == 1
 
 
