@@ -40,10 +40,9 @@ def _cells(measurements: Sequence[Measurement]) -> Iterator[Missing]:
     for m in measurements:
         for why, names in _by_reason(m.missing).items():
             all_of_it = "" if len(names) < len(m.missing) or m.measured else "all of it: "
-            more = (
-                "; so no row of this model has a difference to it" if m.kind == NONE and not m.system else ""
-            )
-            yield Missing(_named(m, f"{all_of_it}{', '.join(names)}"), f"{why}{more}")
+            more = "; so no row of this model has a difference to it" + " there" * bool(m.measured)
+            told = f"{why}{more}" if m.kind == NONE and not m.system else why
+            yield Missing(_named(m, f"{all_of_it}{', '.join(names)}"), told)
 
 
 def _differences(measurements: Sequence[Measurement]) -> Iterator[Missing]:

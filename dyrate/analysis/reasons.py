@@ -12,6 +12,10 @@ from dyrate.study.fetches import records
 
 _ERROR = "dyrate: error: "
 _LONGEST = 400  # characters of what a job said
+_NONE = (
+    "no job has begun to make it: it was stopped before, or lost before its first word "
+    "(.snakemake/log, and on a cluster .snakemake/slurm_logs)"
+)
 _KILLED = "it ended without a word: out of memory or time, with its node or by hand (or it still runs)"
 
 
@@ -43,7 +47,7 @@ def last_words(log: str, about: str = "", others: Collection[str] = ()) -> str:
     """
     path = Path(log)
     if not path.is_file():
-        return "no job has begun to make it"
+        return _NONE
     lines = [line for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     told = [text for text in told if not text.startswith(tuple(f"{other}: " for other in others))]

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
@@ -117,14 +117,19 @@ class SharedMeteor:
 
 
 @contextmanager
-def caption_scoring() -> Iterator[None]:
-    """Let lmms-eval's caption tasks use the classes above."""
+def caption_scoring(aggregations: Iterable[Callable[..., Any]] = ()) -> Iterator[None]:
+    """Let lmms-eval's caption tasks use the classes above.
+
+    `aggregations` are those of loaded tasks: where a task file names its functions beside it, as lmms-eval's
+    own do, each comes from a copy of the module that is made for it alone.
+    """
     java_on_path()
+    modules = [vars(import_module(f"lmms_eval.tasks.{task}.utils")) for task in _TASKS]
+    copies = [names for function in aggregations if "Meteor" in (names := function.__globals__)]
     with ExitStack() as patches:
-        for task in _TASKS:
-            module = import_module(f"lmms_eval.tasks.{task}.utils")
+        for names in (*modules, *copies):
             patches.enter_context(
-                patch.multiple(module, PTBTokenizer=RememberingTokenizer, Meteor=SharedMeteor)
+                patch.dict(names, {"PTBTokenizer": RememberingTokenizer, "Meteor": SharedMeteor})
             )
         yield
 

@@ -30,10 +30,11 @@ def run_harness(model: Any, tasks: Sequence[LoadedTask]) -> dict[str, Answered]:
     from lmms_eval.api import task
     from lmms_eval.tasks import TaskManager
 
-    captions = any(loaded.benchmark.kind == "caption" for loaded in tasks)
+    captions = [loaded.task for loaded in tasks if loaded.benchmark.kind == "caption"]
+    aggregations = [function for of in captions for function in of.aggregation().values()]
     with (
         harness_arguments() as arguments,
-        caption_scoring() if captions else contextlib.nullcontext(),
+        caption_scoring(aggregations) if captions else contextlib.nullcontext(),
         contextlib.redirect_stdout(io.StringIO()),  # its caption metrics and MMBench print their progress
         patch.object(evaluator, "tqdm", _no_bar),
         patch.object(task, "tqdm", _no_bar),

@@ -24,7 +24,9 @@ TOKEN = "hf_fake"
 
 @dataclass
 class Repo:
-    """Files of one commit; `gated` ones want `TOKEN`, `forbidden` ones give nothing to it."""
+    """Files of one commit; `gated` ones want `TOKEN`, `forbidden` ones give nothing to it. Every request for
+    one that is `down` gets that status.
+    """
 
     kind: str
     name: str
@@ -32,6 +34,7 @@ class Repo:
     commit: str = COMMIT
     gated: bool = False
     forbidden: bool = False
+    down: int | None = None
 
     def tree(self, below: str, recursive: bool) -> list[dict]:
         found: dict[str, dict] = {}
@@ -164,6 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token != TOKEN:
             return self._send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        if repo is not None and repo.down:
+            return self._send(repo.down, b"{}")
         if repo is None:
             return self._send(401 if not token else 404, b"{}", {"X-Error-Code": "RepoNotFound"})
         listing = api and (

@@ -15,6 +15,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation import captions
+from dyrate.evaluation.benchmarks import select
 from dyrate.evaluation.captions import (
     RememberingTokenizer,
     SharedMeteor,
@@ -23,6 +24,9 @@ from dyrate.evaluation.captions import (
     java_on_path,
     leave_one_out_cider,
 )
+from dyrate.evaluation.harness import score_given
+from dyrate.evaluation.harness_tasks import load_tasks
+from tests.evaluation.stand_ins import make_benchmark, save_task
 
 WORDS = ["a", "red", "blue", "small", "circle", "star", "left", "of", "it's,", '"two"', "3.5", "things;", "é"]
 PACKAGE = Path(pycocoevalcap.__path__[0])
@@ -61,6 +65,25 @@ def test_scores_are_those_of_pycocoevalcap(
     with caption_scoring():
         assert _aggregate(metric, tmp_path) == stock
     assert stock > 0
+
+
+@pytest.mark.parametrize("benchmark", ["nocaps", "flickr30k", "coco2017"])
+def test_tasks_of_lmms_evals_own_files_are_scored_so_too(
+    benchmark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stock(*_: object) -> None:
+        raise AssertionError("pycocoevalcap's own tokenizer, on which a caption's neighbours tell")
+
+    monkeypatch.setattr(PTBTokenizer, "tokenize", stock)
+    make_benchmark(tmp_path, benchmark, 3)
+    save_task(tmp_path, benchmark)
+    (loaded,) = load_tasks(select([benchmark]), str(tmp_path), None, None, primary_only=True)
+    answers = ["a picture with one thing", "No.", "two"]
+
+    found = score_given([loaded], {loaded.name: answers})[benchmark]
+
+    each = image_scores([sample.references for sample in found.samples], answers)["CIDEr"]
+    assert found.aggregates[loaded.benchmark.primary.harness[0]] == pytest.approx(each.mean())
 
 
 def _official(captions: list[str]) -> list[str]:

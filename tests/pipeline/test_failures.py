@@ -144,6 +144,15 @@ def test_evaluations_wait_for_no_other(project):
     assert planned == {"evaluate": 1}
 
 
+def test_an_evaluation_waits_for_the_data_of_its_own_benchmarks_alone(project):
+    ablation = "fixed_prune-layer=3-prune_prefill=False-rate=0.5"
+
+    output = project.snakemake(f"results/paper/llava-1.5-7b/{ablation}/greedy.json", "-n", *PAPER)
+
+    # The model, and three sets of captions: another that comes later makes nothing of this row again.
+    assert rules_to_run(output) == {"evaluate": 1, "fetch_one": 4}
+
+
 def test_where_jobs_write_their_logs_is_where_reasons_are_looked_for():
     study = Study.read(REPOSITORY / "config/paper.yaml")
     logs = {

@@ -45,7 +45,7 @@ HUB_TASKS = {
 }
 
 
-def save_checkpoint(folder: Path) -> None:
+def save_checkpoint(folder: Path, layers: int = 32, tower: int = 3) -> None:
     """LLaVA-1.5-7B's layout and depth, 32 wide: 576 visual tokens, Llama's tokenizer with byte fallback."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     tokenizer = LlamaTokenizer(
@@ -64,8 +64,8 @@ def save_checkpoint(folder: Path) -> None:
     width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 4096, "initializer_range": 0.3}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(num_hidden_layers=3, image_size=336, patch_size=14, **width),
-        text_config=LlamaConfig(num_hidden_layers=32, **width, **text),
+        vision_config=CLIPVisionConfig(num_hidden_layers=tower, image_size=336, patch_size=14, **width),
+        text_config=LlamaConfig(num_hidden_layers=layers, **width, **text),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=576,
         vision_feature_layer=-2,

@@ -102,14 +102,18 @@ def test_a_failed_jobs_row_stands_in_its_place_and_costs_no_other(made, capsys):
     assert "<b>GPU</b>" not in front + page
 
 
-def test_a_failed_benchmark_costs_one_cell(made):
-    job = job_of(made, "vtw-layer=4")
-    files = ResultFiles.beside(Path(job.result))
+def lose_some(study, slug, failed):
+    """A job that failed on some benchmarks, by their names, with what it said of each."""
+    files = ResultFiles.beside(Path(job_of(study, slug).result))
     found = results.read(files.result)
-    kept = {name: one for name, one in found["benchmarks"].items() if name != "pope"}
-    failed = {"pope": "task pope (lmms-lab-encoder/POPE): the data cannot be read"}
+    kept = {name: one for name, one in found["benchmarks"].items() if name not in failed}
     results.write(files.partial.result, {**found, "benchmarks": kept, "failed": failed})
     files.remove()
+
+
+def test_a_failed_benchmark_costs_one_cell(made):
+    failed = {"pope": "task pope (lmms-lab-encoder/POPE): the data cannot be read"}
+    lose_some(made, "vtw-layer=4", failed)
 
     assert main(["tables", "--study", write(made), "--output", "out"]) == 1
 
@@ -124,6 +128,20 @@ def test_a_failed_benchmark_costs_one_cell(made):
     assert not vtw["pope"]["value"]
     assert vtw["gqa"]["result"].endswith("greedy.partial.json")
     assert [row["why"] for row in rows("missing")] == [failed["pope"]]
+
+
+def test_a_benchmark_that_the_unpruned_model_lacks_costs_differences_there_alone(made):
+    lose_some(made, "none", {"pope": "no such data"})
+
+    main(["tables", "--study", write(made), "--output", "out"])
+
+    (listed,) = (row for row in rows("missing") if ", Unpruned, " in row["what"])
+    assert listed["why"] == "no such data; so no row of this model has a difference to it there"
+    mine = [
+        row for row in rows("table1") if row["model"] == "testbed-s" and row["method"].startswith("FastV (")
+    ]
+    assert mine
+    assert all(row["difference"] for row in mine if row["benchmark"] != "pope")
 
 
 def test_the_unpruned_model_missing_costs_the_differences(made):
@@ -152,7 +170,8 @@ def test_with_nothing_measured_there_is_a_page_that_says_so(study, tmp_path):
     assert not any(m.measured for m in measurements)
     page = report_pages(study, measurements)["index.html"]
     assert f"{len(study.jobs)} things are missing" in page
-    assert "no job has begun to make it" in page
+    assert "no job has begun to make it: it was stopped before, or lost before its first word" in page
+    assert ".snakemake/slurm_logs" in page
     assert main(["tables", "--study", write(study), "--output", "out"]) == 1
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A Slurm of one node on this machine, from Debian's packages (apt-get install slurm-wlm munge), as root, in a container
-# as well: no cgroups, no accounting, nothing but the loopback. It says that it has 16 CPUs and four GPUs, whatever there is.
-#   tests/slurm/one_node.sh start FOLDER
+# as well: no cgroups, no accounting, nothing but the loopback. It says that it has 16 CPUs and four GPUs, or fewer if
+# asked, whatever there is.
+#   tests/slurm/one_node.sh start FOLDER [GPUS]
 #   tests/slurm/one_node.sh stop FOLDER
 # Snakemake's job steps drop SLURM_CONF, so /etc/slurm/slurm.conf is a link into the folder meanwhile. A machine that
 # has one is left alone.
@@ -9,6 +10,7 @@ set -euo pipefail
 action=$1
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
+gpus=${3:-4}
 host=$(hostname -s)
 default=/etc/slurm/slurm.conf
 
@@ -50,11 +52,11 @@ SlurmdTimeout=30
 InactiveLimit=0
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=128000 Gres=gpu:4 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=128000 Gres=gpu:$gpus State=UNKNOWN
 PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
   # It asks for devices; these are some that every machine has.
-  printf "NodeName=$host Name=gpu File=/dev/%s\n" null zero full random >"$folder/gres.conf"
+  printf "NodeName=$host Name=gpu File=/dev/%s\n" null zero full random | head -n "$gpus" >"$folder/gres.conf"
   printf 'CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\n' >"$folder/cgroup.conf"
 }
 

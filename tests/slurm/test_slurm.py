@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ import yaml
 from dyrate.testbed.benchmarks.build import build
 from tests.pipeline.conftest import REPOSITORY, Project
 
-SCRIPT = Path(__file__).with_name("one_node.sh")
 NEEDED = [
     name
     for name in ("slurmctld", "slurmd", "munged")
@@ -46,16 +44,6 @@ class Dies(FastV):
     def install(self, *arguments, **keywords):
         os.kill(os.getpid(), signal.SIGKILL)
 '''
-
-
-@pytest.fixture
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Slurm that runs."""
-    folder = tmp_path_factory.mktemp("slurm")
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    subprocess.run([SCRIPT, "start", folder], env=environment, check=True, timeout=60)
-    yield
-    subprocess.run([SCRIPT, "stop", folder], env=environment, check=True, timeout=60)
 
 
 @pytest.fixture
@@ -99,6 +87,12 @@ def say(project: Project, *asked: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def beside_plugin(project: Project) -> str:
+    """PYTHONPATH for the project's own package, and Snakemake's plugin."""
+    plugin = Path(str(importlib.util.find_spec(PLUGIN).origin)).parents[1]  # type: ignore[union-attr]
+    return f"{project.folder}{os.pathsep}{plugin}"
+
+
 def table(project: Project, name: str) -> list[dict[str, str]]:
     return list(
         csv.DictReader((project.folder / f"results/paper/tables/{name}.csv").read_text().splitlines())
@@ -108,8 +102,7 @@ def table(project: Project, name: str) -> list[dict[str, str]]:
 def test_readmes_command_runs_a_study_and_a_dead_job_costs_its_own_cells(
     small: Project, slurm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin = Path(str(importlib.util.find_spec(PLUGIN).origin)).parents[1]  # type: ignore[union-attr]
-    monkeypatch.setenv("PYTHONPATH", f"{small.folder}{os.pathsep}{plugin}")
+    monkeypatch.setenv("PYTHONPATH", beside_plugin(small))
 
     done = say(small, *command())
 

@@ -10,7 +10,7 @@ for sweep in study.sweeps:
         name:
             f"evaluate_{sweep.name}"
         input:
-            data=[*study.data_files, *records(study, sweep.model)],
+            data=[*study.data_of(sweep.benchmarks), *records(study, sweep.model)],
             # A fresh clone has new times on the same weights: their content is a parameter instead.
             model=ancient(sweep.model.files),
             # So has a predictor that comes with it; others are a rule's to make.
