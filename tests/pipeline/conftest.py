@@ -19,7 +19,7 @@ PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "predictors"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs Snakemake takes more than ten seconds."""
     for item in items:
-        if {"project", "finished"} & {*getattr(item, "fixturenames", ())} and "pipeline" in item.path.parts:
+        if "warm" in getattr(item, "fixturenames", ()) and "pipeline" in item.path.parts:
             item.add_marker(pytest.mark.slow)
 
 
