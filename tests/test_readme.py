@@ -2,6 +2,8 @@
 as printed, or made short by what a test adds; those that need the hub as far as that goes without one.
 """
 
+from pathlib import Path
+
 import pytest
 
 from tests.docs.pages import ROOT, blocks, commands
@@ -59,10 +61,10 @@ def test_each_command_is_one_that_a_test_runs() -> None:
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def copied(tmp_path_factory: pytest.TempPathFactory, warm: Path) -> Project:
     """A copy for all commands: its bytecode is made once."""
     folder = tmp_path_factory.mktemp("readme")
-    project = Project.copied_from(ROOT, folder)
+    project = Project.copied_from(ROOT, folder, warm)
     (folder / "results").mkdir()
     for part in ("models", "Makefile", "requirements.lock", "pyproject.toml", "results/h200"):
         (folder / part).symlink_to(ROOT / part)

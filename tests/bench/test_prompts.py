@@ -27,6 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_prompts_are_those_that_an_evaluation_generates_from(
     checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

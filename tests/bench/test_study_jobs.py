@@ -58,8 +58,8 @@ def test_a_benchmark_that_the_study_does_not_have_is_refused(study: Study) -> No
 
 
 @pytest.mark.slow
-def test_snakemake_gives_one_job_per_model_all_cores(tmp_path: Path) -> None:
-    project = Project.copied_from(REPOSITORY, tmp_path)
+def test_snakemake_gives_one_job_per_model_all_cores(tmp_path: Path, warm: Path) -> None:
+    project = Project.copied_from(REPOSITORY, tmp_path, warm)
     # Weights are not copied: a folder is enough to plan with.
     (tmp_path / "models/testbed-s").mkdir(parents=True)
 

@@ -1,7 +1,6 @@
 """Pages that show how something is added: each is played from top to bottom in a copy of the repository."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def play(page: Path, project: Project) -> None:
                 output = said(project, "bash", "-c", command)
                 assert_printed(printed, output)
         elif block.language == "python":
-            output = said(project, sys.executable, "-c", block.text)
+            output = said(project, "python", "-c", block.text)
         else:
             assert block.language == "text", f"{page}: a block that nobody runs: {block.text}"
             assert_printed(block.text.splitlines(), output)
@@ -47,8 +46,8 @@ def assert_printed(lines: list[str], output: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ADDING, ids=page_id)
-def test_a_page_on_adding_something_runs_as_printed(page: Path, tmp_path: Path) -> None:
-    project = Project.copied_from(ROOT, tmp_path)
+def test_a_page_on_adding_something_runs_as_printed(page: Path, tmp_path: Path, warm: Path) -> None:
+    project = Project.copied_from(ROOT, tmp_path, warm)
     (tmp_path / "models").symlink_to(ROOT / "models")
     play(page, project)
 

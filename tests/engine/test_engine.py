@@ -27,8 +27,23 @@ REFUSED = {"voco"}
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
-@pytest.mark.parametrize("tokenwise", [False, True], ids=["", "tokenwise"])
-@pytest.mark.parametrize("case", ON_ENGINE, ids=lambda case: case.method.label)
+FIRST = {case.method.name: case for case in reversed(ON_ENGINE)}.values()
+"""Each method in its first setting; further settings run tokenwise in the slow tier."""
+
+
+@pytest.mark.parametrize(
+    ("case", "tokenwise"),
+    [
+        pytest.param(
+            case,
+            tokenwise,
+            id=f"{case.method.label}-{'tokenwise' * tokenwise}",
+            marks=[pytest.mark.slow] * (tokenwise and case not in FIRST),
+        )
+        for case in ON_ENGINE
+        for tokenwise in (False, True)
+    ],
+)
 def test_tokens_and_run_are_those_of_generate(
     case: Case, tokenwise: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

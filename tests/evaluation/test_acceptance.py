@@ -36,6 +36,7 @@ def world(data: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_table_sets_scores_beside_what_is_attainable_and_what_is_guessed(
     world: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in between may catch it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 6])
 @pytest.mark.parametrize("torn", [False, True], ids=["between lines", "inside a line"])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
@@ -166,6 +167,7 @@ def test_a_second_run_asks_the_model_nothing(
     assert (run["reused_samples"], run["samples_per_second"]) == (run["samples"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"method": {**FASTV, "rate": 0.25}}, {"decoding": {"name": "beam-2"}}, {"batch_size": 3}],

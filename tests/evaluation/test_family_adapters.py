@@ -68,6 +68,7 @@ def test_images_stand_where_the_text_has_lmms_evals_mark(model: DyrateModel) -> 
         assert prompt.rindex(model.processor.image_token) < prompt.index("What does <image> mean?")
 
 
+@pytest.mark.slow
 def test_a_study_evaluates_it(folder: Path, data: Path, tmp_path: Path) -> None:
     job = Evaluation.of(
         {

@@ -31,6 +31,7 @@ def run_of(folder: Path, decoding: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoding", "slug"), [("greedy", "greedy"), (SAMPLED, "top_p-temperature=1.5")])
 def test_parts_give_what_one_process_gives(
     evaluate: Callable[..., int], tmp_path: Path, decoding: str, slug: str, monkeypatch: pytest.MonkeyPatch

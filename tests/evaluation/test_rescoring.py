@@ -147,6 +147,7 @@ def test_a_limit_scores_the_samples_that_we_would_ask(
     assert len(found) == 8  # whole rotations
 
 
+@pytest.mark.slow
 def test_the_row_is_in_table_1_of_the_study_that_lists_it(
     rescore: Rescore, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

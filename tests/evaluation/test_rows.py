@@ -41,6 +41,7 @@ def _set(column: str, value: Any, row: int = 1) -> Damage:
     return lambda rows: rows[row].update({column: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_every_column_is_needed(benchmark: str, data: Path, tmp_path: Path) -> None:
     for column in [*_COLUMNS[benchmark], *BENCHMARKS[benchmark].images]:

@@ -89,6 +89,7 @@ def test_each_result_has_the_bytes_of_a_process_of_its_own(first: list[str], tmp
     assert _bytes(*files) == together
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_file_holds_for_the_jobs_that_do_not_name_it(
     first: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +177,7 @@ def test_the_first_one_bears_the_start_of_the_process(
     assert [run["stages"]["load"] for run in runs] == [1500, 500]
 
 
+@pytest.mark.slow
 def test_one_that_fails_takes_no_other_with_it(
     first: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +295,7 @@ def test_a_baseline_that_an_earlier_part_makes_is_looked_at_when_its_turn_comes(
     assert "should be {'name': 'beam-2'" in str(refused)
 
 
+@pytest.mark.slow
 def test_methods_answer_each_batch_together_and_as_they_would_alone(
     make_job: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict[str, Any
     return found
 
 
+@pytest.mark.slow
 def test_instructblip_runs_through_lmms_evals_own_adapter(
     instructblip: Path, data: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:

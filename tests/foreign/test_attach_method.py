@@ -64,6 +64,7 @@ def run_foreign_test(folder: Path, method: str, *plugins: Any) -> int:
     return pytest.main([str(folder), attach_method.OPTION, method], plugins=[attach_method, *plugins])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "whole"),
     [("none", "passed"), ('{"name": "fastv", "layer": 1, "rate": 0.5}', "failed")],

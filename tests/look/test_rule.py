@@ -65,8 +65,8 @@ def test_the_testbed_shows_both_models_under_their_first_dyrate() -> None:
 
 
 @pytest.mark.slow
-def test_snakemake_plans_a_record_per_model_and_one_page(tmp_path: Path) -> None:
-    project = Project.copied_from(REPOSITORY, tmp_path)
+def test_snakemake_plans_a_record_per_model_and_one_page(tmp_path: Path, warm: Path) -> None:
+    project = Project.copied_from(REPOSITORY, tmp_path, warm)
     settings = "\nsurvival: {benchmarks: [nocaps, gqa], samples: 4, methods: [fastv]}\n"
     config = tmp_path / "config/smoke.yaml"
     config.write_text(config.read_text("utf-8") + settings, "utf-8")

@@ -19,28 +19,30 @@ PARTS = ("Snakefile", "workflow", "config", "profiles", "examples", "predictors"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs Snakemake takes more than ten seconds."""
     for item in items:
-        if {"project", "finished"} & {*getattr(item, "fixturenames", ())} and "pipeline" in item.path.parts:
+        if "warm" in getattr(item, "fixturenames", ()) and "pipeline" in item.path.parts:
             item.add_marker(pytest.mark.slow)
 
 
 class Project:
-    """A copy of the repository's pipeline, models left out, and ways to run it."""
+    """A copy of the repository's pipeline, models left out, and ways to run it: on this Python, or on that in
+    `warm`, which need not load its libraries.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Path | None = None) -> None:
         self.folder = folder
+        self.binaries = [str(warm)] * bool(warm) + [str(Path(sys.executable).parent)]
 
     @classmethod
-    def copied_from(cls, source: Path, folder: Path) -> "Project":
+    def copied_from(cls, source: Path, folder: Path, warm: Path | None = None) -> "Project":
         for part in PARTS:
             copy = shutil.copytree if (source / part).is_dir() else shutil.copy2
             copy(source / part, folder / part)
-        return cls(folder)
+        return cls(folder, warm)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        binaries = Path(sys.executable).parent
         environment = {
             **os.environ,
-            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*self.binaries, os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
         }
@@ -49,7 +51,7 @@ class Project:
         )
 
     def snakemake(self, *arguments: str, status: int = 0) -> str:
-        done = self.run(sys.executable, "-m", "snakemake", "--cores", "1", *arguments)
+        done = self.run("python", "-m", "snakemake", "--cores", "1", *arguments)
         output = done.stdout + done.stderr
         assert done.returncode == status, output
         return output
@@ -73,23 +75,20 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project.copied_from(REPOSITORY, tmp_path)
+def project(tmp_path: Path, warm: Path) -> Project:
+    return Project.copied_from(REPOSITORY, tmp_path, warm)
 
 
 @pytest.fixture(scope="session")
-def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_once(shared: Path, warm: Path) -> Path:
     """The smoke study run to its end by Snakemake; its jobs copy made-up files instead of running a model."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # made by the first worker that comes, used by all
     folder = shared / "finished"
     with (shared / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             making = shared / "making"
             making.mkdir()
-            _finish(Project.copied_from(REPOSITORY, making))
+            _finish(Project.copied_from(REPOSITORY, making, warm))
             making.rename(folder)
     return folder
 
@@ -110,6 +109,6 @@ def _finish(project: Project) -> None:
 
 
 @pytest.fixture
-def finished(finished_once: Path, tmp_path: Path) -> Project:
+def finished(finished_once: Path, tmp_path: Path, warm: Path) -> Project:
     shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
-    return Project(tmp_path)
+    return Project(tmp_path, warm)

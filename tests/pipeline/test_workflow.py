@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def test_a_key_that_a_config_gives_twice_is_refused(project):
 
 
 def test_a_directory_is_unlocked_without_a_number_of_cores(project):
-    done = project.run(sys.executable, "-m", "snakemake", "--unlock")
+    done = project.run("python", "-m", "snakemake", "--unlock")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Unlocked working directory" in done.stdout + done.stderr

@@ -236,6 +236,7 @@ def test_the_tables_of_the_ablation_name_only_its_benchmarks(compared):
     assert [c.benchmark for c in table(compared, "ablation_predictor").columns] == ["gqa", "nocaps"]
 
 
+@pytest.mark.slow
 def test_a_study_without_ablations_leaves_their_tables_out_with_a_sentence(study, measurements, tmp_path):
     pages = report_pages(study, measurements)
     page = text_of(pages["results.html"])

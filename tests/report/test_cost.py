@@ -63,6 +63,7 @@ def test_results_that_do_not_say_have_no_percentage(study, tmp_path, monkeypatch
     assert cost.percent(measurements[0], "nocaps") is None
 
 
+@pytest.mark.slow
 def test_the_page_and_the_csv_have_every_convention(study, measurements, pages, tmp_path):
     text = text_of(pages["cost.html"])
     for convention in CONVENTIONS.values():

@@ -17,6 +17,7 @@ print(status, *(name for name in ("torch", "transformers", "lmms_eval") if name 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("tables", "--output", "tables"), ("report", "--output", "page/index.html"), ("table",)],

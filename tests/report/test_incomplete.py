@@ -66,6 +66,7 @@ def made(study, tmp_path):
     return study
 
 
+@pytest.mark.slow
 def test_a_failed_jobs_row_stands_in_its_place_and_costs_no_other(made, capsys):
     before = main(["tables", "--study", write(made), "--output", "out"])
     whole = rows("table1")
@@ -284,6 +285,7 @@ def test_differences_are_those_of_an_evaluation_with_a_baseline(made):
     assert not fastv.uncompared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["weights", "dtype", "data", "prompts", "answers"])
 def test_what_cannot_be_compared_is_not_and_is_listed(made, what, capsys):
     job = job_of(made, "fastv-layer=2-rate=0.5")
@@ -364,6 +366,7 @@ def look_of(title):
     return {**asked, "picture": picture, "answers": [answer]}
 
 
+@pytest.mark.slow
 def test_answers_that_token_survival_lacks_are_listed_and_the_status_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     looked = {"benchmarks": ["gqa"], "samples": 2, "methods": ["fastv"]}

@@ -69,6 +69,7 @@ def test_only_the_hubs_tasks_are_called_the_real_benchmarks(small):
     assert SYNTHETIC not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", ["hub", "folder"])
 def test_of_tasks_that_it_does_not_know_the_page_claims_nothing(small, tasks):
     study, _ = small
@@ -260,6 +261,7 @@ def test_the_index_of_every_page_leads_to_every_other(pages):
         assert [name for name, current in links if current] == ([] if file in empty else [file])
 
 
+@pytest.mark.slow
 def test_the_page_of_token_survival_is_linked_where_it_is_given(small):
     study, _ = small
     Path("study.json").write_text(study.to_json())
@@ -273,6 +275,7 @@ def test_the_page_of_token_survival_is_linked_where_it_is_given(small):
     assert {path.name for path in Path("reports/x").iterdir()} == {*PAGES, FIGURES}
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_each_time(small):
     study, measurements = small
 

@@ -142,6 +142,7 @@ def test_the_same_results_on_two_models_give_one_order(study):
     assert line.startswith("a at 50% and b at 50%: Kendall's tau 1.00")
 
 
+@pytest.mark.slow
 def test_the_csv_and_the_page_have_every_place(study, tmp_path):
     measurements = load(study)
     found = rankings(measurements, study.typed.rank_at, Answers(0))

@@ -185,6 +185,7 @@ def test_each_latency_is_set_against_the_unpruned_model_on_its_engine():
 # Pictures and words.
 
 
+@pytest.mark.slow
 def test_pictures_are_well_formed_and_take_their_colours_from_the_page():
     found = speed(written(bench(ROWS)))
 
@@ -246,6 +247,7 @@ def test_numbers_of_the_text_are_measured_or_counted_or_absent():
 # On the page.
 
 
+@pytest.mark.slow
 def test_the_page_says_what_random_weights_and_replayed_rates_mean(small):
     written(bench(ROWS), HARNESS)
     text = text_of(report_pages(*small)["cost.html"])
@@ -281,6 +283,7 @@ def test_text_of_documents_is_text(small):
     assert "&lt;/td&gt;&lt;/script&gt;" in page
 
 
+@pytest.mark.slow
 def test_the_page_does_not_change_with_the_clock_of_its_files(small):
     written(bench(ROWS), HARNESS)
     page = report_pages(*small)["cost.html"]

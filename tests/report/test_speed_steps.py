@@ -101,6 +101,7 @@ def test_the_clock_is_set_against_the_bytes():
     assert saving.realised == pytest.approx(0.25 / 0.3)
 
 
+@pytest.mark.slow
 def test_the_page_shows_both(small, elsewhere):
     assert "What a decode step consists of" not in text_of(report_pages(*small)["cost.html"])
     prompt = {"cudnn_generated_sdpa_flash": 4.0, "nvjet_gemm": 30.0}

@@ -123,7 +123,7 @@ def _forward(
     taps = [torch.cat(list(tap)) for tap in getattr(encoded, "deepstack_features", ())] if columns else []
 
     length, last, visual = len(tokens), len(prompt) - 1, len(columns)
-    steps = range(len(generated))
+    steps, own = range(len(generated)), classes(prompt, length)
     kept = held = list(range(visual))  # at prefill; in the cache after the last step
     seen = [kept for _ in steps]  # what each step's query sees
     order, positions = torch.arange(length), positions_of(prompt, inputs, length)
@@ -162,14 +162,13 @@ def _forward(
             held, seen = [], [kept, *[[] for _ in steps[1:]]]
         outcome.kept[index], outcome.attended[index], outcome.held[index] = seen[0], list(seen), held
 
-        allowed = order[None, :] <= order[:, None]
-        for query in range(length):
-            step = max(0, query - last)
-            dropped = set(range(visual)) - set(seen[step])
-            if query in columns and columns.index(query) in dropped:
-                continue  # Nobody looks at a dropped token; what it sees does not matter.
-            allowed[query, [columns[i] for i in dropped]] = False
-        members = dict(zip(("sys", "img", "ins", "res"), classes(prompt, length), strict=True))
+        dropped = torch.zeros(len(seen), length, dtype=torch.bool)
+        for step, visible in enumerate(seen):
+            dropped[step, [columns[i] for i in {*range(visual)}.difference(visible)]] = True
+        dropped = dropped[(torch.arange(length) - last).clamp_min(0)]  # of each query
+        # Nobody looks at a dropped token; what it sees does not matter.
+        allowed = (order[None, :] <= order[:, None]) & (~dropped | dropped.diagonal()[:, None])
+        members = dict(zip(("sys", "img", "ins", "res"), own, strict=True))
         compression = {*rule.embeddings, *rule.compression}
         members["cmp"] = [column for column, token in enumerate(prompt) if token in compression]
         for queries, keys in rule.blocked:
@@ -179,9 +178,7 @@ def _forward(
         if index < len(taps):
             states[columns] += taps[index]
         mass = attention[:, last:].transpose(0, 1)
-        outcome.class_mass[index] = torch.stack(
-            [mass[..., own].sum(dim=-1) for own in classes(prompt, length)], dim=-1
-        )
+        outcome.class_mass[index] = torch.stack([mass[..., these].sum(dim=-1) for these in own], dim=-1)
         outcome.head_scores[index] = mass[..., columns]
     outcome.logits = model.lm_head(text.norm(states))[last:]
     return outcome

@@ -1,6 +1,10 @@
-"""Every method of the table against the masked reference: tokens, logits of every step, cache, record."""
+"""Every method of the table against the masked reference: tokens, logits of every step, cache, record.
 
-from collections.abc import Iterator
+The fast tier has each setting of each method in greedy decoding, and the first setting of each in one other
+decoding, in a batch and with grouped heads; the slow one has the rest of the product.
+"""
+
+from collections.abc import Container, Iterator
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -48,10 +52,26 @@ def _on_others(*named: str) -> Iterator[Any]:
             yield pytest.param(name, case, id=f"{name}-{case.method.label}", marks=[pytest.mark.slow] * slow)
 
 
+def _slow(params: list[Any], fast: Container[Any]) -> list[Any]:
+    """Those that are not in `fast` go to the slow tier."""
+    return [
+        param if param in fast else param._replace(marks=[*param.marks, pytest.mark.slow]) for param in params
+    ]
+
+
 LLAVA = [pytest.param("llava", case, id=f"llava-{case.method.label}") for case in CASES + OUTSIDE + PROBES]
-GROUPED = [pytest.param("grouped", *param.values[1:], id=f"grouped-{param.id}") for param in LLAVA]
+FIRST = [*{param.values[1].method.name: param for param in reversed(LLAVA)}.values()]
+"""Each method in its first setting."""
+GROUPED = [
+    pytest.param("grouped", *param.values[1:], id=f"grouped-{param.id}", marks=param.marks)
+    for param in _slow(LLAVA, FIRST)
+]
 OTHERS = list(_on_others())
 SEARCHED = list(_on_others("fastv", "dyrate"))
+DECODED = {
+    decoding: _slow([*LLAVA, *SEARCHED], FIRST[number :: len(DECODINGS)])
+    for number, decoding in enumerate(DECODINGS)
+}
 
 
 @cache
@@ -158,9 +178,15 @@ def test_greedy_is_the_masked_reference_at_every_step(name: str, case: Case) -> 
     assert run.kv_bytes == sum(2 * layer.keys.numel() * 4 for layer in cache.layers)
 
 
-@pytest.mark.parametrize(("name", "case"), [*LLAVA, *SEARCHED])
-@pytest.mark.parametrize("decoding", DECODINGS)
-def test_other_decodings_are_the_masked_reference_at_every_step(name: str, case: Case, decoding: str) -> None:
+@pytest.mark.parametrize(
+    ("decoding", "name", "case"),
+    [
+        pytest.param(decoding, *param.values, id=f"{decoding}-{param.id}", marks=param.marks)
+        for decoding, params in DECODED.items()
+        for param in params
+    ],
+)
+def test_other_decodings_are_the_masked_reference_at_every_step(decoding: str, name: str, case: Case) -> None:
     subject = subject_of(name)
     if numbers_images_anew(name, case):
         pytest.skip("refused: see the test above")
@@ -184,7 +210,7 @@ def test_other_decodings_are_the_masked_reference_at_every_step(name: str, case:
         torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "case"), [*LLAVA, *OTHERS])
+@pytest.mark.parametrize(("name", "case"), [*_slow(LLAVA, FIRST), *OTHERS])
 def test_a_batch_gives_each_row_what_it_gets_alone(name: str, case: Case) -> None:
     subject = subject_of(name)
     if numbers_images_anew(name, case):
@@ -216,7 +242,7 @@ def test_keeping_everything_is_the_unpruned_model(
     assert all(len(tokens) == visual for tokens, visual in zip(run.kept[5], run.visual_tokens, strict=True))
 
 
-@pytest.mark.parametrize(("name", "case"), LLAVA)
+@pytest.mark.parametrize(("name", "case"), _slow(LLAVA, FIRST))
 def test_results_do_not_depend_on_global_random_state(name: str, case: Case) -> None:
     model, inputs = subject_of(name).model, prompts(case, subject_of(name).inputs)
     outputs = []

@@ -30,6 +30,7 @@ def kept(model: Any, inputs: dict[str, Tensor], method: ReductionMethod) -> list
     return [row.tolist() for row in run.kept[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", TINY)
 def test_a_budget_is_one_of_each_image_or_tile_after_unpadding_and_newlines_stay(

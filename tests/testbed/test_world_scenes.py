@@ -42,6 +42,7 @@ def test_draws_do_not_depend_on_the_python_version():
     assert draw.shuffled("abcdef") == list("fdcaeb")
 
 
+@pytest.mark.slow
 def test_a_scene_is_in_exactly_one_split_by_its_content():
     seen: dict[Split, set[int]] = {}
     for split in SPLITS:
@@ -65,6 +66,7 @@ def test_held_out_pairs_are_never_drawn_in_training():
     assert len(drawn) == len(COLORS) * len(SHAPES) - len(HELD_OUT), "every other pair is"
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_never_named_in_training():
     named = re.compile("|".join(rf"\b{color} {shape}" for color, shape in HELD_OUT))
     for index in range(1500):

@@ -59,8 +59,8 @@ def test_a_benchmark_that_the_study_does_not_have_is_refused(study: Study) -> No
 
 
 @pytest.mark.slow
-def test_snakemake_plans_one_trace_per_model(tmp_path: Path) -> None:
-    project = Project.copied_from(REPOSITORY, tmp_path)
+def test_snakemake_plans_one_trace_per_model(tmp_path: Path, warm: Path) -> None:
+    project = Project.copied_from(REPOSITORY, tmp_path, warm)
     settings = "\ntrace: {benchmarks: [nocaps, gqa], samples: 4}\n"
     config = (tmp_path / "config/smoke.yaml").read_text()
     (tmp_path / "config/smoke.yaml").write_text(re.sub(r"\ntrace:.*\n", "\n", config) + settings)

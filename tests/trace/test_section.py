@@ -36,6 +36,7 @@ def put(changes: dict[str, Any] | None = None) -> Summary:
     return summary
 
 
+@pytest.mark.slow
 def test_without_a_trace_there_is_no_section(study: Study) -> None:
     assert attention(study) is None
     results.write_study(study, Path(), images=False)
@@ -114,6 +115,7 @@ def test_steps_that_few_answers_reach_are_not_drawn() -> None:
     assert figures.shown_steps(found) == 3
 
 
+@pytest.mark.slow
 def test_names_are_text(study: Study) -> None:
     summary = fake.summary(HOSTILE)
     assert "<script" not in str(escape(figures.curves([summary], "nocaps")))

@@ -47,6 +47,7 @@ def trained(model, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_job_ends_with_the_same_bytes(model, trained, tmp_path):
     job = Training(model=str(model), recipe=SMALL, output=tmp_path)
     assert train_predictor(job, stop_after=21) is None

@@ -58,6 +58,7 @@ def finished(frozen, tmp_path_factory) -> Trainer:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stops", "resumed"), [((7,), 0), ((24, 3), 1), ((33, 15), 1), ((25, 25), 2)])
 def test_a_run_that_was_killed_ends_with_the_same_weights_and_curve(
     stops, resumed, frozen, finished, tmp_path
