@@ -31,7 +31,7 @@ class VtwSearch(Job):
     limit: Annotated[Positive, option("data", "N", "questions to use")] = 20
     seed: Annotated[int, option("data", "S", "of the validation split")] = 0
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     output: Annotated[File | None, option("result", "FILE", "also write the outcome as JSON")] = None
 
 

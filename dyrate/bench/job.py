@@ -57,7 +57,7 @@ class Bench(Job):
     rounds: Annotated[Positive, option("how", "N")] = 5
     """that are measured"""
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     seed: Annotated[int, option("how", "S")] = 0
     """of weights, words and images"""
     output: Document = None

@@ -104,6 +104,7 @@ def _job(
         study="acceptance",
         data=data,
         samples=samples,
+        dtype="float32",
     )
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import BENCHMARKS
 from dyrate.evaluation.job import Evaluation
-from dyrate.evaluation.placement import settled
 from dyrate.jobs import FromFile, Subparsers, asked
 
 if TYPE_CHECKING:
@@ -96,7 +95,6 @@ def register(subparsers: Subparsers) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     jobs = asked(Evaluation, arguments, arguments.jobs)
     quiet_libraries()
-    jobs = [*map(settled, jobs)]
     if arguments.part is not None:
         return _answer(jobs, arguments.part)
     from dyrate.evaluation.sweep import sweep

@@ -19,6 +19,7 @@ from dyrate.evaluation.harness import Answered, run_harness, scored
 from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
 from dyrate.evaluation.job import Asked, Evaluation
+from dyrate.evaluation.placement import settled
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import Sample, differences
 from dyrate.evaluation.visual_tokens import means_and_work
@@ -87,7 +88,7 @@ def load(job: Asked) -> "DyrateModel":
     return DyrateModel(
         job.model,
         device=job.device,
-        dtype=job.dtype,
+        dtype=settled(job).dtype,
         engine=job.engine,
         batch_size=job.batch_size,
         revision=job.revision,
@@ -102,7 +103,7 @@ def load_system(job: Evaluation) -> "Answering":
 
     assert job.system is not None, "else `load` is called"
     _use_threads(job)
-    return System(job.system, job.device, job.dtype)
+    return System(job.system, job.device, settled(job).dtype)
 
 
 def _use_threads(job: Asked) -> None:
@@ -139,7 +140,7 @@ def evaluate_loaded(
     A benchmark that cannot be loaded, answered or scored costs no other: what there is becomes a partial
     result, which names each that failed, under a name of its own. Where all fail, the first error is raised.
     """
-    clock = clock or Clock(perf_counter())
+    clock, job = clock or Clock(perf_counter()), settled(job)
     baseline = None
     if job.baseline is not None:
         found, baseline = read_baseline(job, job.baseline)

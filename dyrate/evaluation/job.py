@@ -188,7 +188,7 @@ class Asked(_Named):
     subsets: Subsets = _ALL_ROWS
     batch_size: BatchSize = 16
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     engine: Engine = "auto"
     threads: Threads = None
     seed: Seed = 0

@@ -59,7 +59,7 @@ class Look(Job):
     new_tokens: Annotated[Positive | None, option("how", "N")] = None
     """longest answer (default: 64; of a sample, what its benchmark allows)"""
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None

@@ -31,10 +31,8 @@ def register(subparsers: Subparsers) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     [job] = asked(Training, arguments)
-    from dyrate.evaluation.placement import settled
     from dyrate.predictor_training.train import train_predictor
 
-    job = settled(job)
     record = train_predictor(job)
     assert record is not None
     validation = record["validation"]

@@ -50,7 +50,7 @@ class Training(Job):
     limit: Annotated[int | None, option("data", "N")] = None
     """use the first N entries of --data only"""
     device: Device = "auto"
-    dtype: TrainingDtype = "float32"
+    dtype: TrainingDtype = "auto"
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None

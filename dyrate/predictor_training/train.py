@@ -9,6 +9,7 @@ from typing import Any
 
 from dyrate import files
 from dyrate.evaluation import checkpoint, provenance
+from dyrate.evaluation.placement import settled
 from dyrate.evaluation.prompts import read_template
 from dyrate.predictor_training.batch import Encoder
 from dyrate.predictor_training.examples import Examples, FileExamples, TestbedExamples
@@ -33,7 +34,7 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
     """
     import torch
 
-    started = perf_counter()
+    started, job = perf_counter(), settled(job)
     recipe = Recipe.read(job.recipe, "--recipe")
     if job.threads is not None:
         torch.set_num_threads(job.threads)

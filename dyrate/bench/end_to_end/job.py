@@ -36,7 +36,7 @@ class HarnessBench(Job):
     rounds: Annotated[Positive, option("how", "N")] = 2
     """after the warm-up"""
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Dtype = "auto"
     output: Document = None
 
     @model_validator(mode="after")

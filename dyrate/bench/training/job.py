@@ -34,7 +34,7 @@ class TrainingBench(Job):
     warmups: Annotated[Natural, option("how", "N")] = 2
     """steps before them"""
     device: Device = "auto"
-    dtype: TrainingDtype = "float32"
+    dtype: TrainingDtype = "auto"
     seed: Annotated[int, option("how", "S")] = 0
     """of weights, words, images and answers"""
     output: Document = None
