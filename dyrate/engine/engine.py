@@ -1,7 +1,7 @@
 """Generation on fused kernels and captured graphs, under any reduction method, with the usual run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -137,8 +137,11 @@ class Engine:
     def _turn(self) -> Iterator[None]:
         if not self._alone.acquire(blocking=False):
             raise DyrateError("this engine is generating already: one call at a time, from one thread")
+        device = self.model.device
         try:
-            yield
+            # Kernels, streams and graphs are the current device's, which need not be the model's.
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                yield
         finally:
             self._alone.release()
 

@@ -16,7 +16,10 @@ def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     if scores.is_cuda and scores.numel():
         from dyrate.kernels.device.rank import best
 
-        return best(scores, counts, among)
+        with torch.cuda.device(
+            scores.device
+        ):  # a kernel runs on the current device, wherever its tensors are
+            return best(scores, counts, among)
     if among is not None:
         scores = scores.masked_fill(~among, float("-inf"))
     if (unranked := scores.isnan().any(dim=1)).any():

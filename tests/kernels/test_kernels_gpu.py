@@ -388,3 +388,24 @@ def test_store(width: int, dtype: torch.dtype) -> None:
         store(moved(states, "cpu"), columns.cpu(), visual, memory, 33)
         for found, expected in zip(made, memory, strict=True):
             assert torch.equal(found.cpu(), expected)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("current", [0, 1])
+def test_what_transformers_calls_runs_where_its_tensors_are(current: int) -> None:
+    """Some layers of a model over several GPUs are elsewhere than the current device, which would not wait."""
+    scores, counts = torch.randn(4, 576), torch.tensor([1, 100, 575, 576])
+    states, layers = torch.randn(4, 1, 32, 4), random_layers(4, 32, 20)
+    with torch.cuda.device(current):
+        for device in ("cuda:0", "cuda:1"):
+            for _ in range(20):  # what is still being made must be waited for
+                busy = torch.randn(2048, 2048, device=device)
+                late = scores.to(device) + (busy @ busy)[0, 0] * 0
+                assert torch.equal(top(late, counts.to(device)).cpu(), top(scores, counts))
+            assert_near(
+                perceptron(states.to(device), moved(layers, device)),
+                perceptron(states, layers).to(device),
+                1e-5,
+            )
+        assert torch.cuda.current_device() == current

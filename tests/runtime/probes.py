@@ -49,7 +49,9 @@ class EvictSome(ReductionMethod):
 
     def decode(self, view: DecodeView) -> Tensor | None:
         rates = [rate_at(length, view.step) for length in view.state["length"].tolist()]
-        counts = kept_counts(view.present.sum(1), torch.tensor(rates, dtype=torch.float64))
+        counts = kept_counts(
+            view.present.sum(1), torch.tensor(rates, dtype=torch.float64, device=view.present.device)
+        )
         return top(view.attention[view.layer - 1].scores, counts, view.present)
 
 
