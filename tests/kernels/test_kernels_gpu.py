@@ -394,7 +394,7 @@ def test_store(width: int, dtype: torch.dtype) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("current", [0, 1])
 def test_what_transformers_calls_runs_where_its_tensors_are(current: int) -> None:
-    """Some layers of a model over several GPUs are elsewhere than the current device, which would not wait."""
+    """Layers of a model over several GPUs are elsewhere than the current device, which would not wait."""
     scores, counts = torch.randn(4, 576), torch.tensor([1, 100, 575, 576])
     states, layers = torch.randn(4, 1, 32, 4), random_layers(4, 32, 20)
     with torch.cuda.device(current):
