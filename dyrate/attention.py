@@ -1,4 +1,4 @@
-"""The attention of a model under token reduction: SDPA on each layer's own tokens; the rows that methods
+"""The attention of a model under token reduction: SDPA on each layer's own tokens, and the rows that methods
 read.
 
 One name is registered with transformers, as an attention function and as a mask function. The model's forward
@@ -7,7 +7,6 @@ carries a `ForwardPass` down to it as a keyword, so nothing is global.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from dyrate.attention_rows import Attention, PromptAttention, PromptRows, on_slots
 from dyrate.cache import with_generated
 from dyrate.errors import DyrateError
 from dyrate.needs import Queries
@@ -22,89 +22,6 @@ from dyrate.token_set import Blocked, TokenSet, gather_tokens
 
 ATTENTION = "dyrate"
 FORWARD_KEYWORD = "dyrate_forward"
-
-
-@dataclass(frozen=True, eq=False)
-class PromptAttention:
-    """What several queries of the prompt look at in one layer, in float32; Q queries of each row."""
-
-    weights: Tensor
-    """FloatTensor [batch, heads, Q, slots]; a row of the softmax for each query, 0 for one that is padding.
-    """
-    queries: Tensor
-    """BoolTensor [batch, Q]: which queries are tokens; shorter rows have padding in front."""
-    tokens: TokenSet
-
-    @cached_property
-    def visual(self) -> Tensor:
-        """FloatTensor [batch, heads, Q, V]: attention on each visual token; 0 where it is not seen."""
-        return _on(self.tokens.visual_slots, self.weights)
-
-    @cached_property
-    def instruction(self) -> Tensor:
-        """FloatTensor [batch, heads, Q, T]: attention on each of the row's T instruction tokens."""
-        return _on(self.tokens.instruction_slots, self.weights)
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """What the newest query of each row looks at in one layer, in float32."""
-
-    class_mass: Tensor
-    """FloatTensor [batch, heads, 4]: attention mass on sys, img, ins, res; sums to 1."""
-    head_scores: Tensor
-    """FloatTensor [batch, heads, V]: attention on each visual token; 0 where it is not seen."""
-    seen: Tensor
-    """BoolTensor [batch, V]: the visual tokens seen."""
-    of_prompt: PromptAttention | None = None
-    """That of more queries, at prefill and where the method's needs name them."""
-    whole: tuple[Tensor, TokenSet] | None = None
-    """All weights, FloatTensor [batch, heads, slots + generated], and their tokens; where needs ask so.
-    """
-
-    @cached_property
-    def scores(self) -> Tensor:
-        """FloatTensor [batch, V]: attention on each visual token, mean over heads; -inf where unseen."""
-        return self.head_scores.mean(dim=1).masked_fill(~self.seen, float("-inf"))
-
-    @property
-    def prompt(self) -> PromptAttention:
-        """That of the prompt's queries; a `DyrateError` where no need names them."""
-        if self.of_prompt is None:
-            raise DyrateError(
-                "only the newest query's attention was read: needs must ask for that of 'instruction' or "
-                "'all' queries of this layer, which is there at prefill only"
-            )
-        return self.of_prompt
-
-    def mass_at(self, temperature: float) -> Tensor:
-        """FloatTensor [batch, heads, 4]: class mass as it is where logits are divided by `temperature`.
-
-        Raises `DyrateError` where needs do not ask for whole rows, and for the attention of a step before.
-        """
-        if self.whole is None:
-            raise DyrateError(
-                "only class mass and the attention on visual tokens were read: needs must ask for "
-                "whole_rows, which are those of this step"
-            )
-        weights, tokens = self.whole
-        shares = (weights.log() / temperature).softmax(dim=-1)
-        prompt, generated = shares[..., : tokens.width], shares[..., tokens.width :]
-        # Sums and no product of matrices, of which the ledger counts one for each row that is read.
-        by_class = (prompt[..., None] * tokens.class_one_hot[:, None]).sum(dim=-2)
-        return torch.cat([by_class, generated.sum(dim=-1, keepdim=True)], dim=-1)
-
-    def of_step_before(self) -> "Attention":
-        """Return what the next step may see of it."""
-        return (
-            self
-            if self.of_prompt is None and self.whole is None
-            else replace(self, of_prompt=None, whole=None)
-        )
-
-    def select_rows(self, rows: Tensor) -> "Attention":
-        """Return the attention of the batch made of `rows` of this one, of the newest query."""
-        return Attention(self.class_mass[rows], self.head_scores[rows], self.seen[rows])
 
 
 @dataclass(eq=False)
@@ -247,9 +164,9 @@ def newest_attention(
     weights = _weights(query, key, mask, scaling).reshape(batch, heads, -1)
     return Attention(
         _class_mass(weights, tokens),
-        _on(tokens.visual_slots, weights[..., : tokens.width]),
+        on_slots(tokens.visual_slots, weights[..., : tokens.width]),
         tokens.present,
-        whole=(weights, tokens) if whole else None,
+        whole=PromptRows(weights, tokens) if whole else None,
     )
 
 
@@ -291,12 +208,6 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) ->
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     return logits.softmax(dim=-1)
-
-
-def _on(slots: Tensor, weights: Tensor) -> Tensor:
-    """Attention [batch, heads, ..., n] on `slots` [batch, n], of `weights` on all; 0 where a slot is -1."""
-    slots = slots.view(len(slots), *[1] * (weights.dim() - 2), -1).expand(*weights.shape[:-1], -1)
-    return weights.gather(-1, slots.clamp_min(0)).masked_fill(slots < 0, 0)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

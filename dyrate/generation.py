@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyrate.attention import Attention, ForwardPass
+from dyrate.attention import ForwardPass
+from dyrate.attention_rows import Attention
 from dyrate.cache import ReducedCache
 from dyrate.contract import Contract, Kept
 from dyrate.errors import DyrateError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dyrate.attention import Attention
+from dyrate.attention_rows import Attention
 from dyrate.errors import DyrateError
 from dyrate.finite import witness
 from dyrate.needs import TowerPlace

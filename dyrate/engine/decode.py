@@ -8,20 +8,19 @@ and the method's own operations run between them. On a CPU everything just runs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from dyrate.attachment import Attachment
-from dyrate.attention import Attention
+from dyrate.attention_rows import Attention
 from dyrate.contract import Contract
+from dyrate.engine.layers import DecodeLayers
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
 from dyrate.finite import witness
-from dyrate.kernels.attention import Attended, decode_attention
-from dyrate.kernels.residual import ResidualStream
-from dyrate.kernels.rope import rope_and_store
 from dyrate.needs import Needs
 from dyrate.refusals import check_answer
 from dyrate.views import AttentionByLayer, DecodeView
@@ -66,22 +65,27 @@ class Decoder:
         """By layer, FloatTensor [room, batch, heads, 4]."""
         self.witnesses: dict[str, Tensor] = {}
         """By what they vouch for, FloatTensor [room, batch]; see `finite`."""
-        self.logits: Tensor
-        """[batch, vocabulary] of the last step, in the model's dtype."""
         self._ends = torch.tensor(setting.ends, dtype=torch.long, device=device)
         self._padding = torch.tensor(setting.padding, device=device)
         self._visual_tokens = torch.zeros(batch, dtype=torch.long, device=device)
         self._state: dict[str, Tensor] = {}
         self._previous: dict[int, Attention] = {}
-        self._observed = frozenset(setting.needs.observed)
+        self._layers = DecodeLayers(backbone, memory, setting.needs)
         self._looked_at: set[int] = set()
-        self._attended: dict[int, Attended] = {}
-        self._places: tuple[Tensor, ...]
-        """Of the newest tokens, by section: slots [sections, batch], cos and sin [sections, batch, D]."""
         self._steps = 0
         self._warm = False
+        self._parts = [self._embed, *(partial(self._section, n) for n in range(len(memory.sections)))]
+        """What a step consists of, where a method is asked in between; each takes hidden states [batch, d]
+        and returns them.
+        """
         self._graph: Any = None
-        self._sections: list[tuple[Any, Tensor]] = []
+        self._graphs: list[tuple[Any, Tensor]] = []
+        """By part, its graph and what it returns."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[batch, vocabulary] of the last step, in the model's dtype."""
+        return self._layers.logits
 
     def begin(self, attachment: Attachment, scores: Tensor) -> None:
         """Take over from the prompt, and take the first token from scores [batch, vocabulary]."""
@@ -110,7 +114,7 @@ class Decoder:
     def step(self) -> None:
         """Feed the newest tokens; if search is greedy, take the next ones."""
         self._steps += 1
-        if self.tokens.is_cuda and self._warm and self._graph is None and not self._sections:
+        if self.tokens.is_cuda and self._warm and self._graph is None and not self._graphs:
             self._capture()
         if self._graph is not None:
             self._graph.replay()
@@ -119,7 +123,6 @@ class Decoder:
         self._warm = True  # every kernel has been compiled
 
     def _capture(self) -> None:
-        sections = self.memory.sections
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize()
@@ -132,22 +135,22 @@ class Decoder:
                 self._graph = graph
             else:
                 hidden = self.backbone.embed[:1]
-                for number in range(len(sections)):
+                for part in self._parts:
                     graph = torch.cuda.CUDAGraph()
                     graph.capture_begin(pool=pool)
-                    hidden = self._section(number, hidden)
+                    hidden = part(hidden)
                     graph.capture_end()
-                    self._sections.append((graph, hidden))
+                    self._graphs.append((graph, hidden))
         torch.cuda.synchronize()
 
     def _forget(self) -> None:
         """Give up the graphs: something that they use lies elsewhere now."""
-        self._graph, self._sections, self._warm = None, [], False
+        self._graph, self._graphs, self._warm = None, [], False
 
-    def _run(self, number: int, hidden: Tensor) -> Tensor:
-        if not self._sections:
-            return self._section(number, hidden)
-        graph, hidden = self._sections[number]
+    def _run(self, part: int, hidden: Tensor) -> Tensor:
+        if not self._graphs:
+            return self._parts[part](hidden)
+        graph, hidden = self._graphs[part]
         graph.replay()
         return hidden
 
@@ -156,17 +159,16 @@ class Decoder:
         attention: dict[int, Attention] = {}
         witnesses: dict[str, Tensor] = {}
         state = dict(self._state)
-        hidden = self.backbone.embed[:1]
+        hidden = self._run(0, self.backbone.embed[:1])
         chosen: Tensor | None = None
         for number, section in enumerate(self.memory.sections):
             if section.layers.start in self.setting.needs.decode:
-                if not number:
-                    hidden = self.backbone.embed.index_select(0, self.tokens)
-                keep = self._decide(section, hidden, attention, state, witnesses)
+                seen = section.held if chosen is None else section.seen
+                ahead = self._layers.ahead(number, hidden, seen)
+                keep = self._decide(section, hidden, attention | ahead, state, witnesses)
                 chosen = self._apply(number, keep, chosen)
-            hidden = self._run(number, hidden)
-            for layer in self._observed.intersection(section.layers):
-                attention[layer] = _attention(self._attended[layer], section)
+            hidden = self._run(number + 1, hidden)
+            attention |= self._layers.attention(number)
         self._remember(state, attention)
         for layer, found in attention.items():
             self._log(self.class_mass, layer, found.class_mass)
@@ -198,7 +200,7 @@ class Decoder:
             step=self._steps,
             present=section.held,
             visual_tokens=self._visual_tokens,
-            newest_state=hidden,
+            newest_state=hidden.clone(),  # the method may keep it, and layers overwrite it
             attention=AttentionByLayer(attention, where),
             previous=AttentionByLayer(self._previous, f"{where} of the step before", self._looked_at.add),
             state=state,
@@ -218,42 +220,22 @@ class Decoder:
                     section.evict(keep)
             return None
         if keep is None:
-            if before is None and sections[0].seen is not sections[0].held:
-                sections[0].show(None)
+            for section in sections if before is None else ():
+                if section.seen is not section.held:
+                    section.show(None)
             return before
         for section in sections:
             section.show(None if keep is section.held else keep)
         return keep
 
+    def _embed(self, _: Tensor) -> Tensor:
+        return self._layers.embed(self.tokens)
+
     def _section(self, number: int, hidden: Tensor) -> Tensor:
-        """Run the layers of a section on hidden states [batch, d]; the first one embeds the tokens."""
-        backbone, section, generated = self.backbone, self.memory.sections[number], self.memory.generated
-        if not number:
-            generated += 1
-            hidden = backbone.embed.index_select(0, self.tokens)
-            slots, positions = self.memory.bases + generated
-            angles = (table.index_select(0, positions.flatten()) for table in (backbone.cos, backbone.sin))
-            self._places = slots, *(angle.view(*positions.shape, -1) for angle in angles)
-        slots, cos, sin = (of_sections[number] for of_sections in self._places)
-        stream = ResidualStream(hidden)
-        for layer in section.layers:
-            weights = backbone.layers[layer]
-            keys, values, eps = section.keys[layer], section.values[layer], weights.eps
-            qkv = stream.project(weights.qkv, bias=weights.qkv_bias, norm=weights.input_norm, eps=eps)
-            query = rope_and_store(qkv, cos, sin, keys, values, slots, weights.head_norms)
-            observed = layer in self._observed
-            found = decode_attention(query, keys, values, section.reading, weights.scaling, observed)
-            if observed:
-                self._attended[layer] = found
-            stream.add(found.output.flatten(1), weights.out, weights.out_bias)
-            act = stream.project(weights.gate_up, norm=weights.post_norm, eps=eps, gated=True)
-            stream.add(act, weights.down)
-        if number == len(self.memory.sections) - 1:
-            eps = backbone.layers[-1].eps
-            self.logits = stream.project(backbone.head, bias=backbone.head_bias, norm=backbone.norm, eps=eps)
-            if self.setting.greedy:
-                self.accept(self.logits)
-        return stream.hidden
+        hidden = self._layers.section(number, hidden)
+        if self.setting.greedy and number == len(self.memory.sections) - 1:
+            self.accept(self.logits)
+        return hidden
 
     def _remember(self, state: Mapping[str, Tensor], attention: Mapping[int, Attention]) -> None:
         """Keep for the next step, where it will be looked for, what this one leaves behind."""
@@ -273,10 +255,3 @@ class Decoder:
             return old if old is new else old.copy_(new)
         self._forget()
         return new.clone()
-
-
-def _attention(found: Attended, section: Section) -> Attention:
-    """Return a layer's attention by visual token."""
-    assert found.class_mass is not None
-    assert found.head_scores is not None
-    return Attention(found.class_mass, section.by_token(found.head_scores), section.seen)

@@ -157,7 +157,7 @@ class Engine:
         attachment.new_cache = partial(SlotCache, memory, max_new_tokens, keeps_visual)
         with attachment as run:
             logits, following = self._prefill(inputs)
-            memory.load(following)
+            memory.load(following, ordered=setting.needs.whole_rows)
             notify()
             decoder = self._decoder_for(memory, setting, max_new_tokens)
             decoder.begin(attachment, logits if sampler is None else _sampled(sampler, ids, logits))

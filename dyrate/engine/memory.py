@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dyrate.cache import ReducedCache
 from dyrate.kernels.arguments import Reading
@@ -40,6 +41,10 @@ class Section:
         """BoolTensor [batch, V]: the visual tokens not evicted."""
         self.seen: Tensor
         """BoolTensor [batch, V]: those that the step under way reads."""
+        self.order: Tensor
+        """LongTensor [batch, slots]: how many tokens of the row stand before the one in a slot, as long as
+        none has left; where whole rows of attention are read.
+        """
         self._slot_base, self._position_base = bases
         self._count = count
         self._tokens: TokenSet
@@ -72,9 +77,9 @@ class Section:
         memory = self.keys[layer], self.values[layer]
         store((keys, values), self._columns, self._tokens.most_visual, memory, self.visual_capacity)
 
-    def load(self, following: Tensor) -> None:
+    def load(self, following: Tensor, *, ordered: bool) -> None:
         """Note which slots hold what, for the steps to come, and the position that comes after the prompt
-        (LongTensor [batch]), unless the layers number their tokens by themselves.
+        (LongTensor [batch]), unless the layers number their tokens by themselves; `ordered`: their order too.
         """
         tokens = self._tokens
         del self._tokens  # with the masks that it may have made
@@ -89,6 +94,15 @@ class Section:
         columns = self._columns[:, : tokens.most_visual]
         self.visual.fill_(-1)
         self.visual[:, : columns.shape[1]] = tokens.visual_index.gather(1, columns)
+        if ordered:
+            order = tokens.position_ids.gather(1, self._columns)
+            of_visual, of_text = order.split([columns.shape[1], order.shape[1] - columns.shape[1]], dim=1)
+            self.order[:, : columns.shape[1]] = of_visual
+            word = torch.arange(self.text_capacity, device=order.device)
+            later = self.order[:, self.visual_capacity :]
+            later.copy_(tokens.visual_counts[:, None] + word)
+            now = later[:, : of_text.shape[1]]
+            now.copy_(torch.where(word[: of_text.shape[1]] < lengths[:, None], of_text, now))
         self.show(None)
 
     def show(self, keep: Tensor | None) -> None:
@@ -106,9 +120,33 @@ class Section:
         num_visual = self.seen.shape[1]
         if self._whole:
             return by_slot[..., :num_visual]
-        spare = torch.where(self.visual < 0, num_visual, self.visual)[:, None].expand_as(by_slot)
+        spare = self._token_or_spare[:, None].expand_as(by_slot)
         found = by_slot.new_zeros(*by_slot.shape[:2], num_visual + 1)
         return found.scatter_(2, spare, by_slot)[..., :num_visual]
+
+    def classes(self, seen: Tensor) -> Tensor:
+        """LongTensor [batch, slots]: the class of what a step reads that sees `seen` (BoolTensor [batch, V])
+        of the visual tokens, and all text up to now; `TokenClass.PADDING` for other slots.
+        """
+        sees = pad(seen, (0, 1)).gather(1, self._token_or_spare)
+        of_visual = torch.full_like(self.visual, TokenClass.IMG).masked_fill_(~sees, TokenClass.PADDING)
+        word = torch.arange(self.text_capacity, device=seen.device)
+        system, prompt = self.reading.system[:, None], self.reading.text[:, None]
+        of_text = word.new_full((len(seen), self.text_capacity), TokenClass.RES)
+        of_text.masked_fill_(word < prompt, TokenClass.INS).masked_fill_(word < system, TokenClass.SYS)
+        of_text.masked_fill_(word >= prompt + self.reading.generated, TokenClass.PADDING)
+        return torch.cat([of_visual, of_text], dim=1)
+
+    def slots_of(self, seen: Tensor) -> Tensor:
+        """LongTensor [batch, V]: the slots of the visual tokens `seen` (BoolTensor [batch, V]), else -1."""
+        found = self.visual.new_full((len(seen), seen.shape[1] + 1), -1)
+        slots = torch.arange(self.visual_capacity, device=seen.device).expand_as(self.visual)
+        return found.scatter_(1, self._token_or_spare, slots)[:, :-1].masked_fill(~seen, -1)
+
+    @property
+    def _token_or_spare(self) -> Tensor:
+        """LongTensor [batch, visual_capacity]: the visual token of each slot, V for none."""
+        return torch.where(self.visual < 0, self.seen.shape[1], self.visual)
 
     def _reserve(self, visual_tokens: int, text_tokens: int, tokens: TokenSet, generated: Tensor) -> bool:
         visual, text = (-(-count // _STEP) * _STEP for count in (visual_tokens, text_tokens))
@@ -119,6 +157,8 @@ class Section:
         self.visual_capacity = max(self.visual_capacity, visual)
         self.text_capacity = max(self.text_capacity, text)
         self.visual = tokens.slots.new_full((len(tokens.slots), self.visual_capacity), -1)
+        slots = self.visual_capacity + self.text_capacity
+        self.order = tokens.slots.new_zeros(len(tokens.slots), slots)
         self.reading = Reading(
             chosen=torch.zeros_like(self.visual, dtype=torch.int32),
             count=self._count,
@@ -168,10 +208,10 @@ class Memory:
         """Return the section of a layer."""
         return next(section for section in self.sections if layer in section.layers)
 
-    def load(self, following: Tensor) -> None:
-        """Make ready for steps what the prompt has left; `following`: see `Section.load`."""
+    def load(self, following: Tensor, *, ordered: bool) -> None:
+        """Make ready for steps what the prompt has left; see `Section.load`."""
         for section in self.sections:
-            section.load(following)
+            section.load(following, ordered=ordered)
 
     def nbytes(self) -> int:
         """Bytes behind all keys and values, unused slots included."""

@@ -89,11 +89,6 @@ def check_needs_met(method: object, needs: Needs, embedded: Collection[int], voc
                 f"{method} gives token {token} of the model's vocabulary another embedding, and the graph "
                 "engine reads its own where that token is generated: use engine='transformers'"
             )
-    if needs.decode and (needs.whole_rows or {*needs.ahead} & {*needs.decode}):
-        raise DyrateError(
-            f"{method} reads whole rows of attention, or that of a layer before it runs, at decode, which "
-            "the graph engine cannot: use engine='transformers'"
-        )
     for query, key in sorted(needs.blocked):
         if query == "res" and key != "img":
             raise DyrateError(

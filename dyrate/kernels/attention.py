@@ -25,6 +25,25 @@ class Attended:
     """FloatTensor [batch, heads, V]: attention on each visual slot, 0 where it is not read."""
 
 
+def attention_weights(query: Tensor, keys: Tensor, read: Tensor, scale: float) -> Tensor:
+    """Return the attention of query [batch, heads, D] on each slot of keys [batch, kv_heads, slots, D],
+    FloatTensor [batch, heads, slots]; 0 for slots not in `read` (BoolTensor [batch, slots]).
+    """
+    batch, heads, width = query.shape
+    kv_heads, slots = keys.shape[1:3]
+    # The heads that share keys become rows of one product, which sums in float32, so that keys are neither
+    # repeated nor widened.
+    grouped = query.reshape(batch * kv_heads, heads // kv_heads, width)
+    turned = keys.flatten(0, 1).transpose(1, 2)
+    if keys.is_cuda and keys.dtype != torch.float32:
+        logits = torch.bmm(grouped, turned, out_dtype=torch.float32)
+    else:
+        logits = torch.bmm(grouped.float(), turned.float())
+    logits = logits.view(batch, heads, slots).mul_(scale)
+    # Slots that are not read may hold NaN.
+    return logits.masked_fill_(~read[:, None], float("-inf")).softmax(dim=-1)
+
+
 def decode_attention(
     query: Tensor, keys: Tensor, values: Tensor, reading: Reading, scale: float, statistics: bool
 ) -> Attended:
@@ -56,15 +75,12 @@ def decode_attention(
     ]
     read = torch.stack(classes).any(dim=0)
 
-    # The heads that share keys become rows of one product. Slots that are not read may hold NaN, which a
-    # weight of 0 would not undo.
-    grouped = query.float().reshape(batch, kv_heads, heads // kv_heads, width)
-    logits = grouped @ keys.float().transpose(-1, -2) * scale
-    weights = logits.masked_fill(~read[:, None, None], float("-inf")).softmax(dim=-1)
-    output = weights @ values.float().masked_fill(~read[:, None, :, None], 0)
+    weights = attention_weights(query, keys, read, scale)
+    # Of values that are not read NaN must go as well, which a weight of 0 would not undo.
+    grouped = weights.view(batch, kv_heads, heads // kv_heads, slots)
+    output = grouped @ values.float().masked_fill(~read[:, None, :, None], 0)
     output = output.reshape(batch, heads, width).to(query.dtype)
     if not statistics:
         return Attended(output, None, None)
-    weights = weights.reshape(batch, heads, slots)
     class_mass = weights @ torch.stack(classes, dim=-1).float()
     return Attended(output, class_mass, weights[..., :capacity] * visual[:, None, :capacity])

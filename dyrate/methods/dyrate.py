@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dyrate.attention import Attention
+from dyrate.attention_rows import Attention
 from dyrate.errors import DyrateError
 from dyrate.methods.stepwise_pruning import StepwisePruning, scheduled
 from dyrate.predictor_config import RECORD_FILE, WEIGHTS_FILE, PredictorConfig, read_record, trained_for

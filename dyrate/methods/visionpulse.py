@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from dyrate.attention import Attention
+from dyrate.attention_rows import Attention
 from dyrate.errors import DyrateError
 from dyrate.ranking import top
 from dyrate.reduction import DecodeView, Needs, ReductionMethod, hyperparameter
@@ -32,8 +33,7 @@ class VisionPulse(ReductionMethod):
     4B and 8B); by default it is floor(17 / 36 x depth), which is 15 of 32. Of the settings there "10pct" is
     our default, and "5pct" is temperature 0.1 and shares from 0.01 to 0.05. A fixed budget is `least` =
     `most`. Differences: tokens are ranked by the logarithm of attention, which orders as logits do, but for
-    what a head gives less than 1e-38; the official code takes one sample at a time. Whole rows of attention
-    are read, so that the graph engine refuses it.
+    what a head gives less than 1e-38; the official code takes one sample at a time.
     """
 
     name: ClassVar[str] = "visionpulse"
@@ -70,8 +70,8 @@ class VisionPulse(ReductionMethod):
         """Whole rows of the anchor's attention: before it runs, or of the layer that has run."""
         anchor = 17 * depth // 36 if self.anchor is None else self.anchor
         if self.unit == "tokens":
-            return Needs(decode=(anchor,), ahead=(anchor,), whole_rows=True)
-        return Needs(decode=(anchor + 1,), attention=(anchor,), whole_rows=True)
+            return Needs(decode=(anchor,), ahead=(anchor,), whole_rows=True, capturable=True)
+        return Needs(decode=(anchor + 1,), attention=(anchor,), whole_rows=True, capturable=True)
 
     def decode(self, view: DecodeView) -> Tensor:
         """Choose for this step."""
@@ -87,17 +87,21 @@ class VisionPulse(ReductionMethod):
         return top(attention.head_scores.clamp_min(smallest).log().mean(dim=1), count, view.present)
 
     def _blocks(self, view: DecodeView, attention: Attention) -> Tensor:
-        assert attention.whole is not None
-        weights, tokens = attention.whole
-        newest = torch.arange(weights.shape[-1] - tokens.width, device=weights.device)
-        places = torch.cat([tokens.position_ids, tokens.lengths[:, None] + newest], dim=1) // self.block
-        blocks = (weights.shape[-1] - 1) // self.block + 1
-        logits = weights.log() / self.temperature  # -inf at padding, whatever block that is counted to
-        largest = torch.full((*weights.shape[:2], blocks), -torch.inf, device=weights.device)
-        largest = largest.scatter_reduce(2, places[:, None].expand_as(weights), logits, "amax")
-        shares = largest.softmax(dim=-1)
+        rows = attention.whole
+        assert rows is not None
+        places, (batch, heads, slots) = rows.places, rows.weights.shape
+        blocks = (slots - 1) // self.block + 1
+        # The slots in the order of their tokens, so that a block is a piece; where there is none, a spare.
+        spare = blocks * self.block
+        order = torch.where(places < 0, spare, places)
+        order = places.new_full((batch, spare + 1), slots).scatter(
+            1, order, torch.arange(slots, device=order.device).expand_as(order)
+        )[:, None, :spare]
+        weights = pad(rows.weights, (0, 1)).gather(2, order.expand(-1, heads, -1))
+        largest = weights.unflatten(2, (blocks, self.block)).amax(dim=-1)
+        shares = (largest.log() / self.temperature).softmax(dim=-1)
 
-        of_visual = places.gather(1, tokens.visual_slots.clamp_min(0))
+        of_visual = places.gather(1, rows.visual_slots.clamp_min(0)).clamp_min(0) // self.block
         visual = torch.zeros_like(shares[:, 0], dtype=torch.long)
         whole = visual.scatter_add(1, of_visual, view.present.long()) == self.block
         mass = (shares * whole[:, None]).sum(dim=-1).amax(dim=1).clamp(self.least, self.most)

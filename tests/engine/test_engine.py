@@ -1,8 +1,12 @@
 """The engine gives what `model.generate()` gives: same tokens, same run, for every method."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 from transformers import LogitsProcessorList
 
 from dyrate.engine.engine import Engine
@@ -12,13 +16,14 @@ from dyrate.evaluation.decoding import decoding_spec, generation_arguments, seed
 from dyrate.methods.fastv import FastV
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
-from dyrate.reduction import ReductionMethod
+from dyrate.methods.visionpulse import VisionPulse
+from dyrate.reduction import DecodeView, Needs, PrefillView, ReductionMethod, View
 from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
 from tests.runtime.test_contract import OTHERS, numbers_images_anew, subject_of
-from tests.tiny import VISUAL_TOKENS, tiny_inputs, tiny_llava
+from tests.tiny import VISUAL_TOKENS, row_of, tiny_inputs, tiny_llava
 
-REFUSED = {"visionpulse", "voco"}
+REFUSED = {"voco"}
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
@@ -70,6 +75,120 @@ def test_what_the_engine_cannot_is_refused() -> None:
     for case in refused:
         with pytest.raises(DyrateError, match="which the graph engine cannot: use engine='transformers'"):
             Engine(tiny_llava()).generate(case.method, tiny_inputs(**ROWS), max_new_tokens=3)
+
+
+@dataclass(frozen=True)
+class Rows(ReductionMethod):
+    """Looks at whole rows, of a layer that has run and of layers before they run, with tokens gone."""
+
+    found: ClassVar[list[list[Tensor]]]
+    mode: str
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(
+            prefill=(1, 4),
+            decode=(2, 4),
+            ahead=(2, 4),
+            attention=(3,),
+            decode_mode=self.mode,  # type: ignore[arg-type]
+            whole_rows=True,
+        )
+
+    def prefill(self, view: PrefillView) -> Tensor:
+        return self.some(view, 4)
+
+    def decode(self, view: DecodeView) -> Tensor:
+        for layer in sorted(view.attention):
+            attention = view.attention[layer]
+            rows = attention.whole
+            assert rows is not None
+            heads, slots = rows.weights.shape[1:]
+            places = torch.where(rows.places < 0, slots, rows.places)[:, None].expand(-1, heads, -1)
+            in_order = rows.weights.new_zeros(len(places), heads, slots + 1).scatter(2, places, rows.weights)
+            of_visual = rows.visual_slots[:, None].expand(-1, heads, -1)
+            by_token = rows.weights.gather(2, of_visual.clamp_min(0)).masked_fill(of_visual < 0, 0)
+            looked = in_order[..., : int(rows.places.max()) + 1], by_token, attention.head_scores
+            sums = attention.class_mass, attention.mass_at(0.6), attention.seen.float()
+            self.found.append([*looked, *sums])
+        return self.some(view, 3 + view.step % 3)
+
+    def some(self, view: View, part: int) -> Tensor:
+        return view.present & (
+            (torch.arange(view.present.shape[1], device=view.present.device) + view.layer) % part > 0
+        )
+
+
+@pytest.mark.parametrize("mode", ["select", "evict"])
+def test_whole_rows_are_those_of_transformers(mode: str, inputs: dict[str, Tensor]) -> None:
+    model, method = tiny_llava(kv_heads=2), Rows(mode)
+    Rows.found = expected = []
+    with method(model):
+        tokens = model.generate(**inputs, max_new_tokens=7, do_sample=False)
+    Rows.found = found = []
+    assert Engine(model).generate(method, inputs, max_new_tokens=7)[0].tolist() == tokens.tolist()
+    assert len(found) == len(expected) == 6 * 3
+    for ours, theirs in zip(found, expected, strict=True):
+        for part, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(part, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [{}, {"unit": "blocks", "block": 4}], ids=["tokens", "blocks"])
+def test_a_row_gets_what_it_gets_alone(unit: dict[str, Any], inputs: dict[str, Tensor]) -> None:
+    method = VisionPulse(least=0.1, most=0.6, **unit)
+    engine = Engine(tiny_llava(kv_heads=2))
+    together, run = engine.generate(method, inputs, max_new_tokens=8)
+    for row in range(len(together)):
+        alone, its_run = engine.generate(method, row_of(inputs, row), max_new_tokens=8)
+        assert alone[0, -8:].tolist() == together[row, -8:].tolist()
+        assert torch.equal(its_run.decode_tokens_per_row[..., 0], run.decode_tokens_per_row[..., row])
+
+
+@dataclass(frozen=True)
+class NowAndThen(ReductionMethod):
+    """Every second step chooses; other layers than those asked begin a section, too."""
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(1, 3), decode=(1,))
+
+    def prefill(self, view: PrefillView) -> None:
+        """Keep everything."""
+
+    def decode(self, view: DecodeView) -> Tensor | None:
+        return (
+            view.present & (torch.arange(view.present.shape[1], device=view.present.device) % 3 > 0)
+            if view.step % 2
+            else None
+        )
+
+
+@dataclass(frozen=True)
+class Mindful(ReductionMethod):
+    """Remembers the newest token's state."""
+
+    def needs(self, depth: int) -> Needs:
+        return Needs(prefill=(1,), decode=(1,))
+
+    def prefill(self, view: PrefillView) -> None:
+        view.state["before"] = torch.zeros(len(view.present), 32, device=view.present.device)
+
+    def decode(self, view: DecodeView) -> Tensor:
+        every = view.state["before"].sum(dim=1) > 0
+        view.state["before"] = view.newest_state
+        return view.present & (
+            every[:, None] | (torch.arange(view.present.shape[1], device=view.present.device) % 3 > 0)
+        )
+
+
+@pytest.mark.parametrize("method", [NowAndThen(), Mindful()], ids=lambda method: type(method).__name__)
+def test_a_step_without_a_choice_and_states_kept_are_those_of_transformers(
+    method: ReductionMethod, inputs: dict[str, Tensor]
+) -> None:
+    model = tiny_llava()
+    with method(model) as expected:
+        tokens = model.generate(**inputs, max_new_tokens=9, do_sample=False)
+    found, run = Engine(model).generate(method, inputs, max_new_tokens=9)
+    assert found.tolist() == tokens.tolist()
+    assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
 
 
 @pytest.fixture

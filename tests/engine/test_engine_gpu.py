@@ -10,7 +10,9 @@ from dyrate.methods.downsample import Downsample
 from dyrate.methods.fastv import FastV
 from dyrate.methods.fixed_prune import FixedPrune
 from dyrate.methods.none import NoReduction
+from dyrate.methods.visionpulse import VisionPulse
 from dyrate.reduction import ReductionMethod
+from tests.engine.test_engine import Mindful, NowAndThen, Rows
 from tests.runtime.example_rules import Reader
 from tests.runtime.method_table import CASES, ON_ENGINE, OUTSIDE, Case, prompts
 from tests.tiny import row_of, tiny_inputs, tiny_llava
@@ -29,6 +31,10 @@ PROMPTS = (
 
 
 BUILT_IN = [case for case in ON_ENGINE if case in CASES]
+PULSES = [
+    VisionPulse(least=0.1, most=0.7),
+    VisionPulse(unit="blocks", block=4, least=0.1, most=0.9, temperature=3.0),
+]
 
 
 def on_gpu(**prompt):
@@ -51,7 +57,7 @@ def test_tokens_and_run_are_those_of_transformers(case: Case) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize(
-    "method", [NoReduction(), FastV(layer=2, rate=0.5), FixedPrune(layer=2, rate=0.5)], ids=str
+    "method", [NoReduction(), FastV(layer=2, rate=0.5), FixedPrune(layer=2, rate=0.5), *PULSES], ids=str
 )
 def test_every_family_generates_what_transformers_does(name: str, method: ReductionMethod) -> None:
     subject = TINY[name].subject
@@ -140,10 +146,41 @@ def test_the_host_never_waits_while_a_method_decides() -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_bfloat16_runs_and_repeats_itself() -> None:
-    model = tiny_llava().to("cuda", torch.bfloat16)
+@pytest.mark.parametrize("mode", ["select", "evict"])
+def test_whole_rows_are_read_between_replayed_sections(mode: str) -> None:
+    """By a method that no graph can hold."""
+    model, method = tiny_llava(kv_heads=2).to("cuda"), Rows(mode)
+    engine = Engine(model)
+    for prompt in (PROMPTS[0], *PROMPTS):
+        inputs = on_gpu(**prompt)
+        Rows.found = expected = []
+        with method(model):
+            tokens = model.generate(**inputs, max_new_tokens=7, do_sample=False)
+        Rows.found = found = []
+        assert engine.generate(method, inputs, max_new_tokens=7)[0].tolist() == tokens.tolist()
+        assert len(found) == len(expected) == 6 * 3
+        for ours, theirs in zip(found, expected, strict=True):
+            for part, other in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(part, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [NowAndThen(), Mindful()], ids=lambda method: type(method).__name__)
+def test_what_no_graph_can_hold_runs_between_sections(method: ReductionMethod) -> None:
+    model = tiny_llava().to("cuda")
+    engine, inputs = Engine(model), on_gpu(**PROMPTS[0])
+    with method(model) as expected:
+        tokens = model.generate(**inputs, max_new_tokens=9, do_sample=False)
+    for _ in range(3):
+        found, run = engine.generate(method, inputs, max_new_tokens=9)
+        assert found.tolist() == tokens.tolist()
+        assert torch.equal(run.decode_tokens_per_row, expected.decode_tokens_per_row)
+
+
+@pytest.mark.parametrize("method", [NoReduction(), *PULSES], ids=str)
+def test_bfloat16_runs_and_repeats_itself(method: ReductionMethod) -> None:
+    model = tiny_llava(kv_heads=2).to("cuda", torch.bfloat16)
     engine = Engine(model)
     inputs = on_gpu(**PROMPTS[0])
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
-    first, _ = engine.generate(NoReduction(), inputs, max_new_tokens=12)
-    assert engine.generate(NoReduction(), inputs, max_new_tokens=12)[0].tolist() == first.tolist()
+    first, _ = engine.generate(method, inputs, max_new_tokens=12)
+    assert engine.generate(method, inputs, max_new_tokens=12)[0].tolist() == first.tolist()

@@ -47,14 +47,14 @@ def test_beams_are_transformers(checkpoint: Path) -> None:
 
 
 def test_what_the_engine_cannot_run_is_transformers_where_nobody_asked_for_it(checkpoint: Path) -> None:
-    pulse = {"name": "visionpulse", "anchor": 1}
-    with pytest.raises(DyrateError, match="reads whole rows of attention"):
-        DyrateModel(str(checkpoint), pulse, device="cpu", engine="graph")
+    voco = {"name": "voco", "token": 59}
+    with pytest.raises(DyrateError, match="hides 'sys' tokens from generated ones"):
+        DyrateModel(str(checkpoint), voco, device="cpu", engine="graph")
     model = DyrateModel(str(checkpoint), device="cpu", engine="graph")
     assert model._generator is not None
     model._generator._asked = "auto"  # as on a GPU
     assert model._generator.engine(model.setting.decoding, load_method("none")) == "graph"
-    assert model._generator.engine(model.setting.decoding, load_method(pulse)) == "transformers"
+    assert model._generator.engine(model.setting.decoding, load_method(voco)) == "transformers"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, app
 
 from dyrate.kernels import residual
 from dyrate.kernels.activations import quick_gelu, swiglu
-from dyrate.kernels.attention import decode_attention
+from dyrate.kernels.attention import attention_weights, decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
@@ -63,6 +63,21 @@ def test_statistics_are_left_out_where_not_asked_for() -> None:
     assert without.class_mass is None
     assert without.head_scores is None
     assert torch.equal(without.output, decode_attention(*states, reading, 0.3, statistics=True).output)
+
+
+@pytest.mark.parametrize("heads", [2, 6])
+def test_weights_of_whole_rows_are_a_softmax_over_what_is_read(heads: int) -> None:
+    torch.manual_seed(0)
+    query, keys = torch.randn(3, heads, 8), torch.randn(3, 2, 11, 8)
+    read = torch.rand(3, 11) < 0.6
+    read[:, 4], read[:, 7] = True, False
+    keys[:, :, 7] = float("nan")
+    found = attention_weights(query, keys, read, 0.3)
+    for row in range(3):
+        for head in range(heads):
+            logits = 0.3 * keys[row, head // (heads // 2), read[row]] @ query[row, head]
+            torch.testing.assert_close(found[row, head, read[row]], logits.softmax(-1))
+    assert (found[~read[:, None].expand_as(found)] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

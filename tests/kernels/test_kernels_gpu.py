@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyrate.kernels.activations import quick_gelu, swiglu
-from dyrate.kernels.attention import Attended, decode_attention
+from dyrate.kernels.attention import Attended, attention_weights, decode_attention
 from dyrate.kernels.linear import linear
 from dyrate.kernels.norm import rms_norm
 from dyrate.kernels.perceptron import perceptron
@@ -133,6 +133,31 @@ def test_attention_however_it_is_cut(block: int, stages: int, splits: int, stati
     found = Attended(*attend(*states, reading, 0.25, statistics, tuning, splits))
     expected = on_cpu(decode_attention, *states, reading, 0.25, statistics)
     assert_same_attention(found, expected, 1e-5)
+
+
+@each_dtype
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "width", "slots"), [(8, 32, 8, 128, 2064), (3, 4, 2, 8, 48)]
+)
+def test_weights_of_whole_rows(
+    batch: int, heads: int, kv_heads: int, width: int, slots: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    query, keys = draw(batch, heads, width, dtype=dtype), draw(batch, kv_heads, slots, width, dtype=dtype)
+    read = torch.rand(batch, slots, device="cuda") < 0.8
+    read[:, 5] = False
+    keys[:, :, 5] = float("nan")
+
+    def expected() -> Any:
+        return on_cpu(attention_weights, query, keys, read, 0.2)
+
+    graph, found = captured(lambda: attention_weights(query, keys, read, 0.2))
+    for share in (0.8, 0.1):
+        read.copy_(torch.rand(batch, slots, device="cuda") < share)
+        read[:, 5], read[:, 6] = False, True
+        graph.replay()
+        assert_near(found, expected(), 2e-5)
+        assert torch.equal(found == 0, expected() == 0)
 
 
 def draw(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -318,7 +343,7 @@ def test_perceptron(batch: int, tokens: int, groups: int, widths: tuple[int, int
 
 
 @pytest.mark.parametrize("ties", [True, False])
-@pytest.mark.parametrize("shape", [(1, 576), (5, 16), (3, 65), (2, 2880)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 576), (5, 16), (3, 65), (2, 2880), (2, 40000)], ids=str)
 def test_top(shape: tuple[int, int], ties: bool) -> None:
     torch.manual_seed(0)
     scores = torch.randn(*shape, device="cuda")
@@ -333,11 +358,12 @@ def test_top(shape: tuple[int, int], ties: bool) -> None:
         assert torch.equal(top(scores, counts, among), on_cpu(top, scores, counts, among))
 
 
-@pytest.mark.parametrize("slots", [1, 16, 576])
+@pytest.mark.parametrize("slots", [1, 16, 576, 8192, 40016])
 def test_compact(slots: int) -> None:
     torch.manual_seed(0)
-    keep = torch.rand(4, 600, device="cuda") < 0.3
-    visual = torch.stack([torch.randperm(600, device="cuda")[:slots].sort().values for _ in range(4)])
+    tokens = max(600, slots)
+    keep = torch.rand(4, tokens, device="cuda") < 0.3
+    visual = torch.stack([torch.randperm(tokens, device="cuda")[:slots].sort().values for _ in range(4)])
     visual[1, slots // 2 :] = -1
     chosen = torch.zeros(4, slots, dtype=torch.int32)
     counts = torch.zeros(4, dtype=torch.int32)

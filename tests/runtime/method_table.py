@@ -242,10 +242,7 @@ OUTSIDE = _cases(_OUTSIDE)
 
 
 def _runs_on_engine(case: Case) -> bool:
-    needs = case.method.needs(6)
-    if any(query == "res" and key != "img" for query, key in needs.blocked):
-        return False
-    return not needs.decode or not (needs.whole_rows or {*needs.ahead} & {*needs.decode})
+    return not any(query == "res" and key != "img" for query, key in case.method.needs(6).blocked)
 
 
 ON_ENGINE = [case for case in CASES + OUTSIDE if _runs_on_engine(case)]

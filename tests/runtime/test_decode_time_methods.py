@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyrate.attention import Attention, newest_attention
+from dyrate.attention import newest_attention
+from dyrate.attention_rows import Attention
 from dyrate.errors import DyrateError
 from dyrate.finite import NotFiniteError
 from dyrate.methods.annealing import Annealing

@@ -20,10 +20,14 @@ def model() -> Any:
     return tiny_llava(kv_heads=2)
 
 
-def test_the_attention_of_a_layer_ahead_is_that_of_the_layer(model: Any) -> None:
+@pytest.mark.parametrize("engine", [False, True])
+def test_the_attention_of_a_layer_ahead_is_that_of_the_layer(engine: bool, model: Any) -> None:
     Ahead.found = []
-    with Ahead()(model):
-        model.generate(**tiny_inputs(**ROWS), max_new_tokens=4, do_sample=False)
+    if engine:
+        Engine(tiny_llava(kv_heads=2)).generate(Ahead(), tiny_inputs(**ROWS), max_new_tokens=4)
+    else:
+        with Ahead()(model):
+            model.generate(**tiny_inputs(**ROWS), max_new_tokens=4, do_sample=False)
     assert len(Ahead.found) == 4
     for ahead, after in Ahead.found:
         torch.testing.assert_close(ahead.head_scores, after.head_scores, atol=1e-6, rtol=1e-5)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyrate import Engine, Installation, Kept, Needs, PrefillView, ReductionMethod, load_method
 from dyrate.errors import DyrateError
-from tests.runtime.looking import PATCHES, ROWS, Ahead, Watched, looking, macs_of, seen
+from tests.runtime.looking import PATCHES, ROWS, Watched, looking, macs_of, seen
 from tests.runtime.method_table import EXAMPLES
 from tests.runtime.reference import Rule, masked_forward
 from tests.tiny import IMAGE, row_of, tiny_inputs, tiny_llava
@@ -140,8 +140,6 @@ def test_what_the_engine_cannot_give_is_refused_by_name(model: Any) -> None:
         DyrateError, match="hides 'sys' tokens from generated ones, which the graph engine cannot"
     ):
         engine.generate(Hiding(("res-sys",)), inputs, max_new_tokens=3)
-    with pytest.raises(DyrateError, match="reads whole rows of attention, or that of a layer before it runs"):
-        engine.generate(Ahead(), inputs, max_new_tokens=3)
     with pytest.raises(DyrateError, match=r"gives token 5 of the model's vocabulary another embedding"):
         engine.generate(Embedding(), inputs, max_new_tokens=3)
     method, plain = Hiding(("ins-img", "res-img")), tiny_llava()
