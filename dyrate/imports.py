@@ -147,8 +147,26 @@ class Source(NamedTuple):
 def source(path: Path, modified: int) -> Source:
     """Read a file. Raises `DyrateError` for one that is not Python."""
     tree = syntax_tree(path)
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    digest = hashlib.sha256(repr(_said(tree)).encode()).hexdigest()
     return Source(digest, tuple(_imported_names(tree)))
+
+
+def _said(syntax: object) -> object:
+    """What a tree says, as plain tuples that are the same by each version of Python.
+
+    Versions differ in which fields there are for what is not said, and some end a format with an empty text.
+    """
+    if isinstance(syntax, ast.JoinedStr):
+        return "JoinedStr", *(_said(part) for part in syntax.values if not _is_empty_text(part))
+    if isinstance(syntax, ast.AST):
+        fields = ((name, getattr(syntax, name, None)) for name in syntax._fields)
+        said = ((name, _said(field)) for name, field in fields if field is not None and field != [])
+        return type(syntax).__name__, *said
+    return tuple(map(_said, syntax)) if isinstance(syntax, list) else repr(syntax)
+
+
+def _is_empty_text(part: ast.expr) -> bool:
+    return isinstance(part, ast.Constant) and part.value == ""
 
 
 def _imported_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
