@@ -54,9 +54,14 @@ def complaints(where: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
     except through:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-        raise DyrateError(f"{where}: {type(error).__name__}: {text}") from error
+        because = f"; because of {_in_a_line(error.__cause__)}" if error.__cause__ else ""
+        raise DyrateError(f"{where}: {_in_a_line(error)}{because}") from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"{type(error).__name__}: {text}"
 
 
 @contextmanager

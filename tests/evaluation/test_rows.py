@@ -155,7 +155,10 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     [
         ("task: gqa\n", "gqa.yaml: task gqa has no dataset_path; it needs dataset_path, test_split"),
         ("task: gqa\ndataset_path: [\n", "gqa.yaml|not a task file|no task file defines"),
-        ("task: gqa\ndoc_to_text: !function nowhere.at_all\n", "not a task file of lmms-eval: .*nowhere"),
+        (
+            "task: gqa\ndoc_to_text: !function nowhere.at_all\n",
+            "not a task file of lmms-eval: .*nowhere.*; because of ModuleNotFoundError: No module named 'nowhere'",
+        ),
         (
             "task: gqa\ndoc_to_text: !function lmms_eval.tasks.gqa.utils.nothing\n",
             "not a task file .*nothing",
