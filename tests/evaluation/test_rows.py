@@ -157,7 +157,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
         ("task: gqa\ndataset_path: [\n", "gqa.yaml|not a task file|no task file defines"),
         (
             "task: gqa\ndoc_to_text: !function nowhere.at_all\n",
-            "not a task file of lmms-eval: .*nowhere.*; because of ModuleNotFoundError: No module named 'nowhere'",
+            "not a task file of lmms-eval: .*nowhere.*; because of ModuleNotFoundError: .*nowhere",
         ),
         (
             "task: gqa\ndoc_to_text: !function lmms_eval.tasks.gqa.utils.nothing\n",
