@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dyrate.bench import study_jobs as bench
 from dyrate.bench.study_jobs import timed
@@ -20,8 +21,10 @@ from dyrate.evaluation.evaluate import meta
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.placement import Fit
 from dyrate.evaluation.soundness import check_placed
+from dyrate.registry import load_method
 from dyrate.report.provenance import fitted
 from dyrate.study import Study, StudyError
+from dyrate.testbed.world.examples import validation_example
 from tests.evaluation.stand_ins import make_checkpoint
 from tests.tiny import tiny_llava
 
@@ -160,13 +163,31 @@ def test_a_checkpoint_is_spread_over_two_gpus(folder: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(find_spec("bitsandbytes") is None or not torch.cuda.is_available(), reason="needs both")
 @pytest.mark.parametrize("bits", [8, 4])
-def test_fewer_bits_take_less_memory_and_answer_under_a_method(folder: Path, bits: int) -> None:
-    model = DyrateModel(str(folder), dtype="bfloat16", bits=bits)
-    whole = DyrateModel(str(folder), dtype="bfloat16")
+def test_fewer_bits_take_less_memory_and_answer_under_a_method(bits: int) -> None:
+    model = DyrateModel("models/testbed-s", dtype="bfloat16", bits=bits)
+    whole = DyrateModel("models/testbed-s", dtype="bfloat16")
     assert model.model.get_memory_footprint() < whole.model.get_memory_footprint()
     assert model.engine == "transformers"
     with pytest.raises(DyrateError, match="quantized"):
         check_whole(model.model)
+    assert answered(model) == answered(whole)
+
+
+def answered(model: DyrateModel) -> tuple[str, list[int]]:
+    """What a scene's question gets under FastV, and how many tokens the cache of each layer held."""
+    scene = validation_example(seed=0, index=1)
+    prompt = f"USER: <image>\n{scene.turns[2].prompt} ASSISTANT:"
+    inputs = model.processor(images=Image.fromarray(scene.image), text=prompt, return_tensors="pt")
+    with load_method({"name": "fastv", "layer": 2, "rate": 0.5})(model.model) as run:
+        ids = model.model.generate(**inputs.to(model.model.device, torch.bfloat16), max_new_tokens=8)
+    return model.processor.decode(ids[0], skip_special_tokens=True), run.kv_lengths[:, 0].tolist()
+
+
+def test_an_answer_under_a_method_is_right() -> None:
+    """What fewer bits are compared with."""
+    text, lengths = answered(DyrateModel("models/testbed-s", dtype="bfloat16", device="cpu"))
+    assert text.endswith("ASSISTANT: triangle")
+    assert lengths[0] - lengths[2] == 72
 
 
 @pytest.mark.parametrize(
