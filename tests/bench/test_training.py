@@ -17,7 +17,15 @@ from dyrate.speed.training import TrainingCost, TrainingDocument
 from tests.bench.test_bench import TINY
 
 LIMITS = Limits(bytes_per_second=1e9, flops_per_second=1e9)
-JOB = {"shape": "llava-1.5-7b", "prompt": 24, "batch": (3,), "answer": (4,), "steps": 2, "warmups": 1}
+JOB = {
+    "shape": "llava-1.5-7b",
+    "dtype": "float32",
+    "prompt": 24,
+    "batch": (3,),
+    "answer": (4,),
+    "steps": 2,
+    "warmups": 1,
+}
 
 
 def job(**changed):

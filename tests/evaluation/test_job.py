@@ -60,7 +60,7 @@ def test_a_command_that_results_hold_names_all_but_threads_in_a_fixed_order() ->
     assert job.command() == (
         "dyrate evaluate --benchmarks gqa --study adhoc --model 'a b/m' --model-name m "
         """--method '{"name": "none"}' --decoding '{"name": "greedy"}' --tasks testbed --samples 4 """
-        "--batch-size 16 --device auto --dtype float32 --engine auto --seed 0 --output out"
+        "--batch-size 16 --device auto --dtype auto --engine auto --seed 0 --output out"
     )
 
 
@@ -75,8 +75,9 @@ def test_help_and_schema_describe_each_field(kind: type[Job], capsys: pytest.Cap
     for name, rule in schema["properties"].items():
         assert re.sub(r"\s+", " ", rule["description"]) in shown, name
         assert flag(name) in shown
-    for default in (" (default: float32)", " (default: auto)"):
-        assert default in shown
+    for option in ("--device DEVICE auto, cpu, cuda, cuda:N", "--dtype {auto,float32"):
+        assert option in shown
+    assert shown.count(" (default: auto)") >= 2
 
 
 def test_the_schema_has_the_limits() -> None:
