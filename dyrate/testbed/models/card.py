@@ -73,12 +73,14 @@ the real ones but not their content: never quote them as results on GQA, COCO an
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-processor = AutoProcessor.from_pretrained("models/{name}", backend="pil"){_NEEDS if merged else ""}
+processor = AutoProcessor.from_pretrained("models/{name}", backend="pil")
 model = AutoModelForImageTextToText.from_pretrained("models/{name}", dtype="float32")
-```"""
+```{_NEEDS if merged else ""}"""
 
 
-_NEEDS = "  # transformers asks for torchvision"
+_NEEDS = """
+
+The processor needs torchvision, which transformers asks for."""
 
 
 def _llava(record: dict[str, Any]) -> str:
