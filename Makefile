@@ -32,7 +32,7 @@ report: $(READY) ## build the environment, run the whole testbed study, leave re
 test: $(READY) ## every test
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
-test-fast: $(READY) ## the fast tier (under five minutes on two cores)
+test-fast: $(READY) ## the fast tier (twelve minutes on two cores)
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
