@@ -23,7 +23,8 @@ def perceptron(x: Tensor, layers: Layers, *, log: bool = False) -> Tensor:
     if x.is_cuda and x.dim() == 4 and x.numel() and fits and not torch.is_grad_enabled():
         from dyrate.kernels.device.perceptron import run
 
-        with torch.cuda.device(x.device):  # a kernel runs on the current device, wherever its tensors are
+        # A kernel runs on the current device, wherever its tensors are.
+        with torch.cuda.device(x.device):
             return run(x, layers, LOG_OFFSET if log else None)
     x = x.squeeze(-2) if x.shape[-2] == 1 else x.mean(dim=-2)
     if log:

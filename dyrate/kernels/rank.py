@@ -16,9 +16,8 @@ def top(scores: Tensor, counts: Tensor, among: Tensor | None = None) -> Tensor:
     if scores.is_cuda and scores.numel():
         from dyrate.kernels.device.rank import best
 
-        with torch.cuda.device(
-            scores.device
-        ):  # a kernel runs on the current device, wherever its tensors are
+        # A kernel runs on the current device, wherever its tensors are.
+        with torch.cuda.device(scores.device):
             return best(scores, counts, among)
     if among is not None:
         scores = scores.masked_fill(~among, float("-inf"))
