@@ -11,6 +11,8 @@ from torch import Tensor
 from dyrate.kernels.arguments import Reading
 
 LOG2_E = 1.4426950408889634
+_LEAST = 16
+"""Rows and columns of the smallest matrices that are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class AttentionTuning:
     there are fewer."""
 
     def splits(self, rows: int, tokens: int) -> int:
-        """Return into how many programs each of `rows` (batch x heads) of up to `tokens` tokens goes."""
+        """Return into how many programs each of `rows` (batch x heads, or x kv_heads where heads that share
+        keys share a program) of up to `tokens` tokens goes.
+        """
         wanted = 1
         while rows * wanted * 2 <= self.programs and wanted * self.block < tokens:
             wanted *= 2
@@ -36,6 +40,8 @@ class AttentionTuning:
 
 
 TUNING = AttentionTuning()
+GROUPED = AttentionTuning(block=64, warps=4, stages=3)
+"""Where heads share keys: a program reads these once for all of them, and multiplies matrices."""
 
 
 def attend(
@@ -51,30 +57,38 @@ def attend(
     """Return output, class mass and head scores as `decode_attention` does; `splits` (a power of two)
     overrides the tuning's.
     """
-    tuning = tuning or TUNING
     batch, heads, width = query.shape
     kv_heads, slots = keys.shape[1:3]
+    grouped = heads > kv_heads
+    tuning = tuning or (GROUPED if grouped else TUNING)
     capacity = reading.chosen.shape[1]
     if keys.stride() != values.stride() or keys.stride(3) != 1:
         raise ValueError("keys and values must lie alike in memory, each token's vector without gaps")
-    splits = splits or tuning.splits(batch * heads, capacity + slots - reading.text_start)
+    programs = kv_heads if grouped else heads
+    splits = splits or tuning.splits(batch * programs, capacity + slots - reading.text_start)
     query, chosen = query.contiguous(), reading.chosen.contiguous()
-    padded = triton.next_power_of_2(width)
+    padded = max(_LEAST if grouped else 1, triton.next_power_of_2(width))
     output = torch.empty_like(query)
     partial = logits = mass = scores = None
-    if splits > 1:
+    if splits > 1 or grouped:
         partial = query.new_empty(batch * heads * splits, padded + 8, dtype=torch.float32)
     if statistics:
         logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
         mass = query.new_empty(batch, heads, 4, dtype=torch.float32)
         scores = torch.empty_like(logits)
-    _attend[heads, batch, splits](
-        query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated,
-        output, partial, logits, mass, scores, scale * LOG2_E, reading.text_start, capacity,
-        keys.stride(0), keys.stride(1), keys.stride(2),
-        heads=heads, group=heads // kv_heads, width=width, padded=padded, block=tuning.block, splits=splits,
-        stages=tuning.stages, statistics=statistics, num_warps=tuning.warps,
+    group = heads // kv_heads
+    given = (
+        query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated, partial,
+        logits, scale * LOG2_E, reading.text_start, capacity, *keys.stride()[:3],
     )  # fmt: skip
+    cut = {"width": width, "padded": padded, "block": tuning.block, "splits": splits, "stages": tuning.stages}
+    cut |= {"heads": heads, "group": group, "statistics": statistics, "num_warps": tuning.warps}
+    if grouped:
+        _attend_together[kv_heads, batch, splits](
+            *given, rows=max(_LEAST, triton.next_power_of_2(group)), **cut
+        )
+    else:
+        _attend[heads, batch, splits](*given, output, mass, scores, **cut)
     if partial is not None:
         _combine[heads, batch](
             partial, chosen, reading.count, logits, output, mass, scores, capacity,
@@ -85,8 +99,8 @@ def attend(
 
 @triton.jit
 def _attend(
-    query, keys, values, chosen, count, system, text, generated, output, partial, logits, mass, scores,
-    scale, text_start, capacity, row_stride, head_stride, slot_stride,
+    query, keys, values, chosen, count, system, text, generated, partial, logits,
+    scale, text_start, capacity, row_stride, head_stride, slot_stride, output, mass, scores,
     heads: tl.constexpr, group: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
     splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
 ):  # fmt: skip
@@ -174,6 +188,95 @@ def _attend(
             _store_mass(out + padded + 1, system_mass, visual_mass, instruction_mass, generated_mass, 1.0)
         else:
             tl.store(out + padded + 1, whole)
+
+
+@triton.jit
+def _attend_together(
+    query, keys, values, chosen, count, system, text, generated, partial, logits,
+    scale, text_start, capacity, row_stride, head_stride, slot_stride,
+    heads: tl.constexpr, group: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, padded: tl.constexpr,
+    block: tl.constexpr, splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
+):  # fmt: skip
+    """Attend to one split of a row's tokens with all heads that share a key head, padded to `rows`.
+
+    Weights are rounded to the values' dtype before they are multiplied, as flash attention rounds them.
+    """
+    kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    listed = tl.load(count + row)
+    system_end = tl.load(system + row)
+    prompt_end = tl.load(text + row)
+    tokens = listed + prompt_end + tl.load(generated)
+    share = tl.cdiv(tokens, splits)
+    start = split * share
+    end = tl.minimum(tokens, start + share)
+
+    lanes = tl.arange(0, block)
+    d = tl.arange(0, padded)
+    head = tl.arange(0, rows)
+    own = head < group
+    line = row * heads + kv_head * group + head
+    q = tl.load(
+        query + line[:, None] * width + d[None, :], mask=own[:, None] & (d < width)[None, :], other=0.0
+    )
+    base = row.to(tl.int64) * row_stride + kv_head.to(tl.int64) * head_stride
+    # Finite, because a split may have no token and -inf minus -inf is NaN.
+    peak = tl.full([rows], -1e30, dtype=tl.float32)
+    total = tl.zeros([rows], dtype=tl.float32)
+    on_system = tl.zeros([rows], dtype=tl.float32)
+    on_visual = tl.zeros([rows], dtype=tl.float32)
+    on_instruction = tl.zeros([rows], dtype=tl.float32)
+    on_generated = tl.zeros([rows], dtype=tl.float32)
+    sums = tl.zeros([rows, padded], dtype=tl.float32)
+    for first in tl.range(start, end, block, num_stages=stages):
+        at = first + lanes
+        valid = at < end
+        visual = at < listed
+        word = at - listed
+        picked = tl.load(chosen + row * capacity + at, mask=valid & visual, other=0)
+        slot = tl.where(visual, picked, text_start + word).to(tl.int64)
+        where = base + slot[:, None] * slot_stride + d[None, :]
+        inside = valid[:, None]
+        if padded != width:
+            inside = inside & (d < width)[None, :]
+        key = tl.load(keys + where, mask=inside, other=0.0)
+        value = tl.load(values + where, mask=inside, other=0.0)
+        logit = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
+        logit = tl.where(valid[None, :], logit, -float("inf"))
+        if statistics:
+            to = logits + line[:, None] * capacity + at[None, :]
+            tl.store(to, logit, mask=own[:, None] & (valid & visual)[None, :])
+        new_peak = tl.maximum(peak, tl.max(logit, axis=1))
+        decay = tl.exp2(peak - new_peak)
+        weight = tl.exp2(logit - new_peak[:, None])
+        if statistics:
+            is_system = (word >= 0) & (word < system_end)
+            is_instruction = (word >= 0) & (word >= system_end) & (word < prompt_end)
+            is_generated = (word >= 0) & (word >= prompt_end)
+            on_system = on_system * decay + _sum_where(is_system, weight)
+            on_visual = on_visual * decay + _sum_where(visual, weight)
+            on_instruction = on_instruction * decay + _sum_where(is_instruction, weight)
+            on_generated = on_generated * decay + _sum_where(is_generated, weight)
+        else:
+            total = total * decay + tl.sum(weight, axis=1)
+        added = tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+        sums = sums * decay[:, None] + added
+        peak = new_peak
+
+    out = partial + (line * splits + split).to(tl.int64) * (padded + 8)
+    tl.store(out[:, None] + d[None, :], sums, mask=own[:, None])
+    tl.store(out + padded, peak, mask=own)
+    if statistics:
+        tl.store(out + padded + 1, on_system, mask=own)
+        tl.store(out + padded + 2, on_visual, mask=own)
+        tl.store(out + padded + 3, on_instruction, mask=own)
+        tl.store(out + padded + 4, on_generated, mask=own)
+    else:
+        tl.store(out + padded + 1, total, mask=own)
+
+
+@triton.jit
+def _sum_where(mask, weight):
+    return tl.sum(tl.where(mask[None, :], weight, 0.0), axis=1)
 
 
 @triton.jit
