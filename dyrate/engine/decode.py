@@ -17,6 +17,7 @@ from torch import Tensor
 from dyrate.attachment import Attachment
 from dyrate.attention_rows import Attention
 from dyrate.contract import Contract
+from dyrate.engine.capture import captured
 from dyrate.engine.layers import DecodeLayers
 from dyrate.engine.memory import Memory, Section
 from dyrate.engine.weights import Backbone
@@ -128,22 +129,16 @@ class Decoder:
     def _capture(self) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            if self.setting.capturable:
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(pool=pool)
+        if self.setting.capturable:
+            with captured(stream, pool) as graph:
                 self._step()
-                graph.capture_end()
-                self._graph = graph
-            else:
-                hidden = self.backbone.embed[:1]
-                for part in self._parts:
-                    graph = torch.cuda.CUDAGraph()
-                    graph.capture_begin(pool=pool)
+            self._graph = graph
+        else:
+            hidden = self.backbone.embed[:1]
+            for part in self._parts:
+                with captured(stream, pool) as graph:
                     hidden = part(hidden)
-                    graph.capture_end()
-                    self._graphs.append((graph, hidden))
+                self._graphs.append((graph, hidden))
         torch.cuda.synchronize()
 
     def _forget(self) -> None:

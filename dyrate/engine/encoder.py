@@ -1,9 +1,9 @@
-"""The vision encoder, its activation as one kernel, and, for a few images, all of it as a CUDA graph.
+"""The vision encoder, its activation as one kernel: of a few images as a CUDA graph, of very many in pieces.
 
-Its kernels are shorter than it takes a host to launch them.
+For a few images its kernels are shorter than it takes a host to launch them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
+from dyrate.engine.capture import captured
 from dyrate.engine.parts import Watch, changing_hook
 from dyrate.hooks import stand_in
 from dyrate.kernels.activations import quick_gelu
 
 _MOST_IMAGES = 16
 """More images keep the device busy anyway, and a graph would hold all their hidden states."""
+_AT_ONCE = 128
+"""Of more images the hidden states would be most of what is in memory: 8 prompts of 128 tiles are 1,024."""
 
 
 class FusedEncoder:
@@ -69,8 +72,11 @@ class FusedEncoder:
 
     def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Do what the tower does; what it returns is overwritten by the next call."""
-        few = pixel_values.is_cuda and len(pixel_values) <= _MOST_IMAGES
-        if not (few and self._by_itself) or any(isinstance(value, Tensor) for value in kwargs.values()):
+        if not self._by_itself or any(isinstance(value, Tensor) for value in kwargs.values()):
+            return self._plain(pixel_values, **kwargs)
+        if len(pixel_values) > _AT_ONCE:
+            return _joined([self._plain(piece, **kwargs) for piece in torch.split(pixel_values, _AT_ONCE)])
+        if not pixel_values.is_cuda or len(pixel_values) > _MOST_IMAGES:
             return self._plain(pixel_values, **kwargs)
         call = pixel_values.shape, pixel_values.dtype, sorted(kwargs.items())
         if call == self._captured:
@@ -87,9 +93,20 @@ class FusedEncoder:
     def _capture(self, pixel_values: Tensor, kwargs: dict[str, Any]) -> None:
         self.release()  # before anything new is asked for
         self._pixels = pixel_values.clone()
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with captured(stream, torch.cuda.graph_pool_handle()) as graph:
             self._output = self._plain(self._pixels, **kwargs)
         graph.replay()
         self._graph = graph
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """Return what a tower gives for all images, from what it gives for pieces of them, in order."""
+    first = pieces[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat(list(pieces))
+    if isinstance(first, tuple):
+        return tuple(map(_joined, zip(*pieces, strict=True)))
+    return type(first)(**{name: _joined([piece[name] for piece in pieces]) for name in first})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as product
 
+from dyrate.engine.capture import captured
 from dyrate.engine.weights import LayerWeights
 from dyrate.kernels.activations import swiglu
 from dyrate.kernels.norm import rms_norm
@@ -139,14 +140,10 @@ class Tokenwise:
             graph.replay()
 
     def _captured(self, run: Callable[[int, int], None], layer: int, size: int) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        with torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._pool)
+        with captured(self._stream, self._pool) as graph:
             run(layer, size)
-            graph.capture_end()
         return graph
 
     def _project(self, layer: int, size: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from dyrate.engine import encoder
 from dyrate.engine.engine import Engine
 from dyrate.engine.tokenwise import Tokenwise
 from dyrate.errors import DyrateError
@@ -306,3 +307,25 @@ def test_what_cannot_run_is_refused(inputs: dict[str, torch.Tensor]) -> None:
     layer.up_proj = Adapted(32, 64, bias=False)
     with pytest.raises(DyrateError, match=r"layers\.3\.mlp\.up_proj is a .*Adapted, not a plain Linear"):
         Engine(model)
+
+
+IN_TOWER = next(case.method for case in ON_ENGINE if case.method.name == "visionzip")
+
+
+@pytest.mark.parametrize("method", [NoReduction(), IN_TOWER], ids=str)
+def test_a_tower_sees_many_images_in_pieces(method: ReductionMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny_llava(), tiny_inputs(rows=[7, 3, 11], images=[1, 2, 1])
+    with method(model):
+        expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    embeddings, seen = type(model.model.vision_tower.embeddings), []
+    whole = embeddings.forward
+
+    def counted(self: Any, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+        seen.append(len(pixel_values))
+        return whole(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(embeddings, "forward", counted)
+    monkeypatch.setattr(encoder, "_AT_ONCE", 3)
+    found, _ = Engine(model).generate(method, inputs, max_new_tokens=5)
+    assert found.tolist() == expected.tolist()
+    assert seen == [3, 1]

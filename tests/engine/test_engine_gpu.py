@@ -1,10 +1,13 @@
 """On a GPU: captured graphs and Triton kernels give what transformers gives, prompt after prompt."""
 
 import copy
+import gc
+from typing import Any
 
 import pytest
 import torch
 
+from dyrate.engine.capture import captured
 from dyrate.engine.engine import Engine
 from dyrate.methods.downsample import Downsample
 from dyrate.methods.fastv import FastV
@@ -184,3 +187,25 @@ def test_bfloat16_runs_and_repeats_itself(method: ReductionMethod) -> None:
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
     first, _ = engine.generate(method, inputs, max_new_tokens=12)
     assert engine.generate(method, inputs, max_new_tokens=12)[0].tolist() == first.tolist()
+
+
+def test_a_graph_that_is_freed_during_a_capture_does_not_spoil_it() -> None:
+    stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+    x = torch.zeros(3, device="cuda")
+    with captured(stream, pool) as old:
+        x.add_(1)
+    ring: dict[str, Any] = {"graph": old}
+    ring["ring"] = ring
+    del old
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        with captured(stream, pool) as graph:
+            del ring
+            lists = [[] for _ in range(1000)]
+            x.add_(len(lists))
+    finally:
+        gc.set_threshold(*thresholds)
+    assert gc.isenabled()
+    graph.replay()
+    assert x.tolist() == [1000.0] * 3

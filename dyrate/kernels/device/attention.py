@@ -40,7 +40,7 @@ class AttentionTuning:
 
 
 TUNING = AttentionTuning()
-GROUPED = AttentionTuning(block=64, warps=4, stages=3)
+GROUPED = AttentionTuning(block=32, warps=4, stages=3)
 """Where heads share keys: a program reads these once for all of them, and multiplies matrices."""
 
 
@@ -70,7 +70,7 @@ def attend(
     padded = max(_LEAST if grouped else 1, triton.next_power_of_2(width))
     output = torch.empty_like(query)
     partial = logits = mass = scores = None
-    if splits > 1 or grouped:
+    if splits > 1 or (grouped and statistics):
         partial = query.new_empty(batch * heads * splits, padded + 8, dtype=torch.float32)
     if statistics:
         logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
@@ -85,7 +85,7 @@ def attend(
     cut |= {"heads": heads, "group": group, "statistics": statistics, "num_warps": tuning.warps}
     if grouped:
         _attend_together[kv_heads, batch, splits](
-            *given, rows=max(_LEAST, triton.next_power_of_2(group)), **cut
+            *given, output, rows=max(_LEAST, triton.next_power_of_2(group)), **cut
         )
     else:
         _attend[heads, batch, splits](*given, output, mass, scores, **cut)
@@ -193,7 +193,7 @@ def _attend(
 @triton.jit
 def _attend_together(
     query, keys, values, chosen, count, system, text, generated, partial, logits,
-    scale, text_start, capacity, row_stride, head_stride, slot_stride,
+    scale, text_start, capacity, row_stride, head_stride, slot_stride, output,
     heads: tl.constexpr, group: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, padded: tl.constexpr,
     block: tl.constexpr, splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
 ):  # fmt: skip
@@ -262,16 +262,21 @@ def _attend_together(
         sums = sums * decay[:, None] + added
         peak = new_peak
 
-    out = partial + (line * splits + split).to(tl.int64) * (padded + 8)
-    tl.store(out[:, None] + d[None, :], sums, mask=own[:, None])
-    tl.store(out + padded, peak, mask=own)
-    if statistics:
-        tl.store(out + padded + 1, on_system, mask=own)
-        tl.store(out + padded + 2, on_visual, mask=own)
-        tl.store(out + padded + 3, on_instruction, mask=own)
-        tl.store(out + padded + 4, on_generated, mask=own)
+    if partial is None:
+        to = output + line[:, None] * width + d[None, :]
+        mean = (sums / total[:, None]).to(output.dtype.element_ty)
+        tl.store(to, mean, mask=own[:, None] & (d < width)[None, :])
     else:
-        tl.store(out + padded + 1, total, mask=own)
+        out = partial + (line * splits + split).to(tl.int64) * (padded + 8)
+        tl.store(out[:, None] + d[None, :], sums, mask=own[:, None])
+        tl.store(out + padded, peak, mask=own)
+        if statistics:
+            tl.store(out + padded + 1, on_system, mask=own)
+            tl.store(out + padded + 2, on_visual, mask=own)
+            tl.store(out + padded + 3, on_instruction, mask=own)
+            tl.store(out + padded + 4, on_generated, mask=own)
+        else:
+            tl.store(out + padded + 1, total, mask=own)
 
 
 @triton.jit
