@@ -206,16 +206,19 @@ class Measurement:
     def budget(self, *benchmarks: str) -> Budget:
         """Mean share over the benchmarks of the visual tokens that a layer sees.
 
-        V is the unpruned model's count: with a smaller image, the vision tower hands over fewer tokens.
+        V is the unpruned model's count: with a smaller image, the vision tower hands over fewer tokens. Where
+        the unpruned model is missing it is the most that any method of this model was given.
         """
         prefill, decode = list[float](), list[float]()
         for name in benchmarks:
-            mine = self.benchmark(name)
-            whole = (self.unpruned and self.unpruned.benchmark(name)) or mine
-            tokens, of = mine and mine["visual_tokens"], whole and whole["visual_tokens"]
-            if tokens and of and of["total"]:
-                prefill.append(fmean(tokens["prefill"]) / of["total"])
-                decode += [fmean(tokens["decode"]) / of["total"]] if tokens["decode"] else []
+            mine, whole = self.benchmark(name), self.unpruned and self.unpruned.benchmark(name)
+            beside = (m.benchmark(name) for m in (self, *self.among) if m.reference == self.reference)
+            counts = [of["visual_tokens"] for of in ([whole] if whole else beside) if of]
+            most = max((of["total"] for of in counts if of), default=0)
+            tokens = mine and mine["visual_tokens"]
+            if tokens and most:
+                prefill.append(fmean(tokens["prefill"]) / most)
+                decode += [fmean(tokens["decode"]) / most] if tokens["decode"] else []
         return Budget(*(fmean(shares) if shares else None for shares in (prefill, decode)))
 
 

@@ -125,6 +125,15 @@ class _Report:
         reduced = (m for m in self.measured if m.kind != NONE and not m.system)
         return list(dict.fromkeys(m.title.partition(" (")[0] for m in reduced))
 
+    @property
+    def silence(self) -> str:
+        """Why nothing is said of the methods, where nothing is."""
+        if self.titles:
+            return (
+                "No method can be compared with the unpruned model, which is missing or ran in another dtype."
+            )
+        return "No reduction method was measured."
+
     @cached_property
     def looks(self) -> dict[str, Look]:
         return looks(self.measured, timed([*documents.read().benches, *self.benches]))

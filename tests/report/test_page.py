@@ -354,6 +354,24 @@ def test_a_study_without_reductions_still_has_a_page(small):
         assert "No reduction method was measured." in text_of(pages[file])
 
 
+def test_without_the_unpruned_model_a_page_says_so_and_a_budget_is_of_what_others_were_given(small):
+    study, measurements = small
+    reduced = less, _ = [m for m in measurements if m.method != "none"]
+    full = [m.budget("gqa") for m in reduced]
+    less.result["benchmarks"]["gqa"]["visual_tokens"]["total"] /= 4
+    for m in reduced:
+        m.among[:] = reduced
+        for found in m.result["benchmarks"].values():
+            found["difference"] = None
+
+    front = text_of(report_pages(study, reduced)["index.html"])
+
+    assert "No method can be compared with the unpruned model, which is missing" in front
+    assert [m.budget("gqa") for m in reduced] == full
+    less.among.clear()
+    assert less.budget("gqa").prefill == pytest.approx(4 * full[0].prefill)
+
+
 def test_missing_runs_answers_and_images_leave_gaps_not_errors(small):
     study, _ = small
     for path in [
