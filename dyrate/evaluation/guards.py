@@ -15,8 +15,10 @@ import torch
 import transformers.dynamic_module_utils
 import transformers.generation.utils
 import transformers.modeling_utils
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from loguru import logger
 from tqdm import tqdm
+from transformers import AutoTokenizer, ProcessorMixin
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint_files import few
@@ -84,6 +86,45 @@ def whole_weights(where: str) -> Iterator[None]:
     with patch.object(transformers.modeling_utils, "log_state_dict_report", guarded):
         yield
     _raise_first(refused)
+
+
+@contextmanager
+def own_tokenizers(where: str) -> Iterator[None]:
+    """Refuse a processor's second tokenizer that is not in its folder: transformers would warn, and take the
+    first one for it.
+
+    Without the hub it does not find one in the cache either, where it asks first for a file that checkpoints
+    do not have; so it is told the folder of the cache. `where` is how complaints begin.
+    """
+    load = ProcessorMixin._load_tokenizer_from_pretrained.__func__
+    refused: list[Exception] = []
+
+    def guarded(kind: Any, /, name: str, origin: Any, subfolder: str = "", **keywords: Any) -> Any:
+        if name == "tokenizer":
+            return load(kind, name, origin, subfolder, **keywords)
+        folder = f"{subfolder}/{name}".lstrip("/")
+        try:
+            at = _cached(str(origin), f"{folder}/tokenizer_config.json", keywords)
+            return AutoTokenizer.from_pretrained(at, subfolder=folder, **keywords)
+        except (OSError, ValueError) as error:
+            told = str(error).partition("\n")[0]
+            refused.append(DyrateError(f"{where}: {origin}: its {name} cannot be read from {folder}: {told}"))
+            raise refused[0] from error
+
+    with patch.object(ProcessorMixin, "_load_tokenizer_from_pretrained", classmethod(guarded)):
+        yield
+    _raise_first(refused)
+
+
+def _cached(origin: str, file: str, keywords: Mapping[str, Any]) -> str:
+    """The folder in the hub's cache that has a checkpoint's file, where it has and the hub is not to be asked;
+    else `origin`.
+    """
+    if not (is_offline_mode() or keywords.get("local_files_only")) or Path(origin).is_dir():
+        return origin
+    asked = {name: keywords.get(name) for name in ("cache_dir", "revision")}
+    found = try_to_load_from_cache(origin, file, **asked)
+    return found.removesuffix(file) if isinstance(found, str) else origin
 
 
 @contextmanager

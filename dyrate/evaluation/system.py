@@ -11,7 +11,8 @@ What holds, though the adapter's code is not ours:
   line of level ERROR, or an exception that leaves `generate()` of one of the adapter's modules, ends the
   batch. What an adapter swallows elsewhere and in silence is not seen; so empty answers are counted in a
   warning, and a task with nothing else is refused.
-- Weights that the checkpoint lacks, which transformers draws at random with a warning, are an error.
+- Weights that the checkpoint lacks, which transformers draws at random with a warning, are an error; so is a
+  second tokenizer, for which it would take the first.
 - Answers are as many as the questions, and texts. Where all begin with their prompt, they are refused, unless
   `cut_prompt` says to cut it off; then one that does not is refused.
 
@@ -34,7 +35,13 @@ from dyrate.errors import DyrateError
 from dyrate.evaluation.answering import Answering
 from dyrate.evaluation.checkpoint import choose_device, commit_of, content_hash, file_hash
 from dyrate.evaluation.checkpoint_files import complaints
-from dyrate.evaluation.guards import modules_of, trusted_code, unswallowed, whole_weights
+from dyrate.evaluation.guards import (
+    modules_of,
+    own_tokenizers,
+    trusted_code,
+    unswallowed,
+    whole_weights,
+)
 from dyrate.evaluation.harness_adapters import Adapter, AdapterSpec
 from dyrate.evaluation.log import content_key
 from dyrate.evaluation.requests import Question, Request, colors, images_of
@@ -62,6 +69,7 @@ class System(Answering):
             complaints(f"{spec.where}: could not be made"),
             trusted_code(adapter, self._trusted),
             whole_weights(spec.where),
+            own_tokenizers(spec.where),
         ):
             self._inner = adapter.kind(**keywords)
         self._inner.task_dict = self.task_dict

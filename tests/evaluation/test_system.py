@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from lmms_eval.models.simple.instructblip import InstructBLIP
 from PIL import Image
-from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
+from transformers import (
+    BertTokenizer,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+    LlamaTokenizer,
+)
 
 from dyrate.analysis.measurements import load
 from dyrate.analysis.tables import table1
 from dyrate.cli import main
 from dyrate.errors import DyrateError
 from dyrate.evaluation import answers, results
+from dyrate.evaluation.guards import own_tokenizers
 from dyrate.evaluation.harness_adapters import Adapter, AdapterSpec
 from dyrate.evaluation.job import Evaluation
 from dyrate.evaluation.results import Result, ResultFiles
@@ -164,6 +171,40 @@ def test_instructblips_answers_begin_with_the_prompt_which_is_refused(
     again = (tmp_path / "out" / "greedy.log.jsonl").read_text().splitlines()
     assert 0 < len(log) < len(again) == 12  # what had been answered was not answered again
     assert again[: len(log)] == log
+
+
+NAME = "Salesforce/instructblip-vicuna-7b"
+
+
+@pytest.fixture
+def cached(instructblip: Path, tmp_path: Path) -> Path:
+    """The hub's cache with that checkpoint in it."""
+    folder = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
+    shutil.copytree(instructblip, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(COMMIT)
+    return folder.parent
+
+
+def test_without_the_hub_a_second_tokenizer_comes_from_the_cache(cached: Path) -> None:
+    offline = {"cache_dir": cached, "local_files_only": True}
+    assert type(InstructBlipProcessor.from_pretrained(NAME, **offline).qformer_tokenizer) is LlamaTokenizer
+
+    with own_tokenizers("adapter instructblip"):
+        processor = InstructBlipProcessor.from_pretrained(NAME, **offline)
+
+    assert type(processor.tokenizer) is LlamaTokenizer
+    assert type(processor.qformer_tokenizer) is BertTokenizer
+    assert len(processor.qformer_tokenizer) < len(processor.tokenizer)
+
+
+def test_a_second_tokenizer_that_is_not_there_is_refused(cached: Path, instructblip: Path) -> None:
+    complaint = "^adapter instructblip: .*: its qformer_tokenizer cannot be read from qformer_tokenizer: "
+    (snapshot,) = cached.glob("*/snapshots/*")
+    shutil.rmtree(snapshot / "qformer_tokenizer")
+    for origin in (NAME, str(snapshot)):
+        with pytest.raises(DyrateError, match=complaint), own_tokenizers("adapter instructblip"):
+            InstructBlipProcessor.from_pretrained(origin, cache_dir=cached, local_files_only=True)
 
 
 def test_an_adapter_is_asked_what_our_models_are_asked(

@@ -26,8 +26,9 @@ if timed:
             model="|".join(map(re.escape, timed)),
         conda:
             "../../environment.yml"
-        # `--unlock` and clusters know no number of cores.
-        threads: workflow.resource_settings.cores or study.typed.threads
+        # `--unlock` and clusters know no number of cores; a cluster's job has as many as it was submitted with, whatever its
+        # node has.
+        threads: (not workflow.remote_exec and workflow.resource_settings.cores) or study.typed.threads
         resources:
             **study.resources,
         params:
