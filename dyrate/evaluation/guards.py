@@ -117,8 +117,8 @@ def own_tokenizers(where: str) -> Iterator[None]:
 
 
 def _cached(origin: str, file: str, keywords: Mapping[str, Any]) -> str:
-    """The folder in the hub's cache that has a checkpoint's file, where it has and the hub is not to be asked;
-    else `origin`.
+    """The cached folder with a checkpoint's file in it, if there is one and the hub is not to be asked; else
+    `origin`.
     """
     if not (is_offline_mode() or keywords.get("local_files_only")) or Path(origin).is_dir():
         return origin

@@ -56,7 +56,7 @@ def small(tmp_path: Path) -> Project:
         "study": "paper",
         "data": "data/paper",
         "samples": 3,
-        "threads": 4,
+        "threads": 1,  # fewer than the node has, and each job sees all of these
         "resources": {"gpu": 1, "mem_mb": 4000, "runtime": 10},
         "models": [{"name": "llava-1.5-7b", "path": "models/testbed-s", "published": "LLaVA-1.5-7B"}],
         "methods": [
@@ -120,10 +120,11 @@ def test_readmes_command_runs_a_study_and_a_dead_job_costs_its_own_cells(
 
     study = yaml.safe_load((small.folder / "config/paper.yaml").read_text())
     study["methods"].append({"name": "dies.py:Dies", "layer": 2, "rate": 0.5})
-    (small.folder / "config/paper.yaml").write_text(yaml.safe_dump(study))
+    (small.folder / "config/paper.yaml").write_text(yaml.safe_dump({**study, "threads": 4}))
     cut = say(small, *command(), "--cores", "2")
     assert cut.returncode == 1
     assert "--cores 2: no job would get more CPUs of the cluster, but each takes 4" in cut.stdout + cut.stderr
+    (small.folder / "config/paper.yaml").write_text(yaml.safe_dump(study))
 
     done = say(small, *command())
 
