@@ -11,7 +11,9 @@ from typing import Any
 from dyrate.analysis.measurement import Measurement, span
 from dyrate.analysis.measurements import source
 from dyrate.bench.study_jobs import timed
+from dyrate.evaluation.hub.record import absence
 from dyrate.study import Study
+from dyrate.study.fetches import fetches
 from dyrate.trace.study_jobs import traced
 
 LINES, LONGEST = 12, 300  # of a log's end, and characters of a line
@@ -98,9 +100,13 @@ class Failure:
 
 
 def failures(study: Study, measurements: Iterable[Measurement]) -> tuple[Failure, ...]:
-    """Every job of which something is missing, with the end of its log."""
+    """Every job of which something is missing, with the end of its log: data that did not come first."""
     logs = {job.result: study.log(*sweep.jobs[0].key) for sweep in study.sweeps for job in sweep.jobs}
     found = []
+    for item, job in fetches(study).items():
+        log = study.log("fetch", item)
+        if why := absence(job.output):
+            found.append(Failure(f"Fetching {item}", why, log, _tail(log)))
     for m in measurements:
         if m.job and m.missing:
             log = logs[m.job.result]

@@ -14,6 +14,7 @@ from dyrate.bench import study_jobs as timing
 from dyrate.cli import main
 from dyrate.evaluation import answers, results
 from dyrate.evaluation.benchmarks import BENCHMARKS
+from dyrate.evaluation.hub.record import write_absence
 from dyrate.evaluation.intervals import RESAMPLES
 from dyrate.evaluation.placement import settled
 from dyrate.evaluation.results import ResultFiles
@@ -21,6 +22,7 @@ from dyrate.evaluation.scoring import differences
 from dyrate.look import study_jobs as surviving
 from dyrate.look.record import partial
 from dyrate.look.record import write as write_look
+from dyrate.report import provenance
 from dyrate.report.page import report_pages
 from dyrate.study import Study
 from tests.look.test_page import survival
@@ -423,3 +425,22 @@ def test_what_was_not_fetched_is_told_by_its_own_log(tmp_path, monkeypatch, ther
         (tmp_path / study.hub / name).touch()
 
     assert why(study, study.jobs[0]) == f"its {what} is not there: it is gated; log in ({path})"
+
+
+def test_data_that_did_not_come_stands_among_the_failed_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {name: value for name, value in fake.CONFIG.items() if name != "data"}
+    study = Study.of({**config, "tasks": "hub"})
+    name, other = study.benchmarks[:2]
+    Path(study.hub).mkdir(parents=True)
+    write_absence(Path(study.hub, f"{name}.json"), "the hub fails (503)")
+    Path(study.hub, f"{other}.json").write_text("{")  # a damaged record is its own job's affair
+    log = Path(study.log("fetch", name))
+    log.parent.mkdir(parents=True)
+    log.write_text("dyrate: error: the hub fails (503)\n")
+
+    assert provenance.failures(study, []) == (
+        provenance.Failure(
+            f"Fetching {name}", "the hub fails (503)", str(log), "dyrate: error: the hub fails (503)"
+        ),
+    )

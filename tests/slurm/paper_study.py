@@ -1,6 +1,6 @@
 """The whole of config/paper.yaml on stand-ins, through Slurm: a set cannot be reached, and a job is killed.
 
-It takes the better part of an hour on two free cores, and is no part of the suite:
+It takes about half an hour on two free cores, and is no part of the suite:
     PATH+=:/usr/sbin PYTHONPATH=FOLDER pytest -s --basetemp=/tmp/study tests/slurm/paper_study.py
 """
 

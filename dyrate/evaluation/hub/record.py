@@ -3,6 +3,7 @@
 Or, where a data set did not come and others are to go on, why.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal, NotRequired
 
@@ -56,7 +57,9 @@ def read(path: Path) -> Fetched:
 
 def absence(path: Path) -> str | None:
     """Why what the record is of did not come; None if it did, or if there is no sound record."""
-    found = read_json(path, DyrateError) if path.is_file() else None
+    found = None
+    with suppress(DyrateError):
+        found = read_json(path, DyrateError) if path.is_file() else None
     return str(found.get("why")) if isinstance(found, dict) and found.get("schema") == ABSENT else None
 
 
