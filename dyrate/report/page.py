@@ -128,11 +128,12 @@ class _Report:
     @property
     def silence(self) -> str:
         """Why nothing is said of the methods, where nothing is."""
-        if self.titles:
-            return (
-                "No method can be compared with the unpruned model, which is missing or ran in another dtype."
-            )
-        return "No reduction method was measured."
+        reduced = [m for m in self.measured if m.kind != NONE and not m.system]
+        if not reduced:
+            return "No reduction method was measured."
+        if any(m.pair(name) for m in reduced for name in self.study.benchmarks):
+            return "What was measured is in the tables alone: none of the usual findings can be told of it."
+        return "No method can be compared with the unpruned model, which is missing or ran in another dtype."
 
     @cached_property
     def looks(self) -> dict[str, Look]:

@@ -367,6 +367,7 @@ def test_without_the_unpruned_model_a_page_says_so_and_a_budget_is_of_what_other
     front = text_of(report_pages(study, reduced)["index.html"])
 
     assert "No method can be compared with the unpruned model, which is missing" in front
+    assert "No reduction method was measured." not in front
     assert [m.budget("gqa") for m in reduced] == full
     less.among.clear()
     assert less.budget("gqa").prefill == pytest.approx(4 * full[0].prefill)
