@@ -1,4 +1,4 @@
-"""Decode attention in Triton: where rows are split, a second kernel puts the parts together."""
+"""Decode attention in Triton: heads that share keys read them once; a second kernel puts parts together."""
 # mypy: ignore-errors
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ _LEAST = 16
 class AttentionTuning:
     """How the work is cut."""
 
-    block: int = 16
-    """Tokens that a program reads at a time, a power of two; the shorter the rows, the fewer are best."""
-    warps: int = 2
+    block: int = 32
+    """Tokens that a program reads at a time, a power of two, 16 or more."""
+    warps: int = 4
     """Warps of a program."""
     stages: int = 3
     """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""
@@ -30,9 +30,7 @@ class AttentionTuning:
     there are fewer."""
 
     def splits(self, rows: int, tokens: int) -> int:
-        """Return into how many programs each of `rows` (batch x heads, or x kv_heads where heads that share
-        keys share a program) of up to `tokens` tokens goes.
-        """
+        """Return into how many programs each of `rows` (batch x kv_heads) of up to `tokens` tokens goes."""
         wanted = 1
         while rows * wanted * 2 <= self.programs and wanted * self.block < tokens:
             wanted *= 2
@@ -40,8 +38,6 @@ class AttentionTuning:
 
 
 TUNING = AttentionTuning()
-GROUPED = AttentionTuning(block=32, warps=4, stages=3)
-"""Where heads share keys: a program reads these once for all of them, and multiplies matrices."""
 
 
 def attend(
@@ -59,36 +55,29 @@ def attend(
     """
     batch, heads, width = query.shape
     kv_heads, slots = keys.shape[1:3]
-    grouped = heads > kv_heads
-    tuning = tuning or (GROUPED if grouped else TUNING)
+    tuning = tuning or TUNING
     capacity = reading.chosen.shape[1]
     if keys.stride() != values.stride() or keys.stride(3) != 1:
         raise ValueError("keys and values must lie alike in memory, each token's vector without gaps")
-    programs = kv_heads if grouped else heads
-    splits = splits or tuning.splits(batch * programs, capacity + slots - reading.text_start)
+    splits = splits or tuning.splits(batch * kv_heads, capacity + slots - reading.text_start)
     query, chosen = query.contiguous(), reading.chosen.contiguous()
-    padded = max(_LEAST if grouped else 1, triton.next_power_of_2(width))
+    padded = max(_LEAST, triton.next_power_of_2(width))
     output = torch.empty_like(query)
     partial = logits = mass = scores = None
-    if splits > 1 or (grouped and statistics):
+    if splits > 1 or statistics:
         partial = query.new_empty(batch * heads * splits, padded + 8, dtype=torch.float32)
     if statistics:
         logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
         mass = query.new_empty(batch, heads, 4, dtype=torch.float32)
         scores = torch.empty_like(logits)
     group = heads // kv_heads
-    given = (
+    _attend[kv_heads, batch, splits](
         query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated, partial,
-        logits, scale * LOG2_E, reading.text_start, capacity, *keys.stride()[:3],
+        logits, scale * LOG2_E, reading.text_start, capacity, *keys.stride()[:3], output,
+        heads=heads, group=group, rows=max(_LEAST, triton.next_power_of_2(group)), width=width, padded=padded,
+        block=tuning.block, splits=splits, stages=tuning.stages, statistics=statistics,
+        num_warps=tuning.warps,
     )  # fmt: skip
-    cut = {"width": width, "padded": padded, "block": tuning.block, "splits": splits, "stages": tuning.stages}
-    cut |= {"heads": heads, "group": group, "statistics": statistics, "num_warps": tuning.warps}
-    if grouped:
-        _attend_together[kv_heads, batch, splits](
-            *given, output, rows=max(_LEAST, triton.next_power_of_2(group)), **cut
-        )
-    else:
-        _attend[heads, batch, splits](*given, output, mass, scores, **cut)
     if partial is not None:
         _combine[heads, batch](
             partial, chosen, reading.count, logits, output, mass, scores, capacity,
@@ -99,99 +88,6 @@ def attend(
 
 @triton.jit
 def _attend(
-    query, keys, values, chosen, count, system, text, generated, partial, logits,
-    scale, text_start, capacity, row_stride, head_stride, slot_stride, output, mass, scores,
-    heads: tl.constexpr, group: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
-    splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
-):  # fmt: skip
-    """Attend to one split of a row's tokens (listed visual tokens, then text) with one head.
-
-    Every lane of a block keeps a softmax of its own over the tokens that it meets, so that the loop has no
-    step in which lanes wait for each other; they are put together after it.
-    """
-    head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    listed = tl.load(count + row)
-    system_end = tl.load(system + row)
-    prompt_end = tl.load(text + row)
-    tokens = listed + prompt_end + tl.load(generated)
-    share = tl.cdiv(tokens, splits)
-    start = split * share
-    end = tl.minimum(tokens, start + share)
-
-    lanes = tl.arange(0, block)
-    d = tl.arange(0, padded)
-    q = tl.load(query + (row * heads + head) * width + d, mask=d < width, other=0.0).to(tl.float32) * scale
-    base = row.to(tl.int64) * row_stride + (head // group).to(tl.int64) * head_stride
-    # Finite, because a lane may meet no token and -inf minus -inf is NaN.
-    peak = tl.full([block], -1e30, dtype=tl.float32)
-    total = tl.zeros([block], dtype=tl.float32)
-    on_system = tl.zeros([block], dtype=tl.float32)
-    on_visual = tl.zeros([block], dtype=tl.float32)
-    on_instruction = tl.zeros([block], dtype=tl.float32)
-    on_generated = tl.zeros([block], dtype=tl.float32)
-    sums = tl.zeros([block, padded], dtype=tl.float32)
-    for first in tl.range(start, end, block, num_stages=stages):
-        at = first + lanes
-        valid = at < end
-        visual = at < listed
-        word = at - listed
-        picked = tl.load(chosen + row * capacity + at, mask=valid & visual, other=0)
-        slot = tl.where(visual, picked, text_start + word).to(tl.int64)
-        where = base + slot[:, None] * slot_stride + d[None, :]
-        inside = valid[:, None]
-        if padded != width:
-            inside = inside & (d < width)[None, :]
-        # Both loads before the sums over the first, so that twice as many bytes are under way.
-        key = tl.load(keys + where, mask=inside, other=0.0)
-        value = tl.load(values + where, mask=inside, other=0.0)
-        logit = tl.sum(key.to(tl.float32) * q[None, :], axis=1)
-        logit = tl.where(valid, logit, -float("inf"))
-        if statistics:
-            tl.store(logits + (row * heads + head) * capacity + at, logit, mask=valid & visual)
-        new_peak = tl.maximum(peak, logit)
-        decay = tl.exp2(peak - new_peak)
-        weight = tl.exp2(logit - new_peak)
-        if statistics:
-            on_system = on_system * decay + tl.where((word >= 0) & (word < system_end), weight, 0.0)
-            on_visual = on_visual * decay + tl.where(visual, weight, 0.0)
-            instruction = (word >= 0) & (word >= system_end) & (word < prompt_end)
-            on_instruction = on_instruction * decay + tl.where(instruction, weight, 0.0)
-            on_generated = on_generated * decay + tl.where((word >= 0) & (word >= prompt_end), weight, 0.0)
-        else:
-            total = total * decay + weight
-        sums = sums * decay[:, None] + weight[:, None] * value.to(tl.float32)
-        peak = new_peak
-
-    top = tl.max(peak, axis=0)
-    decay = tl.exp2(peak - top)
-    summed = tl.sum(sums * decay[:, None], axis=0)
-    line = row * heads + head
-    if statistics:
-        system_mass = tl.sum(on_system * decay, axis=0)
-        visual_mass = tl.sum(on_visual * decay, axis=0)
-        instruction_mass = tl.sum(on_instruction * decay, axis=0)
-        generated_mass = tl.sum(on_generated * decay, axis=0)
-        whole = system_mass + visual_mass + instruction_mass + generated_mass
-    else:
-        whole = tl.sum(total * decay, axis=0)
-    if splits == 1:
-        tl.store(output + line * width + d, (summed / whole).to(output.dtype.element_ty), mask=d < width)
-        if statistics:
-            to = mass + line * 4
-            _store_mass(to, system_mass, visual_mass, instruction_mass, generated_mass, whole)
-            _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block=256)
-    else:
-        out = partial + (line * splits + split).to(tl.int64) * (padded + 8)
-        tl.store(out + d, summed)
-        tl.store(out + padded, top)
-        if statistics:
-            _store_mass(out + padded + 1, system_mass, visual_mass, instruction_mass, generated_mass, 1.0)
-        else:
-            tl.store(out + padded + 1, whole)
-
-
-@triton.jit
-def _attend_together(
     query, keys, values, chosen, count, system, text, generated, partial, logits,
     scale, text_start, capacity, row_stride, head_stride, slot_stride, output,
     heads: tl.constexpr, group: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, padded: tl.constexpr,
@@ -285,14 +181,6 @@ def _sum_where(mask, weight):
 
 
 @triton.jit
-def _store_mass(to, system, visual, instruction, generated, whole):
-    tl.store(to, system / whole)
-    tl.store(to + 1, visual / whole)
-    tl.store(to + 2, instruction / whole)
-    tl.store(to + 3, generated / whole)
-
-
-@triton.jit
 def _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block: tl.constexpr):
     """Turn the logits of one row and head, in list order, into weights by slot."""
     lanes = tl.arange(0, block)
@@ -330,7 +218,10 @@ def _combine(
         on_instruction = tl.sum(tl.load(base + padded + 3) * decay, axis=0)
         on_generated = tl.sum(tl.load(base + padded + 4) * decay, axis=0)
         whole = on_system + on_visual + on_instruction + on_generated
-        _store_mass(mass + line * 4, on_system, on_visual, on_instruction, on_generated, whole)
+        tl.store(mass + line * 4, on_system / whole)
+        tl.store(mass + line * 4 + 1, on_visual / whole)
+        tl.store(mass + line * 4 + 2, on_instruction / whole)
+        tl.store(mass + line * 4 + 3, on_generated / whole)
         listed = tl.load(count + row)
         _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whole, block=256)
     tl.store(output + line * width + d, (summed / whole).to(output.dtype.element_ty), mask=d < width)
