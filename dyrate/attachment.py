@@ -68,7 +68,7 @@ class Attachment:
         self.needs = replace(needs, attention={**recorded, **needs.observed})
         self.run = Run(needs.reported)
         self.new_cache: Callable[[int, TokenLayout, Callable[[Tensor], None]], ReducedCache] = ReducedCache
-        """Makes the cache of each prompt; whoever decodes by other means puts a cache of its own here."""
+        """Makes the cache of each prompt; who decodes by other means puts one of its own here for a block."""
         self.parts = Installation(model, self.family, str(method))
         method.install(self.parts)
         self._vision = VisionHooks(self.family, needs, self.parts, str(method))
@@ -127,6 +127,7 @@ class Attachment:
         if self._generation is not None:
             self._generation.cache.release()
         self._generation = self._replaced = None
+        self.new_cache = ReducedCache  # what made another holds on to its memory
         if running is not None and error is None:
             raise DyrateError(
                 f"the with block was left while thread {running.name!r} was generating in it: its result is "

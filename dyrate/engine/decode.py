@@ -6,9 +6,8 @@ step of a method that is `capturable` (see `Needs`) is one CUDA graph; with othe
 and the method's own operations run between them. On a CPU everything just runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -75,13 +74,6 @@ class Decoder:
         self._looked_at: set[int] = set()
         self._steps = 0
         self._warm = False
-        self._parts: list[Callable[[Tensor], Tensor]] = [
-            self._embed,
-            *(partial(self._section, n) for n in range(len(memory.sections))),
-        ]
-        """What a step consists of, where a method is asked in between; each takes hidden states [batch, d]
-        and returns them.
-        """
         self._graph: Any = None
         self._graphs: list[tuple[Any, Tensor]] = []
         """By part, its graph and what it returns."""
@@ -135,9 +127,9 @@ class Decoder:
             self._graph = graph
         else:
             hidden = self.backbone.embed[:1]
-            for part in self._parts:
+            for part in range(1 + len(self.memory.sections)):
                 with captured(stream, pool) as graph:
-                    hidden = part(hidden)
+                    hidden = self._part(part, hidden)
                 self._graphs.append((graph, hidden))
         torch.cuda.synchronize()
 
@@ -147,7 +139,7 @@ class Decoder:
 
     def _run(self, part: int, hidden: Tensor) -> Tensor:
         if not self._graphs:
-            return self._parts[part](hidden)
+            return self._part(part, hidden)
         graph, hidden = self._graphs[part]
         graph.replay()
         return hidden
@@ -226,12 +218,14 @@ class Decoder:
             section.show(None if keep is section.held else keep)
         return keep
 
-    def _embed(self, _: Tensor) -> Tensor:
-        return self._layers.embed(self.tokens)
-
-    def _section(self, number: int, hidden: Tensor) -> Tensor:
-        hidden = self._layers.section(number, hidden)
-        if self.setting.greedy and number == len(self.memory.sections) - 1:
+    def _part(self, part: int, hidden: Tensor) -> Tensor:
+        """Run what a step consists of, where a method is asked in between: the embeddings, or the section of
+        that number less one. It takes hidden states [batch, d] and returns them.
+        """
+        if not part:
+            return self._layers.embed(self.tokens)
+        hidden = self._layers.section(part - 1, hidden)
+        if self.setting.greedy and part == len(self.memory.sections):
             self.accept(self.logits)
         return hidden
 

@@ -1,5 +1,7 @@
 """The engine gives what `model.generate()` gives: same tokens, same run, for every method."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,7 +30,7 @@ REFUSED = {"voco"}
 ROWS = {"rows": [7, 3, 11], "images": [1, 2, 0]}
 
 
-FIRST = {case.method.name: case for case in reversed(ON_ENGINE)}.values()
+FIRST = [*{case.method.name: case for case in reversed(ON_ENGINE)}.values()]
 """Each method in its first setting; further settings run tokenwise in the slow tier."""
 
 
@@ -65,6 +67,24 @@ def test_tokens_and_run_are_those_of_generate(
     for layer, mass in expected.class_mass.items():
         torch.testing.assert_close(run.class_mass[layer], mass, rtol=0, atol=1e-5)
     pd.testing.assert_frame_equal(run.steps, expected.steps, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=lambda case: case.method.label)
+def test_released_memory_is_free_at_once(case: Case) -> None:
+    """A cache that waits for the garbage collector would lie beside the next one."""
+    engine = Engine(tiny_llava())
+    run = engine.generate(
+        case.method, prompts(case, tiny_inputs(**ROWS)), max_new_tokens=3, questions=Reader()
+    )[1]
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(engine._memory), weakref.ref(engine._decoder)
+        engine.release()
+        assert [reference() for reference in kept] == [None, None]
+    finally:
+        gc.enable()
+    assert run.steps is not None
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def test_attention_however_it_is_cut(block: int, stages: int, splits: int, stati
 
     reading = moved(random_reading(50, [50, 17], [3, 0], [9, 12], generated=3), "cuda")
     states = [s.cuda() for s in random_states(reading, 4, 2, 16, spare=0)]
-    tuning = AttentionTuning(block=block, stages=stages)
-    found = Attended(*attend(*states, reading, 0.25, statistics, tuning, splits))
+    cut = AttentionTuning(block=block, warps=4, stages=stages)
+    found = Attended(*attend(*states, reading, 0.25, statistics, cut, splits))
     expected = on_cpu(decode_attention, *states, reading, 0.25, statistics)
     assert_same_attention(found, expected, 1e-5)
 
@@ -358,6 +358,12 @@ def test_top(shape: tuple[int, int], ties: bool) -> None:
         counts[0] = count
         assert torch.equal(top(scores, counts), on_cpu(top, scores, counts))
         assert torch.equal(top(scores, counts, among), on_cpu(top, scores, counts, among))
+
+
+def test_what_has_no_rank_is_not_chosen() -> None:
+    scores = torch.tensor([[1, float("nan"), -float("nan"), 3, -float("inf"), 2]], device="cuda")
+    for count, chosen in ((2, [3, 5]), (6, [0, 3, 5])):
+        assert top(scores, torch.tensor([count], device="cuda"))[0].nonzero().flatten().tolist() == chosen
 
 
 @pytest.mark.parametrize("slots", [1, 16, 576, 8192, 40016])

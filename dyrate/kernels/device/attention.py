@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dyrate.kernels.arguments import Reading
+from dyrate.kernels.device.overlap import overlapping, wait
 
 LOG2_E = 1.4426950408889634
 _LEAST = 16
@@ -19,11 +20,11 @@ _LEAST = 16
 class AttentionTuning:
     """How the work is cut."""
 
-    block: int = 32
+    block: int
     """Tokens that a program reads at a time, a power of two, 16 or more."""
-    warps: int = 4
+    warps: int
     """Warps of a program."""
-    stages: int = 3
+    stages: int
     """Depth of the pipeline of loads; 1 leaves hiding latency to the number of programs."""
     programs: int = 512
     """Programs that are enough: about four for each of an H200's 132 multiprocessors. Rows are split while
@@ -37,7 +38,15 @@ class AttentionTuning:
         return wanted
 
 
-TUNING = AttentionTuning()
+def tuning(rows: int, group: int) -> AttentionTuning:
+    """Return how to cut the work of `rows` (batch x kv_heads), `group` heads to a row: what was fastest on an
+    H200.
+    """
+    if rows <= 128:
+        return AttentionTuning(block=32, warps=4, stages=2 if group == 1 else 3)
+    if group == 1:
+        return AttentionTuning(block=16, warps=1, stages=3)
+    return AttentionTuning(block=64, warps=2, stages=2)
 
 
 def attend(
@@ -47,19 +56,20 @@ def attend(
     reading: Reading,
     scale: float,
     statistics: bool,
-    tuning: AttentionTuning | None = None,
+    cut: AttentionTuning | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return output, class mass and head scores as `decode_attention` does; `splits` (a power of two)
-    overrides the tuning's.
+    overrides what the cut makes of them.
     """
     batch, heads, width = query.shape
     kv_heads, slots = keys.shape[1:3]
-    tuning = tuning or TUNING
+    group = heads // kv_heads
+    cut = cut or tuning(batch * kv_heads, group)
     capacity = reading.chosen.shape[1]
     if keys.stride() != values.stride() or keys.stride(3) != 1:
         raise ValueError("keys and values must lie alike in memory, each token's vector without gaps")
-    splits = splits or tuning.splits(batch * kv_heads, capacity + slots - reading.text_start)
+    splits = splits or cut.splits(batch * kv_heads, capacity + slots - reading.text_start)
     query, chosen = query.contiguous(), reading.chosen.contiguous()
     padded = max(_LEAST, triton.next_power_of_2(width))
     output = torch.empty_like(query)
@@ -70,18 +80,18 @@ def attend(
         logits = query.new_empty(batch, heads, capacity, dtype=torch.float32)
         mass = query.new_empty(batch, heads, 4, dtype=torch.float32)
         scores = torch.empty_like(logits)
-    group = heads // kv_heads
     _attend[kv_heads, batch, splits](
         query, keys, values, chosen, reading.count, reading.system, reading.text, reading.generated, partial,
         logits, scale * LOG2_E, reading.text_start, capacity, *keys.stride()[:3], output,
         heads=heads, group=group, rows=max(_LEAST, triton.next_power_of_2(group)), width=width, padded=padded,
-        block=tuning.block, splits=splits, stages=tuning.stages, statistics=statistics,
-        num_warps=tuning.warps,
+        block=cut.block, splits=splits, stages=cut.stages, statistics=statistics,
+        num_warps=cut.warps, **overlapping(query),
     )  # fmt: skip
     if partial is not None:
         _combine[heads, batch](
             partial, chosen, reading.count, logits, output, mass, scores, capacity,
             heads=heads, width=width, padded=padded, splits=splits, statistics=statistics, num_warps=4,
+            **overlapping(query),
         )  # fmt: skip
     return output, mass, scores
 
@@ -92,11 +102,13 @@ def _attend(
     scale, text_start, capacity, row_stride, head_stride, slot_stride, output,
     heads: tl.constexpr, group: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, padded: tl.constexpr,
     block: tl.constexpr, splits: tl.constexpr, stages: tl.constexpr, statistics: tl.constexpr,
+    early: tl.constexpr,
 ):  # fmt: skip
     """Attend to one split of a row's tokens with all heads that share a key head, padded to `rows`.
 
     Weights are rounded to the values' dtype before they are multiplied, as flash attention rounds them.
     """
+    wait(early)
     kv_head, row, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     listed = tl.load(count + row)
     system_end = tl.load(system + row)
@@ -200,9 +212,10 @@ def _store_scores(logits, chosen, scores, row, line, listed, capacity, top, whol
 def _combine(
     partial, chosen, count, logits, output, mass, scores, capacity,
     heads: tl.constexpr, width: tl.constexpr, padded: tl.constexpr, splits: tl.constexpr,
-    statistics: tl.constexpr,
+    statistics: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
     """Put the splits of one row and head together."""
+    wait(early)
     head, row = tl.program_id(0), tl.program_id(1)
     line = row * heads + head
     d = tl.arange(0, padded)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dyrate.kernels.device.overlap import overlapping, wait
+
 _NARROW = 8192
 """Up to so many outputs the programs must be small for there to be enough of them."""
 
@@ -42,9 +44,9 @@ def tuning(rows: int, features: int, d: int, gated: bool, dtype: torch.dtype) ->
         if rows <= 4:
             return LinearTuning(dots=False, outputs=2, depth=1024, warps=4, stages=1)
         return LinearTuning(dots=True, outputs=16, depth=64, warps=4, stages=1)
-    if rows == 1 and (wide or d <= _NARROW):
-        outputs = 4 if gated else 8 if wide else 2
-        return LinearTuning(dots=False, outputs=outputs, depth=1024, warps=4, stages=3 if gated else 1)
+    if rows == 1:
+        outputs, depth, warps = (1, 256, 1) if gated else (2, 1024, 1) if features <= d else (2, 512, 2)
+        return LinearTuning(dots=False, outputs=outputs, depth=depth, warps=warps, stages=1)
     if wide:
         depth, stages = (128, 4) if gated else (256, 3)
         return LinearTuning(dots=True, outputs=32, depth=depth, warps=2, stages=stages)
@@ -74,7 +76,7 @@ def fused_linear(
     arguments = (x, weight, norm, bias, residual, out, eps, features, d, weight.stride(0))
     sizes = {
         "rows": rows, "gated": gated, "outputs": cut.outputs, "depth": cut.depth, "stages": cut.stages,
-        "num_warps": cut.warps,
+        "num_warps": cut.warps, **overlapping(x),
     }  # fmt: skip
     grid = (triton.cdiv(features, cut.outputs),)
     if cut.dots:
@@ -88,6 +90,7 @@ def fused_linear(
 def _by_sums(
     x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
     rows: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr, stages: tl.constexpr,
+    early: tl.constexpr,
 ):  # fmt: skip
     """Sum products column by column of a tile; the columns are added up after the loop, once.
 
@@ -106,15 +109,16 @@ def _by_sums(
             ups = ups + (tl.zeros([outputs, depth], dtype=tl.float32),)
         if norm is not None:
             squares = squares + (tl.zeros([1, depth], dtype=tl.float32),)
+    next_w = _tile(lines, inside, 0, d, depth)
+    next_up = _tile(up_lines, inside, 0, d, depth) if gated else next_w
+    wait(early)
     for first in tl.range(0, d, depth, num_stages=stages):
         column = first + tl.arange(0, depth)[None, :]
-        there = inside[:, None] & (column < d)
-        # The weight is read once and should not push x, which every program reads, out of the caches.
-        w = tl.load(lines + column, mask=there, other=0.0, eviction_policy="evict_first")
+        w = next_w.to(tl.float32)
+        next_w = _tile(lines, inside, first + depth, d, depth)
         if gated:
-            up = tl.load(up_lines + column, mask=there, other=0.0, eviction_policy="evict_first")
-            up = up.to(tl.float32)
-        w = w.to(tl.float32)
+            up = next_up.to(tl.float32)
+            next_up = _tile(up_lines, inside, first + depth, d, depth)
         if norm is not None:
             scale = tl.load(norm + column, mask=column < d, other=0.0).to(tl.float32)
         new_sums = ()
@@ -152,16 +156,25 @@ def _by_sums(
 
 
 @triton.jit
+def _tile(lines, inside, first, d, depth: tl.constexpr):
+    """Load what is read once and should not push x, which every program reads, out of the caches."""
+    column = first + tl.arange(0, depth)[None, :]
+    there = inside[:, None] & (column < d)
+    return tl.load(lines + column, mask=there, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def _by_dots(
     x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
     rows: tl.constexpr, padded: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr,
-    stages: tl.constexpr,
+    stages: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
     """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real."""
     f = tl.program_id(0) * outputs + tl.arange(0, outputs)
     inside = f < features
     lines = weight + f.to(tl.int64)[:, None] * weight_stride
     up_lines = lines + features.to(tl.int64) * weight_stride
+    wait(early)
     row = tl.arange(0, padded)
     sums = tl.zeros([outputs, padded], dtype=tl.float32)
     ups = tl.zeros([outputs, padded], dtype=tl.float32)

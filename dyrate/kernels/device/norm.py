@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dyrate.kernels.device.overlap import overlapping, wait
+
 
 def normalise(
     x: Tensor, parts: Tensor | None = None, weight: Tensor | None = None, out: Tensor | None = None, eps=0.0
@@ -18,12 +20,25 @@ def normalise(
     if x.numel():
         count = 0 if parts is None else len(parts)
         _normalise[(x.numel() // d,)](
-            x, parts, weight, out, eps, x.numel(), d, count=count, block=block, num_warps=warps
+            x,
+            parts,
+            weight,
+            out,
+            eps,
+            x.numel(),
+            d,
+            count=count,
+            block=block,
+            num_warps=warps,
+            **overlapping(x),
         )
 
 
 @triton.jit
-def _normalise(x, parts, weight, out, eps, numel, d, count: tl.constexpr, block: tl.constexpr):
+def _normalise(
+    x, parts, weight, out, eps, numel, d, count: tl.constexpr, block: tl.constexpr, early: tl.constexpr
+):
+    wait(early)
     start = tl.program_id(0).to(tl.int64) * d
     at = tl.arange(0, block)
     inside = at < d

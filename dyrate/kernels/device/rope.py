@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dyrate.kernels.device.overlap import overlapping, wait
+
 HEADS = 16
 """Heads, of queries, keys and values together, that a program handles; a power of two."""
 
@@ -53,7 +55,7 @@ def _launch(qkv, cos, sin, query, keys, values, slots, norms):
         qkv, cos, sin, query, keys, values, slots, *of_heads, tokens, tokens if len(cos) > 1 else 0,
         *query.stride()[:3], keys.stride(0), keys.stride(1), keys.stride(2),
         heads=heads, kv_heads=kv_heads, half=width // 2, padded=triton.next_power_of_2(width // 2),
-        block=HEADS, num_warps=4,
+        block=HEADS, num_warps=4, **overlapping(qkv),
     )  # fmt: skip
 
 
@@ -62,8 +64,9 @@ def _rotate(
     qkv, cos, sin, query, keys, values, slots, query_norm, key_norm, eps, tokens, angle_stride,
     query_row, query_head, query_token, cache_row, cache_head, cache_slot,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, padded: tl.constexpr,
-    block: tl.constexpr,
+    block: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
+    wait(early)
     line = tl.program_id(0)
     row, token = line // tokens, line % tokens
     head = tl.program_id(1) * block + tl.arange(0, block)
