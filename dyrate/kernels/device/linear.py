@@ -19,6 +19,9 @@ from dyrate.kernels.device.overlap import overlapping, wait
 _NARROW = 8192
 """Up to so many outputs the programs must be small for there to be enough of them."""
 
+_CACHED = 40e6
+"""Bytes of a weight that fits into the second-level cache as a whole."""
+
 
 @dataclass(frozen=True)
 class LinearTuning:
@@ -63,8 +66,11 @@ def fused_linear(
     residual: Tensor | None = None,
     gated: bool = False,
     cut: LinearTuning | None = None,
+    parts: int = 1,
 ) -> Tensor:
-    """Do what `linear` does, in one kernel."""
+    """Do what `linear` does, in one kernel; with several `parts`, FloatTensor [parts, rows, features] whose sum
+    is the product alone.
+    """
     rows, d = x.shape
     features = len(weight) // 2 if gated else len(weight)
     if weight.stride(1) != 1:
@@ -72,17 +78,18 @@ def fused_linear(
     cut = cut or tuning(rows, features, d, gated, x.dtype)
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
-    out = x.new_empty(rows, features)
+    out = x.new_empty(rows, features) if parts == 1 else x.new_empty(parts, rows, features, dtype=torch.float32)
     arguments = (x, weight, norm, bias, residual, out, eps, features, d, weight.stride(0))
     sizes = {
         "rows": rows, "gated": gated, "outputs": cut.outputs, "depth": cut.depth, "stages": cut.stages,
         "num_warps": cut.warps, **overlapping(x),
     }  # fmt: skip
-    grid = (triton.cdiv(features, cut.outputs),)
+    grid = (triton.cdiv(features, cut.outputs), parts)
     if cut.dots:
-        _by_dots[grid](*arguments, padded=max(8, triton.next_power_of_2(rows)), **sizes)
+        _by_dots[grid](*arguments, padded=max(8, triton.next_power_of_2(rows)), parts=parts, **sizes)
     else:
-        _by_sums[grid](*arguments, **sizes)
+        small = weight.numel() * weight.itemsize <= _CACHED and weight.itemsize == 2
+        _by_sums[grid](*arguments, ahead=triton.next_power_of_2(triton.cdiv(d, 64)) if small else None, **sizes)
     return out
 
 
@@ -90,7 +97,7 @@ def fused_linear(
 def _by_sums(
     x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
     rows: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr, stages: tl.constexpr,
-    early: tl.constexpr,
+    ahead: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
     """Sum products column by column of a tile; the columns are added up after the loop, once.
 
@@ -109,6 +116,8 @@ def _by_sums(
             ups = ups + (tl.zeros([outputs, depth], dtype=tl.float32),)
         if norm is not None:
             squares = squares + (tl.zeros([1, depth], dtype=tl.float32),)
+    if ahead is not None:
+        _fetch(lines, inside, d, ahead)
     next_w = _tile(lines, inside, 0, d, depth)
     next_up = _tile(up_lines, inside, 0, d, depth) if gated else next_w
     wait(early)
@@ -156,6 +165,16 @@ def _by_sums(
 
 
 @triton.jit
+def _fetch(lines, inside, d, count: tl.constexpr):
+    """Ask for the rows of a program, of up to `count` cache lines, to be brought into the second-level cache."""
+    column = tl.arange(0, count)[None, :] * 64
+    at = tl.where(inside[:, None] & (column < d), lines + column, lines)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
 def _tile(lines, inside, first, d, depth: tl.constexpr):
     """Load what is read once and should not push x, which every program reads, out of the caches."""
     column = first + tl.arange(0, depth)[None, :]
@@ -167,9 +186,11 @@ def _tile(lines, inside, first, d, depth: tl.constexpr):
 def _by_dots(
     x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
     rows: tl.constexpr, padded: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr,
-    stages: tl.constexpr, early: tl.constexpr,
+    stages: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real."""
+    """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real; each
+    of `parts` programs sums over a share of the columns, for itself.
+    """
     f = tl.program_id(0) * outputs + tl.arange(0, outputs)
     inside = f < features
     lines = weight + f.to(tl.int64)[:, None] * weight_stride
@@ -179,16 +200,19 @@ def _by_dots(
     sums = tl.zeros([outputs, padded], dtype=tl.float32)
     ups = tl.zeros([outputs, padded], dtype=tl.float32)
     squares = tl.zeros([padded], dtype=tl.float32)
-    for first in tl.range(0, d, depth, num_stages=stages):
+    share = tl.cdiv(tl.cdiv(d, parts), depth) * depth
+    start = tl.program_id(1) * share
+    end = tl.minimum(d, start + share)
+    for first in tl.range(start, end, depth, num_stages=stages):
         column = first + tl.arange(0, depth)
-        there = inside[:, None] & (column < d)[None, :]
+        there = inside[:, None] & (column < end)[None, :]
         w = tl.load(lines + column[None, :], mask=there, other=0.0, eviction_policy="evict_first")
-        real = (row < rows)[:, None] & (column < d)[None, :]
+        real = (row < rows)[:, None] & (column < end)[None, :]
         tile = tl.load(x + row[:, None] * d + column[None, :], mask=real, other=0.0)
         if norm is not None:
             wide = tile.to(tl.float32)
             squares += tl.sum(wide * wide, axis=1)
-            scale = tl.load(norm + column, mask=column < d, other=0.0).to(tl.float32)
+            scale = tl.load(norm + column, mask=column < end, other=0.0).to(tl.float32)
             tile = (wide * scale[None, :]).to(w.dtype)
         tile = tl.trans(tile)
         sums = tl.dot(w, tile, sums, input_precision="ieee")
@@ -206,7 +230,7 @@ def _by_dots(
             ups += tl.load(bias + features + f, mask=inside, other=0.0).to(tl.float32)[:, None]
     if gated:
         sums = sums * tl.sigmoid(sums) * ups
-    place = row[None, :] * features + f[:, None]
+    place = (tl.program_id(1) * rows + row[None, :]) * features + f[:, None]
     real = inside[:, None] & (row < rows)[None, :]
     if residual is not None:
         sums += tl.load(residual + place, mask=real, other=0.0).to(tl.float32)
