@@ -13,6 +13,7 @@ from transformers.activations import QuickGELUActivation
 
 from dyrate.engine.capture import captured
 from dyrate.engine.parts import Watch, changing_hook
+from dyrate.engine.windows import has_windows, in_one_call
 from dyrate.hooks import stand_in
 from dyrate.kernels.activations import quick_gelu
 
@@ -65,6 +66,7 @@ class FusedEncoder:
         ]
         # A replay would leave out what others put there.
         self._by_itself = not replaced and not any(map(changing_hook, inner))
+        self._windows = has_windows(self._tower)
 
     def _inner(self) -> list[nn.Module]:
         """All modules but the tower itself, whose hooks run at a replay, too, and come with each block."""
@@ -72,6 +74,9 @@ class FusedEncoder:
 
     def _forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """Do what the tower does; what it returns is overwritten by the next call."""
+        if self._windows and self._by_itself:
+            with in_one_call(self._tower):
+                return self._plain(pixel_values, **kwargs)
         if not self._by_itself or any(isinstance(value, Tensor) for value in kwargs.values()):
             return self._plain(pixel_values, **kwargs)
         if len(pixel_values) > _AT_ONCE:

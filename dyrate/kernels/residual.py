@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dyrate.kernels.linear import FUSED_ROWS, linear
+from dyrate.kernels.linear import FUSED_ROWS, linear, tiled
 from dyrate.kernels.norm import add_and_norm, add_up
 
 _HALVED = range(FUSED_ROWS + 1, 256)
@@ -49,6 +49,10 @@ class ResidualStream:
 
 def halves(x: Tensor, weight: Tensor) -> Tensor:
     """FloatTensor [2, rows, d], whose sum is x @ weight.T: x [rows, n], weight [d, n], n even."""
+    if tiled(x):
+        from dyrate.kernels.device.linear import fused_linear
+
+        return fused_linear(x, weight, parts=2)
     left = x.view(len(x), 2, -1).transpose(0, 1)
     right = weight.view(len(weight), 2, -1).permute(1, 2, 0)
     if x.dtype == torch.float32:

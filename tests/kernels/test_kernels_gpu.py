@@ -211,7 +211,7 @@ def test_linear(rows: int, features: int, d: int, extras: str, dtype: torch.dtyp
 
 @each_dtype
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("rows", [1, 8, 9, 33, 128, 255, 256])
+@pytest.mark.parametrize("rows", [1, 8, 9, 31, 32, 33, 128, 255, 256])
 def test_residual_stream(rows: int, biased: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     d, f = 512, 1376

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.device.overlap import overlapping, wait
+from dyrate.kernels.device.hopper import overlapping, wait
 
 _NUMBERS, _OUTPUTS = 2048, 1024
 """Numbers that a program of `activate` makes, and outputs of one of `gate`."""

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dyrate.kernels.arguments import Reading
-from dyrate.kernels.device.overlap import overlapping, wait
+from dyrate.kernels.device.hopper import overlapping, wait
 
 LOG2_E = 1.4426950408889634
 _LEAST = 16

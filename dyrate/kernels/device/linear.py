@@ -14,13 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.device.overlap import overlapping, wait
+from dyrate.kernels.device.hopper import overlapping, wait
 
 _NARROW = 8192
 """Up to so many outputs the programs must be small for there to be enough of them."""
-
-_CACHED = 40e6
-"""Bytes of a weight that fits into the second-level cache as a whole."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,8 @@ def tuning(rows: int, features: int, d: int, gated: bool, dtype: torch.dtype) ->
     if rows == 1:
         outputs, depth, warps = (1, 256, 1) if gated else (2, 1024, 1) if features <= d else (2, 512, 2)
         return LinearTuning(dots=False, outputs=outputs, depth=depth, warps=warps, stages=1)
+    if rows > 8:
+        return LinearTuning(dots=True, outputs=64, depth=128, warps=4, stages=4 if gated else 5)
     if wide:
         depth, stages = (128, 4) if gated else (256, 3)
         return LinearTuning(dots=True, outputs=32, depth=depth, warps=2, stages=stages)
@@ -68,8 +67,8 @@ def fused_linear(
     cut: LinearTuning | None = None,
     parts: int = 1,
 ) -> Tensor:
-    """Do what `linear` does, in one kernel; with several `parts`, FloatTensor [parts, rows, features] whose sum
-    is the product alone.
+    """Do what `linear` does, in one kernel; with several `parts`, return FloatTensor [parts, rows, features],
+    whose sum is the product alone.
     """
     rows, d = x.shape
     features = len(weight) // 2 if gated else len(weight)
@@ -78,7 +77,9 @@ def fused_linear(
     cut = cut or tuning(rows, features, d, gated, x.dtype)
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
-    out = x.new_empty(rows, features) if parts == 1 else x.new_empty(parts, rows, features, dtype=torch.float32)
+    out = (
+        x.new_empty(rows, features) if parts == 1 else x.new_empty(parts, rows, features, dtype=torch.float32)
+    )
     arguments = (x, weight, norm, bias, residual, out, eps, features, d, weight.stride(0))
     sizes = {
         "rows": rows, "gated": gated, "outputs": cut.outputs, "depth": cut.depth, "stages": cut.stages,
@@ -88,8 +89,7 @@ def fused_linear(
     if cut.dots:
         _by_dots[grid](*arguments, padded=max(8, triton.next_power_of_2(rows)), parts=parts, **sizes)
     else:
-        small = weight.numel() * weight.itemsize <= _CACHED and weight.itemsize == 2
-        _by_sums[grid](*arguments, ahead=triton.next_power_of_2(triton.cdiv(d, 64)) if small else None, **sizes)
+        _by_sums[grid](*arguments, **sizes)
     return out
 
 
@@ -97,7 +97,7 @@ def fused_linear(
 def _by_sums(
     x, weight, norm, bias, residual, out, eps, features, d, weight_stride,
     rows: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr, stages: tl.constexpr,
-    ahead: tl.constexpr, early: tl.constexpr,
+    early: tl.constexpr,
 ):  # fmt: skip
     """Sum products column by column of a tile; the columns are added up after the loop, once.
 
@@ -116,8 +116,6 @@ def _by_sums(
             ups = ups + (tl.zeros([outputs, depth], dtype=tl.float32),)
         if norm is not None:
             squares = squares + (tl.zeros([1, depth], dtype=tl.float32),)
-    if ahead is not None:
-        _fetch(lines, inside, d, ahead)
     next_w = _tile(lines, inside, 0, d, depth)
     next_up = _tile(up_lines, inside, 0, d, depth) if gated else next_w
     wait(early)
@@ -165,16 +163,6 @@ def _by_sums(
 
 
 @triton.jit
-def _fetch(lines, inside, d, count: tl.constexpr):
-    """Ask for the rows of a program, of up to `count` cache lines, to be brought into the second-level cache."""
-    column = tl.arange(0, count)[None, :] * 64
-    at = tl.where(inside[:, None] & (column < d), lines + column, lines)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
 def _tile(lines, inside, first, d, depth: tl.constexpr):
     """Load what is read once and should not push x, which every program reads, out of the caches."""
     column = first + tl.arange(0, depth)[None, :]
@@ -188,8 +176,9 @@ def _by_dots(
     rows: tl.constexpr, padded: tl.constexpr, gated: tl.constexpr, outputs: tl.constexpr, depth: tl.constexpr,
     stages: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real; each
-    of `parts` programs sums over a share of the columns, for itself.
+    """Multiply tiles: the weight [outputs, depth] by x [depth, padded], of which `rows` columns are real.
+
+    Each of `parts` programs sums over a share of the columns, for itself.
     """
     f = tl.program_id(0) * outputs + tl.arange(0, outputs)
     inside = f < features

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.device.overlap import overlapping, wait
+from dyrate.kernels.device.hopper import overlapping, wait
 
 
 def normalise(

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyrate.kernels.device.overlap import overlapping, wait
+from dyrate.kernels.device.hopper import overlapping, wait
 
 HEADS = 16
 """Heads, of queries, keys and values together, that a program handles; a power of two."""

@@ -1,6 +1,7 @@
-"""A kernel's programs may start while those of the one before end (programmatic dependent launch, Hopper).
+"""What GPUs from Hopper on can do: a kernel's programs start while those of the one before end.
 
 What they do until `wait` costs no time then; it may read what no kernel writes, a weight, and nothing else.
+(CUDA's name for it is programmatic dependent launch.)
 """
 # mypy: ignore-errors
 
@@ -14,12 +15,13 @@ from torch import Tensor
 
 def overlapping(x: Tensor) -> dict[str, bool]:
     """Return the options of such a launch on x's device, for a kernel that calls `wait(early)`."""
-    early = _supported(x.device)
+    early = is_hopper(x.device)
     return {"early": early, "launch_pdl": early}
 
 
 @cache
-def _supported(device: torch.device) -> bool:
+def is_hopper(device: torch.device) -> bool:
+    """Say whether it is a GPU of that kind, or newer."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
