@@ -146,8 +146,8 @@ class Installation:
                 stand_in(layer, "forward", eager(partial(self._tower_layer, index)), undo)
         if self.embeddings:
             embed = self.family.embed
-            undo.callback(embed.register_forward_pre_hook(self._known_ids).remove)
-            undo.callback(embed.register_forward_hook(self._with_embeddings).remove)
+            undo.callback(embed.register_forward_pre_hook(eager(self._known_ids)).remove)
+            undo.callback(embed.register_forward_hook(eager(self._with_embeddings)).remove)
 
     def _tower_layer(self, layer: int, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Do what a tower layer does on states [images, tokens, width], with the change in its midst."""
@@ -174,14 +174,12 @@ class Installation:
         self.tower_saved += images * (macs(layer, whole, whole) - macs(layer, count, left))
         return self.tower.feed_forward(layer, found.states)
 
-    @eager
     def _known_ids(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         self._ids: Tensor = args[0]
         for token in self.embeddings:
             args = (args[0].masked_fill(args[0] == token, 0), *args[1:])
         return args
 
-    @eager
     def _with_embeddings(self, module: nn.Module, args: tuple[Any, ...], states: Tensor) -> Tensor:
         for token, embedding in self.embeddings.items():
             states = torch.where((self._ids == token)[..., None], embedding.to(states), states)

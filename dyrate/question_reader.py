@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyrate.clip import text_tower, visual_projection
 from dyrate.clip_folder import FOLDER
 from dyrate.errors import DyrateError
 
@@ -65,6 +64,8 @@ class _TextEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        from dyrate.clip import text_tower  # its imports take a second, and few methods ask for it
+
         return text_tower(self.checkpoint)
 
     @torch.no_grad()
@@ -95,6 +96,8 @@ class _Projection:
 
     @cached_property
     def _loaded(self) -> nn.Linear:
+        from dyrate.clip import visual_projection
+
         with torch.inference_mode(False):  # else it could not be used outside of that mode again
             return visual_projection(self.checkpoint)
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, get_type_hints
 
 from torch import nn
 
-from dyrate.attachment import Attachment
 from dyrate.contract import Contract, Kept
 from dyrate.errors import DyrateError
 from dyrate.families import family_of
@@ -100,6 +99,9 @@ class ReductionMethod(Contract):
         at a time, and no copies of the model.
         Raises `DyrateError` for an unsupported model and for one that the method does not fit.
         """
+        # Many read methods and attach none, a study before each of its runs, and these imports take seconds.
+        from dyrate.attachment import Attachment
+
         family = family_of(model)
         self.check(len(family.layers), family.text_config.num_attention_heads)
         return Attachment(self, model, record, questions)

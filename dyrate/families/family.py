@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dyrate.errors import DyrateError
 from dyrate.families.tower import Tower
@@ -105,6 +104,9 @@ class Family:
 
         `angles`: cos and sin of the tokens' positions, [batch, tokens, D].
         """
+        # A study reads this module before any model is loaded, and these imports take seconds.
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
         attention = self.layers[layer].self_attn
         normed = self.layers[layer].input_layernorm(states)
         last, (cos, sin) = normed[:, -queries:], angles
