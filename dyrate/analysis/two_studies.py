@@ -91,6 +91,7 @@ def _changed(pairs: Sequence[tuple[Measurement, Measurement]]) -> Iterator[str]:
         "bits": lambda meta: meta.get("bits"),
         "repetition penalty": lambda meta: meta.get("repetition_penalty"),
         "devices": lambda meta: meta.get("device_map"),
+        "pixels": lambda meta: meta.get("pixels"),
         "batch size": lambda meta: meta.get("batch_size"),
         "versions": lambda meta: meta.get("versions"),
     }

@@ -140,7 +140,7 @@ def _loads(
     from dyrate.evaluation.commands import quiet_libraries
 
     quiet_libraries()
-    reader = Reader(job.model, device, job.dtype, job.revision, job.chat_template)
+    reader = Reader(job.model, device, job.dtype, job.revision, job.chat_template, job.pixels)
     asked: list[tuple[Load, list[dict[str, torch.Tensor]] | None]] = []
     for batch, new in loads:
         prompts = reader.prompts(job.benchmark, job.tasks, job.data, batch=batch, count=job.rounds)

@@ -10,6 +10,7 @@ from dyrate.evaluation.job import (
     Data,
     Device,
     Dtype,
+    Pixels,
     Revision,
     Spec,
     Tasks,
@@ -84,6 +85,7 @@ class Bench(Job):
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None
+    pixels: Pixels = None
 
     @model_validator(mode="after")
     def _check_prompts(self) -> "Bench":

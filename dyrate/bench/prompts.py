@@ -27,6 +27,7 @@ class Reader(DyrateModel):
         dtype: str,
         revision: str | None = None,
         chat_template: str | None = None,
+        pixels: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -35,6 +36,7 @@ class Reader(DyrateModel):
             engine="transformers",
             revision=revision,
             chat_template=chat_template,
+            pixels=pixels,
         )
         prepared(self.model)
         self._seen: list[Mapping[str, Tensor]] = []

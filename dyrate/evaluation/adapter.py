@@ -61,7 +61,8 @@ class DyrateModel(Answering):
     """A checkpoint of a supported family with a reduction method and a decoding strategy.
 
     `pretrained` is a folder or a hub id, of which `revision` is a commit; `chat_template` a name, a file or a
-    text, where the checkpoint's own is not wanted; `method` a name, a spec with `name`, or the spec as JSON,
+    text, where the checkpoint's own is not wanted; `pixels` the least and the most of an image, likewise, as
+    two numbers or as a text, "200704 1605632"; `method` a name, a spec with `name`, or the spec as JSON,
     and further keywords are its hyperparameters; `decoding` likewise. `log` is the response log's file;
     `device_map` and `bits` are for a model that no single device has room for: see `placement.Fit`.
     """
@@ -80,6 +81,7 @@ class DyrateModel(Answering):
         batch_size: int | str = 1,
         revision: str | None = None,
         chat_template: str | None = None,
+        pixels: str | Sequence[int] | None = None,
         log: str | Path | None = None,
         device_map: str | None = None,
         bits: int | str | None = None,
@@ -87,6 +89,7 @@ class DyrateModel(Answering):
     ) -> None:
         super().__init__()
         self.fit = Fit.of(device_map, bits, engine)
+        self.pixels = _bounds(pixels)
         self._device = checkpoint.choose_device(device or "auto", self.fit)
         self.dtype = dtype
         self.batch_size = _positive("batch_size", batch_size)
@@ -96,7 +99,7 @@ class DyrateModel(Answering):
         self.revision = checkpoint.commit_of(folder)
         self.weights_hash = checkpoint.content_hash(folder)
         self._connector = checkpoint.connector_of(folder)
-        self.processor, self.model = checkpoint.load(folder, self._device, dtype, self.fit)
+        self.processor, self.model = checkpoint.load(folder, self._device, dtype, self.fit, self.pixels)
         template = read_template(chat_template)
         self.style = PromptStyle.of(self.processor, self.model.config.model_type, template)
         self.template_hash = self.style.hash
@@ -211,6 +214,8 @@ class DyrateModel(Answering):
         """Return what finds an answer in a log."""
         versions = f"torch {torch.__version__} transformers {transformers.__version__}"
         fit = "".join(f" {name} {value}" for name, value in self.fit.told.items())
+        # Answers without bounds are found under the keys that they had before there were any.
+        fit += "" if self.pixels is None else f" pixels {self.pixels}"
         numerics = f"{self._processor()} {self.engine_for(setting)} {self.dtype}{fit} {versions}"
         limited = json.dumps({**setting.decoding, "max_new_tokens": new_tokens}, sort_keys=True)
         method = json.dumps(setting.method.spec(), sort_keys=True)
@@ -328,6 +333,18 @@ class DyrateModel(Answering):
         beams = len(run.visual_tokens) // len(steps)
         sums["work"] = work_of(run, setting.method, steps.repeat_interleave(beams)).to_json()
         return answers, sums
+
+
+def _bounds(pixels: str | Sequence[int] | None) -> tuple[int, int] | None:
+    if pixels is None:
+        return None
+    given = pixels.split() if isinstance(pixels, str) else [*pixels]
+    bounds = [_positive("pixels", value) for value in given]
+    if len(bounds) != 2 or bounds[0] > bounds[1]:
+        raise DyrateError(
+            f"pixels is {pixels!r}; it should be two numbers: the least and the most of an image"
+        )
+    return bounds[0], bounds[1]
 
 
 def _positive(name: str, value: int | str) -> int:

@@ -119,17 +119,28 @@ def _entry(key: str, digest: str) -> str:
     return f"{digest} {hashlib.sha256(f'{key} {digest}'.encode()).hexdigest()}\n"
 
 
-def load(folder: Path, device: "torch.device", dtype: str, fit: Fit = WHOLE) -> tuple[Any, Any]:
+def load(
+    folder: Path,
+    device: "torch.device",
+    dtype: str,
+    fit: Fit = WHOLE,
+    pixels: tuple[int, int] | None = None,
+) -> tuple[Any, Any]:
     """Return processor and model of a checkpoint; they are known to fit one image together.
+
+    `pixels`: the least and the most of an image, where the checkpoint's own bounds are not wanted.
 
     Raises `DyrateError` for a checkpoint that is damaged, incomplete or not supported: see `checkpoint_files`
     and `soundness`.
     """
     from dyrate.connectors.folder import RECORD_FILE
+    from dyrate.evaluation.processor import bound_images
 
-    if (folder / RECORD_FILE).exists():
-        return _joined(folder, device, dtype, fit)
-    return _stock(folder, device, dtype, fit)
+    made = _joined if (folder / RECORD_FILE).exists() else _stock
+    processor, model = made(folder, device, dtype, fit)
+    if pixels is not None:
+        bound_images(processor, pixels, folder)
+    return processor, model
 
 
 def _stock(

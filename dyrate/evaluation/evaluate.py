@@ -56,9 +56,16 @@ def _check_has(path: Path, known: Mapping[str, object], job: Evaluation) -> None
 
 
 def _check_inputs(
-    path: Path, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
+    job: Evaluation, baseline: results.Result, model: "Answering", tasks: Sequence[LoadedTask]
 ) -> None:
-    """Refuse a baseline of other weights or data, or in another dtype."""
+    """Refuse a baseline of other weights, prompts, images or data, or in another dtype."""
+    path, bounds = job.baseline, baseline["meta"].get("pixels")
+    if bounds != (job.pixels and [*job.pixels]):
+        told = f"--pixels {' '.join(map(str, bounds))}" if bounds else "the checkpoint's own bounds"
+        raise DyrateError(
+            f"--baseline {path}: its images have {told}: ask with the same, or evaluate the unpruned model "
+            "again"
+        )
     ran_in = baseline["meta"].get("dtype", model.dtype)
     if ran_in != model.dtype:
         raise DyrateError(
@@ -67,7 +74,11 @@ def _check_inputs(
         )
     theirs = baseline["meta"].get("hashes", {})
     data = theirs.get("data", {})
-    pairs = [("weights", model.weights_hash, theirs.get("weights"))]
+    template = model.template_hash
+    pairs = [
+        ("weights", model.weights_hash, theirs.get("weights")),
+        ("the prompts' template", template, theirs.get("template", template)),
+    ]
     pairs += [
         (f"data of {loaded.benchmark.name}", loaded.data_hash, data.get(loaded.benchmark.name))
         for loaded in tasks
@@ -75,7 +86,7 @@ def _check_inputs(
     for what, ours, other in pairs:
         if ours != other:
             raise DyrateError(
-                f"--baseline {path}: its {what} have the hash {other}, this run's {ours}; "
+                f"--baseline {path}: its hash of {what} is {other}, this run's {ours}; "
                 "evaluate the unpruned model again"
             )
 
@@ -93,6 +104,7 @@ def load(job: Asked) -> "DyrateModel":
         batch_size=job.batch_size,
         revision=job.revision,
         chat_template=job.chat_template,
+        pixels=job.pixels,
         **job.fit.told,
     )
 
@@ -144,7 +156,7 @@ def evaluate_loaded(
     baseline = None
     if job.baseline is not None:
         found, baseline = read_baseline(job, job.baseline)
-        _check_inputs(job.baseline, found, model, tasks)
+        _check_inputs(job, found, model, tasks)
     setting = setting or setting_of(job)
     model.use(setting, companions)
     answered, failed = _answered(model, tasks, setting)
@@ -297,6 +309,8 @@ def meta(job: Asked, model: "Answering", tasks: Sequence[LoadedTask], code: str)
         found["subsets"] = job.subsets
     if model.engine is not None:
         found["engine"] = model.engine
+    if job.pixels is not None:
+        found["pixels"] = list(job.pixels)
     if job.device_map is not None:
         found["device_map"] = job.device_map
     if job.bits is not None:

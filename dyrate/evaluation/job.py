@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
 from dyrate.errors import DyrateError
 from dyrate.evaluation.benchmarks import ALL, BENCHMARKS, Cut, select
@@ -110,6 +110,24 @@ ChatTemplate = Annotated[
         "a .jinja file, or vicuna, for a checkpoint that has none of its own (default: the checkpoint's)",
     ),
 ]
+
+
+def _bounds(pixels: tuple[int, int]) -> tuple[int, int]:
+    if pixels[0] > pixels[1]:
+        raise ValueError(f"{pixels[0]} and {pixels[1]}: the first is the least, the second the most")
+    return pixels
+
+
+PixelBounds = Annotated[tuple[Positive, Positive], Strict(False), AfterValidator(_bounds)]
+Pixels = Annotated[
+    PixelBounds | None,
+    option(
+        "how",
+        "N",
+        "the least and the most pixels of an image, where a checkpoint's images keep their size within "
+        "bounds, as Qwen's do (default: its own; lmms-eval's adapters have 200704 1605632)",
+    ),
+]
 Device = Annotated[str, option("how", "DEVICE", "auto, cpu, cuda, cuda:N")]
 Dtype = Annotated[
     Literal["auto", "float32", "float16", "bfloat16"],
@@ -194,6 +212,7 @@ class Asked(_Named):
     seed: Seed = 0
     revision: Revision = None
     chat_template: ChatTemplate = None
+    pixels: Pixels = None
     device_map: DeviceMap = None
     bits: Bits = None
 
@@ -268,7 +287,7 @@ class Evaluation(Asked, _Treated):
     def _check_as_it_is(self) -> "Evaluation":
         if self.adapter is None:
             return self
-        checkpoints = ("revision", "chat_template", "device_map", "bits")
+        checkpoints = ("revision", "chat_template", "pixels", "device_map", "bits")
         if key := next((key for key in checkpoints if getattr(self, key) is not None), None):
             raise ValueError(f"{flag(key)}: is for checkpoints; what an adapter is given stands in --adapter")
         given = {"method": (self.method["name"], "none"), "decoding": (self.decoding["name"], "greedy")}

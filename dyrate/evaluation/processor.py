@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dyrate.errors import DyrateError
 from dyrate.evaluation.checkpoint_files import check_config, check_processor_files, complaints
 from dyrate.evaluation.soundness import check_processor
 from dyrate.videoless import processor_class
@@ -24,3 +25,19 @@ def load_processor(folder: Path) -> Any:
             tokenizer.pad_token = tokenizer.eos_token
     check_processor(folder, processor, config)
     return processor
+
+
+def bound_images(processor: Any, pixels: tuple[int, int], folder: Path) -> None:
+    """Let images have that many pixels at least and at most, in the place of the checkpoint's own bounds.
+
+    Raises `DyrateError` for a processor whose images have a size of their own, or tiles.
+    """
+    images = processor.image_processor
+    # Qwen's processors say by these names how much area an image has; others, how long its edges are.
+    if not {"min_pixels", "max_pixels"} <= {*getattr(images.valid_kwargs, "__annotations__", {})}:
+        raise DyrateError(
+            f"--pixels {' '.join(map(str, pixels))}: is for checkpoints whose images keep their size within "
+            f"bounds, as Qwen's do; those of {folder} do not"
+        )
+    least, most = pixels
+    images.size = type(images.size)(shortest_edge=least, longest_edge=most)

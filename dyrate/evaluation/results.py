@@ -186,6 +186,7 @@ class Meta(TypedDict):
     # takes is not comparable.
     device_map: NotRequired[str]
     bits: NotRequired[int]
+    pixels: NotRequired[list[Positive]]  # least and most of an image, where not the checkpoint's own
     repetition_penalty: NotRequired[float]  # of the checkpoint's generation config, where it has one
     adapter: NotRequired[Adapter]  # where one of lmms-eval's answered in place of an engine
     connector: NotRequired[Connector]

@@ -35,6 +35,7 @@ SHARED = (
     "model",
     "revision",
     "chat_template",
+    "pixels",
     "adapter",
     "device",
     "dtype",

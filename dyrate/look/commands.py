@@ -95,7 +95,7 @@ def _look(arguments: argparse.Namespace) -> int:
 
         torch.set_num_threads(job.threads)
     fit = Fit(job.device_map, job.bits)
-    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, fit)
+    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, job.pixels, fit)
     settings = looker.settings(methods)
     if looker.knows:
         print(looker.knows, flush=True)

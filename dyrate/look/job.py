@@ -13,6 +13,7 @@ from dyrate.evaluation.job import (
     Device,
     DeviceMap,
     Dtype,
+    Pixels,
     Revision,
     Spec,
     Threads,
@@ -63,6 +64,7 @@ class Look(Job):
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None
+    pixels: Pixels = None
     device_map: DeviceMap = None
     bits: Bits = None
     output: Annotated[File | None, option("result", "HTML")] = None

@@ -51,6 +51,7 @@ class Looker:
         dtype: str = "float32",
         revision: str | None = None,
         chat_template: str | None = None,
+        pixels: tuple[int, int] | None = None,
         fit: Fit = WHOLE,
     ) -> None:
         """Load a checkpoint's folder or hub id; raises `DyrateError` for what an evaluation refuses."""
@@ -61,6 +62,7 @@ class Looker:
             engine="transformers",
             revision=revision,
             chat_template=chat_template,
+            pixels=pixels,
             **fit.told,
         )
         self.family = family_of(self.model.model)

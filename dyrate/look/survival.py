@@ -47,7 +47,7 @@ def survive(job: Survive) -> Survival:
         import torch
 
         torch.set_num_threads(job.threads)
-    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, job.fit)
+    looker = Looker(job.model, job.device, job.dtype, job.revision, job.chat_template, job.pixels, job.fit)
     needed = [name for name in job.benchmarks if any(one.benchmark == name for one in chosen)]
     cuts = [cut for name, cut in zip(job.benchmarks, job.cuts, strict=True) if name in needed]
     tasks = {task.benchmark.name: task for task in load_tasks(select(needed), job.tasks, job.data, cuts)}
@@ -158,7 +158,10 @@ def _read(job: Survive) -> Given:
 
 
 def _check_inputs(job: Survive, result: Result, weights: str, data: Mapping[str, str]) -> None:
-    """Refuse results of other weights or data than those that are looked at now."""
+    """Refuse results of other weights, images or data than those that are looked at now."""
+    if (bounds := result["meta"].get("pixels")) != (job.pixels and [*job.pixels]):
+        told = " ".join(map(str, bounds)) if bounds else "the checkpoint's own bounds"
+        raise DyrateError(f"--results {job.results[0]}: its images have --pixels {told}: ask with the same")
     hashes = result["meta"].get("hashes", {})
     of_data = hashes.get("data", {})
     pairs = [("weights", hashes.get("weights"), weights)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from dyrate.errors import DyrateError
-from dyrate.evaluation.job import ChatTemplate, Device, Revision, Threads
+from dyrate.evaluation.job import ChatTemplate, Device, Pixels, Revision, Threads
 from dyrate.files import parse_json
 from dyrate.jobs import Job, option
 from dyrate.typed import File
@@ -54,6 +54,7 @@ class Training(Job):
     threads: Threads = None
     revision: Revision = None
     chat_template: ChatTemplate = None
+    pixels: Pixels = None
     output: Annotated[File, option("result", "DIR")]
     """folder of the predictor and its checkpoint"""
 

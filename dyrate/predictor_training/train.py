@@ -45,7 +45,7 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
         else FileExamples(job.data, recipe.seed, recipe.validation_examples, job.limit)
     )
     folder = checkpoint.locate(job.model, job.revision)
-    processor, model = checkpoint.load(folder, device, job.dtype)
+    processor, model = checkpoint.load(folder, device, job.dtype, pixels=job.pixels)
     files.make_folder(job.output)
     facts = {
         "model": {

@@ -49,6 +49,11 @@ def facts(study: Study, measurements: Sequence[Measurement]) -> dict[str, str]:
         ),
         "Measured on": _dates(dates),
         "Compute": f"{wall / 60:.0f} min in {len(measurements)} jobs" if dates else "",
+        "Pixels of an image": _each(
+            "{} to {} on {}".format(*meta["pixels"], name)
+            for name, meta in ((m.model, m.result["meta"]) for m in measurements)
+            if "pixels" in meta
+        ),
         "Repetition penalty": _each(
             f"{meta['repetition_penalty']}, the checkpoint’s own, on {name}"
             for name, meta in ((m.model, m.result["meta"]) for m in measurements)

@@ -157,7 +157,7 @@ def _models(plan: Plan) -> Iterator[str]:
     paths: dict[str, str] = {}
     for model in plan.models:
         system = model.system
-        asked = f"{os.path.normpath(model.path)}@{model.revision} {model.chat_template}"
+        asked = f"{os.path.normpath(model.path)}@{model.revision} {model.chat_template} {model.pixels}"
         what = asked if system is None else system.model_dump_json()
         if (first := paths.setdefault(what, model.name)) != model.name:
             same = "the path" if system is None else f"the adapter {system.name} with the arguments"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dyrate.evaluation.harness_adapters import AdapterOptions, AdapterSpec
+from dyrate.evaluation.job import PixelBounds
 from dyrate.evaluation.placement import Fit
 from dyrate.study.content import content
 from dyrate.typed import NOT_NULL, DistinctNames, OrAbsent, Text
@@ -33,6 +34,9 @@ class Model(AdapterOptions):
     """in its place, the adapter's name; only this has `arguments` and what else belongs to an adapter"""
     chat_template: OrAbsent[Text] = None
     """of a checkpoint that has none of its own: a .jinja file, or vicuna"""
+    pixels: OrAbsent[PixelBounds] = None
+    """of an image, the least and the most, where a checkpoint's images keep their size within bounds: Qwen's;
+    lmms-eval's adapters have [200704, 1605632]"""
     device_map: OrAbsent[Literal["auto"]] = None
     """auto: its layers over all GPUs that a job sees, where no single one has room for the model"""
     bits: OrAbsent[Literal[8, 4]] = None
@@ -51,10 +55,9 @@ class Model(AdapterOptions):
         given = [key for key in _OF_ADAPTERS if key in self.model_fields_set and key != "revision"]
         if self.adapter is None and given:
             raise ValueError(f"{self.name}: {given[0]}: belongs to an adapter, and there is none")
-        if self.adapter is not None and self.chat_template is not None:
-            raise ValueError(
-                f"{self.name}: chat_template: is for checkpoints; an adapter makes prompts itself"
-            )
+        given = [key for key in ("chat_template", "pixels") if getattr(self, key) is not None]
+        if self.adapter is not None and given:
+            raise ValueError(f"{self.name}: {given[0]}: is for checkpoints; an adapter makes prompts itself")
         for key in self.fit if self.adapter is not None else ():
             raise ValueError(f"{self.name}: {key}: is for checkpoints; an adapter's stand in its arguments")
         return self
@@ -100,7 +103,7 @@ class Model(AdapterOptions):
     @property
     def asked(self) -> dict[str, Any]:
         """What jobs are told of a checkpoint: which one, of which commit, asked how."""
-        return {"model": self.path, "revision": self.revision, "chat_template": self.chat_template}
+        return {"model": self.path, **self.model_dump(include={"revision", "chat_template", "pixels"})}
 
     @property
     def fit(self) -> dict[str, Any]:

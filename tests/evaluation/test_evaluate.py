@@ -306,12 +306,14 @@ def test_an_unfit_baseline_fails_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"hashes": {"weights": "0ther"}}, "its weights have the hash 0ther, this run's"),
-        ({"hashes": {"data": {"gqa": "0ther"}}}, "its data of gqa have the hash 0ther, this run's"),
+        ({"hashes": {"weights": "0ther"}}, "its hash of weights is 0ther, this run's"),
+        ({"hashes": {"data": {"gqa": "0ther"}}}, "its hash of data of gqa is 0ther, this run's"),
+        ({"hashes": {"template": "0ther"}}, "its hash of the prompts' template is 0ther, this run's"),
+        ({"pixels": [64, 1024]}, "its images have --pixels 64 1024: ask with the same"),
         ({"dtype": "bfloat16"}, "ran in bfloat16, this run is in float32; say --dtype bfloat16"),
     ],
 )
-def test_a_baseline_of_other_weights_or_data_or_in_another_dtype_is_refused(
+def test_a_baseline_that_was_asked_otherwise_or_of_another_model_is_refused(
     tmp_path: Path,
     make_job: Callable[..., Evaluation],
     model: DyrateModel,

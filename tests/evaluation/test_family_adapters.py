@@ -68,6 +68,37 @@ def test_images_stand_where_the_text_has_lmms_evals_mark(model: DyrateModel) -> 
         assert prompt.rindex(model.processor.image_token) < prompt.index("What does <image> mean?")
 
 
+def test_images_keep_within_the_pixels_that_are_asked_for(folder: Path) -> None:
+    whole = (Image.effect_noise((96, 64), 60).convert("RGB"),)
+
+    def tokens(pixels: tuple[int, int] | str | None) -> tuple[int, str]:
+        model = DyrateModel(str(folder), device="cpu", pixels=pixels)
+        question = model.question(request("What?"), whole)
+        ids = model.read([question])["input_ids"]
+        return int((ids == model.model.config.image_token_id).sum()), model.key(model.setting, question, 4)
+
+    if folder.name not in ("qwen2_5_vl", "qwen3_vl"):
+        with pytest.raises(DyrateError, match=r"--pixels 64 1024: is for checkpoints whose images keep"):
+            tokens((64, 1024))
+        return
+    side = load_processor(folder).image_processor
+    area = (side.patch_size * side.merge_size) ** 2  # of one token
+    (free, key), (few, fewer), (many, more) = (
+        tokens(None),
+        tokens((area, 6 * area)),
+        tokens(f"{40 * area} {60 * area}"),
+    )
+    assert few <= 6 < 40 <= many <= 60
+    assert free > 6
+    assert len({key, fewer, more}) == 3
+
+
+@pytest.mark.parametrize("pixels", ["64", (9, 3), "1 2 3", "0 9", "many"])
+def test_what_are_no_bounds_is_refused(folder: Path, pixels: str | tuple[int, ...]) -> None:
+    with pytest.raises(DyrateError, match=r"^pixels is "):
+        DyrateModel(str(folder), device="cpu", pixels=pixels)
+
+
 @pytest.mark.slow
 def test_a_study_evaluates_it(folder: Path, data: Path, tmp_path: Path) -> None:
     job = Evaluation.of(

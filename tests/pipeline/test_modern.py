@@ -34,7 +34,7 @@ def stand_ins(project: Project) -> None:
         "device": "cpu",
         "dtype": "float32",
         "resources": {"gpu": 0},
-        "models": [{"name": "tiny", "path": "models/tiny"}],
+        "models": [{"name": "tiny", "path": "models/tiny", "pixels": [64, 1024]}],
         "methods": [{"name": "none"}, {"name": "fastv", "layer": 1, "rate": 0.5}],
         "predictors": [],
         "benchmarks": list(NAMES),
@@ -69,6 +69,7 @@ def test_rows_of_all_benchmarks_are_scored_and_one_that_is_odd_costs_its_own(pro
     assert "row 3, column 'answer': 'E'; it should be one of A, B, C, D" in output
     found = read(Path(project.folder / RESULT).with_name("greedy.partial.json"))["benchmarks"]
     assert set(found) == {*NAMES} - {"mmstar"}
+    assert all(one["visual_tokens"]["total"] <= 16 for name, one in found.items() if name != "mmmu")
     assert {one["samples"] for one in found.values()} == {8}
     lines = [*csv.DictReader((project.folder / "results/modern/tables/table1.csv").read_text().splitlines())]
     assert {line["benchmark"] for line in lines if line["value"]} == {*NAMES} - {"mmstar"}

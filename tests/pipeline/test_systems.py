@@ -84,6 +84,11 @@ def test_a_system_has_one_evaluation() -> None:
             with_blip(chat_template="vicuna"),
             "InstructBLIP-7B: chat_template: is for checkpoints",
         ),
+        (with_blip(pixels=[1, 2]), "InstructBLIP-7B: pixels: is for checkpoints"),
+        (
+            {**CONFIG, "models": [{"name": "a", "path": "o/x", "pixels": [9, 3]}]},
+            "models.0.pixels: 9 and 3: the first is the least, the second the most",
+        ),
         (
             {**CONFIG, "models": [{"name": "a", "path": "o/x", "revision": "main"}]},
             "models.0: revision: 'main' is no commit of 40 hexadecimal digits",
