@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from dyrate.analysis.measurement import grouped
 from dyrate.report.grid import number, share, signed
 from dyrate.self_contained import templates
 
@@ -32,5 +33,6 @@ def _environment() -> Environment:
     environment.filters["number"] = number
     environment.filters["signed"] = signed
     environment.filters["share"] = share
+    environment.filters["by_reason"] = lambda missing: grouped(missing, lambda one: one.why).items()
     environment.filters["capfirst"] = lambda text: text[:1].upper() + text[1:]
     return environment

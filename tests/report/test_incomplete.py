@@ -105,6 +105,18 @@ def test_a_failed_jobs_row_stands_in_its_place_and_costs_no_other(made, capsys):
     assert "<b>GPU</b>" not in front + page
 
 
+def test_what_one_reason_took_is_told_once(made):
+    for model in ("testbed-s", "testbed-m"):
+        for method in ("fastv-layer=2-rate=0.5", "none"):
+            lose(made, method, model=model)
+
+    assert main(["report", "--study", write(made), "--output", "index.html"]) == 1
+
+    front = Path("index.html").read_text()
+    assert front.count("no job has begun to make it: it was stopped before") == 2  # and the unpruned models
+    assert "2 things</b>: no job has begun" in front
+
+
 def lose_some(study, slug, failed):
     """A job that failed on some benchmarks, by their names, with what it said of each."""
     files = ResultFiles.beside(Path(job_of(study, slug).result))
