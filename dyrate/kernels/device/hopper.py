@@ -21,8 +21,10 @@ def overlapping(x: Tensor) -> dict[str, bool]:
 
 @cache
 def is_hopper(device: torch.device) -> bool:
-    """Say whether it is a GPU of that kind, or newer."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    """Say whether it is a GPU of that kind, or newer; AMD's have numbers of their own."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @triton.jit
