@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyrate.analysis.measurement import NONE, Budget, Measurement, Verdict, grouped, span
+from dyrate.analysis.measurement import NONE, Budget, Measured, Measurement, Verdict, grouped, span
 from dyrate.analysis.words import say
 
 
@@ -37,8 +37,13 @@ def lines(measurements: Sequence[Measurement], benchmarks: Sequence[str]) -> dic
     found = []
     for m in (m for m in measurements if m.kind != NONE):
         scores = [m.score(name) for name in benchmarks]
-        counts = span(score.units for score in scores if score and score.verdict)
-        verdicts = tuple(score.verdict if score else None for score in scores)
+        counts = span(score.units for score in scores if score and _shown(score))
+        verdicts = tuple(_shown(score) if score else None for score in scores)
         found.append(Line(m, verdicts, m.budget(*benchmarks), counts))
     by_model = grouped(found, lambda line: line.measurement.reference)
     return {model: tuple(entries) for model, entries in by_model.items()}
+
+
+def _shown(score: Measured) -> Verdict:
+    """What its difference shows; one without an interval, as where all samples score alike, shows nothing."""
+    return None if score.difference is None else score.verdict or "open"

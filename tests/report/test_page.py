@@ -299,6 +299,21 @@ def test_the_summary_counts_verdicts(small):
     ) in text
 
 
+def test_where_all_samples_score_alike_no_difference_is_shown(small):
+    study, _ = small
+    path = Path("results/smoke/testbed-s/fastv-layer=2-rate=0.5/greedy.json")
+    result = json.loads(path.read_text())
+    for i, found in enumerate(result["benchmarks"].values()):
+        one = {"value": -3.0, "low": -4.0, "high": -2.0} if i else {"value": 0.0, "low": None, "high": None}
+        found["difference"] = {found["primary"]: one}
+    path.write_text(json.dumps(result))
+
+    page = report_pages(study, load(study))["results.html"]
+
+    assert "FastV (K=2, R=0.5) : lower on 10 of 11 benchmarks" in text_of(page)
+    assert 'aria-label="not compared"' not in page
+
+
 def test_where_no_interval_excludes_zero_no_loss_is_not_said_to_be_none(small):
     study, _ = small
     path = Path("results/smoke/testbed-s/fastv-layer=2-rate=0.5/greedy.json")
