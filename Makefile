@@ -29,11 +29,12 @@ report: $(READY) ## build the environment, run the whole testbed study, leave re
 	snakemake --cores $(CORES)
 	@echo "open reports/testbed/index.html"
 
+# One worker more than cores: many tests wait for a command.
 test: $(READY) ## every test
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
-test-fast: $(READY) ## the fast tier (twelve minutes on two cores)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow"
+test-fast: $(READY) ## the fast tier (four to ten minutes on two cores)
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal -m "not slow"
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
