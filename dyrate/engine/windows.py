@@ -16,6 +16,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "dyrate_windows_like_flash"
 """A tower with "flash" in the name of its attention asks once for all windows."""
+_AT_ONCE = 16384
+"""Windows of one call: CUDA's grids have 65,535 places in that direction."""
 _places: Any = WeakIdKeyDictionary()
 """By the ends of windows that a tower has made for all its layers, what `places` says of them."""
 
@@ -68,13 +70,16 @@ def attend(
 
 
 def places(ends: Tensor) -> list[Tensor]:
-    """Return the patches of all windows of one length, LongTensor [windows, patches], for each length."""
+    """Return the patches of all windows of one length, LongTensor [windows, patches], for each length; of
+    very many windows in several.
+    """
     lengths = ends.diff().tolist()
     starts = ends[:-1].long()
     found = []
     for length in sorted(set(lengths) - {0}):
         of_length = torch.tensor([one == length for one in lengths], device=ends.device)
-        found.append(starts[of_length][:, None] + torch.arange(length, device=ends.device))
+        patches = starts[of_length][:, None] + torch.arange(length, device=ends.device)
+        found += torch.split(patches, _AT_ONCE)
     return found
 
 

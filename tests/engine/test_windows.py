@@ -59,6 +59,19 @@ def test_a_tower_gives_what_it_gave(name: str, calls: list[tuple[int, ...]]) -> 
 
 
 @torch.no_grad()
+def test_very_many_windows_attend_in_several_calls(
+    calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = tower_of("qwen2_5_vl")
+    expected = tower(patches(), grid_thw=GRIDS).pooler_output
+    monkeypatch.setattr(windows, "_AT_ONCE", 5)
+    with FusedEncoder(tower).active():
+        found = tower(patches(), grid_thw=GRIDS).pooler_output
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert max(shape[0] for shape in calls) == 5
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_tower_that_attends_otherwise_is_left_alone(name: str, calls: list[tuple[int, ...]]) -> None:
     tower = tower_of(name)
