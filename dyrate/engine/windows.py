@@ -75,7 +75,7 @@ def places(ends: Tensor) -> list[Tensor]:
     """
     lengths = ends.diff().tolist()
     starts = ends[:-1].long()
-    found = []
+    found: list[Tensor] = []
     for length in sorted(set(lengths) - {0}):
         of_length = torch.tensor([one == length for one in lengths], device=ends.device)
         patches = starts[of_length][:, None] + torch.arange(length, device=ends.device)
