@@ -112,13 +112,22 @@ ChatTemplate = Annotated[
 ]
 
 
+def _two(pixels: Any) -> Any:
+    if isinstance(pixels, list | tuple) and len(pixels) != 2:
+        given = " ".join(map(str, pixels)) or "nothing"
+        raise ValueError(f"{given}: two numbers are expected, the least and the most pixels of an image")
+    return pixels
+
+
 def _bounds(pixels: tuple[int, int]) -> tuple[int, int]:
     if pixels[0] > pixels[1]:
         raise ValueError(f"{pixels[0]} and {pixels[1]}: the first is the least, the second the most")
     return pixels
 
 
-PixelBounds = Annotated[tuple[Positive, Positive], Strict(False), AfterValidator(_bounds)]
+PixelBounds = Annotated[
+    tuple[Positive, Positive], Strict(False), BeforeValidator(_two), AfterValidator(_bounds)
+]
 Pixels = Annotated[
     PixelBounds | None,
     option(

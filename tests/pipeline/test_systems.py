@@ -86,6 +86,10 @@ def test_a_system_has_one_evaluation() -> None:
         ),
         (with_blip(pixels=[1, 2]), "InstructBLIP-7B: pixels: is for checkpoints"),
         (
+            {**CONFIG, "models": [{"name": "a", "path": "o/x", "pixels": [9]}]},
+            "models.0.pixels: 9: two numbers are expected, the least and the most pixels of an image",
+        ),
+        (
             {**CONFIG, "models": [{"name": "a", "path": "o/x", "pixels": [9, 3]}]},
             "models.0.pixels: 9 and 3: the first is the least, the second the most",
         ),
