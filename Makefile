@@ -29,7 +29,7 @@ report: $(READY) ## build the environment, run the whole testbed study, leave re
 	snakemake --cores $(CORES)
 	@echo "open reports/testbed/index.html"
 
-# One worker more than cores: many tests wait for a command.
+# One worker more than the two cores of a small machine: many tests wait for a command.
 test: $(READY) ## every test
 	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 

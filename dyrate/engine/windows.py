@@ -23,9 +23,9 @@ _places: Any = WeakIdKeyDictionary()
 
 
 def has_windows(tower: nn.Module) -> bool:
-    """Say whether a tower's attention is told where windows end, and would be called for one at a time."""
+    """Say whether a tower's attention is told where windows end."""
     config = getattr(tower, "config", None)
-    return getattr(config, "_attn_implementation", None) == "sdpa" and any(
+    return config is not None and any(
         "cu_seqlens" in inspect.signature(type(part).forward).parameters
         and getattr(part, "config", None) is config
         for part in tower.modules()
@@ -35,13 +35,16 @@ def has_windows(tower: nn.Module) -> bool:
 
 @contextmanager
 def in_one_call(tower: nn.Module) -> Iterator[None]:
-    """Let a tower that `has_windows` attend so within the block."""
+    """Let a tower that `has_windows` attend so within the block, if by SDPA it would for each by itself."""
     config: Any = tower.config
-    before, config._attn_implementation = config._attn_implementation, _NAME
+    if config._attn_implementation != "sdpa":
+        yield
+        return
+    config._attn_implementation = _NAME
     try:
         yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = "sdpa"
 
 
 def attend(

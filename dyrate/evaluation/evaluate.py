@@ -18,7 +18,7 @@ from dyrate.evaluation.decoding import decoding_spec
 from dyrate.evaluation.harness import Answered, run_harness, scored
 from dyrate.evaluation.harness_tasks import LoadedTask
 from dyrate.evaluation.intervals import LEVEL, RESAMPLES
-from dyrate.evaluation.job import Asked, Evaluation
+from dyrate.evaluation.job import Asked, Evaluation, told_bounds
 from dyrate.evaluation.placement import settled
 from dyrate.evaluation.results import BenchmarkResult, ResultFiles
 from dyrate.evaluation.scoring import Sample, differences
@@ -61,10 +61,9 @@ def _check_inputs(
     """Refuse a baseline of other weights, prompts, images or data, or in another dtype."""
     path, bounds = job.baseline, baseline["meta"].get("pixels")
     if bounds != (job.pixels and [*job.pixels]):
-        told = f"--pixels {' '.join(map(str, bounds))}" if bounds else "the checkpoint's own bounds"
         raise DyrateError(
-            f"--baseline {path}: its images have {told}: ask with the same, or evaluate the unpruned model "
-            "again"
+            f"--baseline {path}: its images have {told_bounds(bounds)}: ask with the same, or evaluate the "
+            "unpruned model again"
         )
     ran_in = baseline["meta"].get("dtype", model.dtype)
     if ran_in != model.dtype:

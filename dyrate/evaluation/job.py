@@ -1,6 +1,6 @@
 """What `dyrate evaluate` is asked, and the options that it shares with other jobs and with studies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -182,6 +182,11 @@ Metrics = Annotated[
         printed="changed",
     ),
 ]
+
+
+def told_bounds(pixels: Sequence[int] | None) -> str:
+    """How images are bounded, as the option that asks for it."""
+    return f"--pixels {' '.join(map(str, pixels))}" if pixels else "the checkpoint's own bounds"
 
 
 class _Named(Job):

@@ -12,6 +12,7 @@ from dyrate.evaluation.benchmarks import BENCHMARKS, select
 from dyrate.evaluation.evaluate import device_name
 from dyrate.evaluation.harness_tasks import load_tasks
 from dyrate.evaluation.intervals import estimate
+from dyrate.evaluation.job import told_bounds
 from dyrate.evaluation.requests import images_of, new_tokens
 from dyrate.evaluation.results import Result, ResultFiles
 from dyrate.evaluation.scoring import Sample, primary_statistic, to_units
@@ -160,8 +161,9 @@ def _read(job: Survive) -> Given:
 def _check_inputs(job: Survive, result: Result, weights: str, data: Mapping[str, str]) -> None:
     """Refuse results of other weights, images or data than those that are looked at now."""
     if (bounds := result["meta"].get("pixels")) != (job.pixels and [*job.pixels]):
-        told = " ".join(map(str, bounds)) if bounds else "the checkpoint's own bounds"
-        raise DyrateError(f"--results {job.results[0]}: its images have --pixels {told}: ask with the same")
+        raise DyrateError(
+            f"--results {job.results[0]}: its images have {told_bounds(bounds)}: ask with the same"
+        )
     hashes = result["meta"].get("hashes", {})
     of_data = hashes.get("data", {})
     pairs = [("weights", hashes.get("weights"), weights)]

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,17 +48,23 @@ def train_predictor(job: Training, stop_after: int | None = None) -> dict[str, A
     folder = checkpoint.locate(job.model, job.revision)
     processor, model = checkpoint.load(folder, device, job.dtype, pixels=job.pixels)
     files.make_folder(job.output)
+    template = read_template(job.chat_template)
+    asked = {  # how, where not as the checkpoint says
+        "pixels": job.pixels and [*job.pixels],
+        "chat_template": template and sha256(template.encode()).hexdigest(),
+    }
     facts = {
         "model": {
             "name": Path(job.model).name,
             "weights": checkpoint.content_hash(folder),
             **({} if (commit := checkpoint.commit_of(folder)) is None else {"revision": commit}),
             "dtype": job.dtype,
+            **{name: value for name, value in asked.items() if value is not None},
         },
         "data": examples.description,
     }
     with files.only_one(job.output, "training there"), teacher_forced(model) as frozen:
-        encode = Encoder(processor, model, recipe.longest_answer, read_template(job.chat_template))
+        encode = Encoder(processor, model, recipe.longest_answer, template)
         trainer = Trainer(recipe, frozen, examples, encode, job.output, facts)
         if not trainer.run(stop_after):
             return None

@@ -75,10 +75,16 @@ def test_very_many_windows_attend_in_several_calls(
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_tower_that_attends_otherwise_is_left_alone(name: str, calls: list[tuple[int, ...]]) -> None:
     tower = tower_of(name)
+    encoder = FusedEncoder(tower)
+    with encoder.active():
+        tower(patches(), grid_thw=GRIDS)
+    assert calls
+    calls.clear()
     tower.config._attn_implementation = "eager"
     try:
-        with FusedEncoder(tower).active():
+        with encoder.active():
             tower(patches(), grid_thw=GRIDS)
+        assert tower.config._attn_implementation == "eager"
     finally:
         tower.config._attn_implementation = "sdpa"
     assert not calls

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,21 +114,34 @@ def test_results_that_do_not_belong_together_are_refused(
     assert not (tmp_path / "tiny.json").exists()
 
 
-def test_results_of_other_weights_are_refused(
-    study: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"hashes": {"weights": "0" * 64}},
+            r"its weights have the hash 0+, those found now .*evaluate again",
+        ),
+        ({"pixels": [64, 1024]}, "its images have --pixels 64 1024: ask with the same"),
+    ],
+)
+def test_results_of_other_weights_or_images_are_refused(
+    changed: dict[str, Any],
+    message: str,
+    study: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = study / "none/greedy.json"
     whole = result.read_text("utf-8")
     document = json.loads(whole)
-    document["meta"]["hashes"]["weights"] = "0" * 64
+    document["meta"] |= {**changed, "hashes": {**document["meta"]["hashes"], **changed.get("hashes", {})}}
     result.write_text(json.dumps(document))
     try:
         assert survive(study, checkpoint, tmp_path / "tiny.json", "none", "fastv") == 2
     finally:
         result.write_text(whole)
-    assert re.search(
-        r"its weights have the hash 0+, those found now .*evaluate again", capsys.readouterr().err
-    )
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_method_that_fails_on_a_sample_costs_its_own_answer(

@@ -63,6 +63,15 @@ def test_a_killed_job_ends_with_the_same_bytes(model, trained, tmp_path):
     ]
 
 
+@pytest.mark.slow
+def test_a_job_that_asks_otherwise_does_not_go_on_from_another_ones_checkpoint(model, tmp_path):
+    job = Training(model=str(model), recipe=SMALL, output=tmp_path)
+    assert train_predictor(job, stop_after=21) is None
+    other = Training(model=str(model), recipe=SMALL, output=tmp_path, chat_template="vicuna")
+    with pytest.raises(DyrateError, match=r"belongs to another model: .*chat_template"):
+        train_predictor(other)
+
+
 def test_the_record_tells_what_was_done_and_what_came_of_it(model, trained):
     record = read_record(trained)
     assert record["recipe"] == json.loads(json.dumps(Recipe.of(SMALL).__dict__))

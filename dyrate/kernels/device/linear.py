@@ -18,6 +18,8 @@ from dyrate.kernels.device.hopper import overlapping, wait
 
 _NARROW = 8192
 """Up to so many outputs the programs must be small for there to be enough of them."""
+_LEAST = 8
+"""Rows of x in the narrowest matrix that the tensor cores take; more are cut otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def tuning(rows: int, features: int, d: int, gated: bool, dtype: torch.dtype) ->
     if rows == 1:
         outputs, depth, warps = (1, 256, 1) if gated else (2, 1024, 1) if features <= d else (2, 512, 2)
         return LinearTuning(dots=False, outputs=outputs, depth=depth, warps=warps, stages=1)
-    if rows > 8:
+    if rows > _LEAST:
         return LinearTuning(dots=True, outputs=64, depth=128, warps=4, stages=4 if gated else 5)
     if wide:
         depth, stages = (128, 4) if gated else (256, 3)
@@ -75,6 +77,8 @@ def fused_linear(
     if weight.stride(1) != 1:
         raise ValueError("the rows of a weight must be without gaps")
     cut = cut or tuning(rows, features, d, gated, x.dtype)
+    if parts > 1 and (gated or not cut.dots or any(extra is not None for extra in (bias, norm, residual))):
+        raise ValueError(f"{parts} parts: are of the product alone, of more than one row")
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
     out = (
@@ -87,7 +91,7 @@ def fused_linear(
     }  # fmt: skip
     grid = (triton.cdiv(features, cut.outputs), parts)
     if cut.dots:
-        _by_dots[grid](*arguments, padded=max(8, triton.next_power_of_2(rows)), parts=parts, **sizes)
+        _by_dots[grid](*arguments, padded=max(_LEAST, triton.next_power_of_2(rows)), parts=parts, **sizes)
     else:
         _by_sums[grid](*arguments, **sizes)
     return out
